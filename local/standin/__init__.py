@@ -1,0 +1,45 @@
+"""A stand-in for Klaviyo's bulk events API, to test a client against without an account.
+
+It takes `POST /api/event-bulk-create-jobs` with `Authorization: Klaviyo-API-Key <key>`, enforces the
+documented rules and rate limits (fixed windows: 10 a second, 150 a minute, for each account), keeps what it
+took, and fails on demand.
+
+Control, on the same address:
+  GET  /_standin/health
+  GET  /_standin/summary            counts for each account
+  GET  /_standin/events?site_id=    every event taken, one JSON object a line, in order
+  GET  /_standin/requests?site_id=  the request log
+  GET  /_standin/settings
+  PUT  /_standin/settings           replaces the settings named, keeps the others
+  POST /_standin/reset              forgets everything, returns to the settings of the start
+
+Settings:
+  burst_limit, steady_limit  requests in 1 s and in 60 s; null is no limit
+  attribution                what a 400 lists: "all" problems, the "first", or "none" (points at /data)
+  duplicates                 a repeated unique_id makes a job "fail", or is dropped: "ignore"
+  poison                     [{"contains": text, "attributed": true}]: valid items refused all the same,
+                             by e-mail or metric name; not attributed points at /data
+  faults                     a list, each {"kind": ..., "site_id": null, "count": null, "probability": 1}
+  seed                       of the generator behind the probabilities
+
+Kinds of faults, and what each adds:
+  latency          seconds          handled, answered late
+  throttle         retry_after, retry_after_as: "seconds" | "date" | "absent"
+  json             status           an error that points at /data
+  html             status           an error page
+  reset            taken: false     the connection is reset, the job taken or not
+  hang             taken: true      no answer until the caller hangs up, the job taken or not
+  partial_failure  field            X-Klaviyo-Partial-Failure on a success
+
+Faults strike requests that pass authentication and limits; they are counted as requests. Events without a
+unique_id count once a second for a profile and metric, the others are lost, as with Klaviyo.
+
+In process: `httpx2.Client(transport=transport(Klaviyo({"AbC123": "pk_test"})))`.
+"""
+
+from local.standin.inprocess import transport
+from local.standin.klaviyo import Klaviyo, RequestLine, TakenEvent
+from local.standin.server import serving
+from local.standin.settings import Settings
+
+__all__ = ["Klaviyo", "RequestLine", "Settings", "TakenEvent", "serving", "transport"]
