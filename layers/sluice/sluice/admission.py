@@ -1,0 +1,130 @@
+"""Whether a request may come in and can be read at all: key, scope, revision, media type, size.
+
+Each check raises `Refused` with the answer the contract documents; nothing here looks into events.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Final
+
+from sluice import contract
+from sluice.accounts import Account, Accounts
+from sluice.contract import Surface
+from sluice.errors import Refused
+from sluice.jsonapi import Problem
+
+_AUTHORIZATION: Final = re.compile(r"(?:Klaviyo-API-Key|Bearer)[ ]+([^\s]+)", re.IGNORECASE)
+_REVISION: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.[A-Za-z0-9]+)?")
+_FALL_FORWARD_OPT_OUT: Final = "x-klaviyo-revision-fall-forward-opt-out"
+_SUPPORTED_YEARS: Final = 2
+_WBITS: Final = {"gzip": 31, "deflate": 47}  # zlib's own codes; 47 tells gzip and zlib apart by itself
+
+
+def admit(
+    surface: Surface,
+    headers: Mapping[str, str],
+    query: Mapping[str, str],
+    accounts: Accounts,
+) -> Account:
+    """The account a request is for. `headers` are by lower-case name."""
+    if surface in {Surface.CLIENT_BULK, Surface.CLIENT_EVENT}:
+        return _by_site_id(headers, query, accounts)
+    return _by_key(headers, accounts)
+
+
+def revision(headers: Mapping[str, str], now: datetime) -> str:
+    """The date (YYYY-MM-DD) of the revision a request asks for."""
+    given = headers.get("revision", "")
+    match = _REVISION.fullmatch(given)
+    if match is None or not (day := _date(match[1])):
+        problem = "is required" if not given else "must have the form YYYY-MM-DD[.suffix]"
+        raise _refused_revision(400, "invalid", f"The 'revision' header {problem}.")
+    if day > now.date():
+        raise _refused_revision(400, "invalid", "The 'revision' header names a date in the future.")
+    retired = day < now.date().replace(year=now.year - _SUPPORTED_YEARS, day=min(now.day, 28))
+    if retired and headers.get(_FALL_FORWARD_OPT_OUT) == "1":
+        raise _refused_revision(410, "gone", "This revision is retired and you opted out of a newer one.")
+    return match[1]
+
+
+def readable(headers: Mapping[str, str], body: bytes) -> bytes:
+    """The body, decompressed, if it is in a media type, encoding and size that is taken."""
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    charset = re.search(r"charset\s*=\s*\"?([\w-]+)", parameters, re.IGNORECASE)
+    if media_type.strip().lower() not in contract.MEDIA_TYPES:
+        raise _unsupported(f"Send {' or '.join(sorted(contract.MEDIA_TYPES))}.")
+    if charset and charset[1].lower() not in {"utf-8", "utf8"}:
+        raise _unsupported("Send the body in UTF-8.")
+    if len(body) > contract.MAX_BODY_BYTES_IN:
+        raise _too_large()
+    return _decompressed(headers.get("content-encoding", "").strip().lower(), body)
+
+
+def _by_key(headers: Mapping[str, str], accounts: Accounts) -> Account:
+    match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
+    if match is None:
+        detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
+        raise Refused(401, [Problem("not_authenticated", detail, "/data/")])
+    found = accounts.with_key(match[1])
+    if found is None:
+        raise Refused(401, [Problem("authentication_failed", "Incorrect API key.", "/data/")])
+    account, key = found
+    if contract.SCOPE_EVENTS_WRITE not in key.scopes:
+        detail = f"This API key does not have the scope {contract.SCOPE_EVENTS_WRITE}."
+        raise Refused(403, [Problem("permission_denied", detail, "/data/")])
+    return account
+
+
+def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: Accounts) -> Account:
+    site_id = query.get("company_id", "")
+    if "authorization" in headers or site_id.startswith("pk_"):
+        detail = (
+            "A client route takes no API key, only 'company_id'. A private key in a browser or an app is"
+            " readable by everybody: take it out there, and use the server-side route where you need it."
+        )
+        raise Refused(400, [Problem("invalid", detail, parameter="company_id")])
+    account = accounts.with_site_id(site_id)
+    if account is None:
+        detail = "'company_id' must be the public API key (site ID) of an account."
+        raise Refused(400, [Problem("invalid", detail, parameter="company_id")])
+    return account
+
+
+def _decompressed(encoding: str, body: bytes) -> bytes:
+    if encoding in {"", "identity"}:
+        return body
+    if encoding not in _WBITS:
+        raise _unsupported("Send the body as it is, or compressed with gzip or deflate.")
+    inflater = zlib.decompressobj(_WBITS[encoding])
+    try:
+        plain = inflater.decompress(body, contract.MAX_BODY_BYTES_IN + 1)
+    except zlib.error:
+        detail = f"The body is not valid {encoding}."
+        raise Refused(400, [Problem("parse_error", detail, "/")]) from None
+    if len(plain) > contract.MAX_BODY_BYTES_IN:
+        raise _too_large()
+    if not inflater.eof:
+        raise Refused(400, [Problem("parse_error", f"The {encoding} body is cut off.", "/")])
+    return plain
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _refused_revision(status: int, code: str, detail: str) -> Refused:
+    return Refused(status, [Problem(code, detail, parameter="revision")])
+
+
+def _unsupported(detail: str) -> Refused:
+    return Refused(415, [Problem("unsupported_media_type", detail, "/data/")])
+
+
+def _too_large() -> Refused:
+    detail = f"A body must not exceed {contract.MAX_BODY_BYTES_IN} bytes after decompression."
+    return Refused(413, [Problem("payload_too_large", detail, "/data/")])

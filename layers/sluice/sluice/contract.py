@@ -1,0 +1,56 @@
+"""The limits and names of the event APIs, each beside where it comes from.
+
+"Vendor" limits are stated in the vendors' documents; "ours" settle what those leave open
+(docs/decisions.md says why).
+"""
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+
+class Surface(StrEnum):
+    """Where a body came in, which decides its shape and how positions in it are written."""
+
+    BULK = "bulk"
+    EVENT = "event"
+    CLIENT_BULK = "client-bulk"
+    CLIENT_EVENT = "client-event"
+
+
+# Requests: the vendor's.
+MAX_EVENTS_PER_REQUEST: Final = 1_000
+MAX_BODY_BYTES_IN: Final = 5_242_880  # ours: "5 MB" read generously for callers
+MAX_BODY_BYTES_OUT: Final = 5_000_000  # ours: and strictly towards the upstream
+MEDIA_TYPES: Final = frozenset({"application/json", "application/vnd.api+json"})
+SCOPE_EVENTS_WRITE: Final = "events:write"
+
+# Revisions: ours, but for the two dates on which the vendor changed a limit.
+UPSTREAM_REVISION: Final = "2026-07-15"
+NEWEST_REVISION: Final = "2026-07-15"
+PROPERTIES_400_SINCE: Final = "2025-04-15"
+YEAR_1990_SINCE: Final = "2026-07-15"
+
+# Events: the vendor's.
+MAX_PROPERTIES: Final = 400
+MAX_PROPERTIES_BEFORE_2025_04_15: Final = 300
+MAX_STRING_BYTES: Final = 102_400  # ours: "100 KB" as bytes of UTF-8
+MAX_PROFILE_BYTES: Final = 97_280  # ours: "95 KB" as bytes of the profile's JSON
+MAX_ARRAY_LENGTH: Final = 4_000
+MAX_NESTING: Final = 10  # ours: `properties` itself is level 1
+MAX_METRIC_NAME: Final = 127
+MAX_UNIQUE_ID: Final = 255
+MAX_EMAIL: Final = 99
+MIN_INTEGER: Final = -(2**63)
+MAX_INTEGER: Final = 2**63 - 1
+EARLIEST_TIME: Final = datetime(1990, 1, 1, tzinfo=UTC)
+EARLIEST_TIME_BEFORE_2026_07_15: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST_TIME_AHEAD: Final = timedelta(days=365)
+
+IDENTIFIERS: Final = ("id", "email", "phone_number", "external_id", "anonymous_id", "_kx")
+
+# Upstream: the vendor's.
+KLAVIYO_BASE_URL: Final = "https://a.klaviyo.com"
+BULK_CREATE_JOBS_PATH: Final = "/api/event-bulk-create-jobs"
+BURST_LIMIT: Final = 10
+STEADY_LIMIT: Final = 150

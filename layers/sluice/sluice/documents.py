@@ -1,0 +1,186 @@
+"""The bodies callers send, as types: structure, required fields, field types and plain lengths.
+
+One declaration serves the fast path (msgspec decodes straight into these) and the slow one
+(`explain` walks them to name every problem). What a type cannot say is in `rules`. Shapes are the
+contract's; `UNSET` is a field the caller did not send, `None` one sent as null.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from sluice.contract import MAX_METRIC_NAME, MAX_UNIQUE_ID
+
+type Optional[T] = T | UnsetType | None
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Location(_Document):
+    address1: Optional[str] = UNSET
+    address2: Optional[str] = UNSET
+    city: Optional[str] = UNSET
+    country: Optional[str] = UNSET
+    region: Optional[str] = UNSET
+    zip: Optional[str] = UNSET
+    timezone: Optional[str] = UNSET
+    ip: Optional[str] = UNSET
+    latitude: Optional[str | int | float] = UNSET
+    longitude: Optional[str | int | float] = UNSET
+
+
+class PatchProperties(_Document):
+    append: Optional[dict[str, Any]] = UNSET
+    unappend: Optional[dict[str, Any]] = UNSET
+    unset: Optional[str | list[str]] = UNSET
+
+
+class PatchIdentifiers(_Document):
+    append: dict[str, Any] | UnsetType = UNSET
+    unappend: dict[str, Any] | UnsetType = UNSET
+
+
+class ProfileMeta(_Document):
+    patch_properties: PatchProperties | UnsetType = UNSET
+    patch_identifiers: PatchIdentifiers | UnsetType = UNSET
+
+
+class ProfileAttributes(_Document):
+    email: Optional[str] = UNSET
+    phone_number: Optional[str] = UNSET
+    external_id: Optional[str] = UNSET
+    anonymous_id: Optional[str] = UNSET
+    kx: Optional[str] = msgspec.field(name="_kx", default=UNSET)
+    first_name: Optional[str] = UNSET
+    last_name: Optional[str] = UNSET
+    organization: Optional[str] = UNSET
+    locale: Optional[str] = UNSET
+    title: Optional[str] = UNSET
+    image: Optional[str] = UNSET
+    location: Location | UnsetType = UNSET
+    properties: Optional[dict[str, Any]] = UNSET
+    # Single events of revisions 2024-02-15 to 2026-07-15 carry the profile's meta here.
+    meta: ProfileMeta | UnsetType = UNSET
+
+
+class ProfileData(_Document):
+    type: Literal["profile"]
+    attributes: ProfileAttributes
+    id: Optional[str] = UNSET
+    meta: ProfileMeta | UnsetType = UNSET
+
+
+class Profile(_Document):
+    data: ProfileData
+
+
+class MetricAttributes(_Document):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METRIC_NAME)]
+    service: Optional[str] = UNSET
+
+
+class MetricData(_Document):
+    type: Literal["metric"]
+    attributes: MetricAttributes
+
+
+class Metric(_Document):
+    data: MetricData
+
+
+type UniqueId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_UNIQUE_ID)]
+
+
+class EventAttributes(_Document):
+    properties: dict[str, Any]
+    metric: Metric
+    time: Optional[datetime] = UNSET
+    value: Optional[int | float] = UNSET
+    value_currency: Optional[str] = UNSET
+    unique_id: Optional[UniqueId] = UNSET
+    backfill: Optional[bool] = UNSET
+
+
+class EventData(_Document):
+    type: Literal["event"]
+    attributes: EventAttributes
+
+
+class EventList(_Document):
+    data: list[EventData]
+
+
+class EntryAttributes(_Document):
+    profile: Profile
+    events: EventList
+    backfill: Optional[bool] = UNSET
+
+
+class Entry(_Document):
+    """One profile's events in a bulk request; a client bulk request is one such entry."""
+
+    type: Literal["event-bulk-create"]
+    attributes: EntryAttributes
+
+
+class EntryList(_Document):
+    data: list[Entry]
+
+
+class BulkAttributes(_Document):
+    events_bulk_create: EntryList = msgspec.field(name="events-bulk-create")
+
+
+class BulkData(_Document):
+    type: Literal["event-bulk-create-job"]
+    attributes: BulkAttributes
+
+
+class BulkDocument(_Document):
+    data: BulkData
+
+
+class ClientBulkDocument(_Document):
+    data: Entry
+
+
+class SingleAttributes(EventAttributes, kw_only=True):
+    profile: Profile
+
+
+class SingleData(_Document):
+    type: Literal["event"]
+    attributes: SingleAttributes
+
+
+class SingleDocument(_Document):
+    data: SingleData
+
+
+class FlatMetric(_Document):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METRIC_NAME)]
+    service: Optional[str] = UNSET
+
+
+class FlatAttributes(_Document):
+    """The deprecated Create Event (2022-10-17 to 2023-06-15): `$` names in one flat profile."""
+
+    profile: dict[str, Any]
+    metric: FlatMetric
+    properties: dict[str, Any]
+    time: Optional[datetime] = UNSET
+    value: Optional[int | float] = UNSET
+    unique_id: Optional[UniqueId] = UNSET
+
+
+class FlatData(_Document):
+    type: Literal["event"]
+    attributes: FlatAttributes
+
+
+class FlatDocument(_Document):
+    data: FlatData

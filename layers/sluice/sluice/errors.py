@@ -1,0 +1,58 @@
+"""What can go wrong, named by its remedy.
+
+SluiceError
+├── Refused          the caller must change the request: an HTTP status and one problem or more
+├── Undeliverable    nobody can deliver this as it is: it belongs in the rejections, with the reason
+├── Retryable        nothing is wrong with the request or message: try again later
+└── Misconfigured    an operator must act; it names what to change
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sluice.jsonapi import Problem
+
+
+class SluiceError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class Refused(SluiceError):
+    """A request that is not accepted, with every problem found in it.
+
+    `headers` go into the answer beside the problems (`Allow`, `Retry-After`).
+    """
+
+    def __init__(
+        self, status: int, problems: "Sequence[Problem]", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"{status}: {len(problems)} problem(s)")
+        self.status = status
+        self.problems = problems
+        self.headers = headers or {}
+
+
+class Undeliverable(SluiceError):
+    """A message on the queue that can never be delivered as it is.
+
+    `pointer` leads into the message's own document, where the fault has a place in it.
+    """
+
+    def __init__(self, reason: str, detail: str, pointer: str | None = None) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.pointer = pointer
+
+
+class Retryable(SluiceError):
+    """A passing fault of something we depend on. `after` is in seconds, where one is known."""
+
+    def __init__(self, what: str, after: float | None = None) -> None:
+        super().__init__(what)
+        self.after = after
+
+
+class Misconfigured(SluiceError):
+    """A setting or an account document that cannot work; the message names it and says the remedy."""

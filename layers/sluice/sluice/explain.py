@@ -1,0 +1,149 @@
+"""Names every problem of a body that does not fit its type, where the decoder stops at the first.
+
+Walks the declared types of `documents` beside the parsed value. Only refused bodies come here, so it
+is written to be clear, not fast.
+"""
+
+import datetime
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect
+
+from sluice.jsonapi import Problem, pointer
+
+type _Path = tuple[str | int, ...]
+
+_NAMES: Final[dict[type[inspect.Type], str]] = {
+    inspect.StrType: "a string",
+    inspect.IntType: "a number",
+    inspect.FloatType: "a number",
+    inspect.BoolType: "true or false",
+    inspect.NoneType: "null",
+    inspect.DictType: "an object",
+    inspect.StructType: "an object",
+    inspect.ListType: "an array",
+    inspect.DateTimeType: "an ISO 8601 date-time such as 2026-01-31T12:00:00Z",
+}
+
+_PYTHON_TYPES: Final[dict[type[inspect.Type], type | tuple[type, ...]]] = {
+    inspect.StrType: str,
+    inspect.IntType: int,
+    inspect.FloatType: (int, float),
+    inspect.BoolType: bool,
+    inspect.NoneType: type(None),
+    inspect.AnyType: object,
+}
+_TRUTHS: Final = (inspect.BoolType, inspect.AnyType)
+
+
+def explain(kind: Any, value: object, path: _Path = (), resource: str = "") -> Iterator[Problem]:
+    """Every way in which a parsed JSON `value` is not a `kind` (a type of `documents`).
+
+    `path` is where the value stands in the caller's document, `resource` the JSON:API resource it
+    is part of.
+    """
+    return _walk(inspect.type_info(kind), value, path, resource)
+
+
+def _walk(kind: inspect.Type, value: object, path: _Path, resource: str) -> Iterator[Problem]:
+    match kind:
+        case inspect.StructType() if isinstance(value, dict):
+            yield from _walk_struct(kind, value, path, resource)
+        case inspect.ListType() if isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _walk(kind.item_type, item, (*path, index), resource)
+        case inspect.DictType() if isinstance(value, dict):
+            for name, item in value.items():
+                yield from _walk(kind.value_type, item, (*path, name), resource)
+        case inspect.UnionType():
+            yield from _walk_union(kind, value, path, resource)
+        case inspect.LiteralType() if value not in kind.values:
+            yield _problem(path, f"{_field(path)} must be {_either(repr(v) for v in kind.values)}.")
+        case inspect.StrType() if isinstance(value, str):
+            yield from _walk_string(kind, value, path)
+        case _ if not _fits(kind, value):
+            yield _problem(path, f"{_field(path)} must be {_NAMES[type(kind)]}.")
+
+
+def _walk_struct(
+    kind: inspect.StructType, value: dict[str, object], path: _Path, resource: str
+) -> Iterator[Problem]:
+    fields = {field.encode_name: field for field in kind.fields}
+    declared = fields.get("type")
+    if declared and isinstance(declared.type, inspect.LiteralType):
+        resource = str(declared.type.values[0])
+    for name in value.keys() - fields.keys():
+        yield _problem((*path, name), _unknown_field(name, resource))
+    for name, field in fields.items():
+        if name in value:
+            yield from _walk(field.type, value[name], (*path, name), resource)
+        elif field.required:
+            yield _problem((*path, name), f"'{name}' is a required field for the resource '{resource}'.")
+
+
+def _unknown_field(name: str, resource: str) -> str:
+    # Names are the caller's own words: cut, as nothing of unbounded length belongs in an answer.
+    return f"'{name[:100]}' is not a valid field for the resource '{resource}'."
+
+
+def _walk_union(kind: inspect.UnionType, value: object, path: _Path, resource: str) -> Iterator[Problem]:
+    choices = [choice for choice in kind.types if not isinstance(choice, inspect.NoneType)]
+    if value is None and len(choices) < len(kind.types):
+        return
+    candidates = [choice for choice in choices if _same_json_type(choice, value)]
+    if candidates:
+        yield from _walk(candidates[0], value, path, resource)
+    else:
+        names = dict.fromkeys(_NAMES[type(choice)] for choice in choices)
+        yield _problem(path, f"{_field(path)} must be {_either(names)}.")
+
+
+def _walk_string(kind: inspect.StrType, value: str, path: _Path) -> Iterator[Problem]:
+    if kind.min_length and len(value) < kind.min_length:
+        yield _problem(path, f"{_field(path)} must not be empty.")
+    if kind.max_length is not None and len(value) > kind.max_length:
+        yield _problem(path, f"{_field(path)} must have at most {kind.max_length} characters.")
+
+
+def _same_json_type(kind: inspect.Type, value: object) -> bool:
+    match kind:
+        case inspect.StructType() | inspect.DictType():
+            return isinstance(value, dict)
+        case inspect.ListType():
+            return isinstance(value, list)
+        case inspect.StrType() | inspect.DateTimeType():
+            return isinstance(value, str)
+        case _:
+            return _fits(kind, value)
+
+
+def _fits(kind: inspect.Type, value: object) -> bool:
+    if isinstance(kind, inspect.DateTimeType):
+        return _is_datetime(value)
+    if isinstance(kind, inspect.LiteralType):
+        return value in kind.values
+    expected = _PYTHON_TYPES.get(type(kind), ())
+    # JSON's true and false are Python's integers.
+    return isinstance(value, expected) and (isinstance(kind, _TRUTHS) or not isinstance(value, bool))
+
+
+def _is_datetime(value: object) -> bool:
+    try:
+        msgspec.convert(value, datetime.datetime)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _either(names: Any) -> str:
+    return " or ".join(names)
+
+
+def _field(path: _Path) -> str:
+    return f"'{str(path[-1])[:100]}'" if path else "The body"
+
+
+def _problem(path: _Path, detail: str) -> Problem:
+    return Problem("invalid", detail, pointer(*path) or "/")

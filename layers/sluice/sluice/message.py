@@ -1,0 +1,126 @@
+"""What travels on EventsQueue: one accepted request as one message, plain, compressed or claimed.
+
+Events are stamped and in the upstream's shape, so dispatch joins their bytes without parsing them.
+Up to one SQS billing unit the body is plain JSON, readable in any queue browser; above it, it is
+`{"sluice": 1, "zstd": "<base64>"}`; above SQS's limit, `{"sluice": 1, "claim": "<S3 key>"}` and the
+object holds the compressed bytes.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import zstandard
+
+from sluice.contract import Surface
+from sluice.errors import Undeliverable
+
+PLAIN_BYTES: Final = 64 * 1024
+MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
+MAX_UNPACKED_BYTES: Final = 16 * 1024 * 1024  # what one accepted request can be at most, with room
+
+
+class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
+    """One stamped event: `id` is its metric and unique_id in one, `at` its index in the caller's
+    document where that is not its index here."""
+
+    id: str
+    attributes: Part
+    at: int | None = None
+
+
+class Entry[Part](msgspec.Struct, omit_defaults=True):
+    """Events of one profile. `key` is equal for equal identifiers, and only for those."""
+
+    key: str
+    profile: Part
+    events: list[Event[Part]]
+    backfill: bool = False
+    at: int | None = None
+
+
+class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=1):
+    """One accepted request. `Part` is `msgspec.Raw` where it is read, a document where it is written."""
+
+    receipt: str
+    account: str
+    surface: Surface
+    accepted: datetime
+    entries: list[Entry[Part]]
+    flat: bool = False  # the caller's document had the deprecated flat shape
+
+
+type StoredMessage = Message[msgspec.Raw]
+
+
+class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag_field="sluice", tag=1):
+    zstd: str | None = None
+    claim: str | None = None
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A message as SQS takes it, with what has to be in S3 first where it is a claim."""
+
+    text: str
+    claim_key: str | None = None
+    claim_bytes: bytes = b""
+
+
+_decoder: Final = msgspec.json.Decoder(Message[msgspec.Raw])
+_packed_decoder: Final = msgspec.json.Decoder(_Packed)
+
+
+def encode(message: Message[Any]) -> Body:
+    """The smallest of the three forms that fits."""
+    plain = msgspec.json.encode(message)
+    if len(plain) <= PLAIN_BYTES:
+        return Body(plain.decode())
+    packed = zstandard.ZstdCompressor(level=1).compress(plain)
+    text = msgspec.json.encode(_Packed(zstd=base64.b64encode(packed).decode())).decode()
+    if len(text) <= MESSAGE_BYTES:
+        return Body(text)
+    key = f"claims/{message.accepted:%Y/%m/%d}/{message.receipt}.json.zst"
+    return Body(msgspec.json.encode(_Packed(claim=key)).decode(), key, packed)
+
+
+def is_stored(body: str) -> bool:
+    """Whether a queue message was written by `encode`, and not put there by a producer."""
+    return body.startswith('{"sluice":')
+
+
+def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage:
+    """The message of a body `encode` wrote; `Undeliverable` if it is damaged.
+
+    `fetch_claim` gives an S3 object's bytes by key, or raises.
+    """
+    try:
+        return _decoder.decode(_unpacked(body, fetch_claim))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Undeliverable("malformed_message", f"The message cannot be read: {error}") from error
+
+
+def _unpacked(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
+    raw = body.encode("utf-8", "surrogatepass")
+    if not body.startswith(('{"sluice":1,"zstd":', '{"sluice":1,"claim":')):
+        return raw
+    packed = _packed_decoder.decode(raw)
+    if packed.claim is not None:
+        return _decompressed(fetch_claim(packed.claim))
+    try:
+        return _decompressed(base64.b64decode(packed.zstd or "", validate=True))
+    except binascii.Error as error:
+        raise Undeliverable("malformed_message", "The message's base64 is damaged.") from error
+
+
+def _decompressed(data: bytes) -> bytes:
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+            plain = reader.read(MAX_UNPACKED_BYTES + 1)
+    except zstandard.ZstdError as error:
+        raise Undeliverable("malformed_message", "The message's compressed form is damaged.") from error
+    if len(plain) > MAX_UNPACKED_BYTES:
+        raise Undeliverable("malformed_message", f"The message exceeds {MAX_UNPACKED_BYTES} bytes.")
+    return plain

@@ -1,0 +1,60 @@
+"""The functions' configuration: environment variables, read once on first use, never at import."""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from sluice.errors import Misconfigured
+
+_PREFIX: Final = "SLUICE_"
+
+
+class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ingest needs: where accepted requests go and where the accounts are."""
+
+    events_queue_url: str
+    claim_bucket: str
+    accounts_secret: str
+
+
+class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What dispatch needs: the queue it backs off on, where refusals go, and the shared state."""
+
+    events_queue_url: str
+    rejected_queue_url: str
+    state_table: str
+    claim_bucket: str
+    accounts_secret: str
+
+
+class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What reject needs: where the archive is, and the claims that dead letters may point to."""
+
+    archive_bucket: str
+    claim_bucket: str
+
+
+def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T:
+    """Settings of a `kind` from an environment; `Misconfigured` names every variable that is wrong."""
+    given = {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(_PREFIX)
+    }
+    expected = {field.name for field in msgspec.structs.fields(kind)}
+    missing = sorted(name for name in expected if not given.get(name, "").strip())
+    unknown = sorted(given.keys() - expected)
+    if missing or unknown:
+        faults = [f"{_PREFIX}{name.upper()} is not set" for name in missing]
+        faults += [f"{_PREFIX}{name.upper()} is not a setting of this function" for name in unknown]
+        raise Misconfigured("; ".join(faults))
+    return msgspec.convert(given, kind)
+
+
+@functools.cache
+def load[T: msgspec.Struct](kind: type[T]) -> T:
+    """Settings of a `kind` from this process's environment, once."""
+    return parse(kind, os.environ)
