@@ -53,12 +53,12 @@ async def _run(arguments: argparse.Namespace) -> None:
         loop.call_later(arguments.max_seconds, stop.set)
 
     def listening(url: str) -> None:
-        print(f"Klaviyo stand-in listening on {url}", flush=True)
         if arguments.ready_file:
             # Renamed into place: whoever waits for the file never reads half of it.
             half = arguments.ready_file.with_suffix(".part")
             half.write_bytes(msgspec.json.encode({"url": url, "pid": os.getpid()}))
             half.replace(arguments.ready_file)
+        print(f"Klaviyo stand-in listening on {url}", flush=True)
 
     settings = Settings.unlimited() if arguments.no_limits else Settings()
     await serve(Klaviyo(dict(arguments.account), settings), arguments.port, stop, listening)

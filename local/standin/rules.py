@@ -88,9 +88,6 @@ def moment(text: str) -> float | None:
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-# --- makers of checks
-
-
 def _literal(expected: str) -> Check:
     def check(value: Any, pointer: str, inspection: Inspection) -> None:
         if value != expected:
@@ -199,9 +196,6 @@ def _strings(*names: str) -> dict[str, Check]:
     return dict.fromkeys(names, _nullable(_text()))
 
 
-# --- checks with a rule of their own
-
-
 def _at_most_all_events(value: Any, pointer: str, inspection: Inspection) -> None:
     events = sum(len(entry["attributes"]["events"]["data"]) for entry in value)
     if events > MAX_EVENTS:
@@ -271,8 +265,6 @@ def _scalar(item: Any, pointer: str, key: object, inspection: Inspection) -> Non
 def _below(pointer: str, key: object) -> str:
     return f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}"
 
-
-# --- the table
 
 _STRING = _nullable(_text())
 _FLAG = _nullable(_either(bool, detail="Not a valid boolean."))
