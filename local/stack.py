@@ -1,0 +1,365 @@
+"""Start and stop a whole Sluice on this machine.
+
+    python -m local.stack up [--port 4566] [--upstream URL]
+    python -m local.stack down
+
+`up` starts the AWS emulator with IAM policies enforced, the upstream's stand-in (unless `--upstream` names
+another), builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs the
+event source mappings. It may be repeated: a running stack is kept and gets what has changed. What runs, and
+how to reach it, is in `.local/stack.json`; what it says, in `.local/logs`. `down` ends exactly what is
+written there.
+
+Another upstream has accounts of its own: SLUICE_UPSTREAM_ACCOUNT=SITE_ID:PRIVATE_KEY names the one to use.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import string
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+
+from local import emulator, sam, service
+from local.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
+from local.service import Service, ServiceError
+
+WORKSPACE = Path(".local").absolute()
+LOGS = WORKSPACE / "logs"
+STATE = WORKSPACE / "stack.json"
+DEFAULT_PORT = 4566
+START_SECONDS = 60
+# How long invocations that run may take to finish before they are cut off, as a Lambda timeout would.
+GRACE_SECONDS = 5
+
+
+class StackError(Exception):
+    """What was asked for cannot be done; the text says why in one sentence."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What `.local/stack.json` says: where everything is, and which processes are ours."""
+
+    api: str
+    aws: str
+    region: str
+    outputs: dict[str, str]
+    upstream: str
+    site_id: str
+    key: str
+    pids: dict[str, int]
+    sources: str
+
+    @classmethod
+    def load(cls) -> Self | None:
+        try:
+            return cls(**json.loads(STATE.read_text()))
+        except FileNotFoundError:
+            return None
+
+    def save(self) -> None:
+        half = STATE.with_suffix(".part")
+        half.touch(mode=0o600)
+        half.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        half.replace(STATE)
+
+    @property
+    def port(self) -> int:
+        return urllib.parse.urlsplit(self.aws).port or 0
+
+    @property
+    def emulator(self) -> Emulator:
+        return Emulator(self.pids["emulator"], self.port)
+
+    @property
+    def services(self) -> dict[str, Service]:
+        return {
+            name: Service(pid, _ready_file(name)) for name, pid in self.pids.items() if name != "emulator"
+        }
+
+    def healthy(self) -> bool:
+        return (
+            all(each.alive() for each in self.services.values())
+            and self.emulator.alive()
+            and self.emulator.healthy()
+        )
+
+    def stop(self) -> None:
+        """End the mappings first, so that they can still delete what has been done."""
+        for name in ("mapping", "standin"):
+            if name in self.services:
+                self.services[name].stop(2 * GRACE_SECONDS)
+        self.emulator.stop()
+        STATE.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Account:
+    """The one account of a local stack: the key callers use and the key we use are different ones."""
+
+    site_id: str
+    private_key: str
+    key: str
+
+    @classmethod
+    def create(cls) -> Self:
+        given_site_id, _, given_key = os.environ.get("SLUICE_UPSTREAM_ACCOUNT", "").partition(":")
+        letters = string.ascii_letters + string.digits
+        return cls(
+            site_id=given_site_id or "".join(secrets.choice(letters) for _ in range(6)),
+            private_key=given_key or f"pk_{secrets.token_hex(17)}",
+            key=f"pk_{secrets.token_hex(17)}",
+        )
+
+    def document(self, upstream: str) -> str:
+        """The accounts secret that holds this account alone."""
+        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        return json.dumps(
+            {
+                "accounts": [
+                    {
+                        "site_id": self.site_id,
+                        "private_key": self.private_key,
+                        "base_url": upstream,
+                        "keys": [{"sha256": digest, "scopes": ["events:write"]}],
+                    }
+                ]
+            }
+        )
+
+
+def up(port: int | None, upstream: str | None) -> Stack:
+    """Bring the stack up, or up to date when it runs already."""
+    stack = Stack.load()
+    if stack is not None and stack.healthy():
+        return _refresh(_same(stack, port, upstream))
+    if stack is not None:
+        print("cleaning up after a stack that is no longer whole")
+        stack.stop()
+    return _start(port or DEFAULT_PORT, upstream)
+
+
+def down() -> None:
+    """End the stack."""
+    stack = Stack.load()
+    if stack is None:
+        print("nothing is running")
+        return
+    with _step("stopping"):
+        stack.stop()
+
+
+def _same(stack: Stack, port: int | None, upstream: str | None) -> Stack:
+    if port not in {None, stack.port}:
+        raise StackError(f"a stack runs on port {stack.port} already: make down ends it")
+    if upstream is None and "standin" in stack.pids:
+        return stack
+    if upstream != stack.upstream:
+        raise StackError(f"a stack runs with upstream {stack.upstream} already: make down ends it")
+    return stack
+
+
+def _start(port: int, upstream: str | None) -> Stack:
+    account = Account.create()
+    sources = sam.fingerprint()
+    _isolate(port)
+    with contextlib.ExitStack() as started:
+        with _step(f"starting the emulator on port {port}"):
+            emulated = _start_emulator(port)
+            started.callback(emulated.stop)
+        pids = {"emulator": emulated.pid}
+        if upstream is None:
+            with _step("starting the upstream's stand-in"):
+                upstream, pids["standin"] = _start_standin(account, started)
+        _build(sources)
+        outputs = _deploy()
+        with _step("writing the account, starting the event source mappings"):
+            boto3.client("secretsmanager").put_secret_value(
+                SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
+            )
+            mapping = _start_mapping(emulated.endpoint)
+            started.callback(mapping.stop, 0)
+        pids["mapping"] = mapping.pid
+        stack = Stack(
+            api=_api(emulated.endpoint, outputs),
+            aws=emulated.endpoint,
+            region=REGION,
+            outputs=outputs,
+            upstream=upstream,
+            site_id=account.site_id,
+            key=account.key,
+            pids=pids,
+            sources=sources,
+        )
+        stack.save()
+        started.pop_all()
+    return stack
+
+
+def _refresh(stack: Stack) -> Stack:
+    """Deploy again what has changed; the emulator, its queues and the account stay."""
+    sources = sam.fingerprint()
+    if sources == stack.sources:
+        print("running already, and nothing has changed")
+        return stack
+    print("running already: deploying what has changed")
+    _isolate(stack.port)
+    _build(sources)
+    stack.services["mapping"].stop(2 * GRACE_SECONDS)
+    try:
+        outputs = _deploy()
+    finally:
+        mapping = _start_mapping(stack.aws)
+        stack = replace(stack, pids=stack.pids | {"mapping": mapping.pid})
+        stack.save()
+    stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources)
+    stack.save()
+    return stack
+
+
+def _start_emulator(port: int) -> Emulator:
+    data = WORKSPACE / "emulator"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir()
+    log = LOGS / "emulator.log"
+    log.unlink(missing_ok=True)
+    log.symlink_to(data / "ministack.log")
+    return emulator.start(port, data, auth=True)
+
+
+def _start_standin(account: Account, started: contextlib.ExitStack) -> tuple[str, int]:
+    ready = _ready_file("standin")
+    standin = service.start(
+        "local.standin",
+        ["--port", "0", "--account", f"{account.site_id}:{account.private_key}"],
+        ready,
+        LOGS / "standin.log",
+        START_SECONDS,
+    )
+    started.callback(standin.stop, 0)
+    url: str = json.loads(ready.read_text())["url"]
+    return url, standin.pid
+
+
+def _start_mapping(endpoint: str) -> Service:
+    return service.start(
+        "local.mapping",
+        ["--all", "--endpoint", endpoint, "--region", REGION, "--grace", str(GRACE_SECONDS)],
+        _ready_file("mapping"),
+        LOGS / "mapping.log",
+        START_SECONDS,
+    )
+
+
+def _build(sources: str) -> None:
+    with _step("building functions and layers (sam build)") as note:
+        if not sam.build(sources, WORKSPACE, LOGS / "sam-build.log"):
+            note.append("unchanged")
+
+
+def _deploy() -> dict[str, str]:
+    with _step("deploying (sam deploy)"):
+        boto3.client("s3").create_bucket(Bucket=sam.BUCKET)
+        sam.deploy(WORKSPACE, LOGS / "sam-deploy.log")
+        [deployed] = boto3.client("cloudformation").describe_stacks(StackName=sam.STACK)["Stacks"]
+        return {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
+
+
+def _api(endpoint: str, outputs: dict[str, str]) -> str:
+    """Where the emulator serves what AWS serves at the ApiUrl output."""
+    deployed = urllib.parse.urlsplit(outputs["ApiUrl"])
+    api_id = deployed.netloc.partition(".")[0]
+    return f"{endpoint}/_aws/execute-api/{api_id}{deployed.path}"
+
+
+def _ready_file(name: str) -> Path:
+    return WORKSPACE / f"{name}.ready"
+
+
+def _isolate(port: int) -> None:
+    """From here on this process and its children know the emulator and none of the user's AWS settings."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= ROOT_CREDENTIALS | {
+        "AWS_ENDPOINT_URL": f"http://{emulator.HOST}:{port}",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[list[str]]:
+    """Say what is being done while it is, and how long it took; what the caller appends is added."""
+    notes: list[str] = []
+    print(f"{name} ... ", end="", flush=True)
+    began = time.monotonic()
+    try:
+        yield notes
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    print(", ".join([f"{time.monotonic() - began:.1f} s", *notes]), flush=True)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the workspace, so that two commands at once do not start two stacks."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (WORKSPACE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError("another make up or make down is at work") from error
+        yield
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m local.stack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    starting = commands.add_parser("up", help="start it, or bring it up to date")
+    starting.add_argument("--port", type=int, help=f"port of the emulator (default {DEFAULT_PORT})")
+    starting.add_argument("--upstream", metavar="URL", help="issue jobs there, not to a stand-in")
+    commands.add_parser("down", help="stop it")
+    return parser.parse_args()
+
+
+def _terminated(_number: int, _frame: Any) -> None:
+    sys.exit("ended by a signal")
+
+
+def main() -> None:
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with _alone():
+            if arguments.command == "down":
+                down()
+                return
+            stack = up(arguments.port, arguments.upstream)
+    except (StackError, EmulatorError, ServiceError, sam.SamError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing is left running")
+    print(f"API       {stack.api}\nupstream  {stack.upstream}\nkey       in {STATE.relative_to(Path.cwd())}")
+
+
+if __name__ == "__main__":
+    main()
