@@ -96,8 +96,6 @@ class _Conversation:
         body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
-        if not isinstance(event, h11.EndOfMessage):
-            return False
 
         answer = await asyncio.get_running_loop().run_in_executor(
             self._worker, self._answer, head, bytes(body), arrived

@@ -1,5 +1,6 @@
 """The stand-in over a real socket: the faults only a socket can have, and the command line."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import httpx2
 import pytest
 from klaviyo_api import KlaviyoAPI
 
-from local.standin import Klaviyo, Settings, serving
+from local.standin import Klaviyo, Settings, serving, transport
 
 ROOT = Path(__file__).parents[2]
 ROUTE = "/api/event-bulk-create-jobs/"
@@ -101,6 +102,39 @@ def test_a_caller_that_asks_first_is_told_to_go_on(klaviyo, client):
         assert caller.recv(1000).startswith(b"HTTP/1.1 100 ")
         caller.sendall(body)
         assert caller.recv(1000).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_request_arrives_with_its_headers_not_with_the_end_of_its_body(klaviyo, client):
+    body = json.dumps(job("1")).encode()
+    lines = [f"{name}: {value}" for name, value in HEADERS.items()]
+    head = [f"POST {ROUTE} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines]
+
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
+        caller.sendall("\r\n".join([*head, "", ""]).encode())
+        time.sleep(0.3)
+        sent = time.time()
+        caller.sendall(body)
+        caller.recv(1000)
+
+    [line] = klaviyo.requests()
+    assert line.time < sent - 0.1
+
+
+def test_a_caller_that_leaves_half_way_has_sent_nothing(klaviyo, client):
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
+        caller.sendall(f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf".encode())
+        caller.shutdown(socket.SHUT_WR)
+        assert caller.recv(1000) == b""
+
+    assert klaviyo.requests() == []
+
+
+def test_an_asynchronous_client_reaches_the_core_without_a_socket(klaviyo):
+    async def send():
+        async with httpx2.AsyncClient(transport=transport(klaviyo)) as client:
+            return await client.post(f"https://a.klaviyo.com{ROUTE}", json=job("1"), headers=HEADERS)
+
+    assert asyncio.run(send()).status_code == 202
 
 
 @pytest.mark.parametrize("is_taken", [False, True])

@@ -1,6 +1,5 @@
 """The stand-in's accounts: who may send, how fast, what is taken, and what goes wrong on demand."""
 
-import asyncio
 import threading
 from datetime import UTC, datetime
 
@@ -10,7 +9,7 @@ import pytest
 
 from local.standin import Klaviyo, Settings, transport
 from local.standin.control import control
-from local.standin.windows import busiest
+from local.standin.windows import FixedWindow, busiest
 
 NOON = datetime(2026, 7, 20, 12, tzinfo=UTC).timestamp()
 ROUTE = "/api/event-bulk-create-jobs"
@@ -321,6 +320,11 @@ def test_arrival_decides_the_window_not_the_handling(klaviyo, clock):
     assert post(klaviyo).status == 202
 
 
+@pytest.mark.parametrize(("now", "seconds"), [(120.0, 60), (120.1, 60), (121.0, 59), (179.9, 1), (180.0, 60)])
+def test_a_window_ends_in_whole_seconds_never_too_early(now, seconds):
+    assert FixedWindow(60).ends_in(now) == seconds
+
+
 @pytest.mark.parametrize(
     ("times", "most"),
     [([], 0), ([5.0], 1), ([0.0, 1.0], 1), ([0.0, 0.999, 1.0], 2), ([1.4, 0.5, 3.0, 0.9, 1.49], 4)],
@@ -619,16 +623,6 @@ def test_a_client_reaches_the_core_without_a_socket(klaviyo, clock):
             client.post(ROUTE, content=job(entry("a@b.co", "4")), headers=HEADERS)
 
     assert [event.event["unique_id"] for event in klaviyo.events()] == ["1", "2", "4"]
-
-
-def test_an_asynchronous_client_reaches_it_too(klaviyo):
-    async def send():
-        async with httpx2.AsyncClient(transport=transport(klaviyo)) as client:
-            return await client.post(
-                f"https://a.klaviyo.com{ROUTE}", content=job(entry("a@b.co", "1")), headers=HEADERS
-            )
-
-    assert asyncio.run(send()).status_code == 202
 
 
 def test_threads_share_an_account_safely(clock):
