@@ -1,0 +1,70 @@
+# Everything a contributor runs. Each environment is made once and again when its requirements change.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+ENVIRONMENTS := .venv .venv-emulator .venv-sam
+READY := $(ENVIRONMENTS:%=%/.ready)
+CODE := layers/sluice functions local tests benchmarks
+RUN := .venv/bin/python -m
+
+.PHONY: help
+help: ## show this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: $(READY) ## make the three virtual environments from the pinned requirements
+
+.PHONY: up
+up: setup ## start everything on this machine (PORT=4566, UPSTREAM=http://… instead of the stand-in)
+	@$(RUN) local.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM))
+
+.PHONY: down
+down: setup ## stop what up started
+	@$(RUN) local.stack down
+
+.PHONY: demo
+demo: setup ## see it at work
+	@$(RUN) local.demo
+
+.PHONY: test
+test: setup ## run every test
+	$(RUN) pytest tests/unit --disable-socket --allow-unix-socket
+	$(RUN) pytest tests/template tests/integration tests/e2e
+
+.PHONY: check
+check: setup ## run linters, type checks and every test: what a change has to pass
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy $(wildcard $(CODE))
+	.venv/bin/lint-imports
+	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
+	$(MAKE) test
+
+.PHONY: build
+build: setup ## build functions and layers for AWS
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build
+
+.PHONY: lock
+lock: ## pin the requirements anew, with hashes (needs uv)
+	cd layers/dependencies && uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
+	cd requirements && for each in project emulator sam; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
+
+.PHONY: clean
+clean: ## stop the local stack and remove everything made here
+	@if [ -x .venv/bin/python ]; then $(RUN) local.stack down; fi
+	rm -rf $(ENVIRONMENTS) .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.ready: requirements/project.txt
+.venv-emulator/.ready: requirements/emulator.txt
+.venv-sam/.ready: requirements/sam.txt
+
+$(READY): %/.ready:
+	@command -v python3.13 >/dev/null || { echo "Python 3.13 is needed as python3.13 on PATH: the functions' runtime, which also builds them." >&2; exit 1; }
+	@echo "making $* from $< ..."
+	@rm -rf $*
+	@python3.13 -m venv $*
+	@$*/bin/pip install -qq --disable-pip-version-check --require-hashes -r $<
+	@touch $@
