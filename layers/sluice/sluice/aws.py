@@ -1,7 +1,8 @@
 """Thin adapters to SQS and S3. Clients are made once, on first use: Lambda bills initialisation."""
 
+import contextlib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 BATCH: Final = 10  # entries of one SQS batch call
 BATCH_BYTES: Final = 1_048_576  # all bodies of one SQS batch call
-MAX_VISIBILITY_SECONDS: Final = 43_200
 
 
 def _client(service: str) -> Any:
@@ -49,37 +49,39 @@ def dynamodb() -> "DynamoDBClient":
 
 def store(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
     """Puts one message on the queue, its claim into S3 first. `Retryable` if it is not safe there."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    try:
-        if body.claim_key is not None:
-            s3().put_object(Bucket=claim_bucket, Key=body.claim_key, Body=body.claim_bytes)
+    _store_claim(body, claim_bucket)
+    with _reaching("the events queue cannot be reached"):
         # The group makes a standard queue fair between accounts; it does not order anything.
         sqs().send_message(QueueUrl=queue_url, MessageBody=body.text, MessageGroupId=account)
-    except (BotoCoreError, ClientError) as error:
-        raise Retryable("the events queue cannot be reached") from error
 
 
-def fetch_claim(key: str, *, claim_bucket: str) -> bytes:
-    """The bytes of a claim. `Retryable` if S3 does not give them, whatever the cause: they exist."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    try:
-        return s3().get_object(Bucket=claim_bucket, Key=key)["Body"].read()
-    except (BotoCoreError, ClientError) as error:
-        raise Retryable("a claim cannot be read") from error
+def put(bucket: str, key: str, content: bytes) -> None:
+    """Writes one object. `Retryable` if it is not safe there."""
+    with _reaching("an object cannot be written"):
+        s3().put_object(Bucket=bucket, Key=key, Body=content)
 
 
-def send_all(queue_url: str, bodies: Sequence[str]) -> set[int]:
+def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
+    """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
+
+    def fetch(key: str) -> bytes:
+        with _reaching("a claim cannot be read"):
+            return s3().get_object(Bucket=claim_bucket, Key=key)["Body"].read()
+
+    return fetch
+
+
+def send_all(queue_url: str, bodies: Sequence[Body], *, claim_bucket: str) -> set[int]:
     """Sends messages in batches and returns the indexes of those that did not get there."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
     unsent: set[int] = set()
     for chunk in _batches(bodies):
-        entries: Any = [{"Id": str(index), "MessageBody": bodies[index]} for index in chunk]
+        entries: Any = [{"Id": str(index), "MessageBody": bodies[index].text} for index in chunk]
         try:
-            answer = sqs().send_message_batch(QueueUrl=queue_url, Entries=entries)
-        except (BotoCoreError, ClientError):
+            for index in chunk:
+                _store_claim(bodies[index], claim_bucket)
+            with _reaching("a queue cannot be reached"):
+                answer = sqs().send_message_batch(QueueUrl=queue_url, Entries=entries)
+        except Retryable:
             unsent.update(chunk)
         else:
             unsent.update(int(failed["Id"]) for failed in answer.get("Failed", []))
@@ -91,24 +93,36 @@ def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
 
     A message this fails for stays invisible for the queue's own timeout: later, but not lost.
     """
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
     for chunk in batched(delays, BATCH, strict=False):
         entries: Any = [
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for number, (handle, seconds) in enumerate(chunk)
         ]
-        try:
+        with contextlib.suppress(Retryable), _reaching("a queue cannot be reached"):
             sqs().change_message_visibility_batch(QueueUrl=queue_url, Entries=entries)
-        except (BotoCoreError, ClientError):
-            continue
 
 
-def _batches(bodies: Sequence[str]) -> Iterable[list[int]]:
+def _store_claim(body: Body, claim_bucket: str) -> None:
+    if body.claim_key is not None:
+        put(claim_bucket, body.claim_key, body.claim_bytes)
+
+
+@contextlib.contextmanager
+def _reaching(otherwise: str) -> Iterator[None]:
+    """Turns the SDK's errors into `Retryable`: what is asked for here is right, or an operator's to mend."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise Retryable(otherwise) from error
+
+
+def _batches(bodies: Sequence[Body]) -> Iterator[list[int]]:
     chunk: list[int] = []
     size = 0
     for index, body in enumerate(bodies):
-        length = len(body.encode())
+        length = len(body.text.encode())
         if chunk and (len(chunk) == BATCH or size + length > BATCH_BYTES):
             yield chunk
             chunk, size = [], 0

@@ -74,16 +74,21 @@ _packed_decoder: Final = msgspec.json.Decoder(_Packed)
 
 
 def encode(message: Message[Any]) -> Body:
-    """The smallest of the three forms that fits."""
-    plain = msgspec.json.encode(message)
+    """An accepted request as a queue message."""
+    return wrap(
+        msgspec.json.encode(message), f"claims/{message.accepted:%Y/%m/%d}/{message.receipt}.json.zst"
+    )
+
+
+def wrap(plain: bytes, claim_key: str) -> Body:
+    """JSON in the smallest of the three forms that fits; `claim_key` is where a claim would be."""
     if len(plain) <= PLAIN_BYTES:
         return Body(plain.decode())
     packed = zstandard.ZstdCompressor(level=1).compress(plain)
     text = msgspec.json.encode(_Packed(zstd=base64.b64encode(packed).decode())).decode()
     if len(text) <= MESSAGE_BYTES:
         return Body(text)
-    key = f"claims/{message.accepted:%Y/%m/%d}/{message.receipt}.json.zst"
-    return Body(msgspec.json.encode(_Packed(claim=key)).decode(), key, packed)
+    return Body(msgspec.json.encode(_Packed(claim=claim_key)).decode(), claim_key, packed)
 
 
 def is_stored(body: str) -> bool:
@@ -96,31 +101,35 @@ def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage:
 
     `fetch_claim` gives an S3 object's bytes by key, or raises.
     """
+    plain = unwrap(body, fetch_claim)
     try:
-        return _decoder.decode(_unpacked(body, fetch_claim))
+        return _decoder.decode(plain)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undeliverable("malformed_message", f"The message cannot be read: {error}") from error
 
 
-def _unpacked(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
+def as_stored(message: Message[Any]) -> StoredMessage:
+    """A message as it would be read back from the queue."""
+    return _decoder.decode(msgspec.json.encode(message))
+
+
+def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
+    """The JSON that `wrap` was given; `Undeliverable` if it is damaged."""
     raw = body.encode("utf-8", "surrogatepass")
     if not body.startswith(('{"sluice":1,"zstd":', '{"sluice":1,"claim":')):
         return raw
-    packed = _packed_decoder.decode(raw)
-    if packed.claim is not None:
-        return _decompressed(fetch_claim(packed.claim))
     try:
+        packed = _packed_decoder.decode(raw)
+        if packed.claim is not None:
+            return _decompressed(fetch_claim(packed.claim))
         return _decompressed(base64.b64decode(packed.zstd or "", validate=True))
-    except binascii.Error as error:
-        raise Undeliverable("malformed_message", "The message's base64 is damaged.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, zstandard.ZstdError) as error:
+        raise Undeliverable("malformed_message", "The message's compressed form is damaged.") from error
 
 
 def _decompressed(data: bytes) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            plain = reader.read(MAX_UNPACKED_BYTES + 1)
-    except zstandard.ZstdError as error:
-        raise Undeliverable("malformed_message", "The message's compressed form is damaged.") from error
+    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+        plain = reader.read(MAX_UNPACKED_BYTES + 1)
     if len(plain) > MAX_UNPACKED_BYTES:
         raise Undeliverable("malformed_message", f"The message exceeds {MAX_UNPACKED_BYTES} bytes.")
     return plain

@@ -1,0 +1,56 @@
+"""One refused thing, with all that is needed to understand it, mend it and send it again."""
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from sluice.message import Body, wrap
+
+UNKNOWN_ACCOUNT: Final = "unknown"
+
+
+class Reason(StrEnum):
+    """Why something could not be delivered."""
+
+    MALFORMED = "malformed_message"  # put on the queue by hand or damaged: it cannot be read
+    INVALID = "invalid"  # put on the queue by a producer: it breaks a rule of the contract
+    OVERSIZED = "oversized"  # one event that no job can hold
+    REFUSED = "refused_by_upstream"
+    DEAD_LETTER = "dead_letter"  # received too often without an outcome, or it outlived the queue
+
+
+class Rejection(msgspec.Struct, omit_defaults=True):
+    """What was refused, and in whose words.
+
+    `pointer` leads into the caller's own document. `payload` is the profile and events as they were
+    going upstream, or the queue message's body as a string where it could not be read.
+    """
+
+    reason: Reason
+    detail: str
+    payload: msgspec.Raw
+    rejected_at: datetime
+    account: str = UNKNOWN_ACCOUNT
+    code: str | None = None
+    status: int | None = None
+    pointer: str | None = None
+    surface: str | None = None
+    receipt: str | None = None
+    accepted: datetime | None = None
+    id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class UpstreamPayload(msgspec.Struct):
+    """A rejection's payload: one profile and its refused events, in the upstream's shape."""
+
+    profile: msgspec.Raw
+    events: list[msgspec.Raw]
+
+
+def encode(rejection: Rejection) -> Body:
+    """A rejection as a message of RejectedQueue."""
+    key = f"rejections/{rejection.rejected_at:%Y/%m/%d}/{rejection.id}.json.zst"
+    return wrap(msgspec.json.encode(rejection), key)

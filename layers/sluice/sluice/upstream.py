@@ -1,0 +1,42 @@
+"""All HTTP towards the upstream, and nothing else: one request in, one `Answer` out, never an exception.
+
+The client lives as long as the process, so connections outlast an invocation.
+"""
+
+import asyncio
+import functools
+from typing import Final
+
+import httpx2
+
+from sluice.accounts import Account
+from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
+from sluice.jsonapi import MEDIA_TYPE
+from sluice.triage import Answer
+
+TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
+_TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
+_LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
+
+
+@functools.cache
+def client() -> httpx2.AsyncClient:
+    """The process's client; it belongs to the one event loop the process runs."""
+    return httpx2.AsyncClient(http2=True, timeout=_TIMEOUT, limits=_LIMITS, follow_redirects=False)
+
+
+async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) -> Answer:
+    """Posts one bulk-create job for an account."""
+    headers = {
+        "Authorization": f"Klaviyo-API-Key {account.private_key}",
+        "revision": UPSTREAM_REVISION,
+        "Accept": MEDIA_TYPE,
+        "Content-Type": MEDIA_TYPE,
+    }
+    try:
+        async with asyncio.timeout(TOTAL_SECONDS):
+            url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
+            response = await http.post(url, content=body, headers=headers)
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
+        return Answer(None, failure=type(error).__name__)
+    return Answer(response.status_code, response.headers, response.content)
