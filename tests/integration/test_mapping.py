@@ -317,22 +317,6 @@ def test_an_unknown_mapping_is_one_sentence(aws: emulator.Emulator) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_taken_port_is_one_sentence(aws: emulator.Emulator, tmp_path: Path) -> None:
-    with pytest.raises(emulator.EmulatorError, match=f"port {aws.port} on 127.0.0.1 is taken"):
-        emulator.start(aws.port, tmp_path, auth=False)
-
-
-def test_an_emulator_ends_with_the_workers_of_its_functions(tmp_path: Path) -> None:
-    with emulator.running(tmp_path / "emulator") as aws:
-        stack = Stack(aws, tmp_path, "arn:aws:iam::000000000000:role/any")
-        stack.deploy(SUCCEED, BatchSize=10)
-        stack.functions.invoke(FunctionName=stack.name, Payload=b'{"Records": []}')
-        assert _processes_of_group(aws.pid) == 2
-
-    assert _processes_of_group(aws.pid) == 0
-    assert not aws.alive()
-
-
 def _state(stack: Stack) -> str:
     return stack.functions.get_event_source_mapping(UUID=stack.uuid)["State"]
 
@@ -345,8 +329,3 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def _most_at_once(invocations: list[dict[str, Any]]) -> int:
     spans = [(float(invocation["began"]), float(invocation["ended"])) for invocation in invocations]
     return max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)
-
-
-def _processes_of_group(group: int) -> int:
-    listed = subprocess.run(["ps", "-e", "-o", "pgid="], capture_output=True, text=True, check=True)
-    return [int(line) for line in listed.stdout.split()].count(group)

@@ -195,6 +195,14 @@ def test_what_does_not_fit_opens_the_next_batch() -> None:
     assert [m.message_id for m in gathering.take(5.0)] == ["b", "c"]
 
 
+@pytest.mark.parametrize(("room", "count"), [(0, 2), (-1, 1)], ids=["fits exactly", "one byte too many"])
+def test_the_payload_counts_to_the_byte(room: int, count: int) -> None:
+    pair = [held("a", 70), held("b", 31)]
+    limits = Limits(2, hold_seconds=5, visibility_seconds=60, payload_bytes=len(payload(pair)) + room)
+
+    assert len(filled(limits, *pair).take(0.0)) == count
+
+
 def test_messages_that_everybody_can_receive_again_are_dropped() -> None:
     limits = Limits(records=100, hold_seconds=5, visibility_seconds=20)
     gathering = filled(limits, held("old", received_at=0.0), held("new", received_at=10.0))
@@ -212,15 +220,15 @@ def test_narrower_limits_hold_for_what_is_already_gathered() -> None:
 
 
 @given(
-    records=st.integers(1, 40),
-    payload_bytes=st.integers(100, 2000),
-    hold_seconds=st.integers(0, 5),
-    steps=st.lists(
-        st.tuples(st.sampled_from(["ask", "answer", "take"]), st.integers(0, 10), st.integers(1, 900))
+    records=st.integers(1, 30),
+    payload_bytes=st.integers(100, 1000),
+    hold_seconds=st.integers(0, 3),
+    rounds=st.lists(
+        st.tuples(st.integers(1, 4), st.lists(st.integers(1, 300), max_size=20), st.booleans()), min_size=5
     ),
 )
 def test_batches_hold_every_message_once_and_keep_the_limits(
-    records: int, payload_bytes: int, hold_seconds: int, steps: list[tuple[str, int, int]]
+    records: int, payload_bytes: int, hold_seconds: int, rounds: list[tuple[int, list[int], bool]]
 ) -> None:
     limits = Limits(records, hold_seconds, visibility_seconds=1_000_000, payload_bytes=payload_bytes)
     gathering = Gathering(limits)
@@ -229,28 +237,27 @@ def test_batches_hold_every_message_once_and_keep_the_limits(
     sent: list[Held] = []
     early: list[list[Held]] = []
 
-    for now, (step, count, size) in enumerate(steps):
-        if step == "ask" and (asked := gathering.ask()):
-            requests.append(asked)
-        elif step == "answer" and requests:
+    for now, (receivers, sizes, late) in enumerate(rounds):
+        requests += [asked for _ in range(receivers) if (asked := gathering.ask())]
+        assert all(1 <= asked <= 10 for asked in requests)
+        assert sum(requests) <= records
+        while len(requests) > late:
             asked = requests.pop()
-            came = [held(str(len(received) + n), size, now) for n in range(min(asked, count))]
+            came = [held(str(len(received) + n), size, now) for n, size in enumerate(sizes[:asked])]
+            del sizes[:asked]
             received += came
             gathering.answer(asked, came)
-        elif step == "take" and (batch := gathering.take(now)):
+        while batch := gathering.take(now):
             assert len(batch) <= records
             assert len(batch) == 1 or len(payload(batch)) <= payload_bytes
             if now < batch[0].received_at + hold_seconds:
                 early.append(batch)
             sent += batch
-        assert all(1 <= asked <= 10 for asked in requests)
-        assert sum(requests) <= records
 
     assert sent + gathering.drain() == received
     for batch in early:
         following = received[received.index(batch[-1]) + 1 :]
-        full = len(batch) == records
-        assert full or len(payload([*batch, following[0]])) > payload_bytes
+        assert len(batch) == records or len(payload([*batch, following[0]])) > payload_bytes
 
 
 # Settings
