@@ -1,0 +1,369 @@
+"""Rules of this house, which no linter knows, held by the expanded template for every parameter it allows.
+
+A rule is a function that yields what is wrong. Each is tried twice: on the template, where it must find
+nothing, and on templates broken on purpose, where it must find something.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from sluice import settings
+
+type Template = dict[str, Any]
+type Rule = Callable[[Template], Iterator[str]]
+
+DAY = 24 * 60 * 60
+FUNCTION = "AWS::Lambda::Function"
+MAPPING = "AWS::Lambda::EventSourceMapping"
+QUEUE = "AWS::SQS::Queue"
+ROLE = "AWS::IAM::Role"
+BUCKET = "AWS::S3::Bucket"
+SETTINGS: dict[str, type[msgspec.Struct]] = {
+    "IngestFunction": settings.IngestSettings,
+    "DispatchFunction": settings.DispatchSettings,
+    "RejectFunction": settings.RejectSettings,
+}
+
+
+def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
+    """Properties of each resource of a type, by logical id."""
+    return {
+        name: resource.get("Properties", {})
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+def choices(template: Template, expression: Any) -> list[int]:
+    """Every number, or the least and the greatest, that a literal or a parameter may be."""
+    if not isinstance(expression, dict):
+        return [int(expression)]
+    parameter = template["Parameters"][expression["Ref"]]
+    return [int(n) for n in parameter.get("AllowedValues") or (parameter["MinValue"], parameter["MaxValue"])]
+
+
+def look_up(template: Template, expression: Any, parameters: dict[str, Any]) -> int:
+    """The number of a literal, or of a look-up in a mapping by a parameter."""
+    if not isinstance(expression, dict):
+        return int(expression)
+    name, key, inner = expression["Fn::FindInMap"]
+    key = parameters[key["Ref"]] if isinstance(key, dict) else key
+    return int(template["Mappings"][name].get(str(key), {}).get(inner, 0))
+
+
+def target(reference: Any) -> str:
+    """The logical id a Ref, a GetAtt, or a Sub of a bucket's objects points to; else nothing."""
+    match reference:
+        case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
+            return name
+        case {"Fn::Sub": str(text)} if found := re.fullmatch(r"\$\{(\w+)\.Arn\}/([a-z]+/)?\*", text):
+            return found[1]
+    return ""
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def statements(role: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for policy in role.get("Policies", []):
+        yield from policy["PolicyDocument"]["Statement"]
+
+
+def visibility_outlasts_the_work(template: Template) -> Iterator[str]:
+    """Lambda waits out the window and retries a throttled batch while its messages are invisible: AWS asks
+    for six times the timeout plus the window, else a second worker gets the same messages."""
+    for name, mapping in of_type(template, MAPPING).items():
+        timeout = template["Resources"][target(mapping["FunctionName"])]["Properties"]["Timeout"]
+        queue = template["Resources"][target(mapping["EventSourceArn"])]["Properties"]
+        window = max(choices(template, mapping["MaximumBatchingWindowInSeconds"]))
+        for seconds in choices(template, timeout):
+            visible = look_up(template, queue["VisibilityTimeout"], {target(timeout): seconds})
+            if visible < 6 * seconds + window:
+                yield f"{name}: {visible} s of invisibility for a timeout of {seconds} s"
+
+
+def batches_are_possible(template: Template) -> Iterator[str]:
+    """Lambda refuses these only when they are deployed."""
+    for name, mapping in of_type(template, MAPPING).items():
+        sizes = choices(template, mapping["BatchSize"])
+        windows = choices(template, mapping["MaximumBatchingWindowInSeconds"])
+        if not 1 <= min(sizes) <= max(sizes) <= 10_000:
+            yield f"{name}: batches of {sizes}"
+        if max(sizes) > 10 and min(windows) < 1:
+            yield f"{name}: a batch above 10 needs a window"
+        if max(windows) > 300:
+            yield f"{name}: a window above 300 s"
+        concurrency = mapping.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
+        if min(choices(template, concurrency)) < 2:
+            yield f"{name}: MaximumConcurrency has to be set and at least 2"
+
+
+def failures_are_partial(template: Template) -> Iterator[str]:
+    """Without it one message fails its whole batch, and every event in it is sent again."""
+    for name, mapping in of_type(template, MAPPING).items():
+        if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
+            yield f"{name}: does not report batch item failures"
+
+
+def mappings_can_be_switched_off(template: Template) -> Iterator[str]:
+    """A local run does the polling itself."""
+    for name, mapping in of_type(template, MAPPING).items():
+        if mapping.get("Enabled") != {"Fn::If": ["Poll", True, False]}:
+            yield f"{name}: ignores PollingEnabled"
+
+
+def dead_letters_wait_longest(template: Template) -> Iterator[str]:
+    """A message keeps the time it was first sent when it is set aside: only the longest retention leaves it
+    a wait. Waiting out an upstream costs receives, so few of them would set good messages aside."""
+    queues = of_type(template, QUEUE)
+    redrives = {name: queue["RedrivePolicy"] for name, queue in queues.items() if "RedrivePolicy" in queue}
+    dead = {target(redrive["deadLetterTargetArn"]) for redrive in redrives.values()}
+    for name, redrive in redrives.items():
+        least = min(choices(template, redrive["maxReceiveCount"]))
+        if least < 10:
+            yield f"{name}: sets messages aside after {least} receives"
+        source_keeps = queues[name]["MessageRetentionPeriod"]
+        dead_keeps = queues[target(redrive["deadLetterTargetArn"])]["MessageRetentionPeriod"]
+        if dead_keeps != 14 * DAY or dead_keeps < source_keeps:
+            yield f"{name}: its dead letters are kept {dead_keeps} s"
+    for name in queues.keys() - redrives.keys() - dead:
+        yield f"{name}: has no dead-letter queue"
+
+
+def roles_are_narrow(template: Template) -> Iterator[str]:
+    """Each function has a role of its own, written out: actions by name, on resources of this stack."""
+    used = [target(function["Role"]) for function in of_type(template, FUNCTION).values()]
+    roles = of_type(template, ROLE)
+    if sorted(used) != sorted(roles):
+        yield f"functions use the roles {used} of {list(roles)}"
+    for name, role in roles.items():
+        if "ManagedPolicyArns" in role:
+            yield f"{name}: has a managed policy"
+        for statement in statements(role):
+            if any("*" in action for action in as_list(statement["Action"])):
+                yield f"{name}: {statement['Action']}"
+            if not all(map(target, as_list(statement["Resource"]))):
+                yield f"{name}: {statement['Resource']}"
+
+
+def policies_stay_in_roles(template: Template) -> Iterator[str]:
+    """One place to read what a function may do."""
+    for kind in ("AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"):
+        yield from (f"{name}: a policy outside a role" for name in of_type(template, kind))
+
+
+def logs_expire(template: Template) -> Iterator[str]:
+    """A log group that Lambda makes by itself is kept for ever."""
+    groups = of_type(template, "AWS::Logs::LogGroup")
+    for name, function in of_type(template, FUNCTION).items():
+        group = target(function.get("LoggingConfig", {}).get("LogGroup"))
+        if group != f"{name}LogGroup" or "RetentionInDays" not in groups.get(group, {}):
+            yield f"{name}: has no log group with a retention of its own"
+            continue
+        role = template["Resources"][target(function["Role"])]["Properties"]
+        logs = [each for each in statements(role) if str(each["Action"]).find("logs:") >= 0]
+        if [target(each["Resource"]) for each in logs] != [group]:
+            yield f"{name}: may write to other logs than its own"
+
+
+def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
+    """Settings refuses a variable it does not know, and one that is missing."""
+    for name, function in of_type(template, FUNCTION).items():
+        variables = function["Environment"]["Variables"]
+        given = {variable for variable in variables if variable.startswith("SLUICE_")}
+        read = {f"SLUICE_{field.name.upper()}" for field in msgspec.structs.fields(SETTINGS[name])}
+        if given != read:
+            yield f"{name}: {sorted(given ^ read)}"
+        if variables.get("POWERTOOLS_SERVICE_NAME") != f"sluice-{name.removesuffix('Function').lower()}":
+            yield f"{name}: logs under another name"
+
+
+def what_is_named_may_be_used(template: Template) -> Iterator[str]:
+    """A resource in a function's environment that its role has no word on is a mistake in one of the two;
+    a literal there could be a secret."""
+    for name, function in of_type(template, FUNCTION).items():
+        role = template["Resources"][target(function["Role"])]["Properties"]
+        allowed = {target(resource) for each in statements(role) for resource in as_list(each["Resource"])}
+        for variable, value in function["Environment"]["Variables"].items():
+            if variable.startswith("SLUICE_") and target(value) not in allowed:
+                yield f"{name}: {variable} is {value}"
+
+
+def secrets_stay_in_the_secret(template: Template) -> Iterator[str]:
+    """A dynamic reference would copy it into a function's configuration, a generated key into the stack."""
+    if "{{resolve:" in json.dumps(template):
+        yield "a dynamic reference"
+    for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
+        if json.loads(secret["SecretString"]) != {"accounts": []}:
+            yield f"{name}: has a value"
+
+
+def functions_have_no_dead_letter_queue(template: Template) -> Iterator[str]:
+    """It serves asynchronous invocation alone; these functions are invoked by queues and the API."""
+    for name, function in of_type(template, FUNCTION).items():
+        if "DeadLetterConfig" in function:
+            yield f"{name}: has a dead-letter queue"
+    yield from of_type(template, "AWS::Lambda::EventInvokeConfig")
+
+
+def alarms_see_dead_letters(template: Template) -> Iterator[str]:
+    """SQS does not count a message as sent when a redrive policy moves it."""
+    watched = set()
+    for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
+        if alarm["MetricName"] == "NumberOfMessagesSent":
+            yield f"{name}: never sounds"
+        watched |= {(target(each["Value"]), alarm["MetricName"]) for each in alarm["Dimensions"]}
+    for queue, metric in [
+        ("EventsQueue", "ApproximateAgeOfOldestMessage"),
+        ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesVisible"),
+        ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
+    ]:
+        if (queue, metric) not in watched:
+            yield f"{queue}: nobody watches {metric}"
+
+
+def data_is_encrypted_and_private(template: Template) -> Iterator[str]:
+    """Events are personal data wherever they rest."""
+    for name, queue in of_type(template, QUEUE).items():
+        if queue.get("SqsManagedSseEnabled") is not True:
+            yield f"{name}: not encrypted"
+    for name, table in of_type(template, "AWS::DynamoDB::Table").items():
+        if not table.get("SSESpecification", {}).get("SSEEnabled"):
+            yield f"{name}: not encrypted"
+    for name, bucket in of_type(template, BUCKET).items():
+        if "BucketEncryption" not in bucket:
+            yield f"{name}: not encrypted"
+        if list(bucket.get("PublicAccessBlockConfiguration", {}).values()) != [True] * 4:
+            yield f"{name}: could be public"
+
+
+def claims_outlive_their_messages(template: Template) -> Iterator[str]:
+    """A message that points to a deleted claim is a lost request."""
+    longest = max(queue["MessageRetentionPeriod"] for queue in of_type(template, QUEUE).values())
+    [rule] = template["Resources"]["ClaimBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    if rule["ExpirationInDays"] * DAY <= longest:
+        yield "ClaimBucket: a message may outlive its claim"
+
+
+def what_cannot_be_made_again_is_kept(template: Template) -> Iterator[str]:
+    """Deleting the stack must not delete the archive or the keys; replacing a store must not empty it."""
+    for name in ("ArchiveBucket", "AccountsSecret"):
+        if template["Resources"][name].get("DeletionPolicy") != "Retain":
+            yield f"{name}: goes with the stack"
+    for kind in (QUEUE, BUCKET, "AWS::DynamoDB::Table", "AWS::SecretsManager::Secret"):
+        for name in of_type(template, kind):
+            if template["Resources"][name].get("UpdateReplacePolicy") != "Retain":
+                yield f"{name}: goes when it is replaced"
+
+
+RULES: list[Rule] = [
+    visibility_outlasts_the_work,
+    batches_are_possible,
+    failures_are_partial,
+    mappings_can_be_switched_off,
+    dead_letters_wait_longest,
+    roles_are_narrow,
+    policies_stay_in_roles,
+    logs_expire,
+    environment_is_what_the_function_reads,
+    what_is_named_may_be_used,
+    secrets_stay_in_the_secret,
+    functions_have_no_dead_letter_queue,
+    alarms_see_dead_letters,
+    data_is_encrypted_and_private,
+    claims_outlive_their_messages,
+    what_cannot_be_made_again_is_kept,
+]
+STATEMENTS = "Resources.{}FunctionRole.Properties.Policies.0.PolicyDocument.Statement"
+ENVIRONMENT = "Resources.IngestFunction.Properties.Environment.Variables"
+BREACHES: list[tuple[Rule, str, Any]] = [
+    (visibility_outlasts_the_work, "Mappings.VisibilityTimeout.120.Seconds", 1019),
+    (visibility_outlasts_the_work, "Resources.EventsDeadLetterQueue.Properties.VisibilityTimeout", 360),
+    (visibility_outlasts_the_work, "Parameters.DispatchTimeout.AllowedValues", [30, 60, 180]),
+    (batches_are_possible, "Parameters.DispatchBatchSize.MaxValue", 100_000),
+    (batches_are_possible, "Parameters.DispatchWindow.MinValue", 0),
+    (batches_are_possible, "Parameters.RejectWindow.MaxValue", 301),
+    (batches_are_possible, "Parameters.RejectConcurrency.MinValue", 1),
+    (batches_are_possible, "Resources.EventsMapping.Properties.ScalingConfig", {}),
+    (failures_are_partial, "Resources.RejectedMapping.Properties.FunctionResponseTypes", []),
+    (mappings_can_be_switched_off, "Resources.EventsMapping.Properties.Enabled", True),
+    (dead_letters_wait_longest, "Resources.EventsDeadLetterQueue.Properties.MessageRetentionPeriod", 4 * DAY),
+    (dead_letters_wait_longest, "Parameters.ReceiveCount.MinValue", 3),
+    (dead_letters_wait_longest, "Resources.NewQueue", {"Type": QUEUE, "Properties": {}}),
+    (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.1.Resource", "*"),
+    (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.2.Resource", {"Fn::Sub": "${ClaimBucket.Arn}*"}),
+    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.3.Action", "sqs:*"),
+    (roles_are_narrow, "Resources.RejectFunctionRole.Properties.ManagedPolicyArns", []),
+    (roles_are_narrow, "Resources.RejectFunction.Properties.Role", {"Ref": "IngestFunctionRole"}),
+    (policies_stay_in_roles, "Resources.Extra", {"Type": "AWS::IAM::Policy"}),
+    (logs_expire, "Resources.IngestFunctionLogGroup.Properties", {}),
+    (logs_expire, "Resources.IngestFunction.Properties.LoggingConfig", {}),
+    (logs_expire, f"{STATEMENTS.format('Reject')}.0.Resource", {"Ref": "IngestFunctionLogGroup"}),
+    (environment_is_what_the_function_reads, f"{ENVIRONMENT}.SLUICE_STATE_TABLE", {"Ref": "StateTable"}),
+    (environment_is_what_the_function_reads, f"{ENVIRONMENT}.POWERTOOLS_SERVICE_NAME", "service"),
+    (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_CLAIM_BUCKET", {"Ref": "ArchiveBucket"}),
+    (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_ACCOUNTS_SECRET", "pk_0123456789"),
+    (secrets_stay_in_the_secret, f"{ENVIRONMENT}.KEY", "{{resolve:secretsmanager:keys}}"),
+    (secrets_stay_in_the_secret, "Resources.AccountsSecret.Properties.SecretString", '{"accounts": [{}]}'),
+    (functions_have_no_dead_letter_queue, "Resources.RejectFunction.Properties.DeadLetterConfig", {}),
+    (alarms_see_dead_letters, "Resources.EventsQueueAgeAlarm.Properties.MetricName", "NumberOfMessagesSent"),
+    (alarms_see_dead_letters, "Resources.RejectedDeadLetterVisibleAlarm.Properties.Dimensions", []),
+    (data_is_encrypted_and_private, "Resources.RejectedQueue.Properties.SqsManagedSseEnabled", False),
+    (data_is_encrypted_and_private, "Resources.StateTable.Properties.SSESpecification", {}),
+    (
+        data_is_encrypted_and_private,
+        "Resources.ClaimBucket.Properties.PublicAccessBlockConfiguration.BlockPublicAcls",
+        False,
+    ),
+    (
+        claims_outlive_their_messages,
+        "Resources.ClaimBucket.Properties.LifecycleConfiguration.Rules.0.ExpirationInDays",
+        14,
+    ),
+    (what_cannot_be_made_again_is_kept, "Resources.AccountsSecret.DeletionPolicy", "Delete"),
+    (what_cannot_be_made_again_is_kept, "Resources.EventsQueue.UpdateReplacePolicy", "Delete"),
+]
+
+
+def breach(template: Template, path: str, value: Any) -> Template:
+    broken = copy.deepcopy(template)
+    *parents, last = path.split(".")
+    place: Any = broken
+    for step in parents:
+        place = place[int(step)] if isinstance(place, list) else place[step]
+    place[last] = value
+    return broken
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_template_keeps(rule: Rule, expanded: Template) -> None:
+    assert list(rule(expanded)) == []
+
+
+@pytest.mark.parametrize(("rule", "path", "value"), BREACHES)
+def test_a_breach_is_found(rule: Rule, path: str, value: Any, expanded: Template) -> None:
+    assert list(rule(breach(expanded, path, value)))
+
+
+def test_every_rule_has_been_seen_to_find_something() -> None:
+    assert {rule.__name__ for rule, _, _ in BREACHES} == {rule.__name__ for rule in RULES}
+
+
+def test_mappings_are_written_out(source: Template, expanded: Template) -> None:
+    """`Events: SQS` would attach a managed policy, on every queue of the account, to the function's role."""
+    assert of_type(source, MAPPING).keys() == of_type(expanded, MAPPING).keys()
+
+
+def test_every_parameter_says_what_it_is_and_is_bounded(source: Template) -> None:
+    for name, parameter in source["Parameters"].items():
+        assert parameter.get("Description"), name
+        assert "Default" in parameter, name
+        if parameter["Type"] == "Number":
+            assert "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= parameter.keys(), name
