@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 ENVIRONMENTS := .venv .venv-emulator .venv-sam
 READY := $(ENVIRONMENTS:%=%/.ready)
-CODE := layers/sluice functions local tests benchmarks
+CODE := layers/sluice functions local
 RUN := .venv/bin/python -m
 
 .PHONY: help
@@ -31,13 +31,13 @@ demo: setup ## see it at work
 .PHONY: test
 test: setup ## run every test
 	$(RUN) pytest tests/unit --disable-socket --allow-unix-socket
-	$(RUN) pytest tests/template tests/integration tests/e2e
+	$(RUN) pytest tests --ignore tests/unit
 
 .PHONY: check
 check: setup ## run linters, type checks and every test: what a change has to pass
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy $(wildcard $(CODE))
+	$(RUN) mypy $(CODE)
 	.venv/bin/lint-imports
 	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
 	$(MAKE) test
