@@ -148,9 +148,12 @@ class _Delivery:
         while True:
             if self._stopped is not None:
                 raise self._stopped
-            await self._pace.turn()
+            slot = await self._pace.turn()
             self._outcome.counts["UpstreamRequests"] += 1
-            verdict = triage.judge(await self._ports.create_job(self._account, body), job)
+            answer = await self._ports.create_job(self._account, body)
+            verdict = triage.judge(answer, job)
+            if (left := triage.rate_left(answer)) is not None:
+                await self._pace.observe(slot, *left)
             if not isinstance(verdict, triage.Throttled):
                 return verdict
             self._outcome.counts["Throttles"] += 1

@@ -8,8 +8,8 @@ sent, and not always equally much later.
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -20,7 +20,9 @@ from sluice.errors import Retryable
 STEADY_MS: Final = 60_500  # 150 in this is 99.2 % of the limit's rate
 BURST_MS: Final = 1_250
 SPACING_MS: Final = BURST_MS // BURST_LIMIT
+GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
+TOLERANCE: Final = 10  # requests by which the upstream's count may differ from ours and nobody else sends
 _ATTEMPTS: Final = 12
 _KEEP_SECONDS: Final = 3_600
 
@@ -29,38 +31,69 @@ class OutOfTime(Retryable):
     """No slot before the given deadline. `after` says when there would be one."""
 
 
+class Allowance(msgspec.Struct, frozen=True):
+    """What the upstream said is left: `remaining` requests between two moments."""
+
+    since: int
+    until: int
+    remaining: int
+
+
 class Window(msgspec.Struct, frozen=True):
-    """An account's recent and reserved slots (epoch milliseconds, ascending), and its pause."""
+    """An account's recent and reserved slots (ascending), its pause, and what others left of its limit.
+
+    All times are epoch milliseconds.
+    """
 
     slots: tuple[int, ...] = ()
     paused_until: int = 0
+    allowance: Allowance | None = None
 
 
 def reserve(window: Window, now: int, count: int, latest: int) -> tuple[list[int], Window]:
-    """Up to `count` slots from `now` on, none after `latest`, and the window with them in it.
-
-    All in epoch milliseconds.
-    """
+    """Up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
     slots = [slot for slot in window.slots if slot > now - STEADY_MS]
     reserved: list[int] = []
-    while len(reserved) < count and (slot := _next(slots, window.paused_until, now)) <= latest:
+    while len(reserved) < count and (slot := _next(slots, window, now)) <= latest:
         slots.append(slot)
         reserved.append(slot)
-    return reserved, Window(tuple(slots), window.paused_until)
+    return reserved, msgspec.structs.replace(window, slots=tuple(slots))
 
 
 def next_slot(window: Window, now: int) -> int:
-    """The first free slot, in epoch milliseconds."""
-    slots = [slot for slot in window.slots if slot > now - STEADY_MS]
-    return _next(slots, window.paused_until, now)
+    """The first free slot."""
+    return _next([slot for slot in window.slots if slot > now - STEADY_MS], window, now)
 
 
-def _next(slots: list[int], paused_until: int, now: int) -> int:
-    slot = max(now, paused_until)
+def pause(window: Window, until: int) -> Window:
+    """The window when nobody may send before `until`."""
+    return msgspec.structs.replace(window, paused_until=max(window.paused_until, until + GUARD_MS))
+
+
+def observe(window: Window, slot: int, remaining: int, reset: int) -> Window | None:
+    """The window when the answer to the request of `slot` said `remaining` until `reset`.
+
+    None where that is no news: it is what our own requests, and known others', account for.
+    """
+    ours = sum(reset - 60_000 <= sent <= slot for sent in window.slots)
+    expected = STEADY_LIMIT - ours
+    known = window.allowance
+    if known is not None and known.since <= slot < known.until:
+        expected = known.remaining - sum(known.since < sent <= slot for sent in window.slots)
+    if remaining >= expected - TOLERANCE:
+        return None
+    return msgspec.structs.replace(window, allowance=Allowance(slot, reset, remaining))
+
+
+def _next(slots: list[int], window: Window, now: int) -> int:
+    slot = max(now, window.paused_until)
     if slots:
         slot = max(slot, slots[-1] + SPACING_MS)
     if len(slots) >= STEADY_LIMIT:
         slot = max(slot, slots[-STEADY_LIMIT] + STEADY_MS)
+    left = window.allowance
+    if left is not None and slot < left.until and sum(sent > left.since for sent in slots) >= left.remaining:
+        slot = left.until + GUARD_MS
     return slot
 
 
@@ -81,19 +114,21 @@ class Pace:
         self._reserved: list[int] = []
         self._waiting = 0
         self._paused_until = 0
+        self._known = Window()
         self._exhausted: OutOfTime | None = None
 
-    async def turn(self) -> None:
-        """Returns when one request may go out; raises `OutOfTime` where that is after the deadline."""
-        self._waiting += 1
-        try:
-            async with self._lock:
-                slot = await self._take()
-        finally:
-            self._waiting -= 1
-        await asyncio.sleep(max(0.0, slot / 1_000 - self._clock()))
-        if slot < self._paused_until:
-            await self.turn()
+    async def turn(self) -> int:
+        """Waits for a slot and returns it; raises `OutOfTime` where none is before the deadline."""
+        while True:
+            self._waiting += 1
+            try:
+                async with self._lock:
+                    slot = await self._take()
+            finally:
+                self._waiting -= 1
+            await asyncio.sleep(max(0.0, slot / 1_000 - self._clock()))
+            if slot >= self._paused_until:
+                return slot
 
     async def pause(self, seconds: float | None) -> None:
         """Keeps every worker of the account from sending for so long."""
@@ -104,7 +139,17 @@ class Pace:
                 return
             self._paused_until = until
             self._reserved.clear()
-            await asyncio.to_thread(self._change, lambda window: (None, _paused(window, until)))
+            await asyncio.to_thread(self._change, lambda window: (None, pause(window, until)))
+
+    async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
+        """Notes what an answer says is left of the limit, if others of the account used some of it."""
+        reset = int((self._clock() + reset_seconds) * 1_000)
+        async with self._lock:
+            if observe(self._known, slot, remaining, reset) is not None:
+                self._reserved.clear()
+                await asyncio.to_thread(
+                    self._change, lambda window: (None, observe(window, slot, remaining, reset))
+                )
 
     async def _take(self) -> int:
         if self._exhausted is not None:
@@ -140,6 +185,7 @@ class Pace:
             window, version = self._load()
             result, changed = change(window)
             if changed is None or self._store(changed, version):
+                self._known = changed or window
                 return result
             time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311
         raise Retryable("the pace is contended")
@@ -156,8 +202,7 @@ class Pace:
         item = answer.get("Item")
         if item is None:
             return Window(), 0
-        window = Window(_unpack(item["slots"]["B"]), int(item["paused_until"]["N"]))
-        return window, int(item["version"]["N"])
+        return _window(item), int(item["version"]["N"])
 
     def _store(self, window: Window, version: int) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
@@ -168,8 +213,7 @@ class Pace:
                 TableName=self._table,
                 Item={
                     "pk": {"S": self._key},
-                    "slots": {"B": _pack(window.slots)},
-                    "paused_until": {"N": str(window.paused_until)},
+                    **_attributes(window),
                     "version": {"N": str(version + 1)},
                     "expires_at": {"N": str(int(self._clock()) + _KEEP_SECONDS)},
                 },
@@ -183,8 +227,24 @@ class Pace:
         return True
 
 
-def _paused(window: Window, until: int) -> Window:
-    return Window(window.slots, max(window.paused_until, until))
+def _attributes(window: Window) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "slots": {"B": _pack(window.slots)},
+        "paused_until": {"N": str(window.paused_until)},
+    }
+    if window.allowance is not None:
+        numbers = msgspec.structs.astuple(window.allowance)
+        item["allowance"] = {"L": [{"N": str(number)} for number in numbers]}
+    return item
+
+
+def _window(item: Mapping[str, Any]) -> Window:
+    numbers = [int(number["N"]) for number in item["allowance"]["L"]] if "allowance" in item else None
+    return Window(
+        _unpack(item["slots"]["B"]),
+        int(item["paused_until"]["N"]),
+        Allowance(*numbers) if numbers else None,
+    )
 
 
 _SLOT_BYTES: Final = 6  # 150 of them and the rest stay under 1 KB: one write unit

@@ -126,6 +126,13 @@ def retry_after(answer: Answer) -> float | None:
     return None
 
 
+def rate_left(answer: Answer) -> tuple[int, float] | None:
+    """Requests left of the account's steady limit, and for how many seconds; None where it is not said."""
+    with contextlib.suppress(ValueError):
+        return int(_header(answer, "ratelimit-remaining")), float(_header(answer, "ratelimit-reset"))
+    return None
+
+
 def _is_transient(answer: Answer, status: int) -> bool:
     # A page instead of JSON comes from something in between, such as a CDN's challenge; only of a body
     # too large is it as good a word as the upstream's own.
