@@ -143,13 +143,17 @@ def start(
         )
     emulator = Emulator(process.pid, port)
     deadline = time.monotonic() + START_SECONDS
-    while not emulator.healthy():
-        if process.poll() is not None or time.monotonic() > deadline:
-            emulator.stop()
-            raise EmulatorError(f"the emulator did not come up on port {port}: see {log}")
-        time.sleep(0.1)
-    # From here on the process is known by its number alone; this keeps Popen from warning about it.
-    process.returncode = 0
+    try:
+        while not emulator.healthy():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise EmulatorError(f"the emulator did not come up on port {port}: see {log}")
+            time.sleep(0.1)
+    except BaseException:
+        emulator.stop()
+        raise
+    finally:
+        # From here on the process is known by its number alone; this keeps Popen from warning about it.
+        process.returncode = process.returncode or 0
     return emulator
 
 

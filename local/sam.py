@@ -46,14 +46,17 @@ def build(sources: str, workspace: Path, log: Path) -> bool:
     if stamp.exists() and stamp.read_text() == sources:
         return False
     stamp.unlink(missing_ok=True)
-    _run("build", workspace, log)
+    _run("build", parameters(), workspace, log)
     stamp.write_text(sources)
     return True
 
 
-def deploy(workspace: Path, log: Path) -> None:
-    """Deploy the last build to where AWS_ENDPOINT_URL points, waiting until the stack is complete."""
-    _run("deploy", workspace, log)
+def deploy(further: Mapping[str, str], workspace: Path, log: Path) -> None:
+    """Deploy the last build to where AWS_ENDPOINT_URL points, waiting until the stack is complete.
+
+    further: parameters on top of, or instead of, `parameters()`.
+    """
+    _run("deploy", {**parameters(), **further}, workspace, log)
 
 
 def _sources() -> Iterator[Path]:
@@ -62,11 +65,11 @@ def _sources() -> Iterator[Path]:
         yield from (path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
-def _run(command: str, workspace: Path, log: Path) -> None:
+def _run(command: str, given: Mapping[str, str], workspace: Path, log: Path) -> None:
     sam = Path(os.environ.get("SLUICE_SAM", ".venv-sam/bin/sam")).absolute()
     if not sam.is_file():
         raise SamError(f"no SAM CLI at {sam}: let make install it or set SLUICE_SAM")
-    overrides = [f"{name}={value}" for name, value in parameters().items()]
+    overrides = [f"{name}={value}" for name, value in given.items()]
     environment = os.environ | {
         "PATH": f"{sam.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "SAM_CLI_TELEMETRY": "0",

@@ -7,7 +7,7 @@
 another), builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs the
 event source mappings. It may be repeated: a running stack is kept and gets what has changed. What runs, and
 how to reach it, is in `.local/stack.json`; what it says, in `.local/logs`. `down` ends exactly what is
-written there.
+written there. `running` is a stack of its own for a `with` block, beside that one.
 
 Another upstream has accounts of its own: SLUICE_UPSTREAM_ACCOUNT=SITE_ID:PRIVATE_KEY names the one to use.
 """
@@ -25,7 +25,7 @@ import string
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,8 +37,6 @@ from local.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
 from local.service import Service, ServiceError
 
 WORKSPACE = Path(".local").absolute()
-LOGS = WORKSPACE / "logs"
-STATE = WORKSPACE / "stack.json"
 DEFAULT_PORT = 4566
 START_SECONDS = 60
 # How long invocations that run may take to finish before they are cut off, as a Lambda timeout would.
@@ -51,7 +49,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """What `.local/stack.json` says: where everything is, and which processes are ours."""
+    """What `stack.json` in its folder says: where everything is, and which processes are ours."""
 
     api: str
     aws: str
@@ -62,19 +60,21 @@ class Stack:
     key: str
     pids: dict[str, int]
     sources: str
+    folder: str = str(WORKSPACE)
 
     @classmethod
-    def load(cls) -> Self | None:
+    def load(cls, folder: Path = WORKSPACE) -> Self | None:
         try:
-            return cls(**json.loads(STATE.read_text()))
+            return cls(**json.loads(_state(folder).read_text()))
         except FileNotFoundError:
             return None
 
     def save(self) -> None:
-        half = STATE.with_suffix(".part")
+        state = _state(Path(self.folder))
+        half = state.with_suffix(".part")
         half.touch(mode=0o600)
         half.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        half.replace(STATE)
+        half.replace(state)
 
     @property
     def port(self) -> int:
@@ -86,8 +86,11 @@ class Stack:
 
     @property
     def services(self) -> dict[str, Service]:
+        folder = Path(self.folder)
         return {
-            name: Service(pid, _ready_file(name)) for name, pid in self.pids.items() if name != "emulator"
+            name: Service(pid, _ready_file(folder, name))
+            for name, pid in self.pids.items()
+            if name != "emulator"
         }
 
     def healthy(self) -> bool:
@@ -103,7 +106,7 @@ class Stack:
             if name in self.services:
                 self.services[name].stop(2 * GRACE_SECONDS)
         self.emulator.stop()
-        STATE.unlink(missing_ok=True)
+        _state(Path(self.folder)).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def up(port: int | None, upstream: str | None) -> Stack:
     if stack is not None:
         print("cleaning up after a stack that is no longer whole")
         stack.stop()
-    return _start(port or DEFAULT_PORT, upstream)
+    return _start(WORKSPACE, port or DEFAULT_PORT, upstream, {})
 
 
 def down() -> None:
@@ -162,6 +165,24 @@ def down() -> None:
         stack.stop()
 
 
+@contextlib.contextmanager
+def running(folder: Path, parameters: Mapping[str, str]) -> Iterator[Stack]:
+    """A stack for the length of a `with` block, with a folder and a port of its own, beside any other.
+
+    parameters: the template's, where they are to differ from what `up` takes.
+    What an earlier block in this folder could not end is ended first.
+    """
+    with contextlib.ExitStack() as block:
+        block.enter_context(_alone(folder))
+        with _alone(WORKSPACE):  # what is built is everybody's
+            left = Stack.load(folder)
+            if left is not None:
+                left.stop()
+            stack = _start(folder, emulator.free_port(), None, parameters)
+            block.callback(stack.stop)
+        yield stack
+
+
 def _same(stack: Stack, port: int | None, upstream: str | None) -> Stack:
     if port not in {None, stack.port}:
         raise StackError(f"a stack runs on port {stack.port} already: make down ends it")
@@ -172,25 +193,25 @@ def _same(stack: Stack, port: int | None, upstream: str | None) -> Stack:
     return stack
 
 
-def _start(port: int, upstream: str | None) -> Stack:
+def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[str, str]) -> Stack:
     account = Account.create()
     sources = sam.fingerprint()
     _isolate(port)
     with contextlib.ExitStack() as started:
         with _step(f"starting the emulator on port {port}"):
-            emulated = _start_emulator(port)
+            emulated = _start_emulator(folder, port)
             started.callback(emulated.stop)
         pids = {"emulator": emulated.pid}
         if upstream is None:
             with _step("starting the upstream's stand-in"):
-                upstream, pids["standin"] = _start_standin(account, started)
-        _build(sources)
-        outputs = _deploy()
+                upstream, pids["standin"] = _start_standin(folder, account, started)
+        _build(folder, sources)
+        outputs = _deploy(folder, parameters)
         with _step("writing the account, starting the event source mappings"):
             boto3.client("secretsmanager").put_secret_value(
                 SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
             )
-            mapping = _start_mapping(emulated.endpoint)
+            mapping = _start_mapping(folder, emulated.endpoint)
             started.callback(mapping.stop, 0)
         pids["mapping"] = mapping.pid
         stack = Stack(
@@ -203,6 +224,7 @@ def _start(port: int, upstream: str | None) -> Stack:
             key=account.key,
             pids=pids,
             sources=sources,
+            folder=str(folder),
         )
         stack.save()
         started.pop_all()
@@ -217,12 +239,13 @@ def _refresh(stack: Stack) -> Stack:
         return stack
     print("running already: deploying what has changed")
     _isolate(stack.port)
-    _build(sources)
+    folder = Path(stack.folder)
+    _build(folder, sources)
     stack.services["mapping"].stop(2 * GRACE_SECONDS)
     try:
-        outputs = _deploy()
+        outputs = _deploy(folder, {})
     finally:
-        mapping = _start_mapping(stack.aws)
+        mapping = _start_mapping(folder, stack.aws)
         stack = replace(stack, pids=stack.pids | {"mapping": mapping.pid})
         stack.save()
     stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources)
@@ -230,23 +253,23 @@ def _refresh(stack: Stack) -> Stack:
     return stack
 
 
-def _start_emulator(port: int) -> Emulator:
-    data = WORKSPACE / "emulator"
+def _start_emulator(folder: Path, port: int) -> Emulator:
+    data = folder / "emulator"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
-    log = LOGS / "emulator.log"
+    log = _log(folder, "emulator")
     log.unlink(missing_ok=True)
     log.symlink_to(data / "ministack.log")
     return emulator.start(port, data, auth=True)
 
 
-def _start_standin(account: Account, started: contextlib.ExitStack) -> tuple[str, int]:
-    ready = _ready_file("standin")
+def _start_standin(folder: Path, account: Account, started: contextlib.ExitStack) -> tuple[str, int]:
+    ready = _ready_file(folder, "standin")
     standin = service.start(
         "local.standin",
         ["--port", "0", "--account", f"{account.site_id}:{account.private_key}"],
         ready,
-        LOGS / "standin.log",
+        _log(folder, "standin"),
         START_SECONDS,
     )
     started.callback(standin.stop, 0)
@@ -254,26 +277,26 @@ def _start_standin(account: Account, started: contextlib.ExitStack) -> tuple[str
     return url, standin.pid
 
 
-def _start_mapping(endpoint: str) -> Service:
+def _start_mapping(folder: Path, endpoint: str) -> Service:
     return service.start(
         "local.mapping",
         ["--all", "--endpoint", endpoint, "--region", REGION, "--grace", str(GRACE_SECONDS)],
-        _ready_file("mapping"),
-        LOGS / "mapping.log",
+        _ready_file(folder, "mapping"),
+        _log(folder, "mapping"),
         START_SECONDS,
     )
 
 
-def _build(sources: str) -> None:
+def _build(folder: Path, sources: str) -> None:
     with _step("building functions and layers (sam build)") as note:
-        if not sam.build(sources, WORKSPACE, LOGS / "sam-build.log"):
+        if not sam.build(sources, WORKSPACE, _log(folder, "sam-build")):
             note.append("unchanged")
 
 
-def _deploy() -> dict[str, str]:
+def _deploy(folder: Path, parameters: Mapping[str, str]) -> dict[str, str]:
     with _step("deploying (sam deploy)"):
         boto3.client("s3").create_bucket(Bucket=sam.BUCKET)
-        sam.deploy(WORKSPACE, LOGS / "sam-deploy.log")
+        sam.deploy(parameters, WORKSPACE, _log(folder, "sam-deploy"))
         [deployed] = boto3.client("cloudformation").describe_stacks(StackName=sam.STACK)["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
 
@@ -285,8 +308,16 @@ def _api(endpoint: str, outputs: dict[str, str]) -> str:
     return f"{endpoint}/_aws/execute-api/{api_id}{deployed.path}"
 
 
-def _ready_file(name: str) -> Path:
-    return WORKSPACE / f"{name}.ready"
+def _state(folder: Path) -> Path:
+    return folder / "stack.json"
+
+
+def _ready_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.ready"
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.log"
 
 
 def _isolate(port: int) -> None:
@@ -316,14 +347,14 @@ def _step(name: str) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the workspace, so that two commands at once do not start two stacks."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (WORKSPACE / "lock").open("w") as lock:
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that two commands at once do not start two stacks in it."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StackError("another make up or make down is at work") from error
+            raise StackError(f"another command is at work in {folder}") from error
         yield
 
 
@@ -349,7 +380,7 @@ def main() -> None:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        with _alone():
+        with _alone(WORKSPACE):
             if arguments.command == "down":
                 down()
                 return
@@ -358,7 +389,7 @@ def main() -> None:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted; nothing is left running")
-    print(f"API       {stack.api}\nupstream  {stack.upstream}\nkey       in {STATE.relative_to(Path.cwd())}")
+    print(f"API       {stack.api}\nupstream  {stack.upstream}\nkey       in {_state(Path('.local'))}")
 
 
 if __name__ == "__main__":
