@@ -1,9 +1,10 @@
-"""Delivers batches of EventsQueue. Lambda's and SQS's side only: the rest is `sluice.dispatch`."""
+"""Delivers batches of EventsQueue. Lambda's and SQS's side only: what is decided, `sluice` decides."""
 
 import asyncio
 import functools
 import random
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,17 +12,29 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, dispatch, rejection, settings, upstream
+from sluice import (
+    accounts,
+    aws,
+    backoff,
+    circuit,
+    dispatch,
+    isolation,
+    receipts,
+    rejection,
+    settings,
+    upstream,
+)
 from sluice.accounts import Account
+from sluice.errors import Retryable
 from sluice.pace import Pace
 from sluice.settings import DispatchSettings
 
+_WAIT_SECONDS: Final = 62.0  # for a slot: a whole window of the limit, so that none is left unused
 _WRAP_UP_SECONDS: Final = 8.0  # for rejections, visibilities and the answer, after the last request
-_FIRST_BACKOFF_SECONDS: Final = 4.0
-_MAX_BACKOFF_SECONDS: Final = 900.0
 
 logger = Logger()
 metrics = Metrics()
+chance = random.SystemRandom()
 
 
 @functools.cache
@@ -36,67 +49,122 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Lambda's entry: a batch of EventsQueue."""
     configuration = settings.load(DispatchSettings)
     end = time.time() + context.get_remaining_time_in_millis() / 1_000
+    last_send = end - _WRAP_UP_SECONDS - upstream.TOTAL_SECONDS
     records = dict(enumerate(event["Records"]))
-    outcome = _runner().run(
-        dispatch.dispatch(
-            {number: _record(record) for number, record in records.items()},
-            _ports(configuration, end - _WRAP_UP_SECONDS - upstream.TOTAL_SECONDS),
+    parts = _parts(records, configuration)
+    counts: Counter[str] = Counter(Messages=len(records))
+    failed: set[int] = set()
+    for position, part in enumerate(parts):
+        if position and time.time() > last_send:
+            failed.update(number for later in parts[position:] for number in later)
+            break
+        share = {number: records[number] for number in part}
+        kept = _dispatch(share, configuration, min(last_send, time.time() + _WAIT_SECONDS), counts)
+        failed.update(kept)
+        if len(parts) > 1:
+            # The next part may end this process, and the answer with it.
+            done = [records[number]["receiptHandle"] for number in part if number not in kept]
+            aws.delete(configuration.events_queue_url, done)
+    _report(counts, len(failed))
+    return {
+        "batchItemFailures": [{"itemIdentifier": records[number]["messageId"]} for number in sorted(failed)]
+    }
+
+
+def _dispatch(
+    share: dict[int, Any], configuration: DispatchSettings, deadline: float, counts: Counter[str]
+) -> set[int]:
+    """Dispatches a share of the batch and returns the numbers of what stays on the queue."""
+    batch = {number: _record(record) for number, record in share.items()}
+    outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, deadline)))
+    _store_rejections(outcome, configuration)
+    counts.update(outcome.counts)
+    delays = [
+        (share[number]["receiptHandle"], backoff.delay(batch[number].receives, after, chance))
+        for number, after in outcome.retry.items()
+    ]
+    aws.postpone(configuration.events_queue_url, delays)
+    return set(outcome.retry)
+
+
+def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[list[int]]:
+    received = {
+        number: isolation.Receives(
+            int(record["attributes"]["ApproximateReceiveCount"]),
+            int(record["attributes"]["ApproximateFirstReceiveTimestamp"]) / 1_000,
         )
-    )
-    retry = _store_rejections(outcome, configuration)
-    for name, count in outcome.counts.items():
-        metrics.add_metric(name, MetricUnit.Count, count)
-    metrics.add_metric("RetriedMessages", MetricUnit.Count, len(retry))
-    logger.info("dispatched", messages=len(records), retried=len(retry), counts=outcome.counts)
-    aws.postpone(
-        configuration.events_queue_url,
-        [
-            (records[number]["receiptHandle"], _delay(records[number], after))
-            for number, after in retry.items()
-        ],
-    )
-    return {"batchItemFailures": [{"itemIdentifier": records[number]["messageId"]} for number in retry]}
+        for number, record in records.items()
+    }
+    if all(received[number].count == 1 for number in received):
+        return [list(records)]
+    timeout = aws.visibility_timeout(configuration.events_queue_url)
+    return isolation.parts(received, time.time(), timeout, chance)
 
 
 def _ports(configuration: DispatchSettings, deadline: float) -> dispatch.Ports:
+    table, bucket = configuration.state_table, configuration.claim_bucket
+
     def pace(account: Account) -> Pace:
-        return Pace(configuration.state_table, account.site_id, deadline)
+        return Pace(table, account.site_id, deadline)
+
+    async def is_open(site_id: str) -> bool:
+        return await asyncio.to_thread(circuit.is_open, table, site_id)
+
+    async def open_circuit(site_id: str, status: int) -> bool:
+        logger.error("circuit opened", account=site_id, status=status)
+        return await asyncio.to_thread(circuit.open_circuit, table, site_id, status)
+
+    async def close_circuit(site_id: str) -> None:
+        logger.info("circuit closed", account=site_id)
+        await asyncio.to_thread(circuit.close_circuit, table, site_id)
+
+    async def park(site_id: str, messages: list[bytes]) -> None:
+        await asyncio.to_thread(circuit.park, table, bucket, site_id, messages)
+
+    async def done(ids: list[str]) -> dict[str, frozenset[int]]:
+        return await asyncio.to_thread(receipts.done, table, ids)
+
+    async def delivered(receipt: str, places: list[int]) -> None:
+        await asyncio.to_thread(receipts.note, table, receipt, delivered=places)
 
     return dispatch.Ports(
         accounts=functools.partial(accounts.load, configuration.accounts_secret),
-        fetch_claim=aws.claim_reader(configuration.claim_bucket),
+        fetch_claim=aws.claim_reader(bucket),
         create_job=functools.partial(upstream.create_job, upstream.client()),
         pace=pace,
+        circuits=dispatch.Circuits(is_open, open_circuit, close_circuit, park),
+        receipts=dispatch.Receipts(done, delivered),
         now=functools.partial(datetime.now, UTC),
     )
 
 
 def _record(record: dict[str, Any]) -> dispatch.Record:
     named = record.get("messageAttributes", {})
+    attributes = record["attributes"]
     return dispatch.Record(
         record["body"],
-        datetime.fromtimestamp(int(record["attributes"]["SentTimestamp"]) / 1_000, UTC),
+        datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
+        int(attributes["ApproximateReceiveCount"]),
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
+        probe="probe" in named,
     )
 
 
-def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings) -> dict[int, float | None]:
-    """Puts rejections on their queue; returns what stays on ours, with what could not be put there.
-
-    A message that stays is dispatched again, and its refused events are refused again: only then are
-    they put on the queue, so that each is there once.
-    """
-    retry = dict(outcome.retry)
-    final = [(number, refused) for number, refused in outcome.rejections if number not in retry]
+def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings) -> None:
+    """Puts the rejections that are due on their queue; messages of those it fails for are kept."""
+    due = outcome.due()
     unsent = aws.send_all(
         configuration.rejected_queue_url,
-        [rejection.encode(refused) for _, refused in final],
+        [rejection.encode(refusal.rejection) for refusal in due],
         claim_bucket=configuration.claim_bucket,
     )
-    for index in unsent:
-        retry[final[index][0]] = None
-    for _, refused in final:
+    for index, refusal in enumerate(due):
+        if index in unsent:
+            outcome.retry[refusal.record] = None
+            continue
+        refused = refusal.rejection
+        outcome.counts["RejectedEvents"] += max(1, len(refusal.places))
         logger.info(
             "rejected",
             id=refused.id,
@@ -105,13 +173,19 @@ def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings
             account=refused.account,
             receipt=refused.receipt,
         )
-    return retry
+        if refusal.receipt:
+            _note_rejected(refusal, configuration)
 
 
-def _delay(record: dict[str, Any], after: float | None) -> int:
-    """Seconds until a message is tried again: as long as is known, else longer each time, jittered."""
-    receives = int(record["attributes"]["ApproximateReceiveCount"])
-    backoff = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(receives - 1, 10))
-    wait = after if after is not None else backoff / 2
-    # Jitter on top: never earlier than asked, and not everybody at once.
-    return int(min(_MAX_BACKOFF_SECONDS, wait + random.uniform(0, backoff / 2)))  # noqa: S311
+def _note_rejected(refusal: dispatch.Refusal, configuration: DispatchSettings) -> None:
+    try:
+        receipts.note(configuration.state_table, refusal.receipt, rejected=refusal.places)
+    except Retryable as error:
+        logger.warning("receipt not noted", receipt=refusal.receipt, cause=str(error))
+
+
+def _report(counts: Counter[str], retried: int) -> None:
+    counts["RetriedMessages"] = retried
+    for name, count in counts.items():
+        metrics.add_metric(name, MetricUnit.Count, count)
+    logger.info("dispatched", counts=counts)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import settings
+from sluice import circuit, settings
 
 type Template = dict[str, Any]
 type Rule = Callable[[Template], Iterator[str]]
@@ -28,6 +28,7 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
     "IngestFunction": settings.IngestSettings,
     "DispatchFunction": settings.DispatchSettings,
     "RejectFunction": settings.RejectSettings,
+    "ResumeFunction": settings.ResumeSettings,
 }
 
 
@@ -62,7 +63,7 @@ def target(reference: Any) -> str:
     match reference:
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
             return name
-        case {"Fn::Sub": str(text)} if found := re.fullmatch(r"\$\{(\w+)\.Arn\}/([a-z]+/)?\*", text):
+        case {"Fn::Sub": str(text)} if found := re.fullmatch(r"\$\{(\w+)\.Arn\}/([a-z]+/)*\*", text):
             return found[1]
     return ""
 
@@ -206,7 +207,8 @@ def secrets_stay_in_the_secret(template: Template) -> Iterator[str]:
 
 
 def functions_have_no_dead_letter_queue(template: Template) -> Iterator[str]:
-    """It serves asynchronous invocation alone; these functions are invoked by queues and the API."""
+    """It serves asynchronous invocation alone; these functions are invoked by queues,
+    the API and a schedule whose next tick does what one missed."""
     for name, function in of_type(template, FUNCTION).items():
         if "DeadLetterConfig" in function:
             yield f"{name}: has a dead-letter queue"
@@ -224,9 +226,10 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("EventsQueue", "ApproximateAgeOfOldestMessage"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesVisible"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
+        ("", "OpenCircuits"),
     ]:
         if (queue, metric) not in watched:
-            yield f"{queue}: nobody watches {metric}"
+            yield f"{queue or 'Sluice'}: nobody watches {metric}"
 
 
 def data_is_encrypted_and_private(template: Template) -> Iterator[str]:
@@ -245,11 +248,13 @@ def data_is_encrypted_and_private(template: Template) -> Iterator[str]:
 
 
 def claims_outlive_their_messages(template: Template) -> Iterator[str]:
-    """A message that points to a deleted claim is a lost request."""
+    """A message that points to a deleted claim is a lost request; what is parked has no other copy."""
     longest = max(queue["MessageRetentionPeriod"] for queue in of_type(template, QUEUE).values())
-    [rule] = template["Resources"]["ClaimBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
-    if rule["ExpirationInDays"] * DAY <= longest:
-        yield "ClaimBucket: a message may outlive its claim"
+    for rule in template["Resources"]["ClaimBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]:
+        if rule["ExpirationInDays"] * DAY <= longest:
+            yield f"ClaimBucket: a message may outlive its claim by {rule['Id']}"
+        if circuit.PARKED_PREFIX.startswith(rule.get("Prefix", "")):
+            yield f"ClaimBucket: parked messages expire by {rule['Id']}"
 
 
 def what_cannot_be_made_again_is_kept(template: Template) -> Iterator[str]:
@@ -306,7 +311,11 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (logs_expire, "Resources.IngestFunctionLogGroup.Properties", {}),
     (logs_expire, "Resources.IngestFunction.Properties.LoggingConfig", {}),
     (logs_expire, f"{STATEMENTS.format('Reject')}.0.Resource", {"Ref": "IngestFunctionLogGroup"}),
-    (environment_is_what_the_function_reads, f"{ENVIRONMENT}.SLUICE_STATE_TABLE", {"Ref": "StateTable"}),
+    (
+        environment_is_what_the_function_reads,
+        f"{ENVIRONMENT}.SLUICE_ARCHIVE_BUCKET",
+        {"Ref": "ArchiveBucket"},
+    ),
     (environment_is_what_the_function_reads, f"{ENVIRONMENT}.POWERTOOLS_SERVICE_NAME", "service"),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_CLAIM_BUCKET", {"Ref": "ArchiveBucket"}),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_ACCOUNTS_SECRET", "pk_0123456789"),
@@ -327,6 +336,12 @@ BREACHES: list[tuple[Rule, str, Any]] = [
         "Resources.ClaimBucket.Properties.LifecycleConfiguration.Rules.0.ExpirationInDays",
         14,
     ),
+    (
+        claims_outlive_their_messages,
+        "Resources.ClaimBucket.Properties.LifecycleConfiguration.Rules.1.Prefix",
+        "",
+    ),
+    (alarms_see_dead_letters, "Resources.OpenCircuitsAlarm.Properties.MetricName", "CircuitsOpened"),
     (what_cannot_be_made_again_is_kept, "Resources.AccountsSecret.DeletionPolicy", "Delete"),
     (what_cannot_be_made_again_is_kept, "Resources.EventsQueue.UpdateReplacePolicy", "Delete"),
 ]

@@ -5,6 +5,7 @@ One JSON document in Secrets Manager, cached for `CACHE_SECONDS`, so a new key w
 
 import hashlib
 import hmac
+import re
 import urllib.parse
 from typing import Annotated, Final
 
@@ -14,6 +15,7 @@ from sluice.contract import KLAVIYO_BASE_URL
 from sluice.errors import Misconfigured, Retryable
 
 CACHE_SECONDS: Final = 60
+_SITE_ID: Final = r"^[A-Za-z0-9]{6}$"
 
 
 class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +28,7 @@ class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream account: its public site id, the key we call it with, the keys callers use."""
 
-    site_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{6}$")]
+    site_id: Annotated[str, msgspec.Meta(pattern=_SITE_ID)]
     private_key: Annotated[str, msgspec.Meta(min_length=1)]
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
@@ -54,6 +56,11 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def only(self) -> Account | None:
         """The account, if there is exactly one."""
         return self.accounts[0] if len(self.accounts) == 1 else None
+
+
+def is_site_id(text: str) -> bool:
+    """Whether this has the form of a site id."""
+    return re.search(_SITE_ID, text) is not None
 
 
 def parse(document: bytes | str) -> Accounts:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,17 +47,28 @@ def dynamodb() -> "DynamoDBClient":
     return _client("dynamodb")  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def reaching(otherwise: str) -> Iterator[None]:
+    """Turns the SDK's errors into `Retryable`: what is asked for here is right, or an operator's to mend."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise Retryable(otherwise) from error
+
+
 def store(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
     """Puts one message on the queue, its claim into S3 first. `Retryable` if it is not safe there."""
     _store_claim(body, claim_bucket)
-    with _reaching("the events queue cannot be reached"):
+    with reaching("the events queue cannot be reached"):
         # The group makes a standard queue fair between accounts; it does not order anything.
         sqs().send_message(QueueUrl=queue_url, MessageBody=body.text, MessageGroupId=account)
 
 
 def put(bucket: str, key: str, content: bytes) -> None:
     """Writes one object. `Retryable` if it is not safe there."""
-    with _reaching("an object cannot be written"):
+    with reaching("an object cannot be written"):
         s3().put_object(Bucket=bucket, Key=key, Body=content)
 
 
@@ -65,21 +76,49 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
     """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
 
     def fetch(key: str) -> bytes:
-        with _reaching("a claim cannot be read"):
+        with reaching("a claim cannot be read"):
             return s3().get_object(Bucket=claim_bucket, Key=key)["Body"].read()
 
     return fetch
 
 
-def send_all(queue_url: str, bodies: Sequence[Body], *, claim_bucket: str) -> set[int]:
+def delete(queue_url: str, receipt_handles: Iterable[str]) -> None:
+    """Deletes received messages. One this fails for is received again, and found to be done."""
+    for chunk in batched(receipt_handles, BATCH, strict=False):
+        entries: Any = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(chunk)]
+        with contextlib.suppress(Retryable), reaching("a queue cannot be reached"):
+            sqs().delete_message_batch(QueueUrl=queue_url, Entries=entries)
+
+
+@functools.cache
+def visibility_timeout(queue_url: str) -> float:
+    """A queue's visibility timeout in seconds, asked for once."""
+    with reaching("a queue cannot be reached"):
+        answer = sqs().get_queue_attributes(QueueUrl=queue_url, AttributeNames=["VisibilityTimeout"])
+    return float(answer["Attributes"]["VisibilityTimeout"])
+
+
+def send_all(
+    queue_url: str,
+    bodies: Sequence[Body],
+    *,
+    claim_bucket: str,
+    group: str | None = None,
+    attributes: Mapping[str, str] | None = None,
+) -> set[int]:
     """Sends messages in batches and returns the indexes of those that did not get there."""
+    common: dict[str, Any] = {"MessageGroupId": group} if group else {}
+    if attributes:
+        common["MessageAttributes"] = {
+            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+        }
     unsent: set[int] = set()
     for chunk in _batches(bodies):
-        entries: Any = [{"Id": str(index), "MessageBody": bodies[index].text} for index in chunk]
+        entries: Any = [{"Id": str(index), "MessageBody": bodies[index].text, **common} for index in chunk]
         try:
             for index in chunk:
                 _store_claim(bodies[index], claim_bucket)
-            with _reaching("a queue cannot be reached"):
+            with reaching("a queue cannot be reached"):
                 answer = sqs().send_message_batch(QueueUrl=queue_url, Entries=entries)
         except Retryable:
             unsent.update(chunk)
@@ -98,24 +137,13 @@ def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for number, (handle, seconds) in enumerate(chunk)
         ]
-        with contextlib.suppress(Retryable), _reaching("a queue cannot be reached"):
+        with contextlib.suppress(Retryable), reaching("a queue cannot be reached"):
             sqs().change_message_visibility_batch(QueueUrl=queue_url, Entries=entries)
 
 
 def _store_claim(body: Body, claim_bucket: str) -> None:
     if body.claim_key is not None:
         put(claim_bucket, body.claim_key, body.claim_bytes)
-
-
-@contextlib.contextmanager
-def _reaching(otherwise: str) -> Iterator[None]:
-    """Turns the SDK's errors into `Retryable`: what is asked for here is right, or an operator's to mend."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise Retryable(otherwise) from error
 
 
 def _batches(bodies: Sequence[Body]) -> Iterator[list[int]]:

@@ -1,8 +1,8 @@
 """Delivers a batch of queue messages: decode, pack, pace, issue, triage.
 
-Every event of the batch ends in one of three ways: delivered (the upstream has it), rejected (with
-the reason), or its message is in `Outcome.retry` and stays on the queue. A message is done only when
-none of its events is left to retry.
+Every event of the batch ends in one of four ways: delivered (the upstream has it), rejected (with
+the reason), parked (safe until its account's circuit closes), or its message is in `Outcome.retry`
+and stays on the queue. A message is done only when none of its events is left to retry.
 """
 
 import asyncio
@@ -13,46 +13,90 @@ from typing import Final
 
 import msgspec
 
-from sluice import contract, intake, message, packing, triage
-from sluice.accounts import Account, Accounts
+from sluice import contract, intake, message, packing, receipts, triage
+from sluice.accounts import Account, Accounts, is_site_id
 from sluice.errors import Refused, Retryable, Undeliverable
 from sluice.message import Message, StoredMessage
 from sluice.pace import Pace
-from sluice.packing import Job, JobEntry, PackedEvent
+from sluice.packing import Job, JobEntry, Origin, PackedEvent
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection, UpstreamPayload
 from sluice.triage import Answer, Fault
 
 CONCURRENT_JOBS: Final = 8  # of one account, in one invocation
+UNKNOWN_ACCOUNT_STATUS: Final = 0  # opens a circuit where there is nobody to ask
 BISECTION_REQUESTS: Final = 60  # that one job may cost beyond the first, to find what is wrong in it
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One received queue message. `account` and `surface` are a producer's message attributes."""
+    """One received queue message. `account` and `surface` are a producer's message attributes.
+
+    A `probe` was sent back to the queue to find out whether its account answers again.
+    """
 
     body: str
     sent: datetime
+    receives: int = 1
     account: str | None = None
     surface: str | None = None
+    probe: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A rejection that is due, of the events at these places of a record's message."""
+
+    record: int
+    rejection: Rejection
+    receipt: str = ""
+    places: tuple[int, ...] = ()
 
 
 class Outcome(msgspec.Struct):
     """What became of a batch, by the records' numbers.
 
-    `retry` holds those to keep on the queue, with seconds to wait where they are known.
+    `retry` holds those to keep on the queue, with seconds to wait where they are known. The
+    rejections of messages that are neither done nor to be retried are due; the others' are not, as
+    their events will be refused again.
     """
 
     retry: dict[int, float | None] = {}
-    rejections: list[tuple[int, Rejection]] = []
+    parked: set[int] = set()
+    refusals: list[Refusal] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def due(self) -> list[Refusal]:
+        """The rejections to store now."""
+        return [
+            refusal
+            for refusal in self.refusals
+            if refusal.record not in self.retry and refusal.record not in self.parked
+        ]
+
+
+class Circuits(msgspec.Struct, frozen=True):
+    """The accounts' circuits, by site id. `open` takes the status that opens one; True if it was closed."""
+
+    is_open: Callable[[str], Awaitable[bool]]
+    open: Callable[[str, int], Awaitable[bool]]
+    close: Callable[[str], Awaitable[None]]
+    park: Callable[[str, list[bytes]], Awaitable[None]]
+
+
+class Receipts(msgspec.Struct, frozen=True):
+    """The ledger of bulk requests: what is done of each of these, and noting what was delivered."""
+
+    done: Callable[[list[str]], Awaitable[dict[str, frozenset[int]]]]
+    delivered: Callable[[str, list[int]], Awaitable[None]]
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What dispatch reaches the world through."""
+    """What dispatch reaches the world through. All but `accounts` and `now` may raise `Retryable`."""
 
     accounts: Callable[[], Accounts]
     fetch_claim: Callable[[str], bytes]
     create_job: Callable[[Account, bytes], Awaitable[Answer]]
     pace: Callable[[Account], Pace]
+    circuits: Circuits
+    receipts: Receipts
     now: Callable[[], datetime]
 
 
@@ -70,37 +114,116 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
             stored = _decode(record, accounts, ports)
             by_account[stored.account][number] = stored
         except Undeliverable as error:
-            outcome.rejections.append((number, _unreadable(record, error, ports.now())))
+            outcome.refusals.append(Refusal(number, _unreadable(record, error, ports.now())))
         except Retryable as error:
             outcome.retry[number] = error.after
     async with asyncio.TaskGroup() as group:
         for site_id, messages in by_account.items():
             account = accounts.with_site_id(site_id)
             if account is None:
-                # Its secret entry may be on its way: an operator's mistake must not cost events.
-                outcome.retry.update(dict.fromkeys(messages))
-                outcome.counts["UnknownAccountMessages"] += len(messages)
+                group.create_task(_park_unknown(site_id, messages, ports, outcome))
             else:
-                group.create_task(_Delivery(account, messages, ports, outcome).run())
+                group.create_task(_Delivery(account, messages, records, ports, outcome).run())
     return outcome
+
+
+async def _park_unknown(
+    site_id: str, messages: Mapping[int, StoredMessage], ports: Ports, outcome: Outcome
+) -> None:
+    """Parks what is for an account the secret does not name (any more): that may be a mistake."""
+    try:
+        if await ports.circuits.open(site_id, UNKNOWN_ACCOUNT_STATUS):
+            outcome.counts["CircuitsOpened"] += 1
+    except Retryable as error:
+        outcome.retry.update(dict.fromkeys(messages, error.after))
+    else:
+        await _park(site_id, messages, ports, outcome)
+
+
+async def _park(site_id: str, messages: Mapping[int, StoredMessage], ports: Ports, outcome: Outcome) -> None:
+    """Parks messages; on the queue stay those that cannot be."""
+    if not messages:
+        return
+    try:
+        await ports.circuits.park(site_id, [msgspec.json.encode(message) for message in messages.values()])
+    except Retryable as error:
+        outcome.retry.update(dict.fromkeys(messages, error.after))
+        return
+    outcome.parked.update(messages)
+    outcome.counts["ParkedMessages"] += len(messages)
+    for number in messages:
+        outcome.retry.pop(number, None)
 
 
 class _Delivery:
     """One account's share of a batch."""
 
     def __init__(
-        self, account: Account, messages: dict[int, StoredMessage], ports: Ports, outcome: Outcome
+        self,
+        account: Account,
+        messages: dict[int, StoredMessage],
+        records: Mapping[int, Record],
+        ports: Ports,
+        outcome: Outcome,
     ) -> None:
         self._account = account
         self._messages = messages
+        self._records = records
         self._ports = ports
         self._outcome = outcome
         self._pace = ports.pace(account)
-        self._stopped: Retryable | None = None
         self._concurrent = asyncio.Semaphore(CONCURRENT_JOBS)
+        self._fault: triage.AccountFault | None = None
+        self._answered = False  # the account's jobs are looked at, whatever becomes of them
+        self._to_park: set[int] = set()
 
     async def run(self) -> None:
-        packed = packing.pack(self._messages.items())
+        """Sees to every message: each is delivered, refused, parked or kept for a retry."""
+        try:
+            await self._skip_what_is_done()
+            if await self._ports.circuits.is_open(self._account.site_id):
+                await self._probe()
+            else:
+                await self._send(self._messages)
+            if self._fault is not None:
+                await self._open_circuit(self._fault)
+        except Retryable as error:
+            for number in self._messages:
+                self._outcome.retry.setdefault(number, error.after)
+        waiting = {number: self._messages[number] for number in self._to_park}
+        await _park(self._account.site_id, waiting, self._ports, self._outcome)
+
+    async def _skip_what_is_done(self) -> None:
+        """Leaves out of redelivered bulk requests the events that their receipts say are done."""
+        again = {
+            message.receipt: number
+            for number, message in self._messages.items()
+            if self._records[number].receives > 1 and _has_receipt(message)
+        }
+        if again:
+            for receipt, places in (await self._ports.receipts.done(list(again))).items():
+                number = again[receipt]
+                self._messages[number] = _without(self._messages[number], places)
+                self._outcome.counts["SkippedEvents"] += len(places)
+
+    async def _probe(self) -> None:
+        """Tries only what was sent back for that, while the circuit is open; parks all else."""
+        probes = {n: message for n, message in self._messages.items() if self._records[n].probe}
+        rest = {n: message for n, message in self._messages.items() if n not in probes}
+        await self._send(probes)
+        if self._answered and self._fault is None:
+            await self._ports.circuits.close(self._account.site_id)
+            self._outcome.counts["CircuitsClosed"] += 1
+            await self._send(rest)
+        else:
+            self._to_park.update(rest)
+
+    async def _open_circuit(self, fault: triage.AccountFault) -> None:
+        if await self._ports.circuits.open(self._account.site_id, fault.status):
+            self._outcome.counts["CircuitsOpened"] += 1
+
+    async def _send(self, messages: Mapping[int, StoredMessage]) -> None:
+        packed = packing.pack(messages.items())
         for event in packed.oversized:
             detail = f"One event must not exceed {contract.MAX_BODY_BYTES_OUT} bytes as sent upstream."
             self._reject([event], event.profile, Reason.OVERSIZED, Fault("invalid", detail), None)
@@ -126,38 +249,54 @@ class _Delivery:
         except Retryable as error:
             self._keep(job, error.after)
             return False
+        if verdict is None:
+            self._to_park.update(_message_numbers(job))
+            return False
         match verdict:
-            case triage.Taken():
-                self._count_delivered(job)
+            case triage.Taken(ignored):
+                self._answered = True
+                self._outcome.counts["PartialFailures"] += bool(ignored)
+                self._outcome.counts["Jobs"] += 1
+                self._outcome.counts["JobEvents"] += job.events
+                await self._note_delivered([event for entry in job.entries for event in entry.events])
                 return True
             case triage.Attributed():
+                self._answered = True
                 await self._excise(job, verdict, budget)
             case triage.Unattributed(fault):
+                self._answered = True
                 await self._bisect(job, fault, budget)
-            case triage.AccountFault(status):
-                self._stopped = Retryable(f"the upstream answers {status} for this account")
-                self._outcome.counts["AccountFaults"] += 1
-                self._keep(job, None)
             case triage.Transient(_, after):
+                self._outcome.counts["TransientFaults"] += 1
                 self._keep(job, after)
         return False
 
-    async def _ask(self, job: Job) -> triage.Verdict:
-        """Sends a job when it is its turn, again after a throttle, and judges the answer."""
+    async def _ask(
+        self, job: Job
+    ) -> triage.Taken | triage.Attributed | triage.Unattributed | triage.Transient | None:
+        """Sends a job when it is its turn, again after a throttle, and judges the answer.
+
+        None if no job of this account is looked at for now.
+        """
         body = job.body()
-        while True:
-            if self._stopped is not None:
-                raise self._stopped
+        while self._fault is None:
             slot = await self._pace.turn()
+            if self._fault is not None:
+                break
             self._outcome.counts["UpstreamRequests"] += 1
             answer = await self._ports.create_job(self._account, body)
             verdict = triage.judge(answer, job)
             if (left := triage.rate_left(answer)) is not None:
                 await self._pace.observe(slot, *left)
-            if not isinstance(verdict, triage.Throttled):
-                return verdict
-            self._outcome.counts["Throttles"] += 1
-            await self._pace.pause(verdict.after)
+            match verdict:
+                case triage.Throttled(after):
+                    self._outcome.counts["Throttles"] += 1
+                    await self._pace.pause(after)
+                case triage.AccountFault():
+                    self._fault = verdict
+                case _:
+                    return verdict
+        return None
 
     async def _excise(self, job: Job, verdict: triage.Attributed, budget: "_Budget") -> None:
         """Takes out what the upstream named, and sends the rest at once."""
@@ -204,22 +343,34 @@ class _Delivery:
         else:
             await self._bisect(job, fault, budget)
 
-    def _count_delivered(self, job: Job) -> None:
-        counts = self._outcome.counts
-        counts["Jobs"] += 1
-        counts["JobEvents"] += job.events
-        counts["DeliveredEvents"] += sum(
-            len(event.origins) for entry in job.entries for event in entry.events
+    async def _note_delivered(self, events: list[PackedEvent]) -> None:
+        """Counts events as delivered, and notes those of bulk requests in their receipts."""
+        by_message: dict[int, list[int]] = defaultdict(list)
+        for event in events:
+            for origin in event.origins:
+                by_message[origin.message].append(receipts.place(origin.entry, origin.event))
+        self._outcome.counts["DeliveredEvents"] += sum(map(len, by_message.values()))
+        await asyncio.gather(
+            *(
+                self._note(self._messages[number].receipt, places)
+                for number, places in by_message.items()
+                if _has_receipt(self._messages[number])
+            )
         )
+
+    async def _note(self, receipt: str, places: list[int]) -> None:
+        try:
+            await self._ports.receipts.delivered(receipt, places)
+        except Retryable:
+            # Without its note an event may be sent again, which is harmless: the message need not stay.
+            self._outcome.counts["ReceiptsNotNoted"] += 1
 
     def _keep(self, job: Job, after: float | None) -> None:
         """Leaves a job's messages on the queue; of several reasons to wait, the longest counts."""
-        for entry in job.entries:
-            for event in entry.events:
-                for origin in event.origins:
-                    known = self._outcome.retry.get(origin.message)
-                    waits = [wait for wait in (known, after) if wait is not None]
-                    self._outcome.retry[origin.message] = max(waits, default=None)
+        for number in _message_numbers(job):
+            known = self._outcome.retry.get(number)
+            waits = [wait for wait in (known, after) if wait is not None]
+            self._outcome.retry[number] = max(waits, default=None)
 
     def _reject(
         self,
@@ -230,13 +381,13 @@ class _Delivery:
         event_index: int | None,
     ) -> None:
         """Notes a rejection for each of the callers' entries that the refused events came from."""
-        by_entry: dict[tuple[int, int], list[tuple[int, PackedEvent]]] = defaultdict(list)
+        by_entry: dict[tuple[int, int], list[tuple[Origin, PackedEvent]]] = defaultdict(list)
         for event in events:
             for origin in event.origins:
-                by_entry[origin.message, origin.entry].append((origin.event, event))
+                by_entry[origin.message, origin.entry].append((origin, event))
         for (number, entry), found in by_entry.items():
             source = self._messages[number]
-            at_event = found[0][0] if event_index is not None else None
+            at_event = found[0][0].event if event_index is not None else None
             rejection = Rejection(
                 reason,
                 fault.detail,
@@ -249,8 +400,33 @@ class _Delivery:
                 receipt=source.receipt,
                 accepted=source.accepted,
             )
-            self._outcome.rejections.append((number, rejection))
-            self._outcome.counts["RejectedEvents"] += len(found)
+            places = tuple(receipts.place(origin.entry, origin.event) for origin, _ in found)
+            self._outcome.refusals.append(
+                Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
+            )
+
+
+def _message_numbers(job: Job) -> set[int]:
+    return {origin.message for entry in job.entries for event in entry.events for origin in event.origins}
+
+
+def _has_receipt(stored: StoredMessage) -> bool:
+    return bool(stored.receipt) and stored.surface in receipts.SURFACES
+
+
+def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
+    """A message without the events of these places, the others still saying where they were."""
+    entries = []
+    for position, entry in enumerate(stored.entries):
+        at_entry = position if entry.at is None else entry.at
+        left = [
+            msgspec.structs.replace(event, at=at_event)
+            for index, event in enumerate(entry.events)
+            if receipts.place(at_entry, at_event := index if event.at is None else event.at) not in done
+        ]
+        if left:
+            entries.append(msgspec.structs.replace(entry, events=left, at=at_entry))
+    return msgspec.structs.replace(stored, entries=entries)
 
 
 class _Budget:
@@ -272,7 +448,10 @@ def _payload(profile: bytes, events: list[PackedEvent]) -> msgspec.Raw:
 
 def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage:
     if message.is_stored(record.body):
-        return message.decode(record.body, ports.fetch_claim)
+        stored = message.decode(record.body, ports.fetch_claim)
+        if not is_site_id(stored.account):
+            raise Undeliverable(Reason.MALFORMED, "The message's account is not a site id.")
+        return stored
     account = accounts.with_site_id(record.account) if record.account else accounts.only()
     if account is None:
         detail = (

@@ -30,6 +30,14 @@ class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts_secret: str
 
 
+class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What resume needs: where messages are parked, and where they go back to."""
+
+    events_queue_url: str
+    state_table: str
+    claim_bucket: str
+
+
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What reject needs: where the archive is, and the claims that dead letters may point to."""
 

@@ -1,0 +1,38 @@
+"""Once a minute: one parked message of each paused account goes back to the queue, or all of them."""
+
+import functools
+from typing import Any, Final
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from sluice import resume, settings
+from sluice.errors import Retryable
+from sluice.settings import ResumeSettings
+
+_WRAP_UP_SECONDS: Final = 10.0
+
+logger = Logger()
+metrics = Metrics()
+
+
+@metrics.log_metrics
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001
+    """Lambda's entry: a tick of the schedule."""
+    store = resume.Store(settings.load(ResumeSettings))
+    open_circuits = 0
+    for site_id, parked in store.accounts().items():
+        try:
+            is_open, sent = resume.resume(store, site_id, parked, functools.partial(_has_time, context))
+        except Retryable as error:
+            logger.error("not resumed", account=site_id, cause=str(error))
+            continue
+        open_circuits += is_open
+        logger.info("resumed", account=site_id, circuit_open=is_open, messages=sent)
+    metrics.add_metric("OpenCircuits", MetricUnit.Count, open_circuits)
+
+
+def _has_time(context: LambdaContext) -> bool:
+    return context.get_remaining_time_in_millis() / 1_000 > _WRAP_UP_SECONDS
