@@ -32,7 +32,7 @@ from typing import Any, Self
 
 import boto3
 
-from local import emulator, sam, service
+from local import emulator, permissions, sam, service
 from local.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
 from local.service import Service, ServiceError
 
@@ -297,6 +297,7 @@ def _deploy(folder: Path, parameters: Mapping[str, str]) -> dict[str, str]:
     with _step("deploying (sam deploy)"):
         boto3.client("s3").create_bucket(Bucket=sam.BUCKET)
         sam.deploy(parameters, WORKSPACE, _log(folder, "sam-deploy"))
+        permissions.allow_batches(boto3.client("iam"))
         [deployed] = boto3.client("cloudformation").describe_stacks(StackName=sam.STACK)["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
 
