@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,7 +14,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, ingest, jsonapi, settings
 from sluice.contract import Surface
-from sluice.errors import Refused, Retryable
+from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
 
 _RETRY_AFTER_SECONDS: Final = 5
@@ -39,8 +40,12 @@ def _accept(surface: Surface) -> Response[str]:
     )
     metrics.add_metric("AcceptedEvents", MetricUnit.Count, accepted.events)
     logger.info("accepted", receipt=accepted.receipt, account=accepted.account, events=accepted.events)
-    left_out = {"X-Klaviyo-Partial-Failure": ", ".join(sorted(accepted.ignored))} if accepted.ignored else {}
-    return _answer(202, ingest.receipt_document(accepted), left_out)
+    headers = {}
+    if accepted.ignored:
+        headers["X-Klaviyo-Partial-Failure"] = ", ".join(sorted(accepted.ignored))
+    if accepted.minimal:
+        headers["Preference-Applied"] = "return=minimal"
+    return _answer(202, ingest.receipt_document(accepted), headers)
 
 
 @app.post("/api/event-bulk-create-jobs")
@@ -63,14 +68,14 @@ def _create_client_event() -> Response[str]:
     return _accept(Surface.CLIENT_EVENT)
 
 
-_PATHS: Final = frozenset(
+_ROUTES: Final = frozenset(
     {"/api/event-bulk-create-jobs", "/api/events", "/client/event-bulk-create", "/client/events"}
 )
 
 
 @app.not_found
 def _not_found(_: Exception) -> Response[str]:
-    if app.current_event.path.rstrip("/") in _PATHS:
+    if app.current_event.path.removesuffix("/") in _ROUTES:
         problem = Problem("method_not_allowed", "Only POST is allowed here.")
         return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": "POST"})
     return _answer(404, jsonapi.envelope(404, [Problem("not_found", "There is nothing at this path.")]))
@@ -85,15 +90,26 @@ def _refused(refused: Refused) -> Response[str]:
 
 @app.exception_handler(Retryable)  # type: ignore[untyped-decorator]
 def _unavailable(error: Retryable) -> Response[str]:
-    logger.error("cannot store", cause=str(error))
+    logger.error("unavailable", cause=str(error), error=type(error.__cause__).__name__)
     problem = Problem("unavailable", "Nothing was accepted. Send the same request again later.")
     return _answer(503, jsonapi.envelope(503, [problem]), {"Retry-After": str(_RETRY_AFTER_SECONDS)})
 
 
+@app.exception_handler(Misconfigured)  # type: ignore[untyped-decorator]
+def _misconfigured(error: Misconfigured) -> Response[str]:
+    logger.critical("misconfigured", cause=str(error))
+    return _fail()
+
+
 @app.exception_handler(Exception)  # type: ignore[untyped-decorator]
 def _broken(error: Exception) -> Response[str]:
-    # Only the type: an unexpected exception's text may quote a payload.
-    logger.error("failed", error=type(error).__name__)
+    # Its type and place only: an unexpected exception's text may quote a payload.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("failed", error=type(error).__name__, at=f"{place.name}:{place.lineno}")
+    return _fail()
+
+
+def _fail() -> Response[str]:
     problem = Problem("error", "Nothing was accepted. The fault is on this side.")
     return _answer(500, jsonapi.envelope(500, [problem]))
 

@@ -3,6 +3,7 @@
 One JSON document in Secrets Manager, cached for `CACHE_SECONDS`, so a new key works within that time.
 """
 
+import functools
 import hashlib
 import hmac
 import re
@@ -15,13 +16,13 @@ from sluice.contract import KLAVIYO_BASE_URL
 from sluice.errors import Misconfigured, Retryable
 
 CACHE_SECONDS: Final = 60
-_SITE_ID: Final = r"^[A-Za-z0-9]{6}$"
+_SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
 
 
 class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key callers authenticate with, known only by the SHA-256 of it (hex)."""
 
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     scopes: frozenset[str] = frozenset()
 
 
@@ -35,7 +36,7 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every account of this deployment; site ids are unique."""
+    """Every account of this deployment; site ids and ingest keys are unique."""
 
     accounts: tuple[Account, ...]
 
@@ -69,9 +70,8 @@ def parse(document: bytes | str) -> Accounts:
         accounts = msgspec.json.decode(document, type=Accounts)
     except msgspec.MsgspecError as error:
         raise Misconfigured(f"the accounts secret is not valid: {error}") from error
-    site_ids = [account.site_id for account in accounts.accounts]
-    if len(set(site_ids)) != len(site_ids):
-        raise Misconfigured("the accounts secret names one site_id twice")
+    _check_unique("site_id", [account.site_id for account in accounts.accounts])
+    _check_unique("key", [key.sha256 for account in accounts.accounts for key in account.keys])
     for account in accounts.accounts:
         _check_base_url(account)
     return accounts
@@ -86,7 +86,12 @@ def load(secret: str) -> Accounts:
         document = parameters.get_secret(secret, max_age=CACHE_SECONDS)
     except parameters.GetParameterError as error:
         raise Retryable("the accounts secret cannot be read") from error
-    return _parse_cached(document)
+    return _parse_once(document)
+
+
+def _check_unique(name: str, values: list[str]) -> None:
+    if len(set(values)) != len(values):
+        raise Misconfigured(f"the accounts secret has one {name} twice")
 
 
 def _check_base_url(account: Account) -> None:
@@ -96,11 +101,4 @@ def _check_base_url(account: Account) -> None:
         raise Misconfigured(f"the base_url of account {account.site_id} must be https")
 
 
-_parsed: tuple[bytes | str, Accounts] | None = None
-
-
-def _parse_cached(document: bytes | str) -> Accounts:
-    global _parsed  # noqa: PLW0603
-    if _parsed is None or _parsed[0] != document:
-        _parsed = document, parse(document)
-    return _parsed[1]
+_parse_once: Final = functools.lru_cache(maxsize=1)(parse)

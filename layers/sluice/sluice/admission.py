@@ -16,10 +16,10 @@ from sluice.errors import Refused
 from sluice.jsonapi import Problem
 
 _AUTHORIZATION: Final = re.compile(r"(?:Klaviyo-API-Key|Bearer)[ ]+([^\s]+)", re.IGNORECASE)
-_REVISION: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.[A-Za-z0-9]+)?")
+_REVISION: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:\.[A-Za-z0-9]+)?")
 _FALL_FORWARD_OPT_OUT: Final = "x-klaviyo-revision-fall-forward-opt-out"
-_SUPPORTED_YEARS: Final = 2
-_WBITS: Final = {"gzip": 31, "deflate": 47}  # zlib's own codes; 47 tells gzip and zlib apart by itself
+_CHARSET: Final = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
+_WBITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's own codes for the formats
 
 
 def admit(
@@ -43,16 +43,22 @@ def revision(headers: Mapping[str, str], now: datetime) -> str:
         raise _refused_revision(400, "invalid", f"The 'revision' header {problem}.")
     if day > now.date():
         raise _refused_revision(400, "invalid", "The 'revision' header names a date in the future.")
-    retired = day < now.date().replace(year=now.year - _SUPPORTED_YEARS, day=min(now.day, 28))
+    retired = day < now.date() - contract.SUPPORTED_FOR
     if retired and headers.get(_FALL_FORWARD_OPT_OUT) == "1":
         raise _refused_revision(410, "gone", "This revision is retired and you opted out of a newer one.")
     return match[1]
 
 
+def preferences(headers: Mapping[str, str]) -> frozenset[str]:
+    """What a caller prefers (RFC 7240), as in "return=minimal"; parameters of a preference are left out."""
+    given = headers.get("prefer", "").lower().split(",")
+    return frozenset(each.partition(";")[0].replace(" ", "").replace('"', "") for each in given)
+
+
 def readable(headers: Mapping[str, str], body: bytes) -> bytes:
     """The body, decompressed, if it is in a media type, encoding and size that is taken."""
     media_type, _, parameters = headers.get("content-type", "").partition(";")
-    charset = re.search(r"charset\s*=\s*\"?([\w-]+)", parameters, re.IGNORECASE)
+    charset = _CHARSET.search(parameters)
     if media_type.strip().lower() not in contract.MEDIA_TYPES:
         raise _unsupported(f"Send {' or '.join(sorted(contract.MEDIA_TYPES))}.")
     if charset and charset[1].lower() not in {"utf-8", "utf8"}:
@@ -105,8 +111,9 @@ def _decompressed(encoding: str, body: bytes) -> bytes:
         raise Refused(400, [Problem("parse_error", detail, "/")]) from None
     if len(plain) > contract.MAX_BODY_BYTES_IN:
         raise _too_large()
-    if not inflater.eof:
-        raise Refused(400, [Problem("parse_error", f"The {encoding} body is cut off.", "/")])
+    if not inflater.eof or inflater.unused_data:
+        fault = "goes on after its end" if inflater.eof else "is cut off"
+        raise Refused(400, [Problem("parse_error", f"The {encoding} body {fault}.", "/")])
     return plain
 
 

@@ -27,7 +27,7 @@ SCOPE_EVENTS_WRITE: Final = "events:write"
 
 # Revisions: ours, but for the two dates on which the vendor changed a limit.
 UPSTREAM_REVISION: Final = "2026-07-15"
-NEWEST_REVISION: Final = "2026-07-15"
+SUPPORTED_FOR: Final = timedelta(days=2 * 365)  # then a revision is served by a newer one
 PROPERTIES_400_SINCE: Final = "2025-04-15"
 YEAR_1990_SINCE: Final = "2026-07-15"
 
@@ -41,6 +41,7 @@ MAX_NESTING: Final = 10  # ours: `properties` itself is level 1
 MAX_METRIC_NAME: Final = 127
 MAX_UNIQUE_ID: Final = 255
 MAX_EMAIL: Final = 99
+MAX_EVENT_BYTES: Final = MAX_BODY_BYTES_OUT - 500  # ours: with its profile; leaves room for stamps and frame
 MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**63 - 1
 EARLIEST_TIME: Final = datetime(1990, 1, 1, tzinfo=UTC)

@@ -16,7 +16,8 @@ from sluice.contract import MAX_METRIC_NAME, MAX_UNIQUE_ID
 type Optional[T] = T | UnsetType | None
 
 
-class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    # Decoded documents are trees: there is no cycle for the garbage collector to look for.
     pass
 
 
@@ -159,28 +160,3 @@ class SingleData(_Document):
 
 class SingleDocument(_Document):
     data: SingleData
-
-
-class FlatMetric(_Document):
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METRIC_NAME)]
-    service: Optional[str] = UNSET
-
-
-class FlatAttributes(_Document):
-    """The deprecated Create Event (2022-10-17 to 2023-06-15): `$` names in one flat profile."""
-
-    profile: dict[str, Any]
-    metric: FlatMetric
-    properties: dict[str, Any]
-    time: Optional[datetime] = UNSET
-    value: Optional[int | float] = UNSET
-    unique_id: Optional[UniqueId] = UNSET
-
-
-class FlatData(_Document):
-    type: Literal["event"]
-    attributes: FlatAttributes
-
-
-class FlatDocument(_Document):
-    data: FlatData

@@ -5,7 +5,7 @@ is written to be clear, not fast.
 """
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -35,16 +35,13 @@ _PYTHON_TYPES: Final[dict[type[inspect.Type], type | tuple[type, ...]]] = {
     inspect.NoneType: type(None),
     inspect.AnyType: object,
 }
+_MAX_NAME: Final = 100  # names are the caller's own words: nothing of unbounded length belongs in an answer
 _TRUTHS: Final = (inspect.BoolType, inspect.AnyType)
 
 
-def explain(kind: Any, value: object, path: _Path = (), resource: str = "") -> Iterator[Problem]:
-    """Every way in which a parsed JSON `value` is not a `kind` (a type of `documents`).
-
-    `path` is where the value stands in the caller's document, `resource` the JSON:API resource it
-    is part of.
-    """
-    return _walk(inspect.type_info(kind), value, path, resource)
+def explain(kind: Any, document: object) -> Iterator[Problem]:
+    """Every way in which a parsed JSON document is not a `kind` (a type of `documents`)."""
+    return _walk(inspect.type_info(kind), document, (), "document")
 
 
 def _walk(kind: inspect.Type, value: object, path: _Path, resource: str) -> Iterator[Problem]:
@@ -60,7 +57,7 @@ def _walk(kind: inspect.Type, value: object, path: _Path, resource: str) -> Iter
         case inspect.UnionType():
             yield from _walk_union(kind, value, path, resource)
         case inspect.LiteralType() if value not in kind.values:
-            yield _problem(path, f"{_field(path)} must be {_either(repr(v) for v in kind.values)}.")
+            yield _problem(path, f"{_field(path)} must be {_either(map(repr, kind.values))}.")
         case inspect.StrType() if isinstance(value, str):
             yield from _walk_string(kind, value, path)
         case _ if not _fits(kind, value):
@@ -74,18 +71,18 @@ def _walk_struct(
     declared = fields.get("type")
     if declared and isinstance(declared.type, inspect.LiteralType):
         resource = str(declared.type.values[0])
-    for name in value.keys() - fields.keys():
-        yield _problem((*path, name), _unknown_field(name, resource))
+    for name, item in value.items():
+        if name in fields:
+            yield from _walk(fields[name].type, item, (*path, name), resource)
+        else:
+            yield _problem((*path, name), _unknown_field(name, resource))
     for name, field in fields.items():
-        if name in value:
-            yield from _walk(field.type, value[name], (*path, name), resource)
-        elif field.required:
+        if field.required and name not in value:
             yield _problem((*path, name), f"'{name}' is a required field for the resource '{resource}'.")
 
 
 def _unknown_field(name: str, resource: str) -> str:
-    # Names are the caller's own words: cut, as nothing of unbounded length belongs in an answer.
-    return f"'{name[:100]}' is not a valid field for the resource '{resource}'."
+    return f"'{name[:_MAX_NAME]}' is not a valid field for the resource '{resource}'."
 
 
 def _walk_union(kind: inspect.UnionType, value: object, path: _Path, resource: str) -> Iterator[Problem]:
@@ -137,12 +134,18 @@ def _is_datetime(value: object) -> bool:
     return True
 
 
-def _either(names: Any) -> str:
+def _either(names: Iterable[str]) -> str:
     return " or ".join(names)
 
 
 def _field(path: _Path) -> str:
-    return f"'{str(path[-1])[:100]}'" if path else "The body"
+    match path:
+        case ():
+            return "The body"
+        case (*_, str(name), int(index)):
+            return f"Item {index} of '{name[:_MAX_NAME]}'"
+        case _:
+            return f"'{str(path[-1])[:_MAX_NAME]}'"
 
 
 def _problem(path: _Path, detail: str) -> Problem:

@@ -1,23 +1,10 @@
-"""The deprecated Create Event's flat shape, translated into the current one (contract: shapes)."""
+"""The deprecated Create Event's flat shape, and the current one: documents one way, pointers the other.
 
-from collections.abc import Iterator
-from typing import Final
+Only places change. What is wrong with a value is found in the current shape, like everything else.
+"""
 
-import msgspec
-from msgspec import UNSET
+from typing import Any, Final
 
-from sluice.documents import (
-    FlatAttributes,
-    Location,
-    Metric,
-    MetricAttributes,
-    MetricData,
-    Profile,
-    ProfileAttributes,
-    ProfileData,
-    SingleAttributes,
-)
-from sluice.explain import explain
 from sluice.jsonapi import Problem
 
 _ATTRIBUTES: Final = {
@@ -44,63 +31,61 @@ _LOCATION: Final = {
         "timezone",
     )
 }
-_PROFILE_PATH: Final = ("data", "attributes", "profile")
+_FLAT_NAMES: Final = {
+    **{new: old for old, new in _ATTRIBUTES.items()},
+    **{f"location/{new}": old for old, new in _LOCATION.items()},
+}
+
+_PROFILE: Final = "/attributes/profile"
+_PROFILE_DATA: Final = f"{_PROFILE}/data"
+_PROFILE_ATTRIBUTES: Final = f"{_PROFILE_DATA}/attributes"
+_METRIC: Final = "/attributes/metric"
+_UNIDENTIFIED: Final = "A profile needs at least one identifier: $email, $phone_number or $id."
 
 
-def is_flat(document: object) -> bool:
-    """Whether a parsed single-event body has the flat shape: a profile with no `data` in it."""
-    match document:
-        case {"data": {"attributes": {"profile": {**profile}}}}:
-            return "data" not in profile
-        case _:
-            return False
+def to_current(document: object) -> dict[Any, Any] | None:
+    """A flat event's document in the current shape; None where it has not the flat one.
 
-
-def explain_profile(document: object) -> Iterator[Problem]:
-    """What is wrong with the types of a flat profile's `$` fields, at the caller's own names."""
-    match document:
-        case {"data": {"attributes": {"profile": {**profile}}}}:
-            fields = {field.name: field.type for field in msgspec.structs.fields(ProfileAttributes)}
-            places = {field.name: field.type for field in msgspec.structs.fields(Location)}
-            for name, value in profile.items():
-                if name in _ATTRIBUTES:
-                    yield from explain(fields[_ATTRIBUTES[name]], value, (*_PROFILE_PATH, name))
-                elif name in _LOCATION:
-                    yield from explain(places[_LOCATION[name]], value, (*_PROFILE_PATH, name))
-
-
-def translate(event: FlatAttributes) -> SingleAttributes:
-    """The current shape of a flat event whose profile `explain_profile` found nothing wrong with.
-
-    `$consent` stays a custom property: an event never subscribes anybody.
+    The flat shape is told by a profile with no `data` in it. `$consent` stays a custom property: an
+    event never subscribes anybody.
     """
-    profile = event.profile
-    attributes = {_ATTRIBUTES[name]: value for name, value in profile.items() if name in _ATTRIBUTES}
-    location = {_LOCATION[name]: value for name, value in profile.items() if name in _LOCATION}
-    rest = {name: value for name, value in profile.items() if name not in _ATTRIBUTES | _LOCATION}
-    data = ProfileData(
-        "profile",
-        ProfileAttributes(
-            **attributes,
-            location=Location(**location) if location else UNSET,
-            properties=rest or UNSET,
-        ),
-    )
-    return SingleAttributes(
-        profile=Profile(data),
-        metric=Metric(MetricData("metric", MetricAttributes(event.metric.name, event.metric.service))),
-        properties=event.properties,
-        time=event.time,
-        value=event.value,
-        unique_id=event.unique_id,
-    )
+    match document:
+        case {"data": {"attributes": {"profile": {**profile}, **others}, **data}, **rest} if (
+            "data" not in profile
+        ):
+            attributes = {**others, "profile": {"data": _profile_data(profile)}}
+            if isinstance(metric := others.get("metric"), dict):
+                attributes["metric"] = {"data": {"type": "metric", "attributes": metric}}
+            return {**rest, "data": {**data, "attributes": attributes}}
+        case _:
+            return None
 
 
 def caller_tail(tail: str) -> str:
-    """A pointer within an upstream entry or event, as one from the flat document's `data`."""
-    profile = "/attributes/profile/data"
-    if not tail.startswith(profile):
-        return tail.replace("/metric/data/attributes", "/metric")
-    names = {new: old for old, new in (_ATTRIBUTES | _LOCATION).items()}
-    name = tail.rsplit("/", 1)[-1]
-    return "/attributes/profile" + (f"/{names.get(name, name)}" if tail != profile + "/attributes" else "")
+    """A pointer within the current shape's event (from `data` on), as one within the flat one's."""
+    if tail.startswith(_METRIC):
+        return _METRIC + tail.removeprefix(_METRIC).removeprefix("/data").removeprefix("/attributes")
+    if not tail.startswith(_PROFILE_DATA):
+        return tail
+    within = tail.removeprefix(_PROFILE_DATA).removeprefix("/attributes").removeprefix("/")
+    if within in {"", "location", "properties"}:
+        return _PROFILE
+    return f"{_PROFILE}/{_FLAT_NAMES.get(within) or within.removeprefix('properties/')}"
+
+
+def to_caller(problem: Problem) -> Problem:
+    """A problem of the current shape's document, as one of the flat document."""
+    tail = (problem.pointer or "").removeprefix("/data")
+    detail = _UNIDENTIFIED if tail == _PROFILE_ATTRIBUTES else problem.detail
+    return Problem(problem.code, detail, f"/data{caller_tail(tail)}")
+
+
+def _profile_data(profile: dict[Any, Any]) -> dict[str, Any]:
+    attributes = {_ATTRIBUTES[name]: value for name, value in profile.items() if name in _ATTRIBUTES}
+    location = {_LOCATION[name]: value for name, value in profile.items() if name in _LOCATION}
+    rest = {name: value for name, value in profile.items() if name not in _ATTRIBUTES | _LOCATION}
+    if location:
+        attributes["location"] = location
+    if rest:
+        attributes["properties"] = rest
+    return {"type": "profile", "attributes": attributes}

@@ -16,13 +16,17 @@ RECEIPT_TYPE: Final = "event-bulk-create-job"
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A stored request: its receipt id, whose it is, how many events it holds, what was left out."""
+    """A stored request: its receipt id, whose it is, how many events it holds, what was left out.
+
+    `minimal` is a caller's wish for an answer without a body.
+    """
 
     receipt: str
     account: str
     events: int
     at: datetime
     ignored: frozenset[str]
+    minimal: bool
 
 
 def accept(
@@ -46,11 +50,14 @@ def accept(
     receipt = uuid.uuid4().hex
     stored = Message(receipt, account.site_id, surface, now, read.entries, flat=read.flat)
     store(message.encode(stored), account.site_id)
-    return Accepted(receipt, account.site_id, read.events, now, read.ignored)
+    minimal = "return=minimal" in admission.preferences(headers)
+    return Accepted(receipt, account.site_id, read.events, now, read.ignored, minimal)
 
 
 def receipt_document(accepted: Accepted) -> bytes:
-    """The 202's body. Klaviyo answers an empty one; its callers that parse the answer need a body."""
+    """The 202's body. Klaviyo answers an empty one, but some of its callers parse the answer."""
+    if accepted.minimal:
+        return b""
     attributes = {"status": "queued", "created_at": accepted.at, "total_count": accepted.events}
     data = {"type": RECEIPT_TYPE, "id": accepted.receipt, "attributes": attributes}
     return msgspec.json.encode({"data": data})

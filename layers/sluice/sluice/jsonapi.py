@@ -2,12 +2,15 @@
 
 import uuid
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
 
 MEDIA_TYPE: Final = "application/vnd.api+json"
 MAX_PROBLEMS_LISTED: Final = 100
+MAX_PROBLEMS_COUNTED: Final = 10_000  # beyond the listed ones: a bound on the work for one refusal
+MAX_POINTER: Final = 500
 
 _TITLES: Final = {
     "invalid": "Invalid input.",
@@ -39,17 +42,30 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def pointer(*parts: str | int) -> str:
-    """A JSON pointer (RFC 6901) to `parts`."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+    """A JSON pointer (RFC 6901) to `parts`, or to as many of them as `MAX_POINTER` characters hold."""
+    result = ""
+    for part in parts:
+        step = f"/{str(part).replace('~', '~0').replace('/', '~1')}"
+        if len(result) + len(step) > MAX_POINTER:
+            break
+        result += step
+    return result
+
+
+def listed(problems: Iterable[Problem]) -> list[Problem]:
+    """The first `MAX_PROBLEMS_LISTED` problems, and where there are more, one that counts the rest."""
+    found = iter(problems)
+    first = list(islice(found, MAX_PROBLEMS_LISTED))
+    rest = sum(1 for _ in islice(found, MAX_PROBLEMS_COUNTED + 1))
+    if rest:
+        more = f"More than {MAX_PROBLEMS_COUNTED}" if rest > MAX_PROBLEMS_COUNTED else f"{rest}"
+        first.append(Problem("invalid", f"{more} further problems were found and are not listed.", "/data"))
+    return first
 
 
 def envelope(status: int, problems: Sequence[Problem]) -> bytes:
-    """The body of a refusal: at most `MAX_PROBLEMS_LISTED` problems, then one that counts the rest."""
-    listed: Iterable[Problem] = problems
-    if (unlisted := len(problems) - MAX_PROBLEMS_LISTED) > 0:
-        more = f"{unlisted} more problems were found and are not listed."
-        listed = [*problems[:MAX_PROBLEMS_LISTED], Problem("invalid", more, "/data")]
-    return msgspec.json.encode({"errors": [_error(status, problem) for problem in listed]})
+    """The body of a refusal."""
+    return msgspec.json.encode({"errors": [_error(status, problem) for problem in problems]})
 
 
 def _error(status: int, problem: Problem) -> dict[str, object]:

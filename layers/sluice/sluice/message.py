@@ -15,17 +15,20 @@ from typing import Any, Final
 import msgspec
 import zstandard
 
-from sluice.contract import Surface
+from sluice.contract import MAX_BODY_BYTES_IN, Surface
 from sluice.errors import Undeliverable
 
 PLAIN_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
-MAX_UNPACKED_BYTES: Final = 16 * 1024 * 1024  # what one accepted request can be at most, with room
+# What one accepted request can be at most. Written anew, a number grows by up to four (1e15 becomes
+# 1000000000000000.0), and an event's unique_id and metric stand in its message twice.
+MAX_UNPACKED_BYTES: Final = 6 * MAX_BODY_BYTES_IN
 
 
 class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
     """One stamped event: `id` is its metric and unique_id in one, `at` its index in the caller's
-    document where that is not its index here."""
+    document where that is not its index here.
+    """
 
     id: str
     attributes: Part
@@ -83,7 +86,8 @@ def encode(message: Message[Any]) -> Body:
 def wrap(plain: bytes, claim_key: str) -> Body:
     """JSON in the smallest of the three forms that fits; `claim_key` is where a claim would be."""
     if len(plain) <= PLAIN_BYTES:
-        return Body(plain.decode())
+        # SQS refuses two characters that JSON has. Here they can only stand in strings.
+        return Body(plain.decode().replace("\ufffe", r"\ufffe").replace("\uffff", r"\uffff"))
     packed = zstandard.ZstdCompressor(level=1).compress(plain)
     text = msgspec.json.encode(_Packed(zstd=base64.b64encode(packed).decode())).decode()
     if len(text) <= MESSAGE_BYTES:

@@ -5,26 +5,37 @@ good event costs no allocation. Details say how to put it right and never repeat
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UnsetType
 
 from sluice import contract
-from sluice.documents import EventAttributes, ProfileData
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from sluice.documents import EventAttributes, Location, ProfileAttributes, ProfileData, ProfileMeta
 
 type Path = tuple[str | int, ...]
 type Finding = tuple[Path, str]
 
 # Deliberately wider than any mail server's: a strange address is the upstream's to refuse.
-_EMAIL: Final = re.compile(r"[^\s@<>(),;:\"\\]+@(?:[^\s@<>(),;:\"\\.]+\.)+[^\s@<>(),;:\"\\.]{2,}")
-_E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+_NEVER: Final = r"\s\x00-\x1f\x7f@<>(),;:\"\\"
+_EMAIL: Final = re.compile(rf"[^{_NEVER}]+@(?:[^{_NEVER}.]+\.)+[^{_NEVER}.]{{2,}}")
+_E164: Final = re.compile(r"\+[1-9][0-9]{1,14}")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
-_ASCII_SAFE_LENGTH: Final = contract.MAX_STRING_BYTES // 4  # no string this short can have too many bytes
+_SHORT: Final = contract.MAX_STRING_BYTES // 4  # no string of so few characters can have too many bytes
+
+_TIME_RANGE: Final = "'time' must not be before {:%Y-%m-%d}, or more than one year in the future."
+_CURRENCY_CODE: Final = "'value_currency' must be an ISO 4217 code such as USD."
+_STRING: Final = f"A string must not exceed {contract.MAX_STRING_BYTES} bytes of UTF-8."
+_INTEGER: Final = "An integer must fit in 64 bits; send a larger one as a string."
+_ARRAY: Final = f"An array must not exceed {contract.MAX_ARRAY_LENGTH} elements."
+_NESTING: Final = f"Nesting must not exceed {contract.MAX_NESTING} levels."
+_EMAIL_ADDRESS: Final = f"'email' must be a valid e-mail address of at most {contract.MAX_EMAIL} characters."
+_PHONE_NUMBER: Final = "'phone_number' must be in E.164 form, such as +15005550006."
+_PROFILE_SIZE: Final = f"A profile must not exceed {contract.MAX_PROFILE_BYTES} bytes as JSON."
+_EVENT_SIZE: Final = f"An event and its profile must not exceed {contract.MAX_EVENT_BYTES} bytes as JSON."
+_TWO_METAS: Final = "'meta' is given twice: send it beside 'attributes' only."
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -36,7 +47,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 def rules_for(revision: str, now: datetime) -> Rules:
-    """The rules for a request of `revision` (YYYY-MM-DD…) received at `now` (aware)."""
+    """The rules for a request of `revision` (YYYY-MM-DD) received at `now` (aware)."""
     return Rules(
         max_properties=contract.MAX_PROPERTIES
         if revision >= contract.PROPERTIES_400_SINCE
@@ -49,18 +60,20 @@ def rules_for(revision: str, now: datetime) -> Rules:
 
 
 def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> None:
-    """An event's own values: time, currency, properties."""
+    """An event's own values: time, value, currency, metric, properties."""
     time = event.time
     if isinstance(time, datetime):
         aware = time if time.tzinfo else time.replace(tzinfo=UTC)
         if not rules.earliest <= aware <= rules.latest:
-            found.append((("time",), _time_range(rules)))
+            found.append((("time",), _TIME_RANGE.format(rules.earliest)))
     currency = event.value_currency
     if isinstance(currency, str) and not _CURRENCY.fullmatch(currency):
-        found.append((("value_currency",), "'value_currency' must be an ISO 4217 code such as USD."))
-    value = event.value
-    if isinstance(value, int) and not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER:
+        found.append((("value_currency",), _CURRENCY_CODE))
+    if _is_large(event.value):
         found.append((("value",), _INTEGER))
+    metric = event.metric.data.attributes
+    if isinstance(metric.service, str) and _is_long(metric.service):
+        found.append((("metric", "data", "attributes", "service"), _STRING))
     properties = event.properties
     if len(properties) > rules.max_properties:
         found.append((("properties",), f"'properties' must have at most {rules.max_properties} keys."))
@@ -68,29 +81,43 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> N
 
 
 def check_profile(profile: ProfileData, found: list[Finding]) -> None:
-    """A profile's identifiers, size and free-form properties.
+    """A profile's identifiers, size and free-form parts.
 
     A bad phone number beside another identifier is no finding: it can be left out (`bad_phone`).
     """
     attributes = profile.attributes
-    email = attributes.email
-    if isinstance(email, str) and email and not is_email(email):
-        found.append((("attributes", "email"), _EMAIL_DETAIL))
-    given = {name for name, value in identifiers(profile).items() if value}
-    if not given:
-        found.append((("attributes",), _missing_identifier(profile)))
-    elif given == {"phone_number"} and bad_phone(profile):
-        found.append((("attributes", "phone_number"), _PHONE_DETAIL))
+    if isinstance(attributes.email, str) and not is_email(attributes.email):
+        found.append((("attributes", "email"), _EMAIL_ADDRESS))
+    given = identifiers(profile)
+    if not any(given):
+        found.append((("attributes",), _missing_identifier(attributes)))
+    elif bad_phone(profile) and sum(map(bool, given)) == 1:
+        found.append((("attributes", "phone_number"), _PHONE_NUMBER))
+    if isinstance(attributes.location, Location):
+        _check_location(attributes.location, found)
     if isinstance(attributes.properties, dict):
         check_value(attributes.properties, ("attributes", "properties"), found)
+    _check_metas(profile, found)
     if len(msgspec.json.encode(profile)) > contract.MAX_PROFILE_BYTES:
-        found.append(((), f"A profile must not exceed {contract.MAX_PROFILE_BYTES} bytes."))
+        found.append(((), _PROFILE_SIZE))
+
+
+def check_size(event: EventAttributes, profile_bytes: int, found: list[Finding]) -> None:
+    """Whether an event fits a job of its own, beside a profile of so many bytes."""
+    if profile_bytes + len(msgspec.json.encode(event)) > contract.MAX_EVENT_BYTES:
+        found.append(((), _EVENT_SIZE))
+
+
+def check_value(value: dict[str, Any] | list[Any], path: Path, found: list[Finding]) -> None:
+    """A free-form object or array: string bytes, array length, nesting, 64-bit integers."""
+    if not _is_sound(value, 1):
+        found += _unsound(value, path, 1)
 
 
 def bad_phone(profile: ProfileData) -> bool:
     """Whether a phone number is given that is not E.164."""
     phone = profile.attributes.phone_number
-    return isinstance(phone, str) and phone != "" and not _E164.fullmatch(phone)
+    return isinstance(phone, str) and not _E164.fullmatch(phone)
 
 
 def is_email(text: str) -> bool:
@@ -98,62 +125,88 @@ def is_email(text: str) -> bool:
     return len(text) <= contract.MAX_EMAIL and _EMAIL.fullmatch(text) is not None
 
 
-def identifiers(profile: ProfileData) -> dict[str, str | UnsetType | None]:
-    """A profile's identifiers, strongest first, as the contract orders them."""
-    attributes = profile.attributes
-    return {
-        "id": profile.id,
-        "email": attributes.email,
-        "phone_number": attributes.phone_number,
-        "external_id": attributes.external_id,
-        "anonymous_id": attributes.anonymous_id,
-        "_kx": attributes.kx,
-    }
+def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
+    """A profile's identifiers in the contract's order, the strongest first."""
+    given = profile.attributes
+    return (
+        profile.id,
+        given.email,
+        given.phone_number,
+        given.external_id,
+        given.anonymous_id,
+        given.kx,
+    )
 
 
-def check_value(
-    container: dict[str, Any] | list[Any], path: Path, found: list[Finding], level: int = 1
-) -> None:
-    """A free-form object or array: string bytes, array length, nesting, 64-bit integers."""
-    items: Iterable[tuple[str | int, Any]]
-    if isinstance(container, dict):
-        items = container.items()
-    else:
-        if len(container) > contract.MAX_ARRAY_LENGTH:
-            found.append((path, f"An array must not exceed {contract.MAX_ARRAY_LENGTH} elements."))
-        items = enumerate(container)
-    for name, value in items:
+def _check_location(location: Location, found: list[Finding]) -> None:
+    for name, value in (("latitude", location.latitude), ("longitude", location.longitude)):
+        if _is_large(value):
+            found.append((("attributes", "location", name), _INTEGER))
+
+
+def _check_metas(profile: ProfileData, found: list[Finding]) -> None:
+    places: list[tuple[Path, object]] = [
+        (("meta",), profile.meta),
+        (("attributes", "meta"), profile.attributes.meta),
+    ]
+    given = [(path, meta) for path, meta in places if isinstance(meta, ProfileMeta)]
+    if len(given) > 1:
+        found.append((("attributes", "meta"), _TWO_METAS))
+    for path, meta in given:
+        for name in meta.__struct_fields__:
+            for action in ("append", "unappend"):
+                content = getattr(getattr(meta, name), action, None)
+                if isinstance(content, dict):
+                    check_value(content, (*path, name, action), found)
+
+
+def _is_sound(container: dict[str, Any] | list[Any], level: int) -> bool:
+    """Whether there is surely nothing to find: the look that good events get, so it is kept quick."""
+    values: Iterable[Any] = container.values() if isinstance(container, dict) else container
+    for value in values:
         kind = type(value)
         if kind is str:
-            if len(value) > _ASCII_SAFE_LENGTH and len(value.encode()) > contract.MAX_STRING_BYTES:
-                found.append(((*path, name), _STRING))
-        elif kind is int:
-            if not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER:
-                found.append(((*path, name), _INTEGER))
+            if len(value) > _SHORT:
+                return False
         elif kind is dict or kind is list:
+            too_deep = level == contract.MAX_NESTING
+            if too_deep or len(value) > contract.MAX_ARRAY_LENGTH or not _is_sound(value, level + 1):
+                return False
+        elif kind is int and not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER:
+            return False
+    return True
+
+
+def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> Iterator[Finding]:
+    """What is wrong in a free-form object or array."""
+    if isinstance(container, list) and len(container) > contract.MAX_ARRAY_LENGTH:
+        yield path, _ARRAY
+    items: Iterable[tuple[str | int, Any]]
+    items = container.items() if isinstance(container, dict) else enumerate(container)
+    for name, value in items:
+        if isinstance(value, str) and _is_long(value):
+            yield (*path, name), _STRING
+        elif _is_large(value):
+            yield (*path, name), _INTEGER
+        elif isinstance(value, dict | list):
             if level == contract.MAX_NESTING:
-                found.append(((*path, name), f"Nesting must not exceed {contract.MAX_NESTING} levels."))
+                yield (*path, name), _NESTING
             else:
-                check_value(value, (*path, name), found, level + 1)
+                yield from _unsound(value, (*path, name), level + 1)
 
 
-_STRING: Final = f"A string must not exceed {contract.MAX_STRING_BYTES} bytes of UTF-8."
-_INTEGER: Final = "An integer must fit in 64 bits; send a larger one as a string."
-_EMAIL_DETAIL: Final = f"'email' must be a valid e-mail address of at most {contract.MAX_EMAIL} characters."
+def _is_long(text: str) -> bool:
+    return len(text.encode()) > contract.MAX_STRING_BYTES
 
 
-_PHONE_DETAIL: Final = "'phone_number' must be in E.164 form, such as +15005550006."
+def _is_large(value: object) -> bool:
+    return isinstance(value, int) and not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER
 
 
-def _time_range(rules: Rules) -> str:
-    return f"'time' must not be before {rules.earliest:%Y-%m-%d} or more than one year in the future."
-
-
-def _missing_identifier(profile: ProfileData) -> str:
+def _missing_identifier(attributes: ProfileAttributes) -> str:
     detail = f"A profile needs at least one identifier: {', '.join(contract.IDENTIFIERS)}."
-    properties = profile.attributes.properties
-    misplaced = properties.keys() & set(contract.IDENTIFIERS) if isinstance(properties, dict) else set()
+    misplaced = sorted((attributes.properties or {}).keys() & set(contract.IDENTIFIERS))
     if misplaced:
-        names = ", ".join(f"'{name}'" for name in sorted(misplaced))
+        names = ", ".join(f"'{name}'" for name in misplaced)
         detail += f" Under 'properties', {names} identifies nobody: move it up into 'attributes'."
     return detail
