@@ -24,12 +24,13 @@ from sluice import (
     settings,
     upstream,
 )
-from sluice.accounts import Account
-from sluice.errors import Retryable
+from sluice.accounts import Accounts
+from sluice.dispatch import Record
+from sluice.errors import Misconfigured, Retryable
 from sluice.pace import Pace
 from sluice.settings import DispatchSettings
 
-_WAIT_SECONDS: Final = 62.0  # for a slot: a whole window of the limit, so that none is left unused
+_WAIT_SECONDS: Final = 20.0  # for a turn: longer would keep other accounts' events from this worker
 _WRAP_UP_SECONDS: Final = 8.0  # for rejections, visibilities and the answer, after the last request
 
 logger = Logger()
@@ -53,41 +54,50 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     records = dict(enumerate(event["Records"]))
     parts = _parts(records, configuration)
     counts: Counter[str] = Counter(Messages=len(records))
-    failed: set[int] = set()
+    kept: dict[int, backoff.Wait] = {}
     for position, part in enumerate(parts):
         if position and time.time() > last_send:
-            failed.update(number for later in parts[position:] for number in later)
+            left = {number: backoff.Wait() for later in parts[position:] for number in later}
+            _postpone(left, records, configuration)
+            kept |= left
             break
-        share = {number: records[number] for number in part}
-        kept = _dispatch(share, configuration, min(last_send, time.time() + _WAIT_SECONDS), counts)
-        failed.update(kept)
+        staying = _dispatch(part, configuration, min(last_send, time.time() + _WAIT_SECONDS), counts)
+        _postpone(staying, records, configuration)
+        kept |= staying
         if len(parts) > 1:
             # The next part may end this process, and the answer with it.
-            done = [records[number]["receiptHandle"] for number in part if number not in kept]
+            done = [records[number]["receiptHandle"] for number in part if number not in staying]
             aws.delete(configuration.events_queue_url, done)
-    _report(counts, len(failed))
-    return {
-        "batchItemFailures": [{"itemIdentifier": records[number]["messageId"]} for number in sorted(failed)]
-    }
+    _report(counts, len(kept))
+    kept_ids = [records[number]["messageId"] for number in sorted(kept)]
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in kept_ids]}
+
+
+def _postpone(
+    kept: dict[int, backoff.Wait], records: dict[int, Any], configuration: DispatchSettings
+) -> None:
+    delays = [
+        (
+            records[number]["receiptHandle"],
+            backoff.delay(int(records[number]["attributes"]["ApproximateReceiveCount"]), wait, chance),
+        )
+        for number, wait in kept.items()
+    ]
+    aws.postpone(configuration.events_queue_url, delays)
 
 
 def _dispatch(
-    share: dict[int, Any], configuration: DispatchSettings, deadline: float, counts: Counter[str]
-) -> set[int]:
-    """Dispatches a share of the batch and returns the numbers of what stays on the queue."""
-    batch = {number: _record(record) for number, record in share.items()}
+    batch: dict[int, Record], configuration: DispatchSettings, deadline: float, counts: Counter[str]
+) -> dict[int, backoff.Wait]:
+    """Dispatches a part of the batch and returns what stays on the queue, by number."""
     outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, deadline)))
     _store_rejections(outcome, configuration)
     counts.update(outcome.counts)
-    delays = [
-        (share[number]["receiptHandle"], backoff.delay(batch[number].receives, after, chance))
-        for number, after in outcome.retry.items()
-    ]
-    aws.postpone(configuration.events_queue_url, delays)
-    return set(outcome.retry)
+    return outcome.retry
 
 
-def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[list[int]]:
+def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[dict[int, Record]]:
+    """The batch's messages in the parts to dispatch one after the other."""
     received = {
         number: isolation.Receives(
             int(record["attributes"]["ApproximateReceiveCount"]),
@@ -95,59 +105,80 @@ def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[lis
         )
         for number, record in records.items()
     }
-    if all(received[number].count == 1 for number in received):
-        return [list(records)]
-    timeout = aws.visibility_timeout(configuration.events_queue_url)
-    return isolation.parts(received, time.time(), timeout, chance)
+    if all(receives.count == 1 for receives in received.values()):
+        return [{number: _record(record) for number, record in records.items()}]
+    now, timeout = time.time(), aws.visibility_timeout(configuration.events_queue_url)
+    return [
+        {
+            number: _record(records[number], culprit=isolation.is_culprit(received[number], now, timeout))
+            for number in part
+        }
+        for part in isolation.parts(received, now, timeout, chance)
+    ]
 
 
 def _ports(configuration: DispatchSettings, deadline: float) -> dispatch.Ports:
     table, bucket = configuration.state_table, configuration.claim_bucket
+    return dispatch.Ports(
+        accounts=functools.partial(_accounts, configuration),
+        fetch_claim=aws.claim_reader(bucket),
+        create_job=functools.partial(upstream.create_job, upstream.client()),
+        pace=lambda account: Pace(table, account.site_id, deadline),
+        circuits=_circuits(table, bucket),
+        receipts=_receipts(table),
+        now=functools.partial(datetime.now, UTC),
+    )
 
-    def pace(account: Account) -> Pace:
-        return Pace(table, account.site_id, deadline)
 
+def _accounts(configuration: DispatchSettings) -> Accounts:
+    try:
+        return accounts.load(configuration.accounts_secret)
+    except Misconfigured as error:
+        logger.error("the accounts secret is not valid", cause=str(error))
+        raise
+
+
+def _circuits(table: str, bucket: str) -> dispatch.Circuits:
     async def is_open(site_id: str) -> bool:
         return await asyncio.to_thread(circuit.is_open, table, site_id)
 
     async def open_circuit(site_id: str, status: int) -> bool:
-        logger.error("circuit opened", account=site_id, status=status)
-        return await asyncio.to_thread(circuit.open_circuit, table, site_id, status)
+        was_closed = await asyncio.to_thread(circuit.open_circuit, table, site_id, status)
+        if was_closed:
+            logger.error("circuit opened", account=site_id, status=status)
+        return was_closed
 
     async def close_circuit(site_id: str) -> None:
-        logger.info("circuit closed", account=site_id)
         await asyncio.to_thread(circuit.close_circuit, table, site_id)
+        logger.info("circuit closed", account=site_id)
 
     async def park(site_id: str, messages: list[bytes]) -> None:
         await asyncio.to_thread(circuit.park, table, bucket, site_id, messages)
 
+    return dispatch.Circuits(is_open, open_circuit, close_circuit, park)
+
+
+def _receipts(table: str) -> dispatch.Receipts:
     async def done(ids: list[str]) -> dict[str, frozenset[int]]:
         return await asyncio.to_thread(receipts.done, table, ids)
 
     async def delivered(receipt: str, places: list[int]) -> None:
         await asyncio.to_thread(receipts.note, table, receipt, delivered=places)
 
-    return dispatch.Ports(
-        accounts=functools.partial(accounts.load, configuration.accounts_secret),
-        fetch_claim=aws.claim_reader(bucket),
-        create_job=functools.partial(upstream.create_job, upstream.client()),
-        pace=pace,
-        circuits=dispatch.Circuits(is_open, open_circuit, close_circuit, park),
-        receipts=dispatch.Receipts(done, delivered),
-        now=functools.partial(datetime.now, UTC),
-    )
+    return dispatch.Receipts(done, delivered)
 
 
-def _record(record: dict[str, Any]) -> dispatch.Record:
+def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
     named = record.get("messageAttributes", {})
     attributes = record["attributes"]
-    return dispatch.Record(
+    return Record(
         record["body"],
         datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
         int(attributes["ApproximateReceiveCount"]),
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
         probe="probe" in named,
+        culprit=culprit,
     )
 
 
@@ -161,7 +192,7 @@ def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings
     )
     for index, refusal in enumerate(due):
         if index in unsent:
-            outcome.retry[refusal.record] = None
+            outcome.retry[refusal.record] = backoff.Wait()
             continue
         refused = refusal.rejection
         outcome.counts["RejectedEvents"] += max(1, len(refusal.places))

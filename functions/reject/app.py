@@ -1,7 +1,7 @@
 """Archives what was refused, and what nobody could bring to an outcome, before SQS drops it."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -9,9 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import archive, aws, settings
 from sluice.errors import Retryable
-
-if TYPE_CHECKING:
-    from sluice.rejection import Rejection
+from sluice.rejection import Reason, Rejection
 
 logger = Logger()
 metrics = Metrics()
@@ -42,6 +40,8 @@ def handler(event: dict[str, Any], _: LambdaContext) -> dict[str, Any]:
         failed.update(rejections)
     archived = [rejection for message_id, rejection in rejections.items() if message_id not in failed]
     metrics.add_metric("ArchivedRejections", MetricUnit.Count, len(archived))
+    dead = sum(rejection.reason is Reason.DEAD_LETTER for rejection in archived)
+    metrics.add_metric("DeadLetters", MetricUnit.Count, dead)
     for rejection in archived:
         logger.info(
             "archived",

@@ -227,6 +227,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesVisible"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
         ("", "OpenCircuits"),
+        ("", "DeadLetters"),
     ]:
         if (queue, metric) not in watched:
             yield f"{queue or 'Sluice'}: nobody watches {metric}"

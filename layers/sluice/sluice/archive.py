@@ -7,12 +7,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from sluice import message
-from sluice.errors import Undeliverable
+from sluice.errors import Retryable, Undeliverable
 from sluice.rejection import Reason, Rejection
+
+CLAIM_RECEIVES: Final = 20  # of a letter, in the hope that its claim can be read
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -26,14 +29,18 @@ class Letter(msgspec.Struct, frozen=True):
 
 def read(letter: Letter, fetch_claim: Callable[[str], bytes], now: datetime) -> Rejection:
     """What a letter is: a rejection, or a message nobody could bring to an outcome."""
+    plain = _plain(letter, letter.body, fetch_claim)
     try:
-        plain = message.unwrap(letter.body, fetch_claim)
-    except Undeliverable:
-        plain = b""
-    try:
-        return msgspec.json.decode(plain, type=Rejection)
+        rejection = msgspec.json.decode(plain, type=Rejection)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _dead_letter(letter, plain, now)
+        detail = f"Received {letter.receives} times without an outcome."
+        body = msgspec.Raw(msgspec.json.encode(letter.body))
+        rejection = Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=letter.sent, id=letter.id)
+        return _explained(rejection, plain)
+    if rejection.reason is Reason.DEAD_LETTER:
+        # Its payload is a queue message's body as it was, of which nobody has looked at the inside.
+        return _explained(rejection, _plain(letter, msgspec.json.decode(rejection.payload), fetch_claim))
+    return rejection
 
 
 def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
@@ -48,10 +55,20 @@ def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
     }
 
 
-def _dead_letter(letter: Letter, plain: bytes, now: datetime) -> Rejection:
-    detail = f"Received {letter.receives} times without an outcome."
-    body = msgspec.Raw(msgspec.json.encode(letter.body))
-    rejection = Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=letter.sent, id=letter.id)
+def _plain(letter: Letter, body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
+    try:
+        return message.unwrap(body, fetch_claim)
+    except Undeliverable:
+        return b""
+    except Retryable:
+        # A claim that is not there looks like one that cannot be read: better archived without it.
+        if letter.receives < CLAIM_RECEIVES:
+            raise
+        return b""
+
+
+def _explained(rejection: Rejection, plain: bytes) -> Rejection:
+    """A dead letter with what its message says of itself, if it can be read, and then unpacked."""
     try:
         stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

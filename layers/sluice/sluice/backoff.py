@@ -3,16 +3,38 @@
 import random
 from typing import Final
 
+import msgspec
+
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
 
 
-def delay(receives: int, after: float | None, chance: random.Random) -> int:
+PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Why a message waits: for a turn that is known to come, or because something failed.
+
+    `seconds` is how long is known to be too early.
+    """
+
+    seconds: float | None = None
+    for_turn: bool = False
+
+
+def longer(one: Wait, other: Wait) -> Wait:
+    """Of two reasons to wait, the one that keeps a message longer."""
+    return max(one, other, key=lambda wait: (not wait.for_turn, wait.seconds or 0.0))
+
+
+def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     """Whole seconds until the next try of a message received `receives` times (from 1).
 
-    `after` is how long is known to be too early. Without it the wait doubles each time; jitter keeps
-    what failed together from coming back together.
+    After a failure the wait doubles each time, as it does for a turn that has not come for long: no
+    outage may use up a message's receives. Jitter keeps what waits together from coming back together.
     """
-    step = min(MAX_SECONDS, FIRST_SECONDS * 2 ** min(receives - 1, 10))
-    least = after if after is not None else step / 2
-    return int(min(MAX_SECONDS, least + chance.uniform(0, step / 2)) + 0.5)
+    doublings = receives - (PATIENCE if wait.for_turn else 1)
+    step = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** max(0, min(doublings, 10)))
+    known = wait.seconds or 0.0
+    least = known if wait.for_turn and doublings <= 0 else max(known, step / 2)
+    return round(min(MAX_SECONDS, least + chance.uniform(0, step / 2)))

@@ -13,11 +13,12 @@ from typing import Final
 
 import msgspec
 
-from sluice import contract, intake, message, packing, receipts, triage
+from sluice import backoff, contract, intake, message, packing, receipts, triage
 from sluice.accounts import Account, Accounts, is_site_id
-from sluice.errors import Refused, Retryable, Undeliverable
+from sluice.backoff import Wait
+from sluice.errors import Misconfigured, Refused, Retryable, Undeliverable
 from sluice.message import Message, StoredMessage
-from sluice.pace import Pace
+from sluice.pace import OutOfTime, Pace
 from sluice.packing import Job, JobEntry, Origin, PackedEvent
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection, UpstreamPayload
 from sluice.triage import Answer, Fault
@@ -30,7 +31,8 @@ BISECTION_REQUESTS: Final = 60  # that one job may cost beyond the first, to fin
 class Record(msgspec.Struct, frozen=True):
     """One received queue message. `account` and `surface` are a producer's message attributes.
 
-    A `probe` was sent back to the queue to find out whether its account answers again.
+    A `probe` was sent back to the queue to find out whether its account answers again; a `culprit` has
+    ended the process each time it was received.
     """
 
     body: str
@@ -39,6 +41,7 @@ class Record(msgspec.Struct, frozen=True):
     account: str | None = None
     surface: str | None = None
     probe: bool = False
+    culprit: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -53,12 +56,12 @@ class Refusal(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct):
     """What became of a batch, by the records' numbers.
 
-    `retry` holds those to keep on the queue, with seconds to wait where they are known. The
+    `retry` holds those to keep on the queue, and why. The
     rejections of messages that are neither done nor to be retried are due; the others' are not, as
     their events will be refused again.
     """
 
-    retry: dict[int, float | None] = {}
+    retry: dict[int, Wait] = {}
     parked: set[int] = set()
     refusals: list[Refusal] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
@@ -105,8 +108,10 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
     outcome = Outcome()
     try:
         accounts = ports.accounts()
-    except Retryable as error:
-        outcome.retry.update(dict.fromkeys(records, error.after))
+    except (Misconfigured, Retryable):
+        # An operator's mistake or a passing fault must not cost events: they wait for its end.
+        outcome.retry.update(dict.fromkeys(records, Wait()))
+        outcome.counts["AccountsNotRead"] += 1
         return outcome
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
     for number, record in records.items():
@@ -114,9 +119,10 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
             stored = _decode(record, accounts, ports)
             by_account[stored.account][number] = stored
         except Undeliverable as error:
-            outcome.refusals.append(Refusal(number, _unreadable(record, error, ports.now())))
+            refused = _unreadable(record, error, accounts.only(), ports.now())
+            outcome.refusals.append(Refusal(number, refused))
         except Retryable as error:
-            outcome.retry[number] = error.after
+            outcome.retry[number] = Wait(error.after)
     async with asyncio.TaskGroup() as group:
         for site_id, messages in by_account.items():
             account = accounts.with_site_id(site_id)
@@ -135,7 +141,7 @@ async def _park_unknown(
         if await ports.circuits.open(site_id, UNKNOWN_ACCOUNT_STATUS):
             outcome.counts["CircuitsOpened"] += 1
     except Retryable as error:
-        outcome.retry.update(dict.fromkeys(messages, error.after))
+        outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
     else:
         await _park(site_id, messages, ports, outcome)
 
@@ -147,7 +153,7 @@ async def _park(site_id: str, messages: Mapping[int, StoredMessage], ports: Port
     try:
         await ports.circuits.park(site_id, [msgspec.json.encode(message) for message in messages.values()])
     except Retryable as error:
-        outcome.retry.update(dict.fromkeys(messages, error.after))
+        outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
         return
     outcome.parked.update(messages)
     outcome.counts["ParkedMessages"] += len(messages)
@@ -189,7 +195,7 @@ class _Delivery:
                 await self._open_circuit(self._fault)
         except Retryable as error:
             for number in self._messages:
-                self._outcome.retry.setdefault(number, error.after)
+                self._outcome.retry.setdefault(number, Wait(error.after))
         waiting = {number: self._messages[number] for number in self._to_park}
         await _park(self._account.site_id, waiting, self._ports, self._outcome)
 
@@ -247,7 +253,7 @@ class _Delivery:
         try:
             verdict = await self._ask(job)
         except Retryable as error:
-            self._keep(job, error.after)
+            self._keep(job, Wait(error.after, for_turn=isinstance(error, OutOfTime)))
             return False
         if verdict is None:
             self._to_park.update(_message_numbers(job))
@@ -268,7 +274,7 @@ class _Delivery:
                 await self._bisect(job, fault, budget)
             case triage.Transient(_, after):
                 self._outcome.counts["TransientFaults"] += 1
-                self._keep(job, after)
+                self._keep(job, Wait(after))
         return False
 
     async def _ask(
@@ -327,14 +333,14 @@ class _Delivery:
             return
         left, right = packing.halves(job)
         if not budget.spend():
-            self._keep(job, None)
+            self._keep(job, Wait())
         elif await self._deliver(left, budget):
             # The left half was fine, so the fault is known to be in the right one: no need to ask.
             await self._narrow(right, fault, budget)
         elif budget.spend():
             await self._deliver(right, budget)
         else:
-            self._keep(right, None)
+            self._keep(right, Wait())
 
     async def _narrow(self, job: Job, fault: Fault, budget: "_Budget") -> None:
         # One event alone is asked about, since what was refused may have been a combination.
@@ -365,12 +371,10 @@ class _Delivery:
             # Without its note an event may be sent again, which is harmless: the message need not stay.
             self._outcome.counts["ReceiptsNotNoted"] += 1
 
-    def _keep(self, job: Job, after: float | None) -> None:
-        """Leaves a job's messages on the queue; of several reasons to wait, the longest counts."""
+    def _keep(self, job: Job, wait: Wait) -> None:
+        """Leaves a job's messages on the queue."""
         for number in _message_numbers(job):
-            known = self._outcome.retry.get(number)
-            waits = [wait for wait in (known, after) if wait is not None]
-            self._outcome.retry[number] = max(waits, default=None)
+            self._outcome.retry[number] = backoff.longer(self._outcome.retry.get(number, wait), wait)
 
     def _reject(
         self,
@@ -443,10 +447,14 @@ class _Budget:
 
 def _payload(profile: bytes, events: list[PackedEvent]) -> msgspec.Raw:
     attributes = [msgspec.Raw(event.attributes) for event in events]
-    return msgspec.Raw(msgspec.json.encode(UpstreamPayload(msgspec.Raw(profile), attributes)))
+    payload = UpstreamPayload(msgspec.Raw(profile), attributes, events[0].backfill)
+    return msgspec.Raw(msgspec.json.encode(payload))
 
 
 def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage:
+    if record.culprit:
+        detail = f"Its process ended each of the {record.receives - 1} times it was tried."
+        raise Undeliverable(Reason.DEAD_LETTER, detail)
     if message.is_stored(record.body):
         stored = message.decode(record.body, ports.fetch_claim)
         if not is_site_id(stored.account):
@@ -490,13 +498,14 @@ def _surface(record: Record, body: bytes) -> contract.Surface:
     return surface
 
 
-def _unreadable(record: Record, error: Undeliverable, now: datetime) -> Rejection:
+def _unreadable(record: Record, error: Undeliverable, only: Account | None, now: datetime) -> Rejection:
+    account = record.account or (only.site_id if only else UNKNOWN_ACCOUNT)
     return Rejection(
         Reason(error.reason),
         error.detail,
         msgspec.Raw(msgspec.json.encode(record.body)),
         now,
-        account=record.account or UNKNOWN_ACCOUNT,
+        account=account,
         pointer=error.pointer,
         surface=record.surface,
     )

@@ -3,7 +3,8 @@
 A message that dispatch gave back was made visible again soon; one whose process was killed came back
 only when the queue's visibility timeout was over, every time. Those are handled after all others, a
 few at a time and in another order each time, and what is done is deleted at once: so of those that
-died together ever fewer are left with the culprit, which the queue's receive count ends.
+died together ever fewer are left with the culprit. What has ended `MOST_ENDS` processes in a row is
+the culprit, and is not tried again: that others had the same bad luck so often is one in many thousands.
 """
 
 import random
@@ -13,6 +14,7 @@ from typing import Final
 import msgspec
 
 PARTS: Final = 16
+MOST_ENDS: Final = 16
 
 
 class Receives(msgspec.Struct, frozen=True):
@@ -26,6 +28,11 @@ def is_suspect(receives: Receives, now: float, visibility_timeout: float) -> boo
     """Whether all earlier receives of a message must have ended with its process."""
     earlier = receives.count - 1
     return earlier > 0 and now - receives.first >= earlier * visibility_timeout
+
+
+def is_culprit(receives: Receives, now: float, visibility_timeout: float) -> bool:
+    """Whether a message has ended its process so often that it is not to be tried again."""
+    return receives.count > MOST_ENDS and is_suspect(receives, now, visibility_timeout)
 
 
 def parts(

@@ -2,7 +2,9 @@
 
 A sliding window satisfies the upstream's fixed ones wherever they begin. The windows here are a
 little longer than the upstream's, and slots lie apart, because a request reaches it later than it was
-sent, and not always equally much later.
+sent, and not always equally much later. A minute's requests are spread over it in shares: were they
+all sent at once, every worker would then wait out the rest of the minute, whoever else's events it
+could have sent meanwhile.
 """
 
 import asyncio
@@ -18,6 +20,9 @@ from sluice.contract import BURST_LIMIT, STEADY_LIMIT
 from sluice.errors import Retryable
 
 STEADY_MS: Final = 60_500  # 150 in this is 99.2 % of the limit's rate
+SHARES: Final = 6
+SHARE_LIMIT: Final = STEADY_LIMIT // SHARES
+SHARE_MS: Final = -(-STEADY_MS // SHARES)
 BURST_MS: Final = 1_250
 SPACING_MS: Final = BURST_MS // BURST_LIMIT
 GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
@@ -89,8 +94,8 @@ def _next(slots: list[int], window: Window, now: int) -> int:
     slot = max(now, window.paused_until)
     if slots:
         slot = max(slot, slots[-1] + SPACING_MS)
-    if len(slots) >= STEADY_LIMIT:
-        slot = max(slot, slots[-STEADY_LIMIT] + STEADY_MS)
+    if len(slots) >= SHARE_LIMIT:
+        slot = max(slot, slots[-SHARE_LIMIT] + SHARE_MS)
     left = window.allowance
     if left is not None and slot < left.until and sum(sent > left.since for sent in slots) >= left.remaining:
         slot = left.until + GUARD_MS

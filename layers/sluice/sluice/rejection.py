@@ -48,6 +48,7 @@ class UpstreamPayload(msgspec.Struct):
 
     profile: msgspec.Raw
     events: list[msgspec.Raw]
+    backfill: bool
 
 
 def encode(rejection: Rejection) -> Body:

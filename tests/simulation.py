@@ -1,0 +1,329 @@
+"""Hours of queue, workers and upstream in seconds: the real dispatch and stand-in, time alone pretended.
+
+A `World` has an SQS queue with visibility, receive counts and a dead-letter queue, workers that poll it
+as Lambda does, the shared state the workers coordinate through, and the stand-in as upstream. Only
+the clock moves: a sleep costs no time, and nothing here opens a socket.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import random
+import selectors
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from local.standin import Klaviyo
+from sluice import backoff, dispatch, isolation, message, pace
+from sluice.accounts import Account, Accounts
+from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
+from sluice.message import Message
+from sluice.triage import Answer
+
+if TYPE_CHECKING:
+    from sluice.rejection import Rejection
+
+START = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+VISIBILITY_TIMEOUT = 1_020.0
+FUNCTION_SECONDS = 120.0
+REQUEST_SECONDS = 20.0
+
+
+class Killed(Exception):
+    """The process of an invocation is gone: nothing after this runs, and no answer is given."""
+
+
+class _Selector(selectors.SelectSelector):
+    """Where a loop would wait, time moves on instead."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.moving = _Selector()
+        super().__init__(self.moving)
+
+    def time(self) -> float:
+        return self.moving.now
+
+
+def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine in pretended time."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(coroutine)
+
+
+class Waiting(msgspec.Struct):
+    """A message on the queue."""
+
+    id: int
+    body: str
+    sent: float
+    probe: bool = False
+    receives: int = 0
+    first: float = 0.0
+
+
+class Queue:
+    """SQS as far as dispatch can tell: visibility, receive counts, a dead-letter queue."""
+
+    def __init__(self, clock: Any, receive_count: int) -> None:
+        self._clock = clock
+        self._receive_count = receive_count
+        self._order = itertools.count()
+        self._visible: list[tuple[float, int, Waiting]] = []
+        self._held: dict[int, tuple[Waiting, int]] = {}
+        self.dead: list[Waiting] = []
+        self.receives = 0
+
+    def __len__(self) -> int:
+        return len(self._visible)
+
+    def send(self, body: str, *, probe: bool = False) -> None:
+        waiting = Waiting(next(self._order), body, self._clock(), probe)
+        self._put(waiting, self._clock())
+
+    def send_first(self, stored: Message[Any]) -> None:
+        """What fair queues do for an account that is not the one with the backlog."""
+        waiting = Waiting(next(self._order), message.encode(stored).text, self._clock())
+        self._put(waiting, 0.0)
+
+    def receive(self, most: int) -> list[Waiting]:
+        now = self._clock()
+        batch: list[Waiting] = []
+        while len(batch) < most and self._visible and self._visible[0][0] <= now:
+            waiting = heapq.heappop(self._visible)[2]
+            if waiting.receives >= self._receive_count:
+                self.dead.append(waiting)
+                continue
+            waiting.receives += 1
+            waiting.first = waiting.first or now
+            self.receives += 1
+            batch.append(waiting)
+        return batch
+
+    def postpone(self, waiting: Waiting, seconds: float) -> None:
+        self._put(waiting, self._clock() + seconds)
+
+    def _put(self, waiting: Waiting, at: float) -> None:
+        heapq.heappush(self._visible, (at, next(self._order), waiting))
+
+
+class _Pace:
+    """The pure pace over a window in memory instead of the state table."""
+
+    def __init__(self, world: "World", site_id: str, deadline: float) -> None:
+        self._world = world
+        self._site_id = site_id
+        self._deadline = int(deadline * 1_000)
+
+    async def turn(self) -> int:
+        now = int(self._world.clock() * 1_000)
+        window = self._world.windows[self._site_id]
+        slots, self._world.windows[self._site_id] = pace.reserve(window, now, 1, self._deadline)
+        if not slots:
+            raise pace.OutOfTime("no slot", after=(pace.next_slot(window, now) - now) / 1_000)
+        await asyncio.sleep(slots[0] / 1_000 - self._world.clock())
+        return slots[0]
+
+    async def pause(self, seconds: float | None) -> None:
+        wait = pace.DEFAULT_PAUSE_SECONDS if seconds is None else seconds
+        window = self._world.windows[self._site_id]
+        self._world.windows[self._site_id] = pace.pause(window, int((self._world.clock() + wait) * 1_000))
+
+    async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
+        window = self._world.windows[self._site_id]
+        reset = int((self._world.clock() + reset_seconds) * 1_000)
+        self._world.windows[self._site_id] = pace.observe(window, slot, remaining, reset) or window
+
+
+class World:
+    """Everything around `dispatch.dispatch`, in memory. `seed` decides all that is by chance."""
+
+    def __init__(
+        self,
+        accounts: dict[str, str],
+        *,
+        seed: int = 0,
+        workers: int = 5,
+        batch: int = 10_000,
+        receive_count: int = 50,
+        latency: float = 0.3,
+    ) -> None:
+        self.chance = random.Random(seed)
+        self.accounts = Accounts(tuple(Account(site_id, key) for site_id, key in accounts.items()))
+        self.klaviyo = Klaviyo(accounts, clock=self.clock)
+        self.queue = Queue(self.clock, receive_count)
+        self.windows: dict[str, pace.Window] = defaultdict(pace.Window)
+        self.circuits: dict[str, int] = {}
+        self.parked: dict[str, list[bytes]] = defaultdict(list)
+        self.receipts: dict[str, set[int]] = defaultdict(set)
+        self.rejections: list[Rejection] = []
+        self.counts: Counter[str] = Counter()
+        self.kill_at: set[int] = set()  # numbers of upstream requests after which the sender is killed
+        self.poison: str | None = None  # a worker that decodes a body with this in it is killed
+        self._workers = workers
+        self._batch = batch
+        self._latency = latency
+        self._requests = 0
+        self._busy = 0
+        self._stopping = False
+
+    def clock(self) -> float:
+        """Seconds since the epoch, in pretended time."""
+        try:
+            return START + asyncio.get_running_loop().time()
+        except RuntimeError:
+            return START
+
+    def put(self, stored: Message[Any]) -> None:
+        """Puts an accepted request on the queue."""
+        self.queue.send(message.encode(stored).text)
+
+    async def sleep(self, seconds: float) -> None:
+        """Lets pretended time pass."""
+        await asyncio.sleep(seconds)
+
+    async def work_until_done(self, limit: float) -> float:
+        """Lets the workers run until nothing is left, at most `limit` seconds; seconds it took."""
+        begin = self.clock()
+        async with self.working():
+            while self.clock() - begin < limit:
+                await asyncio.sleep(1.0)
+                if not self._busy and not self.queue and not any(self.parked.values()):
+                    break
+            return self.clock() - begin
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Workers and the minute's tick run within this. At its end they finish what they are at."""
+        self._stopping = False
+        workers = [asyncio.create_task(self._worker()) for _ in range(self._workers)]
+        ticks = asyncio.create_task(self._ticks())
+        try:
+            yield
+        finally:
+            self._stopping = True
+            ticks.cancel()
+            await asyncio.gather(*workers)
+
+    async def _worker(self) -> None:
+        while not self._stopping:
+            batch = self.queue.receive(self._batch)
+            if not batch:
+                await asyncio.sleep(1.0)
+                continue
+            self._busy += 1
+            try:
+                await self._invoke(dict(enumerate(batch)))
+            except* Killed:
+                self.counts["Killed"] += 1
+            finally:
+                self._busy -= 1
+
+    async def _invoke(self, batch: dict[int, Waiting]) -> None:
+        received = {n: isolation.Receives(waiting.receives, waiting.first) for n, waiting in batch.items()}
+        left = set(batch)
+        now = self.clock()
+        last_send = now + FUNCTION_SECONDS - REQUEST_SECONDS - 8
+        try:
+            for part in isolation.parts(received, now, VISIBILITY_TIMEOUT, self.chance):
+                records = {
+                    number: _record(
+                        batch[number], isolation.is_culprit(received[number], now, VISIBILITY_TIMEOUT)
+                    )
+                    for number in part
+                }
+                if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):
+                    raise ExceptionGroup("killed", [Killed()])
+                outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
+                self.counts.update(outcome.counts)
+                self.rejections += [refusal.rejection for refusal in outcome.due()]
+                for refusal in outcome.due():
+                    if refusal.receipt:
+                        self.receipts[refusal.receipt].update(refusal.places)
+                for number, wait in outcome.retry.items():
+                    waiting = batch[number]
+                    self.queue.postpone(waiting, backoff.delay(waiting.receives, wait, self.chance))
+                left -= set(part)
+        finally:
+            for number in left:
+                self.queue.postpone(batch[number], VISIBILITY_TIMEOUT - (self.clock() - now))
+
+    async def _ticks(self) -> None:
+        """What resume does each minute."""
+        while True:
+            await asyncio.sleep(60.0)
+            for site_id, bodies in self.parked.items():
+                is_open = site_id in self.circuits
+                count = min(1, len(bodies)) if is_open else len(bodies)
+                for _ in range(count):
+                    self.queue.send(bodies.pop(0).decode(), probe=is_open)
+
+    def _ports(self, deadline: float) -> dispatch.Ports:
+        async def is_open(site_id: str) -> bool:
+            return site_id in self.circuits
+
+        async def open_circuit(site_id: str, status: int) -> bool:
+            was_closed = site_id not in self.circuits
+            self.circuits.setdefault(site_id, status)
+            return was_closed
+
+        async def close_circuit(site_id: str) -> None:
+            self.circuits.pop(site_id, None)
+
+        async def park(site_id: str, bodies: list[bytes]) -> None:
+            self.parked[site_id] += bodies
+
+        async def done(ids: list[str]) -> dict[str, frozenset[int]]:
+            return {receipt: frozenset(self.receipts[receipt]) for receipt in ids}
+
+        async def delivered(receipt: str, places: list[int]) -> None:
+            self.receipts[receipt].update(places)
+
+        return dispatch.Ports(
+            accounts=lambda: self.accounts,
+            fetch_claim=lambda key: b"",
+            create_job=self._create_job,
+            pace=lambda account: _Pace(self, account.site_id, deadline),  # type: ignore[arg-type,return-value]
+            circuits=dispatch.Circuits(is_open, open_circuit, close_circuit, park),
+            receipts=dispatch.Receipts(done, delivered),
+            now=lambda: datetime.fromtimestamp(self.clock(), UTC),
+        )
+
+    async def _create_job(self, account: Account, body: bytes) -> Answer:
+        self._requests += 1
+        number = self._requests
+        headers = {
+            "authorization": f"Klaviyo-API-Key {account.private_key}",
+            "revision": UPSTREAM_REVISION,
+            "content-type": "application/vnd.api+json",
+        }
+        given = self.klaviyo.handle("POST", BULK_CREATE_JOBS_PATH, headers, body)
+        await asyncio.sleep(self._latency * self.chance.uniform(0.5, 1.5))
+        if number in self.kill_at:
+            raise Killed
+        if given.ending == "reset":
+            return Answer(None, failure="ReadError")
+        if given.ending == "hung" or given.delay > REQUEST_SECONDS:
+            await asyncio.sleep(REQUEST_SECONDS)
+            return Answer(None, failure="ReadTimeout")
+        await asyncio.sleep(given.delay)
+        content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
+        lower = {name.lower(): value for name, value in given.headers.items()}
+        return Answer(given.status, lower, content)
+
+
+def _record(waiting: Waiting, culprit: bool) -> dispatch.Record:
+    sent = datetime.fromtimestamp(waiting.sent, UTC)
+    return dispatch.Record(waiting.body, sent, waiting.receives, probe=waiting.probe, culprit=culprit)

@@ -1,0 +1,394 @@
+"""Dispatch in a pretended world: whatever goes wrong, an event is delivered once or refused with a reason."""
+
+import itertools
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from local.standin import Klaviyo
+from sluice import intake
+from sluice.contract import Surface
+from sluice.message import Message
+from sluice.rejection import Reason
+from tests.simulation import START, World, run
+
+SITE, KEY = "AbC123", "pk_abc"
+OTHER, OTHER_KEY = "XyZ789", "pk_xyz"
+NOW = datetime.fromtimestamp(START, UTC)
+HOUR = 3_600.0
+
+_receipts = itertools.count()
+
+
+def request(*events: tuple[str, str], account: str = SITE, surface: Surface = Surface.BULK) -> Message[Any]:
+    """A stored request of events, each a customer's name and a unique_id."""
+    by_customer: dict[str, list[str]] = {}
+    for customer, unique_id in events:
+        by_customer.setdefault(customer, []).append(unique_id)
+    entries = [_entry(customer, unique_ids) for customer, unique_ids in by_customer.items()]
+    attributes = {"events-bulk-create": {"data": entries}}
+    body = msgspec.json.encode({"data": {"type": "event-bulk-create-job", "attributes": attributes}})
+    read = intake.read(Surface.BULK, body, "2026-07-15", NOW)
+    return Message(f"r{next(_receipts)}", account, surface, NOW, read.entries)
+
+
+def bulk(name: str, count: int, customers: int = 100) -> list[tuple[str, str]]:
+    """Events of a bulk request, with unique_ids of their own."""
+    return [(f"{name}-{n % customers}", f"{name}-{n}") for n in range(count)]
+
+
+def single(name: str, account: str = SITE) -> Message[Any]:
+    return request((name, name), account=account, surface=Surface.EVENT)
+
+
+def _entry(customer: str, unique_ids: list[str]) -> dict[str, Any]:
+    profile = {"type": "profile", "attributes": {"email": f"{customer}@mail.example"}}
+    events = [{"type": "event", "attributes": _event(unique_id)} for unique_id in unique_ids]
+    attributes = {"profile": {"data": profile}, "events": {"data": events}}
+    return {"type": "event-bulk-create", "attributes": attributes}
+
+
+def _event(unique_id: str) -> dict[str, Any]:
+    name = "badone" if unique_id.startswith("badone") else "Placed Order"
+    metric = {"data": {"type": "metric", "attributes": {"name": name}}}
+    return {"properties": {}, "metric": metric, "unique_id": unique_id}
+
+
+def delivered(klaviyo: Klaviyo, site_id: str = SITE) -> Counter[str]:
+    """How often each unique_id was taken upstream."""
+    return Counter(taken.event["unique_id"] for taken in klaviyo.events(site_id))
+
+
+def rejected(world: World) -> Counter[str]:
+    payloads = [msgspec.json.decode(rejection.payload) for rejection in world.rejections]
+    return Counter(event["unique_id"] for payload in payloads for event in payload["events"])
+
+
+def work(world: World, *requests: Message[Any], limit: float = HOUR) -> float:
+    async def scenario() -> float:
+        for each in requests:
+            world.put(each)
+        return await world.work_until_done(limit)
+
+    return run(scenario())
+
+
+def summary(world: World, site_id: str = SITE) -> dict[str, Any]:
+    found: dict[str, Any] = world.klaviyo.summary()["accounts"][site_id]
+    return found
+
+
+def all_once(*unique_ids: str) -> Counter[str]:
+    return Counter(dict.fromkeys(unique_ids, 1))
+
+
+def ids(events: list[tuple[str, str]]) -> list[str]:
+    return [unique_id for _, unique_id in events]
+
+
+def test_a_batch_becomes_full_jobs() -> None:
+    world = World({SITE: KEY}, workers=1)
+    names = [f"c{n}" for n in range(2_500)]
+
+    work(world, *map(single, names))
+
+    assert delivered(world.klaviyo) == all_once(*names)
+    assert summary(world)["fill"] == [1_000, 1_000, 500]
+    assert world.counts["DeliveredEvents"] == 2_500
+
+
+@pytest.mark.parametrize(
+    ("attribution", "bad", "most"),
+    [("all", 1, 2), ("all", 10, 2), ("first", 1, 2), ("first", 10, 11), ("none", 1, 22)],
+)
+def test_bad_events_cost_few_requests(attribution: str, bad: int, most: int) -> None:
+    for where in range(0, 1_000, 333):
+        world = World({SITE: KEY}, workers=1)
+        world.klaviyo.configure(attribution=attribution, poison=[{"contains": "badone"}])
+        events = bulk("e", 1_000, customers=250)
+        for n in range(bad):
+            position = (where + n * 83) % 1_000
+            events[position] = (events[position][0], f"badone-{position}")
+
+        work(world, request(*events))
+
+        bad_ids = [unique_id for unique_id in ids(events) if unique_id.startswith("badone")]
+        assert delivered(world.klaviyo) == all_once(*set(ids(events)) - set(bad_ids))
+        assert rejected(world) == all_once(*bad_ids)
+        assert {rejection.reason for rejection in world.rejections} == {Reason.REFUSED}
+        assert summary(world)["requests"] <= most
+
+
+def test_a_rejection_points_into_the_callers_document() -> None:
+    world = World({SITE: KEY})
+    world.klaviyo.configure(poison=[{"contains": "badone"}])
+
+    work(world, request(("a", "a-1"), ("b", "b-1"), ("b", "badone")))
+
+    [rejection] = world.rejections
+    assert (rejection.pointer or "").startswith(
+        "/data/attributes/events-bulk-create/data/1/attributes/events/data/1"
+    )
+    assert rejection.receipt
+    assert rejection.account == SITE
+
+
+def test_a_bad_profile_takes_only_its_own_events() -> None:
+    world = World({SITE: KEY})
+    world.klaviyo.configure(poison=[{"contains": "badone"}])
+
+    work(world, request(("badone", "x-1"), ("good", "y-1"), ("badone", "x-2")))
+
+    assert delivered(world.klaviyo) == all_once("y-1")
+    assert rejected(world) == all_once("x-1", "x-2")
+
+
+def test_an_unattributed_refusal_of_everything_stays_within_its_budget() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(poison=[{"contains": "mail.example", "attributed": False}])
+
+    work(world, request(*bulk("e", 1_000)), limit=10)
+
+    assert summary(world)["requests"] <= 61
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "json", "status": 500},
+        {"kind": "html", "status": 502},
+        {"kind": "html", "status": 403},
+        {"kind": "throttle", "retry_after": 30},
+        {"kind": "throttle", "retry_after_as": "absent"},
+        {"kind": "reset"},
+        {"kind": "hang", "taken": False},
+    ],
+    ids=lambda fault: "-".join(map(str, fault.values())),
+)
+def test_a_three_hour_outage_dead_letters_nothing(fault: dict[str, Any]) -> None:
+    world = World({SITE: KEY})
+    bulks = [bulk(f"b{n}", 1_000) for n in range(10)]
+    singles = [f"s{n}" for n in range(500)]
+
+    async def scenario() -> None:
+        for events in bulks:
+            world.put(request(*events))
+        for name in singles:
+            world.put(single(name))
+        world.klaviyo.configure(faults=[fault])
+        await world.work_until_done(3 * HOUR)
+        world.klaviyo.configure(faults=[])
+        await world.work_until_done(HOUR)
+
+    run(scenario())
+
+    assert world.queue.dead == []
+    assert world.rejections == []
+    assert delivered(world.klaviyo) == all_once(*singles, *(each for events in bulks for each in ids(events)))
+    assert summary(world)["throttled_by_limit"] == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: int) -> None:
+    world = World({SITE: KEY, OTHER: OTHER_KEY})
+    bulks = [bulk(f"b{n}", 1_000) for n in range(30)]
+    mine = [f"s{n}" for n in range(2_000)]
+    theirs = [f"o{n}" for n in range(50)]
+
+    async def scenario() -> int:
+        world.klaviyo.configure(faults=[{"kind": "json", "status": status, "site_id": SITE}])
+        for events in bulks:
+            world.put(request(*events))
+        for name in mine:
+            world.put(single(name))
+        for name in theirs:
+            world.put(single(name, OTHER))
+        await world.work_until_done(2 * HOUR)
+        asked = summary(world)["requests"]
+        world.klaviyo.configure(faults=[])
+        await world.work_until_done(HOUR)
+        return int(asked)
+
+    asked = run(scenario())
+
+    messages = len(bulks) + len(mine)
+    assert asked <= 8 + 121  # the jobs under way when it opened, and one probe a minute
+    assert world.queue.receives <= 2 * messages + len(theirs) + 125  # not again and again
+    assert world.counts["CircuitsOpened"] == 1
+    assert world.circuits == {}
+    assert delivered(world.klaviyo, OTHER) == all_once(*theirs)
+    assert delivered(world.klaviyo) == all_once(*mine, *(each for events in bulks for each in ids(events)))
+    assert world.queue.dead == []
+
+
+def test_an_unknown_account_is_parked_until_it_is_known() -> None:
+    world = World({OTHER: OTHER_KEY})
+    known = World({SITE: KEY}).accounts
+
+    async def scenario() -> None:
+        world.put(single("early"))
+        await world.work_until_done(300)
+        world.accounts = msgspec.structs.replace(
+            world.accounts, accounts=(*world.accounts.accounts, *known.accounts)
+        )
+        world.klaviyo = Klaviyo({SITE: KEY, OTHER: OTHER_KEY}, clock=world.clock)
+        await world.work_until_done(300)
+
+    run(scenario())
+
+    assert delivered(world.klaviyo) == all_once("early")
+
+
+def test_a_saturated_queue_uses_the_whole_limit_and_never_trips_it() -> None:
+    world = World({SITE: KEY}, workers=5, batch=40)
+    count = 1_200
+
+    work(world, *(request(*bulk(f"b{n}", 1_000)) for n in range(count)), limit=3 * HOUR)
+
+    found = summary(world)
+    assert found["throttled_by_limit"] == 0
+    assert found["max_in_1s"] <= 10
+    assert found["max_in_60s"] <= 150
+    assert found["jobs"] == count
+    times = sorted(line.time for line in world.klaviyo.requests())
+    minutes = (times[1_050] - times[0]) / 60
+    assert 1_050 / minutes >= 0.98 * 150
+
+
+def test_one_accounts_backlog_does_not_delay_anothers_events() -> None:
+    world = World({SITE: KEY, OTHER: OTHER_KEY}, workers=5, batch=40)
+
+    async def scenario() -> float:
+        for n in range(600):
+            world.put(request(*bulk(f"b{n}", 1_000)))
+        async with world.working():
+            await world.sleep(90)
+            sent = world.clock()
+            for n in range(10):
+                world.queue.send_first(single(f"o{n}", OTHER))
+            while sum(delivered(world.klaviyo, OTHER).values()) < 10:
+                await world.sleep(0.5)
+            return world.clock() - sent
+
+    assert run(scenario()) <= 30
+
+
+def test_within_a_batch_no_account_waits_for_another() -> None:
+    world = World({SITE: KEY, OTHER: OTHER_KEY}, workers=1)
+
+    async def scenario() -> float:
+        for n in range(200):
+            world.put(request(*bulk(f"b{n}", 1_000)))
+        for n in range(10):
+            world.put(single(f"o{n}", OTHER))
+        async with world.working():
+            while sum(delivered(world.klaviyo, OTHER).values()) < 10:
+                await world.sleep(0.1)
+            return world.clock() - START
+
+    assert run(scenario()) <= 3
+
+
+def test_a_redelivered_bulk_request_sends_nothing_that_its_receipt_says_is_done() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.kill_at = {3}
+    bulks = [bulk(f"b{n}", 1_000) for n in range(3)]
+
+    work(world, *(request(*events) for events in bulks))
+
+    assert world.counts["Killed"] == 1
+    assert delivered(world.klaviyo) == all_once(*(each for events in bulks for each in ids(events)))
+    # The two jobs answered before the kill are not sent again; only the third's answer was lost.
+    assert summary(world)["duplicates_refused"] == 1
+    assert summary(world)["requests"] == 4
+
+
+def test_redelivered_single_events_count_as_delivered() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.kill_at = {1}
+    names = [f"s{n}" for n in range(20)]
+
+    work(world, *map(single, names))
+
+    assert delivered(world.klaviyo) == all_once(*names)
+    assert world.counts["DuplicateEvents"] == 20
+    assert world.rejections == []
+
+
+def test_poison_dies_alone() -> None:
+    world = World({SITE: KEY}, workers=2)
+    world.poison = "poisonous"
+    names = [f"s{n}" for n in range(500)]
+
+    work(world, *map(single, names), single("poisonous"), limit=12 * HOUR)
+
+    assert delivered(world.klaviyo) == all_once(*names)
+    [dead] = world.rejections
+    assert dead.reason == Reason.DEAD_LETTER
+    assert b"poisonous" in bytes(dead.payload)
+    assert world.counts["Killed"] <= 17
+
+
+def _takes_unnoticed(fault: dict[str, Any]) -> bool:
+    return fault["kind"] in {"hang", "latency", "reset"}
+
+
+FAULTS = st.sampled_from(
+    [
+        {"kind": "json", "status": 500},
+        {"kind": "html", "status": 403},
+        {"kind": "json", "status": 401},
+        {"kind": "throttle", "retry_after": 3},
+        {"kind": "throttle", "retry_after_as": "absent"},
+        {"kind": "reset", "taken": True},
+        {"kind": "hang"},
+        {"kind": "latency", "seconds": 25},
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    faults=st.lists(st.tuples(FAULTS, st.integers(1, 12)), max_size=5),
+    kills=st.sets(st.integers(1, 30), max_size=4),
+    attribution=st.sampled_from(["all", "first", "none"]),
+    shape=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    bad=st.sets(st.integers(0, 300), max_size=3),
+)
+def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
+    seed: int,
+    faults: list[tuple[dict[str, Any], int]],
+    kills: set[int],
+    attribution: str,
+    shape: list[int],
+    bad: set[int],
+) -> None:
+    if attribution == "none":
+        # A job taken unnoticed and then refused as a repeat without saying so is told from no other refusal.
+        kills, faults = set(), [(fault, count) for fault, count in faults if not _takes_unnoticed(fault)]
+    world = World({SITE: KEY}, seed=seed, workers=3, batch=5)
+    world.kill_at = kills
+    number = itertools.count()
+    bulks = [
+        [(f"c{n % 7}", f"{'badone' if n in bad else 'ok'}-{n}") for n in itertools.islice(number, size)]
+        for size in shape
+    ]
+    accepted = [unique_id for events in bulks for unique_id in ids(events)]
+    world.klaviyo.configure(
+        attribution=attribution,
+        poison=[{"contains": "badone"}],
+        faults=[{**fault, "count": count} for fault, count in faults],
+    )
+
+    work(world, *(request(*events) for events in bulks), limit=40 * HOUR)
+
+    assert delivered(world.klaviyo) + rejected(world) == all_once(*accepted)
+    assert world.queue.dead == []
+    assert all(unique_id.startswith("badone") for unique_id in rejected(world))
+    assert summary(world)["throttled_by_limit"] == 0
