@@ -7,6 +7,7 @@ jobs, and its newer attributes are never followed by older ones.
 """
 
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -27,7 +28,9 @@ _EVENT_JOINT: Final = _EVENT_TAIL + b"," + _EVENT_HEAD
 _JOB_BYTES: Final = len(_JOB_HEAD) + len(_JOB_TAIL)
 _ENTRY_BYTES: Final = len(_ENTRY_HEAD_BACKFILL) + len(_ENTRY_MIDDLE) + len(_ENTRY_TAIL) + 1
 _EVENT_BYTES: Final = len(_EVENT_HEAD) + len(_EVENT_TAIL) + 1
+_FULL_BYTES: Final = MAX_BODY_BYTES_OUT - 25_000  # beyond this, looking for what still fits is not worth it
 _MAX_OPEN: Final = 32  # jobs that may still be added to; bounds the search for room
+_MAX_ROOMY: Final = 4  # so many of them may have room left in order to keep a message together
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
@@ -38,7 +41,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     event: int
 
 
-class PackedEvent(msgspec.Struct):
+class PackedEvent(msgspec.Struct, gc=False):
     """One event of a job: its attributes and own profile as JSON, and all who sent it."""
 
     key: str
@@ -49,7 +52,7 @@ class PackedEvent(msgspec.Struct):
     origins: list[Origin]
 
 
-class JobEntry(msgspec.Struct):
+class JobEntry(msgspec.Struct, gc=False):
     """One profile's events of a job; `profile` is what its events' profiles merge to."""
 
     key: str
@@ -58,7 +61,7 @@ class JobEntry(msgspec.Struct):
     events: list[PackedEvent]
 
 
-class Job(msgspec.Struct):
+class Job(msgspec.Struct, gc=False):
     """One bulk-create request. It must not be sent before the jobs numbered in `after` are answered."""
 
     number: int
@@ -140,23 +143,33 @@ def merge_profiles(older: bytes, newer: bytes) -> bytes | None:
     """One profile that does what `older` and then `newer` would, or None where none surely does.
 
     Both are profile data as JSON with equal identifiers. Attributes and custom properties are set
-    one by one upstream, so the newer value wins; patches (`meta`) act, so they are not merged; a
-    location is only replaced by one with at least its fields, as what else the upstream does with
-    it is not documented.
+    one by one upstream, so the newer value wins. Patches (`meta`) act each time they are applied, so
+    they are not merged; nor is what the upstream's documents leave open: a null among two sets of
+    properties, and a location, unless it is replaced by one with at least its fields.
     """
-    if older == newer:
+    if _does_the_same(older, newer):
         return older
     old, new = msgspec.json.decode(older), msgspec.json.decode(newer)
     if "meta" in old or "meta" in new:
         return None
     before, after = old["attributes"], new["attributes"]
+    merged = before | after
     if "location" in before and "location" in after and before["location"].keys() - after["location"].keys():
         return None
-    merged = {**old, "attributes": before | after}
-    if before.get("properties") and after.get("properties"):
-        merged["attributes"]["properties"] = before["properties"] | after["properties"]
-    body = msgspec.json.encode(merged)
+    if "properties" in before and "properties" in after and before["properties"] != after["properties"]:
+        if before["properties"] is None or after["properties"] is None:
+            return None
+        merged["properties"] = before["properties"] | after["properties"]
+    body = msgspec.json.encode({**old, "attributes": merged})
     return body if len(body) <= MAX_PROFILE_BYTES else None
+
+
+def _does_the_same(profile: bytes, other: bytes) -> bool:
+    """Whether two profiles do together what one of them does alone.
+
+    Patches act each time, but those of one caller's entry, which is one object here, are meant once.
+    """
+    return profile == other and (profile is other or b'"meta"' not in profile)
 
 
 def _events(number: int, message: StoredMessage) -> list[PackedEvent]:
@@ -193,112 +206,185 @@ def _lone_size(event: PackedEvent) -> int:
     return _event_size(event) + len(event.profile) + _ENTRY_BYTES
 
 
-class _Placed(msgspec.Struct):
-    """Where a profile's, or an event's, latest occurrence went."""
+def _row_size(events: Iterable[PackedEvent]) -> int:
+    """Bytes that events in a row take in a new job, at most: those of one entry share its profile."""
+    size, profile = 0, None
+    for event in events:
+        size += _event_size(event) if event.profile is profile else _lone_size(event)
+        profile = event.profile
+    return size
+
+
+class _Placed(msgspec.Struct, gc=False):
+    """What is placed of a profile: where its latest event went, and each event by its id, with its job.
+
+    `same` numbers the jobs before that hold the very profile.
+    """
 
     job: Job
     entry: JobEntry
+    same: tuple[int, ...]
+    events: dict[str, tuple[int, PackedEvent]]
+
+    def floor(self, event: PackedEvent) -> int:
+        """The first job an event may go into: none before its profile's last, none with its like."""
+        like = self.events.get(event.id)
+        return self.job.number if like is None else max(self.job.number, like[0] + 1)
+
+    def update(self, profile: bytes) -> bool:
+        """Has the latest entry also do what a newer profile does; False where it cannot."""
+        merged = merge_profiles(self.entry.profile, profile)
+        if merged is None:
+            return False
+        growth = len(merged) - len(self.entry.profile)
+        if not _fits(self.job, 0, growth):
+            return False
+        self.entry.profile = merged
+        self.job.size += growth
+        self.job.after.update(self.same)
+        self.same = ()
+        return True
 
 
 class _Packer:
     def __init__(self, groups: list[list[PackedEvent]]) -> None:
         self.jobs: list[Job] = []
         self.oversized: list[PackedEvent] = []
-        self._open: list[Job] = []
+        self._groups = groups
+        self._open: dict[int, Job] = {}
         self._profiles: dict[str, _Placed] = {}
-        self._events: dict[tuple[str, str], tuple[Job, PackedEvent]] = {}
-        events = sum(map(len, groups))
-        self._fewest = -(-events // MAX_EVENTS_PER_REQUEST)  # jobs, if bytes do not ask for more
+        self._superseded: dict[tuple[str, str, bytes], PackedEvent] = {}
 
     def place(self, group: list[PackedEvent]) -> None:
-        """Puts a group's events into one job if they fit one, else where there is room for each."""
-        whole = self._room_for_all(group) if len(group) > 1 else None
-        for event in group:
-            if not self._is_repeat(event):
-                self._place_one(event, whole)
+        """Puts a group's events into one job if they fit one, else into as few as they can."""
+        job: Job | None = None
+        for index, event in enumerate(group):
+            placed = self._profiles.get(event.key)
+            if placed is not None and self._is_repeat(placed, event):
+                continue
+            size = _lone_size(event)
+            if _JOB_BYTES + size > MAX_BODY_BYTES_OUT:
+                self.oversized.append(event)
+                continue
+            floor = 0 if placed is None else placed.floor(event)
+            if job is None or not _fits(job, 1, _growth(job, placed, event)):
+                whole = self._room_for_all(event, group[index + 1 :]) if len(group) > 1 else None
+                job = whole or self._room_for(floor, size)
+            self._add(job if job.number >= floor else self._room_for(floor, size), placed, event)
 
-    def _room_for_all(self, group: list[PackedEvent]) -> Job | None:
-        size = sum(map(_lone_size, group))
-        floor = max((self._floor(event) for event in group), default=0)
-        for job in self._open:
-            if job.number >= floor and _fits(job, len(group), size):
+    def _room_for(self, floor: int, size: int) -> Job:
+        return self._open_job(floor, 1, size) or self._new_job()
+
+    def _room_for_all(self, first: PackedEvent, rest: list[PackedEvent]) -> Job | None:
+        """A job that takes all of these events, or None if they have to be spread."""
+        events = [first, *(event for event in rest if self._like(event) is None)]
+        floor = max(map(self._floor, events))
+        job = self._open_job(floor, len(events), _row_size(events))
+        return self._new_job() if job is None and self._may_begin_job(events) else job
+
+    def _may_begin_job(self, events: list[PackedEvent]) -> bool:
+        """Whether these may have a new job while there is room for some of them in others.
+
+        Only if that room can be expected to be used: not if there is much of it, and not by a profile
+        that moves on, as it cannot come back.
+        """
+        if len(self.jobs) >= self._fewest or len(self._open) >= _MAX_ROOMY:
+            return False
+        placed = map(self._profiles.get, {event.key for event in events})
+        return not any(profile is not None and profile.job.number in self._open for profile in placed)
+
+    @cached_property
+    def _fewest(self) -> int:
+        """Jobs there must be in the end."""
+        by_count = -(-sum(map(len, self._groups)) // MAX_EVENTS_PER_REQUEST)
+        return max(by_count, -(-sum(map(_row_size, self._groups)) // MAX_BODY_BYTES_OUT))
+
+    def _open_job(self, floor: int, events: int, size: int) -> Job | None:
+        for number, job in self._open.items():
+            if number >= floor and _fits(job, events, size):
                 return job
-        return self._new_job() if len(self.jobs) < self._fewest else None
-
-    def _place_one(self, event: PackedEvent, preferred: Job | None) -> None:
-        if _JOB_BYTES + _lone_size(event) > MAX_BODY_BYTES_OUT:
-            self.oversized.append(event)
-            return
-        floor = self._floor(event)
-        if preferred is None or preferred.number < floor or not _fits(preferred, 1, _lone_size(event)):
-            preferred = self._room_for_one(event, floor)
-        self._add(preferred, event)
-
-    def _room_for_one(self, event: PackedEvent, floor: int) -> Job:
-        size = _lone_size(event)
-        for job in self._open:
-            if job.number >= floor and _fits(job, 1, size):
-                return job
-        return self._new_job()
+        return None
 
     def _floor(self, event: PackedEvent) -> int:
-        """The first job this event may go into: none before its profile's last, none with its like."""
-        profile = self._profiles.get(event.key)
-        if profile is None:
-            return 0
-        like = self._events.get((event.key, event.id))
-        return max(profile.job.number, like[0].number + 1 if like else 0)
+        placed = self._profiles.get(event.key)
+        return 0 if placed is None else placed.floor(event)
 
-    def _is_repeat(self, event: PackedEvent) -> bool:
-        like = self._events.get((event.key, event.id))
-        if like is None or like[1].attributes != event.attributes:
+    def _like(self, event: PackedEvent) -> PackedEvent | None:
+        """The event among those placed that this one repeats."""
+        placed = self._profiles.get(event.key)
+        if placed is None or event.id not in placed.events:
+            return None
+        _, like = placed.events[event.id]
+        if like.attributes == event.attributes:
+            return like
+        return self._superseded.get((event.key, event.id, event.attributes))
+
+    def _is_repeat(self, placed: _Placed, event: PackedEvent) -> bool:
+        """Lets an event that is there already stand for this one; what is new in its profile is kept."""
+        like = self._like(event)
+        if like is None:
             return False
-        latest = self._profiles[event.key]
-        merged = merge_profiles(latest.entry.profile, event.profile)
-        growth = len(merged) - len(latest.entry.profile) if merged is not None else 0
-        if merged is None or not _fits(latest.job, 0, growth):
-            return False
-        latest.job.size += growth
-        latest.entry.profile = merged
-        like[1].origins += event.origins
+        if like.profile != event.profile:
+            if not placed.update(event.profile):
+                return False
+            last = placed.entry.events[-1]
+            last.profile = merge_profiles(last.profile, event.profile) or placed.entry.profile
+        like.origins += event.origins
         return True
 
-    def _add(self, job: Job, event: PackedEvent) -> None:
-        latest = self._profiles.get(event.key)
-        like = self._events.get((event.key, event.id))
+    def _add(self, job: Job, placed: _Placed | None, event: PackedEvent) -> None:
+        placed = self._entry_for(job, placed, event)
+        placed.entry.events.append(event)
+        like = placed.events.get(event.id)
         if like is not None:
-            job.after.add(like[0].number)
-        if latest is not None and latest.job is not job and latest.entry.profile != event.profile:
-            job.after.add(latest.job.number)
-        entry = self._entry_for(job, event, latest)
-        entry.events.append(event)
+            job.after.add(like[0])
+            self._superseded[event.key, event.id, like[1].attributes] = like[1]
+        placed.events[event.id] = (job.number, event)
         job.events += 1
         job.size += _event_size(event)
-        self._profiles[event.key] = _Placed(job, entry)
-        self._events[event.key, event.id] = (job, event)
-        if job.events == MAX_EVENTS_PER_REQUEST:
-            self._open.remove(job)
+        if job.events == MAX_EVENTS_PER_REQUEST or job.size > _FULL_BYTES:
+            self._open.pop(job.number, None)
 
-    def _entry_for(self, job: Job, event: PackedEvent, latest: _Placed | None) -> JobEntry:
-        if latest is not None and latest.job is job and latest.entry.backfill == event.backfill:
-            merged = merge_profiles(latest.entry.profile, event.profile)
-            if merged is not None:
-                # Never more than the room checked for a lone event: a merged profile is at most both.
-                job.size += len(merged) - len(latest.entry.profile)
-                latest.entry.profile = merged
-                return latest.entry
+    def _entry_for(self, job: Job, placed: _Placed | None, event: PackedEvent) -> _Placed:
+        """Where an event goes in a job: what is placed of its profile, its entry now in that job."""
+        if placed is not None and placed.job is job and _joins(placed, event):
+            return placed
         entry = JobEntry(event.key, event.profile, event.backfill, [])
         job.entries.append(entry)
         job.size += len(event.profile) + _ENTRY_BYTES
-        return entry
+        if placed is None:
+            placed = self._profiles[event.key] = _Placed(job, entry, (), {})
+            return placed
+        if placed.job is not job:
+            placed.same = (*placed.same, placed.job.number)
+        if not _does_the_same(placed.entry.profile, event.profile):
+            job.after.update(placed.same)
+            placed.same = ()
+        placed.job, placed.entry = job, entry
+        return placed
 
     def _new_job(self) -> Job:
-        job = Job(len(self.jobs), [], after=set())
+        job = Job(len(self.jobs))
         self.jobs.append(job)
-        self._open.append(job)
+        self._open[job.number] = job
         if len(self._open) > _MAX_OPEN:
-            self._open.pop(0)
+            del self._open[next(iter(self._open))]
         return job
+
+
+def _joins(placed: _Placed, event: PackedEvent) -> bool:
+    """Whether an event can be one more of its profile's latest entry, which then does what both do."""
+    entry = placed.entry
+    if entry.backfill != event.backfill:
+        return False
+    return _does_the_same(entry.events[-1].profile, event.profile) or placed.update(event.profile)
+
+
+def _growth(job: Job, placed: _Placed | None, event: PackedEvent) -> int:
+    """Bytes a job grows by, at most, if it takes an event."""
+    if placed is None or placed.job is not job or placed.entry.backfill != event.backfill:
+        return _lone_size(event)
+    return _event_size(event) if placed.entry.events[-1].profile is event.profile else _lone_size(event)
 
 
 def _fits(job: Job, events: int, size: int) -> bool:
