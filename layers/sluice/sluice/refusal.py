@@ -106,12 +106,13 @@ def _problems(surface: Surface, document: object, limits: Rules) -> Iterator[Pro
     total = 0
     for path, attributes in _holders(surface, document):
         total += yield from _broken_rules(surface, path, attributes, limits)
-    where = pointer(*ROOTS[surface])
-    if _at(document, *ROOTS[surface]) == []:
-        yield Problem("invalid", _NO_EVENT, where)
+    root = ROOTS[surface]
+    if _at(document, *root) == []:
+        yield Problem("invalid", _NO_EVENT, pointer(*root))
     if total > contract.MAX_EVENTS_PER_REQUEST:
+        held = root if surface is Surface.BULK else (*root, "attributes", "events", "data")
         detail = f"A request must not hold more than {contract.MAX_EVENTS_PER_REQUEST} events."
-        yield Problem("invalid", f"{detail} This one holds {total}: send it in parts.", where)
+        yield Problem("invalid", f"{detail} This one holds {total}: send it in parts.", pointer(*held))
 
 
 _NO_EVENT: Final = "At least one event is needed here."

@@ -91,7 +91,7 @@ def check_profile(profile: ProfileData, found: list[Finding]) -> None:
     given = identifiers(profile)
     if not any(given):
         found.append((("attributes",), _missing_identifier(attributes)))
-    elif bad_phone(profile) and sum(map(bool, given)) == 1:
+    elif bad_phone(profile) and list(filter(None, given)) == [attributes.phone_number]:
         found.append((("attributes", "phone_number"), _PHONE_NUMBER))
     if isinstance(attributes.location, Location):
         _check_location(attributes.location, found)

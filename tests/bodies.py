@@ -1,0 +1,124 @@
+"""Bodies as callers send them, each valid until a test changes it."""
+
+import copy
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+NOON = datetime(2026, 7, 20, 12, tzinfo=UTC)
+NEWEST = "2026-07-15"
+SITE_ID = "AbC123"
+KEY = "pk_0123456789abcdef"
+
+
+def event(**attributes: Any) -> dict[str, Any]:
+    """An event; pass attributes to add or replace them."""
+    return {
+        "type": "event",
+        "attributes": {
+            "properties": {"product": "Desk lamp"},
+            "metric": {"data": {"type": "metric", "attributes": {"name": "Viewed Product"}}},
+            **attributes,
+        },
+    }
+
+
+def metric(name: str, **attributes: Any) -> dict[str, Any]:
+    """The `metric` attribute of an event."""
+    return {"data": {"type": "metric", "attributes": {"name": name, **attributes}}}
+
+
+def profile(**attributes: Any) -> dict[str, Any]:
+    """A profile, with an e-mail address unless other attributes are given."""
+    return {"data": {"type": "profile", "attributes": attributes or {"email": "ann@example.com"}}}
+
+
+def entry(*events: dict[str, Any], of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
+    """One profile's events, as in a bulk request; alone it is what a client bulk request holds."""
+    return {
+        "type": "event-bulk-create",
+        "attributes": {
+            "profile": of or profile(),
+            "events": {"data": list(events or [event()])},
+            **attributes,
+        },
+    }
+
+
+def bulk(*entries: dict[str, Any]) -> dict[str, Any]:
+    """A bulk request."""
+    return {
+        "data": {
+            "type": "event-bulk-create-job",
+            "attributes": {"events-bulk-create": {"data": list(entries or [entry()])}},
+        }
+    }
+
+
+def client_bulk(*events: dict[str, Any], of: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A client bulk request."""
+    return {"data": entry(*events, of=of)}
+
+
+def single(of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
+    """A single event's request, on either route."""
+    document = event(**attributes)
+    document["attributes"]["profile"] = of or profile()
+    return {"data": document}
+
+
+def flat(of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
+    """A single event's request in the deprecated flat shape."""
+    return {
+        "data": {
+            "type": "event",
+            "attributes": {
+                "profile": {"$email": "ann@example.com"} if of is None else of,
+                "metric": {"name": "Viewed Product"},
+                "properties": {"product": "Desk lamp"},
+                **attributes,
+            },
+        }
+    }
+
+
+def encoded(document: object) -> bytes:
+    """A document as JSON bytes, not escaped where it need not be."""
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """`properties` of so many levels, objects and arrays in turn."""
+    value: Any = 1
+    for level in range(levels - 1, 0, -1):
+        value = [value] if level % 2 else {"deeper": value}
+    return {"deeper": value}
+
+
+def at(document: Any, pointer: str) -> Any:
+    """What a JSON pointer (RFC 6901) leads to; `KeyError` or `IndexError` where it leads nowhere."""
+    for part in pointer.split("/")[1:]:
+        document = document[_key(document, part)]
+    return document
+
+
+def without(document: dict[str, Any], pointer: str) -> dict[str, Any]:
+    """A copy of a document that lacks what a pointer leads to."""
+    copied = copy.deepcopy(document)
+    parent, _, name = pointer.rpartition("/")
+    holder = at(copied, parent)
+    del holder[_key(holder, name)]
+    return copied
+
+
+def replaced(document: dict[str, Any], pointer: str, value: Any) -> dict[str, Any]:
+    """A copy of a document with something else where a pointer leads, or something new."""
+    copied = copy.deepcopy(document)
+    parent, _, name = pointer.rpartition("/")
+    holder = at(copied, parent)
+    holder[_key(holder, name)] = value
+    return copied
+
+
+def _key(holder: Any, part: str) -> Any:
+    return int(part) if isinstance(holder, list) else part.replace("~1", "/").replace("~0", "~")

@@ -1,0 +1,59 @@
+"""What intake makes of a body: the upstream's view of what was accepted, or the problems."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from sluice import intake, message
+from sluice.contract import Surface
+from sluice.errors import Refused
+from sluice.intake import Intake
+from sluice.jsonapi import Problem
+from sluice.message import Message
+from tests.bodies import NEWEST, NOON, SITE_ID, encoded
+
+
+def read(surface: Surface, document: object, revision: str = NEWEST, accepted: datetime = NOON) -> Intake:
+    """A document, or the bytes of a body, read as a request would be."""
+    body = document if isinstance(document, bytes) else encoded(document)
+    return intake.read(surface, body, revision, accepted)
+
+
+def refusal(
+    surface: Surface, document: object, revision: str = NEWEST, accepted: datetime = NOON
+) -> list[Problem]:
+    """The problems a document is refused for; none where it is accepted."""
+    try:
+        read(surface, document, revision, accepted)
+    except Refused as refused:
+        return list(refused.problems)
+    return []
+
+
+def pointers(surface: Surface, document: object, revision: str = NEWEST) -> list[str | None]:
+    """Where the problems of a document are."""
+    return [problem.pointer for problem in refusal(surface, document, revision)]
+
+
+def delivered(read: Intake, surface: Surface = Surface.BULK) -> list[dict[str, Any]]:
+    """What dispatch finds on the queue of what was read: its entries, their parts as plain JSON."""
+    body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
+    stored = message.decode(body.text, lambda _: body.claim_bytes)
+    entries: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(stored.entries))
+    return entries
+
+
+def only_event(read: Intake) -> dict[str, Any]:
+    """The attributes of the only event read, as they go upstream."""
+    [entry] = delivered(read)
+    [event] = entry["events"]
+    attributes: dict[str, Any] = event["attributes"]
+    return attributes
+
+
+def only_profile(read: Intake) -> dict[str, Any]:
+    """The only profile read, as it goes upstream."""
+    [entry] = delivered(read)
+    profile: dict[str, Any] = entry["profile"]
+    return profile

@@ -1,0 +1,93 @@
+"""The accounts document: whose a key is, and documents that cannot be right."""
+
+import hmac
+import json
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from sluice import accounts
+from sluice.errors import Misconfigured
+from tests.bodies import KEY, SITE_ID
+
+DIGEST = sha256(KEY.encode()).hexdigest()
+
+
+def account(**fields: Any) -> dict[str, Any]:
+    return {"site_id": SITE_ID, "private_key": "pk_upstream", "keys": [{"sha256": DIGEST}], **fields}
+
+
+def parsed(*each: dict[str, Any]) -> accounts.Accounts:
+    return accounts.parse(json.dumps({"accounts": list(each)}))
+
+
+OTHER = account(site_id="XyZ789", keys=[{"sha256": "0" * 64, "scopes": ["events:write"]}])
+
+
+def test_a_key_is_found_with_its_account_and_scopes() -> None:
+    found = parsed(OTHER, account(keys=[{"sha256": DIGEST, "scopes": ["events:write"]}])).with_key(KEY)
+
+    assert found is not None
+    assert found[0].site_id == SITE_ID
+    assert found[1].scopes == {"events:write"}
+
+
+def test_every_key_is_compared_in_constant_time_wherever_the_right_one_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[str] = []
+    compare = hmac.compare_digest
+
+    def counting(ours: str, theirs: str) -> bool:
+        compared.append(theirs)
+        return compare(ours, theirs)
+
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    document = parsed(account(), OTHER)
+
+    assert document.with_key(KEY) is not None
+    assert document.with_key("pk_unknown") is None
+    assert compared == [DIGEST, "0" * 64] * 2
+
+
+def test_the_only_account_is_the_one_meant_when_none_is_named() -> None:
+    only = parsed(account()).only()
+
+    assert only is not None
+    assert only.site_id == SITE_ID
+    assert only.base_url == "https://a.klaviyo.com"
+    assert parsed(account(), OTHER).only() is None
+
+
+@pytest.mark.parametrize("url", ["https://example.com", "http://127.0.0.1:9000", "http://localhost:9000"])
+def test_an_upstream_is_reached_over_https_or_on_this_machine(url: str) -> None:
+    assert parsed(account(base_url=url)).accounts[0].base_url == url
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        "{}",
+        "not JSON",
+        json.dumps({"accounts": [account(site_id="short")]}),
+        json.dumps({"accounts": [account(site_id="AbC123\n")]}),
+        json.dumps({"accounts": [account(private_key="")]}),
+        json.dumps({"accounts": [account(extra=1)]}),
+        json.dumps({"accounts": [account(keys=[{"sha256": "abc"}])]}),
+        json.dumps({"accounts": [account(keys=[{"sha256": DIGEST.upper()}])]}),
+        json.dumps({"accounts": [account(keys=[{"key": KEY}])]}),
+        json.dumps({"accounts": [account(base_url="http://example.com")]}),
+        json.dumps({"accounts": [account(base_url="ftp://127.0.0.1")]}),
+        json.dumps({"accounts": [account(), account()]}),
+        json.dumps({"accounts": [account(), account(site_id="XyZ789")]}),
+    ],
+)
+def test_a_document_that_cannot_be_right_is_an_operators_to_mend(document: str) -> None:
+    with pytest.raises(Misconfigured) as raised:
+        accounts.parse(document)
+
+    assert "account" in str(raised.value)
+    assert KEY not in str(raised.value)
+    assert DIGEST not in str(raised.value)

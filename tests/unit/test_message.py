@@ -1,0 +1,171 @@
+"""The three forms of a queue message: what goes in comes out, and damage is told from work to do."""
+
+import base64
+import os
+from typing import Any
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice import message
+from sluice.contract import MAX_BODY_BYTES_IN, Surface
+from sluice.errors import Undeliverable
+from sluice.message import MAX_UNPACKED_BYTES, MESSAGE_BYTES, PLAIN_BYTES, Body, Entry, Event, Message
+from tests.bodies import NOON, bulk, encoded, entry, event
+from tests.reading import read
+
+
+def message_of(properties: Any, **fields: Any) -> Message[Any]:
+    entries = [Entry("key", {"type": "profile"}, [Event("id", {"properties": properties})])]
+    return Message("receipt", "AbC123", Surface.BULK, NOON, entries, **fields)
+
+
+def round_trip(body: Body) -> Any:
+    stored = message.decode(body.text, {body.claim_key: body.claim_bytes}.__getitem__)
+    return msgspec.json.decode(stored.entries[0].events[0].attributes)["properties"]
+
+
+def padded(size: int) -> Message[Any]:
+    """A message of exactly so many bytes."""
+    empty = len(msgspec.json.encode(message_of("")))
+    return message_of("x" * (size - empty))
+
+
+def never(_: str) -> bytes:
+    raise AssertionError("there is no claim to fetch")
+
+
+def test_a_small_message_is_plain_json() -> None:
+    body = message.encode(message_of({"p": "é"}, flat=True))
+
+    assert body.claim_key is None
+    assert msgspec.json.decode(body.text) == {
+        "sluice": 1,
+        "receipt": "receipt",
+        "account": "AbC123",
+        "surface": "bulk",
+        "accepted": "2026-07-20T12:00:00Z",
+        "entries": [
+            {
+                "key": "key",
+                "profile": {"type": "profile"},
+                "events": [{"id": "id", "attributes": {"properties": {"p": "é"}}}],
+            }
+        ],
+        "flat": True,
+    }
+
+
+def test_a_message_is_compressed_above_one_billing_unit() -> None:
+    plain, packed = message.encode(padded(PLAIN_BYTES)), message.encode(padded(PLAIN_BYTES + 1))
+
+    assert plain.text.startswith('{"sluice":1,"receipt"')
+    assert packed.text.startswith('{"sluice":1,"zstd":"')
+    assert len(packed.text) < PLAIN_BYTES
+    assert round_trip(packed) == round_trip(plain) + "x"
+
+
+def test_a_message_goes_to_s3_above_what_sqs_takes() -> None:
+    noise = base64.b64encode(os.urandom(MESSAGE_BYTES)).decode()
+
+    body = message.encode(message_of(noise))
+
+    assert body.claim_key == "claims/2026/07/20/receipt.json.zst"
+    assert msgspec.json.decode(body.text) == {"sluice": 1, "claim": body.claim_key}
+    assert round_trip(body) == noise
+
+
+@pytest.mark.parametrize("size", [PLAIN_BYTES, PLAIN_BYTES + 1, 900_000, 3_000_000])
+def test_no_text_is_longer_than_sqs_takes(size: int) -> None:
+    noise = base64.b85encode(os.urandom(size)).decode()
+
+    for content in ("\uffff" * (size // 4), noise[:size]):
+        assert len(message.encode(message_of(content)).text.encode()) <= MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("character", ["\ufffe", "\uffff", "\x00", "\x1f", "\x7f", "\U0001ffff"])
+def test_every_character_can_be_sent_through_sqs(character: str) -> None:
+    body = message.encode(message_of({character: character}))
+
+    assert {"\ufffe", "\uffff"}.isdisjoint(body.text)
+    assert min(body.text) >= " "
+    assert round_trip(body) == {character: character}
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+def test_what_is_encoded_is_decoded(properties: Any) -> None:
+    assert round_trip(message.encode(message_of(properties))) == properties
+
+
+def test_a_body_that_grows_most_is_still_read_back() -> None:
+    # 1e15 is written 1000000000000000.0: nothing grows more. Arrays, strings and events have limits.
+    arrays = {f"p{number}": [1e15] * 4_000 for number in range(50)}
+    document = encoded(bulk(entry(*[event(properties=arrays)] * 5)))
+    body = document.replace(b"1000000000000000.0", b"1e15").replace(b", ", b",")
+    accepted = read(Surface.BULK, body)
+
+    packed = message.encode(Message("receipt", "AbC123", Surface.BULK, NOON, accepted.entries))
+
+    assert len(body) < MAX_BODY_BYTES_IN
+    stored = message.decode(packed.text, lambda _: packed.claim_bytes)
+    assert sum(len(bytes(each.attributes)) for each in stored.entries[0].events) > 3.5 * len(body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"sluice":1}',
+        '{"sluice":2,"zstd":"x"}',
+        '{"sluice":1,"zstd":"not base64"}',
+        '{"sluice":1,"zstd":"eA=="}',
+        '{"sluice":1,"zstd":""}',
+        '{"sluice":1,"zstd":"eA==","more":1}',
+        '{"sluice":1,"zstd":5}',
+        '{"sluice":1,"receipt":"\udc80"}',
+        '{"sluice":1,"receipt":"r"',
+        '{"sluice":1,"receipt":"r","account":"a","surface":"nowhere","accepted":"2026-07-20T12:00:00Z","entries":[]}',
+        '{"sluice":1,"receipt":' + "[" * 100_000,
+        "",
+    ],
+)
+def test_a_damaged_message_is_undeliverable(text: str) -> None:
+    with pytest.raises(Undeliverable) as raised:
+        message.decode(text, never)
+
+    assert raised.value.reason == "malformed_message"
+
+
+@pytest.mark.parametrize(
+    "claim", [b"", b"not zstd", zstandard.compress(b"{}")[:-2], zstandard.compress(b"{}")]
+)
+def test_a_damaged_claim_is_undeliverable(claim: bytes) -> None:
+    with pytest.raises(Undeliverable):
+        message.decode('{"sluice":1,"claim":"key"}', lambda _: claim)
+
+
+def test_a_claim_that_would_unpack_to_gigabytes_is_undeliverable() -> None:
+    bomb = zstandard.compress(b" " * (MAX_UNPACKED_BYTES + 1))
+
+    with pytest.raises(Undeliverable, match=str(MAX_UNPACKED_BYTES)):
+        message.decode('{"sluice":1,"claim":"key"}', lambda _: bomb)
+
+
+def test_what_a_claim_reader_raises_comes_through() -> None:
+    with pytest.raises(AssertionError):
+        message.decode('{"sluice":1,"claim":"key"}', never)
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ('{"sluice":1,"receipt":"r"}', True),
+        ('{"data":{}}', False),
+        ("", False),
+        ('{"Type":"Notification"}', False),
+    ],
+)
+def test_our_own_messages_are_told_from_a_producers(text: str, ours: bool) -> None:
+    assert message.is_stored(text) is ours

@@ -1,0 +1,49 @@
+"""Settings: all that is needed, nothing unknown, nothing read before it is used."""
+
+import pytest
+
+from sluice import settings
+from sluice.errors import Misconfigured
+from sluice.settings import IngestSettings
+
+ENVIRONMENT = {
+    "SLUICE_EVENTS_QUEUE_URL": "https://queue",
+    "SLUICE_CLAIM_BUCKET": "claims",
+    "SLUICE_ACCOUNTS_SECRET": "secret",
+    "AWS_REGION": "us-east-1",
+}
+
+
+def test_settings_are_read_from_the_environment() -> None:
+    assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings("https://queue", "claims", "secret")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"SLUICE_CLAIM_BUCKET": ""}, "SLUICE_CLAIM_BUCKET is not set"),
+        ({"SLUICE_CLAIM_BUCKET": "  "}, "SLUICE_CLAIM_BUCKET is not set"),
+        ({"SLUICE_CLAIM_BUKET": "x"}, "SLUICE_CLAIM_BUKET is not a setting of this function"),
+        (
+            {"SLUICE_CLAIM_BUCKET": "", "SLUICE_ACCOUNTS_SECRET": ""},
+            "SLUICE_ACCOUNTS_SECRET is not set; SLUICE_CLAIM_BUCKET is not set",
+        ),
+    ],
+)
+def test_everything_wrong_is_named_in_one_error(changes: dict[str, str], complaint: str) -> None:
+    with pytest.raises(Misconfigured) as raised:
+        settings.parse(IngestSettings, ENVIRONMENT | changes)
+
+    assert str(raised.value) == complaint
+
+
+def test_the_environment_is_read_once_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.load.cache_clear()
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    first = settings.load(IngestSettings)
+    monkeypatch.setenv("SLUICE_CLAIM_BUCKET", "other")
+
+    assert settings.load(IngestSettings) is first
+    settings.load.cache_clear()
