@@ -112,6 +112,10 @@ class Queue:
             batch.append(waiting)
         return batch
 
+    def next_visible(self) -> float:
+        """When a message is there to receive."""
+        return self._visible[0][0] if self._visible else self._clock() + 1.0
+
     def postpone(self, waiting: Waiting, seconds: float) -> None:
         self._put(waiting, self._clock() + seconds)
 
@@ -221,7 +225,7 @@ class World:
         while not self._stopping:
             batch = self.queue.receive(self._batch)
             if not batch:
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(min(10.0, max(1.0, self.queue.next_visible() - self.clock())))
                 continue
             self._busy += 1
             try:

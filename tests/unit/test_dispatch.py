@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from local.standin import Klaviyo
@@ -352,14 +352,14 @@ FAULTS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 @given(
     seed=st.integers(0, 2**32),
     faults=st.lists(st.tuples(FAULTS, st.integers(1, 12)), max_size=5),
     kills=st.sets(st.integers(1, 30), max_size=4),
     attribution=st.sampled_from(["all", "first", "none"]),
-    shape=st.lists(st.integers(1, 60), min_size=1, max_size=12),
-    bad=st.sets(st.integers(0, 300), max_size=3),
+    shape=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    bad=st.sets(st.integers(0, 120), max_size=3),
 )
 def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
     seed: int,

@@ -316,10 +316,9 @@ class _Delivery:
                 again += parts  # perhaps only one of the profiles merged here is at fault
             else:
                 self._reject(entry.events, entry.profile, Reason.REFUSED, fault, None)
-        for entry_index, event_index in verdict.duplicates:
-            self._outcome.counts["DuplicateEvents"] += len(
-                job.entries[entry_index].events[event_index].origins
-            )
+        recorded = [job.entries[entry].events[event] for entry, event in sorted(verdict.duplicates)]
+        self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in recorded)
+        await self._note_delivered(recorded)
         rest = packing.without(job, verdict.faults.keys() | verdict.duplicates)
         entries = [*(rest.entries if rest else []), *again]
         if entries:
