@@ -1,0 +1,409 @@
+"""The ingest function as API Gateway calls it, with SQS, S3 and Secrets Manager emulated in process."""
+
+import base64
+import contextlib
+import gzip
+import importlib.util
+import io
+import json
+import os
+import string
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from aws_lambda_powertools.utilities import parameters
+from moto import mock_aws
+
+from sluice import accounts, aws, intake, message, settings
+from tests.bodies import KEY, NEWEST, SITE_ID, bulk, client_bulk, encoded, entry, event, flat, profile, single
+
+EVENTS = Path("tests/events")
+BULK, EVENT = "/api/event-bulk-create-jobs", "/api/events"
+CLIENT_BULK, CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
+READ_ONLY_KEY = "pk_readonly00000000"
+# What must never be said: each is somewhere in the requests below.
+SECRETS = ["ann@example.com", "s3cret", KEY, READ_ONLY_KEY, "pk_unknown", "pk_upstream"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes of an error envelope, whose every entry has the shape of the contract."""
+        errors = self.document["errors"]
+        for error in errors:
+            assert error.keys() == {"id", "status", "code", "title", "detail", "source", "links", "meta"}
+            assert error["status"] == self.status
+        return [error["code"] for error in errors]
+
+
+class Front:
+    """The function and what is around it."""
+
+    def __init__(self, app: ModuleType, queue_url: str) -> None:
+        self.app = app
+        self.queue_url = queue_url
+        self.said = io.StringIO()
+        for handler in app.logger.handlers:
+            handler.setStream(self.said)
+
+    def invoke(self, proxy_request: dict[str, Any]) -> Answer:
+        context = SimpleNamespace(
+            function_name="ingest",
+            memory_limit_in_mb=1024,
+            invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ingest",
+            aws_request_id="request-1",
+        )
+        with contextlib.redirect_stdout(self.said):
+            answer = self.app.handler(proxy_request, context)
+        headers = {name: ", ".join(values) for name, values in answer["multiValueHeaders"].items()}
+        assert answer["isBase64Encoded"] is False
+        return Answer(answer["statusCode"], headers, answer["body"])
+
+    def send(
+        self,
+        path: str = BULK,
+        document: Any = None,
+        *,
+        method: str = "POST",
+        query: dict[str, str] | None = None,
+        encode: bool = False,
+        **headers: str | None,
+    ) -> Answer:
+        body = document if isinstance(document, bytes) else encoded(bulk() if document is None else document)
+        standard: dict[str, str | None] = {
+            "Authorization": None if path.startswith("/client") else f"Klaviyo-API-Key {KEY}",
+            "Content-Type": "application/vnd.api+json",
+            "revision": NEWEST,
+        }
+        given = standard | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {name: value for name, value in given.items() if value is not None}
+        return self.invoke(
+            proxy_event()
+            | {
+                "path": path,
+                "httpMethod": method,
+                "headers": sent,
+                "multiValueHeaders": {name: [value] for name, value in sent.items()},
+                "queryStringParameters": query,
+                "body": base64.b64encode(body).decode()
+                if encode
+                else body.decode("utf-8", "surrogateescape"),
+                "isBase64Encoded": encode,
+            }
+        )
+
+    def queued(self) -> list[str]:
+        """The bodies of all messages on the queue."""
+        sqs = boto3.client("sqs")
+        received = sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10)
+        return [each["Body"] for each in received.get("Messages", [])]
+
+    def claims(self) -> list[str]:
+        """The keys of all claims."""
+        listed = boto3.client("s3").list_objects_v2(Bucket="claims")
+        return [each["Key"] for each in listed.get("Contents", [])]
+
+    def is_empty(self) -> bool:
+        return not self.queued() and not self.claims()
+
+
+def proxy_event(name: str = "ingest") -> dict[str, Any]:
+    request: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
+    return request
+
+
+def document_of_keys(*keys: tuple[str, str]) -> str:
+    ingest_keys = [{"sha256": sha256(key.encode()).hexdigest(), "scopes": [scope]} for key, scope in keys]
+    account = {"site_id": SITE_ID, "private_key": "pk_upstream", "keys": ingest_keys}
+    return json.dumps({"accounts": [account]})
+
+
+@pytest.fixture
+def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    environment = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
+        "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
+        "SLUICE_CLAIM_BUCKET": "claims",
+        "SLUICE_ACCOUNTS_SECRET": "accounts",
+    }
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        queue_url = boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"]
+        monkeypatch.setenv("SLUICE_EVENTS_QUEUE_URL", queue_url)
+        boto3.client("s3").create_bucket(Bucket="claims")
+        boto3.client("secretsmanager").create_secret(
+            Name="accounts",
+            SecretString=document_of_keys((KEY, "events:write"), (READ_ONLY_KEY, "profiles:read")),
+        )
+        forget()
+        yield Front(load(), queue_url)
+        forget()
+
+
+def forget() -> None:
+    """Everything a process keeps from its first request on."""
+    for cached in (aws.sqs, aws.s3, settings.load):
+        cached.cache_clear()
+    parameters.clear_caches()  # type: ignore[no-untyped-call]
+
+
+def no_claim(key: str) -> bytes:
+    raise AssertionError(f"{key} is not where this message is")
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ingest_app", "functions/ingest/app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    return app
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize(
+    ("path", "document", "query"),
+    [
+        (BULK, bulk(), None),
+        (EVENT, single(), None),
+        (EVENT, flat(), None),
+        (CLIENT_BULK, client_bulk(), {"company_id": SITE_ID}),
+        (CLIENT_EVENT, single(), {"company_id": SITE_ID}),
+    ],
+)
+def test_each_route_stores_one_message_and_answers_with_its_receipt(
+    front: Front, path: str, document: Any, query: dict[str, str] | None, slash: str
+) -> None:
+    answer = front.send(path + slash, document, query=query)
+
+    [queued] = front.queued()
+    stored = message.decode(queued, no_claim)
+    assert answer.status == 202
+    assert answer.headers["Content-Type"] == "application/vnd.api+json"
+    assert answer.document["data"]["id"] == stored.receipt
+    assert answer.document["data"]["attributes"]["total_count"] == 1
+    assert stored.account == SITE_ID
+    assert front.claims() == []
+
+
+@pytest.mark.parametrize("name", ["ingest", "ingest-event"])
+def test_the_sample_events_are_real_requests(front: Front, name: str) -> None:
+    request = proxy_event(name)
+    authorization = request["headers"]["Authorization"]
+    boto3.client("secretsmanager").put_secret_value(
+        SecretId="accounts", SecretString=document_of_keys((authorization.split()[-1], "events:write"))
+    )
+
+    assert front.invoke(request).status == 202
+    assert len(front.queued()) == 1
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
+def test_header_names_may_have_any_case(front: Front, spell: Any) -> None:
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", "revision": NEWEST}
+    request = proxy_event() | {"headers": {spell(name): value for name, value in headers.items()}}
+
+    assert front.invoke(request).status == 202
+
+
+def test_a_body_may_come_in_base64_and_compressed(front: Front) -> None:
+    assert front.send(document=bulk(), encode=True).status == 202
+    assert (
+        front.send(document=gzip.compress(encoded(bulk())), encode=True, Content_Encoding="gzip").status
+        == 202
+    )
+    assert len(front.queued()) == 2
+
+
+@pytest.mark.parametrize(
+    "missing", [{"body": None}, {"headers": None, "multiValueHeaders": None}, {"queryStringParameters": None}]
+)
+def test_what_api_gateway_leaves_out_is_no_fault(front: Front, missing: dict[str, Any]) -> None:
+    assert front.invoke(proxy_event() | missing).status in {400, 401}
+    assert front.is_empty()
+
+
+def test_a_large_body_that_does_not_compress_is_claimed(front: Front) -> None:
+    alphabet = (string.ascii_letters + string.digits).encode()
+    noise = os.urandom(4_000_000).translate(bytes(alphabet[each % 62] for each in range(256))).decode()
+    events = [event(properties={"noise": noise[at : at + 100_000]}) for at in range(0, len(noise), 100_000)]
+
+    answer = front.send(document=bulk(entry(*events)))
+
+    [key] = front.claims()
+    [queued] = front.queued()
+    assert answer.status == 202
+    assert json.loads(queued) == {"sluice": 1, "claim": key}
+    stored = message.decode(queued, aws.claim_reader("claims"))
+    assert len(stored.entries[0].events) == len(events)
+    assert noise[:100_000].encode() in bytes(stored.entries[0].events[0].attributes)
+
+
+@pytest.mark.parametrize("character", ["\ufffe", "\uffff", "\x00", "\U0001f389", "\x7f"])
+def test_every_character_gets_to_the_queue(front: Front, character: str) -> None:
+    assert front.send(document=bulk(entry(event(properties={"p": character})))).status == 202
+
+    [queued] = front.queued()
+    [stored] = message.decode(queued, no_claim).entries
+    assert json.loads(bytes(stored.events[0].attributes))["properties"] == {"p": character}
+
+
+def test_what_was_left_out_is_announced(front: Front) -> None:
+    document = bulk(entry(of=profile(email="ann@example.com", phone_number="5")))
+
+    assert front.send(document=document).headers["X-Klaviyo-Partial-Failure"] == "phone_number"
+    assert "X-Klaviyo-Partial-Failure" not in front.send().headers
+
+
+def test_who_prefers_a_minimal_answer_gets_an_empty_one(front: Front) -> None:
+    answer = front.send(Prefer="return=minimal")
+
+    assert (answer.status, answer.text) == (202, "")
+    assert answer.headers["Preference-Applied"] == "return=minimal"
+
+
+BAD = bulk(entry(event(time="s3cret"), of=profile(email="ann@example.com", first_name=["s3cret"])))
+REFUSED: list[tuple[int, str, dict[str, Any]]] = [
+    (400, "parse_error", {"document": b""}),
+    (400, "parse_error", {"document": b"{'s3cret'"}),
+    (400, "parse_error", {"document": b'{"s3cret": "\xff"}'}),
+    (400, "parse_error", {"document": b'{"s3cret": "\xff"}', "encode": True}),
+    (400, "parse_error", {"document": b'{"s3cret": 1, "s3cret": 2}'}),
+    (400, "parse_error", {"Content_Encoding": "gzip"}),
+    (400, "invalid", {"document": BAD}),
+    (400, "invalid", {"document": bulk(*[entry()] * 1_001)}),
+    (400, "invalid", {"revision": None}),
+    (400, "invalid", {"path": CLIENT_EVENT, "document": single(), "query": {"company_id": "s3cret"}}),
+    (400, "invalid", {"path": CLIENT_EVENT, "document": single(), "query": {"company_id": KEY}}),
+    (400, "invalid", {"path": CLIENT_EVENT, "document": single(), "Authorization": f"Bearer {KEY}"}),
+    (401, "not_authenticated", {"Authorization": None}),
+    (401, "not_authenticated", {"Authorization": KEY}),
+    (401, "authentication_failed", {"Authorization": "Klaviyo-API-Key pk_unknown"}),
+    (403, "permission_denied", {"Authorization": f"Klaviyo-API-Key {READ_ONLY_KEY}"}),
+    (404, "not_found", {"path": "/s3cret"}),
+    (404, "not_found", {"path": "/api/events/s3cret"}),
+    (405, "method_not_allowed", {"method": "GET"}),
+    (405, "method_not_allowed", {"method": "PUT", "path": f"{CLIENT_EVENT}/"}),
+    (410, "gone", {"revision": "2022-10-17", "X_Klaviyo_Revision_Fall_Forward_Opt_Out": "1"}),
+    (413, "payload_too_large", {"document": b" " * 5_242_881}),
+    (415, "unsupported_media_type", {"Content_Type": "text/plain"}),
+    (415, "unsupported_media_type", {"Content_Encoding": "br"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "request_"), REFUSED, ids=[f"{status}-{code}" for status, code, _ in REFUSED]
+)
+def test_a_refusal_is_the_documented_one_stores_nothing_and_gives_nothing_away(
+    front: Front, caplog: pytest.LogCaptureFixture, status: int, code: str, request_: dict[str, Any]
+) -> None:
+    answer = front.send(**request_)
+
+    assert answer.status == status
+    assert set(answer.codes) == {code}
+    assert answer.headers["Content-Type"] == "application/vnd.api+json"
+    assert answer.headers.get("Allow") == ("POST" if status == 405 else None)
+    assert front.is_empty()
+    assert "RefusedRequests" in front.said.getvalue()
+    said = front.said.getvalue() + caplog.text
+    assert [secret for secret in SECRETS if secret in said] == []
+
+
+def test_what_is_accepted_gives_nothing_away_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    answer = front.send(document=bulk(entry(event(properties={"p": "s3cret"}))))
+
+    said = front.said.getvalue() + caplog.text
+    assert answer.status == 202
+    assert answer.document["data"]["id"] in said
+    assert "AcceptedEvents" in said
+    assert [secret for secret in SECRETS if secret in said] == []
+
+
+def unavailable(front: Front) -> bool:
+    answer = front.send()
+    said = front.said.getvalue()
+    return (
+        (answer.status, answer.codes, answer.headers["Retry-After"]) == (503, ["unavailable"], "5")
+        and "FailedRequests" in said
+        and not any(secret in said for secret in SECRETS)
+    )
+
+
+def test_without_its_queue_nothing_is_accepted(front: Front) -> None:
+    boto3.client("sqs").delete_queue(QueueUrl=front.queue_url)
+
+    assert unavailable(front)
+
+
+def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
+    boto3.client("secretsmanager").delete_secret(SecretId="accounts", ForceDeleteWithoutRecovery=True)
+
+    assert unavailable(front)
+    assert front.is_empty()
+
+
+@pytest.mark.parametrize("secret", ["not JSON", '{"accounts": [{"site_id": "pk_upstream"}]}'])
+def test_accounts_that_cannot_be_right_are_this_sides_fault(front: Front, secret: str) -> None:
+    boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=secret)
+
+    answer = front.send()
+
+    assert (answer.status, answer.codes) == (500, ["error"])
+    assert "misconfigured" in front.said.getvalue()
+    assert "pk_upstream" not in front.said.getvalue()
+    assert front.is_empty()
+
+
+def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("s3cret")
+
+    monkeypatch.setattr(intake, "read", broken)
+
+    answer = front.send()
+
+    said = front.said.getvalue()
+    assert (answer.status, answer.codes) == (500, ["error"])
+    assert "ValueError" in said
+    assert "broken:" in said
+    assert "s3cret" not in said + answer.text
+    assert front.is_empty()
+
+
+def test_a_new_key_works_once_the_cached_accounts_expire(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "CACHE_SECONDS", 1)
+    assert front.send().status == 202
+    boto3.client("secretsmanager").put_secret_value(
+        SecretId="accounts", SecretString=document_of_keys(("pk_new", "events:write"))
+    )
+
+    before = front.send(Authorization="Klaviyo-API-Key pk_new").status
+    time.sleep(1.05)
+
+    assert before == 401
+    assert front.send(Authorization="Klaviyo-API-Key pk_new").status == 202
+    assert front.send().status == 401
