@@ -5,9 +5,11 @@ Decided by status, media type and pointers, never by the text of an error.
 
 import contextlib
 import email.utils
+import math
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Final
 
 import msgspec
@@ -41,7 +43,8 @@ class Taken(msgspec.Struct, frozen=True):
 class Attributed(msgspec.Struct, frozen=True):
     """Nothing was taken, and these items are why. An item is an entry's index and an event's or None.
 
-    `duplicates` are recorded upstream already: they count as delivered.
+    `duplicates` are recorded upstream already: they count as delivered. No event is named twice, by
+    itself and with its entry.
     """
 
     faults: dict[tuple[int, int | None], Fault]
@@ -77,27 +80,27 @@ class AccountFault(msgspec.Struct, frozen=True):
 type Verdict = Taken | Attributed | Unattributed | Throttled | Transient | AccountFault
 
 _ITEM: Final = re.compile(
-    r"/data/attributes/events-bulk-create/data/(?P<entry>\d{1,4})"
-    r"(?:/attributes/events/data/(?P<event>\d{1,4})|/events/data/(?P<short>\d{1,4}))?"
-    r"(?P<tail>(?:/.*)?)"
+    r"/data/attributes/events-bulk-create/data/(?P<entry>[^/]+)"
+    r"(?:(?:/attributes)?/events/data/(?P<event>[^/]+))?"
+    r"(?P<tail>(?:/.*)?)",
+    re.DOTALL,
 )
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,3}")
+_UNIQUE_ID: Final = frozenset({"/attributes/unique_id", "/unique_id"})
 _TRANSIENT: Final = frozenset({408, 425})
-_ACCOUNT: Final = frozenset({401, 403, 404, 410})
+_CONTENT: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
+_EVEN_HTML: Final = frozenset({401, 404, 410, 413})  # whoever says so, it is true of the next job as well
 _MAX_DETAIL: Final = 500
+_MAX_TAIL: Final = 1_000
 
 
-class _Source(msgspec.Struct):
-    pointer: str | None = None
+class _Error(msgspec.Struct, frozen=True):
+    """What can be used of one error of an answer."""
 
-
-class _Error(msgspec.Struct):
     code: str = ""
     detail: str = ""
-    source: _Source | None = None
-
-
-class _Errors(msgspec.Struct):
-    errors: list[_Error]
+    pointer: str = ""
+    parameter: str = ""  # or header
 
 
 def judge(answer: Answer, job: Job) -> Verdict:
@@ -108,72 +111,120 @@ def judge(answer: Answer, job: Job) -> Verdict:
         return Taken(_header(answer, "x-klaviyo-partial-failure"))
     if answer.status == 429:
         return Throttled(retry_after(answer))
-    if _is_transient(answer, answer.status):
-        return Transient(f"HTTP {answer.status}", retry_after(answer))
     errors = _errors(answer)
-    if answer.status in _ACCOUNT:
-        return AccountFault(answer.status, errors[0].detail[:_MAX_DETAIL] if errors else "")
-    return _attribute(errors, job, answer.status)
+    if _is_transient(answer, answer.status, errors):
+        return Transient(f"HTTP {answer.status}", retry_after(answer))
+    first = errors[0] if errors else _Error(detail=f"HTTP {answer.status} without an explanation.")
+    if answer.status not in _CONTENT or _is_about_the_request(errors):
+        return AccountFault(answer.status, first.detail)
+    return _attributed(errors, job) or Unattributed(Fault(first.code, first.detail))
 
 
 def retry_after(answer: Answer) -> float | None:
     """Seconds the answer asks to wait: Retry-After as seconds or as an HTTP date; None without one."""
     text = _header(answer, "retry-after").strip()
     with contextlib.suppress(ValueError):
-        return max(0.0, float(text))
-    with contextlib.suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        return _seconds(text)
+    with contextlib.suppress(ValueError, OverflowError):
+        when = email.utils.parsedate_to_datetime(text)
+        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
     return None
 
 
 def rate_left(answer: Answer) -> tuple[int, float] | None:
     """Requests left of the account's steady limit, and for how many seconds; None where it is not said."""
     with contextlib.suppress(ValueError):
-        return int(_header(answer, "ratelimit-remaining")), float(_header(answer, "ratelimit-reset"))
+        remaining = int(_header(answer, "ratelimit-remaining"))
+        return max(0, remaining), _seconds(_header(answer, "ratelimit-reset"))
     return None
 
 
-def _is_transient(answer: Answer, status: int) -> bool:
-    # A page instead of JSON comes from something in between, such as a CDN's challenge; only of a body
-    # too large is it as good a word as the upstream's own.
-    between = _is_html(answer) and status != 413
-    return status >= 500 or status in _TRANSIENT or 300 <= status < 400 or between
+def _seconds(text: str) -> float:
+    """Seconds, none of them negative; ValueError if this is no finite number."""
+    seconds = float(text)
+    if not math.isfinite(seconds):
+        raise ValueError("not a finite number")
+    return max(0.0, seconds)
 
 
-def _attribute(errors: list[_Error], job: Job, status: int) -> Verdict:
+def _is_transient(answer: Answer, status: int, errors: list[_Error]) -> bool:
+    if status >= 500 or status in _TRANSIENT or status < 400:
+        return True
+    # What is not the upstream's own comes from something in between, such as a CDN's challenge.
+    is_page = _is_html(answer) and status not in _EVEN_HTML
+    return is_page or (status == 403 and not errors)
+
+
+def _is_about_the_request(errors: list[_Error]) -> bool:
+    """Whether a header or parameter is at fault: then no event is, and no job will fare better."""
+    return any(error.parameter for error in errors) and not any(error.pointer for error in errors)
+
+
+def _attributed(errors: list[_Error], job: Job) -> Attributed | None:
+    """The items that errors point at, if there are any."""
     faults: dict[tuple[int, int | None], Fault] = {}
     duplicates: set[tuple[int, int]] = set()
     for error in errors:
-        match = _ITEM.fullmatch(error.source.pointer or "") if error.source else None
-        if match is None:
+        if (found := _item(error.pointer, job)) is None:
             continue
-        entry, event, tail = int(match["entry"]), match["event"] or match["short"], match["tail"]
-        index = None if event is None else int(event)
-        if not _is_in(job, entry, index):
-            continue
-        if index is not None and tail.endswith("/unique_id"):
+        entry, event, tail = found
+        if event is not None and tail in _UNIQUE_ID:
             # Its form is checked before it is sent, so only its being there already is left.
-            duplicates.add((entry, index))
+            duplicates.add((entry, event))
         else:
-            faults.setdefault((entry, index), Fault(error.code, error.detail[:_MAX_DETAIL], tail))
-    if faults or duplicates:
-        return Attributed(faults, frozenset(duplicates))
-    first = errors[0] if errors else _Error(detail=f"HTTP {status} without an explanation.")
-    return Unattributed(Fault(first.code, first.detail[:_MAX_DETAIL]))
+            faults.setdefault((entry, event), Fault(error.code, error.detail, tail))
+    # What is recorded is delivered, whatever else is said of it. An entry's own fault waits until those
+    # of its events are seen to: it will be named again.
+    in_part = {entry for entry, event in faults.keys() | duplicates if event is not None}
+    for entry, event in list(faults):
+        if (entry, event) in duplicates or (event is None and entry in in_part):
+            del faults[entry, event]
+    return Attributed(faults, frozenset(duplicates)) if faults or duplicates else None
 
 
-def _is_in(job: Job, entry: int, event: int | None) -> bool:
-    return entry < len(job.entries) and (event is None or event < len(job.entries[entry].events))
+def _item(pointer: str, job: Job) -> tuple[int, int | None, str] | None:
+    """The entry, event and pointer within it that a pointer leads to, if the job has them."""
+    match = _ITEM.fullmatch(pointer)
+    if match is None or (entry := _index(match["entry"], len(job.entries))) is None:
+        return None
+    tail = match["tail"] if len(match["tail"]) <= _MAX_TAIL else ""
+    if match["event"] is None:
+        return entry, None, tail
+    event = _index(match["event"], len(job.entries[entry].events))
+    return None if event is None else (entry, event, tail)
+
+
+def _index(text: str, length: int) -> int | None:
+    return int(text) if _INDEX.fullmatch(text) and int(text) < length else None
 
 
 def _errors(answer: Answer) -> list[_Error]:
+    """An answer's errors, as far as they have the documented shape: one that has not spoils no other."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return msgspec.json.decode(answer.body, type=_Errors).errors
+        match msgspec.json.decode(answer.body):
+            case {"errors": list(errors)}:
+                return [_error(error) for error in errors if isinstance(error, dict)]
     return []
 
 
+def _error(error: dict[str, object]) -> _Error:
+    source = error.get("source")
+    where = source if isinstance(source, dict) else {}
+    return _Error(
+        _text(error.get("code"))[:_MAX_DETAIL],
+        _text(error.get("detail"))[:_MAX_DETAIL],
+        _text(where.get("pointer")),
+        _text(where.get("parameter") or where.get("header")),
+    )
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, str | int) else ""
+
+
 def _is_html(answer: Answer) -> bool:
-    return "html" in _header(answer, "content-type").lower() or answer.body.lstrip()[:1] == b"<"
+    start = answer.body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return "html" in _header(answer, "content-type").lower() or start.startswith(b"<")
 
 
 def _header(answer: Answer, name: str) -> str:
