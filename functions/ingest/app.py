@@ -18,6 +18,9 @@ from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
 
 _RETRY_AFTER_SECONDS: Final = 5
+# API Gateway hands bodies over as text, with U+FFFD in place of bytes that are not UTF-8. Taken for what it
+# is, damaged text would be accepted; made such a byte again, it is refused.
+_UNDECODABLE: Final = "\ufffd".encode()
 
 logger = Logger()
 metrics = Metrics()
@@ -124,7 +127,9 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
 def _body_bytes() -> bytes:
     event = app.current_event
     body = event.get("body") or ""
-    return base64.b64decode(body) if event.is_base64_encoded else body.encode("utf-8", "surrogatepass")
+    if event.is_base64_encoded:
+        return base64.b64decode(body)
+    return body.encode("utf-8", "surrogatepass").replace(_UNDECODABLE, b"\xff")
 
 
 @metrics.log_metrics

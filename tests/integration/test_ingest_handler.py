@@ -284,6 +284,16 @@ def test_who_prefers_a_minimal_answer_gets_an_empty_one(front: Front) -> None:
     assert answer.headers["Preference-Applied"] == "return=minimal"
 
 
+def test_text_that_the_gateway_could_not_decode_is_refused_unless_it_is_meant(front: Front) -> None:
+    latin = '{"data": "\u00e9"}'.encode("latin-1").decode(errors="replace").encode()
+    meant = json.dumps(bulk(entry(event(properties={"p": "\ufffd"})))).encode()
+
+    assert front.send(document=latin).codes == ["parse_error"]
+    assert front.send(document=encoded(json.loads(meant))).codes == ["parse_error"]
+    assert front.send(document=encoded(json.loads(meant)), encode=True).status == 202
+    assert front.send(document=meant).status == 202
+
+
 BAD = bulk(entry(event(time="s3cret"), of=profile(email="ann@example.com", first_name=["s3cret"])))
 REFUSED: list[tuple[int, str, dict[str, Any]]] = [
     (400, "parse_error", {"document": b""}),

@@ -64,7 +64,7 @@ def parse(body: bytes) -> object:
     try:
         return msgspec.json.decode(body)
     except UnicodeDecodeError:
-        detail = "The body is not UTF-8."
+        detail = r"The body is not UTF-8. (A U+FFFD that is meant has to be written as \ufffd.)"
     except RecursionError:
         detail = _TOO_DEEP
     except msgspec.ValidationError:
