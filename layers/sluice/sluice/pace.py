@@ -8,9 +8,10 @@ could have sent meanwhile.
 """
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +28,11 @@ BURST_MS: Final = 1_250
 SPACING_MS: Final = BURST_MS // BURST_LIMIT
 GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
+MAX_PAUSE_SECONDS: Final = 900.0  # after one that says more than can be meant
+FRESH_SECONDS: Final = 1.0  # what other workers noted is known to all within this time
+LATE_SECONDS: Final = 2.0  # a slot is lost to a worker that is later than this
 TOLERANCE: Final = 10  # requests by which the upstream's count may differ from ours and nobody else sends
+_MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12
 _KEEP_SECONDS: Final = 3_600
 
@@ -80,7 +85,7 @@ def observe(window: Window, slot: int, remaining: int, reset: int) -> Window | N
 
     None where that is no news: it is what our own requests, and known others', account for.
     """
-    ours = sum(reset - 60_000 <= sent <= slot for sent in window.slots)
+    ours = sum(reset - _MINUTE_MS <= sent <= slot for sent in window.slots)
     expected = STEADY_LIMIT - ours
     known = window.allowance
     if known is not None and known.since <= slot < known.until:
@@ -88,6 +93,16 @@ def observe(window: Window, slot: int, remaining: int, reset: int) -> Window | N
     if remaining >= expected - TOLERANCE:
         return None
     return msgspec.structs.replace(window, allowance=Allowance(slot, reset, remaining))
+
+
+def holds(window: Window, slot: int) -> bool:
+    """Whether a reserved slot may still be used, and is not lost to a pause or to what others sent."""
+    left = window.allowance
+    if slot < window.paused_until:
+        return False
+    if left is None or not left.since < slot < left.until:
+        return True
+    return sum(left.since < sent <= slot for sent in window.slots) <= left.remaining
 
 
 def _next(slots: list[int], window: Window, now: int) -> int:
@@ -105,84 +120,91 @@ def _next(slots: list[int], window: Window, now: int) -> int:
 class Pace:
     """One account's pace, kept in the state table, for the coroutines of one invocation.
 
-    `deadline` (epoch seconds) is when a request must have gone out at the latest.
+    `deadline` (epoch seconds) is when a request must have gone out at the latest. As many slots as
+    coroutines wait for are reserved by one read and one write.
     """
 
     def __init__(
-        self, table: str, site_id: str, deadline: float, clock: Callable[[], float] = time.time
+        self,
+        table: str,
+        site_id: str,
+        deadline: float,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._table = table
         self._key = f"pace#{site_id}"
-        self._deadline = deadline
+        self._latest = int(deadline * 1_000)
         self._clock = clock
+        self._sleep = sleep
         self._lock = asyncio.Lock()
         self._reserved: list[int] = []
         self._waiting = 0
-        self._paused_until = 0
         self._known = Window()
-        self._exhausted: OutOfTime | None = None
+        self._known_at = 0.0
+        self._exhausted = False
 
     async def turn(self) -> int:
         """Waits for a slot and returns it; raises `OutOfTime` where none is before the deadline."""
         while True:
-            self._waiting += 1
-            try:
-                async with self._lock:
-                    slot = await self._take()
-            finally:
-                self._waiting -= 1
-            await asyncio.sleep(max(0.0, slot / 1_000 - self._clock()))
-            if slot >= self._paused_until:
+            slot = await self._take()
+            await self._sleep(max(0.0, slot / 1_000 - self._clock()))
+            await self._refresh()
+            if holds(self._known, slot) and self._clock() - slot / 1_000 <= LATE_SECONDS:
                 return slot
 
     async def pause(self, seconds: float | None) -> None:
         """Keeps every worker of the account from sending for so long."""
-        wait = DEFAULT_PAUSE_SECONDS if seconds is None else seconds
+        wait = DEFAULT_PAUSE_SECONDS if seconds is None else min(seconds, MAX_PAUSE_SECONDS)
         until = int((self._clock() + wait) * 1_000)
         async with self._lock:
-            if until <= self._paused_until:
-                return
-            self._paused_until = until
-            self._reserved.clear()
-            await asyncio.to_thread(self._change, lambda window: (None, pause(window, until)))
+            if until > self._known.paused_until:
+                await asyncio.to_thread(self._change, lambda window: (None, pause(window, until)))
 
     async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
-        """Notes what an answer says is left of the limit, if others of the account used some of it."""
-        reset = int((self._clock() + reset_seconds) * 1_000)
+        """Notes what an answer says is left of the limit, if others of the account used some of it.
+
+        Where it cannot be noted a 429 will tell: that is no reason to fail.
+        """
+        reset = int((self._clock() + min(reset_seconds, _MINUTE_MS / 1_000)) * 1_000)
         async with self._lock:
             if observe(self._known, slot, remaining, reset) is not None:
-                self._reserved.clear()
-                await asyncio.to_thread(
-                    self._change, lambda window: (None, observe(window, slot, remaining, reset))
-                )
+                with contextlib.suppress(Retryable):
+                    await asyncio.to_thread(
+                        self._change, lambda window: (None, observe(window, slot, remaining, reset))
+                    )
 
     async def _take(self) -> int:
-        if self._exhausted is not None:
-            raise self._exhausted
-        if not self._reserved:
-            latest = int(self._deadline * 1_000)
-            wanted = self._waiting
-            try:
-                self._reserved = await asyncio.to_thread(self._reserve, wanted, latest)
-            except OutOfTime as error:
-                self._exhausted = error
-                raise
-        return self._reserved.pop(0)
+        self._waiting += 1
+        try:
+            await asyncio.sleep(0)  # whoever else is about to wait is counted, too
+            async with self._lock:
+                if not self._reserved:
+                    self._reserved = await asyncio.to_thread(self._reserve, self._waiting)
+                return self._reserved.pop(0)
+        finally:
+            self._waiting -= 1
 
-    def _reserve(self, count: int, latest: int) -> list[int]:
-        now = int(self._clock() * 1_000)
-        free = now
+    async def _refresh(self) -> None:
+        async with self._lock:
+            if self._clock() - self._known_at > FRESH_SECONDS:
+                await asyncio.to_thread(self._change, lambda _: (None, None))
 
+    def _reserve(self, count: int) -> list[int]:
         def change(window: Window) -> tuple[list[int], Window | None]:
-            nonlocal free
-            slots, changed = reserve(window, now, count, latest)
-            free = next_slot(window, now)
+            slots, changed = reserve(window, self._now(), count, self._latest)
             return slots, changed if slots else None
 
-        slots = self._change(change)
+        slots = [] if self._exhausted else self._change(change)
         if not slots:
-            raise OutOfTime("no slot within this invocation", after=(free - now) / 1_000)
+            self._exhausted = True
+            now = self._now()
+            after = (next_slot(self._known, now) - now) / 1_000
+            raise OutOfTime("no slot before the deadline", after)
         return slots
+
+    def _now(self) -> int:
+        return int(self._clock() * 1_000)
 
     def _change[T](self, change: Callable[[Window], tuple[T, Window | None]]) -> T:
         """Applies a pure change to the stored window, again and again until nobody came between."""
@@ -190,7 +212,7 @@ class Pace:
             window, version = self._load()
             result, changed = change(window)
             if changed is None or self._store(changed, version):
-                self._known = changed or window
+                self._known, self._known_at = changed or window, self._clock()
                 return result
             time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311
         raise Retryable("the pace is contended")

@@ -1,0 +1,264 @@
+"""Pacing's decisions: never over the limit, nearly all of it used, pauses and others' use respected."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from local.standin.windows import FixedWindow, busiest
+from sluice import pace
+from sluice.pace import Allowance, Window, holds, next_slot, observe, pause, reserve
+
+NOW = 1_800_000_000_000
+MINUTE = 60_000
+FOREVER = NOW + 10**9
+
+
+def most_in(slots, milliseconds):
+    return busiest([slot / 1_000 for slot in slots], milliseconds / 1_000)
+
+
+def saturate(window, start, end, rng, workers=8):
+    """Slots that workers get who always want more, each with a view of the near future only."""
+    slots, now = [], start
+    while now < end:
+        for _ in range(workers):
+            got, window = reserve(window, now, rng.randrange(1, 9), now + 20_000)
+            slots += got
+        now += rng.randrange(1, 5_000)
+    return [slot for slot in slots if slot < end]
+
+
+class TestReserve:
+    def test_an_idle_account_may_send_at_once(self):
+        assert reserve(Window(), NOW, 1, NOW)[0] == [NOW]
+
+    def test_slots_lie_apart(self):
+        slots, _ = reserve(Window(), NOW, 10, FOREVER)
+
+        assert slots == [NOW + number * pace.SPACING_MS for number in range(10)]
+
+    def test_what_is_reserved_is_taken(self):
+        first, window = reserve(Window(), NOW, 3, FOREVER)
+        second, _ = reserve(window, NOW, 3, FOREVER)
+
+        assert first + second == reserve(Window(), NOW, 6, FOREVER)[0]
+
+    def test_none_is_after_the_latest(self):
+        slots, window = reserve(Window(), NOW, 10, NOW + 3 * pace.SPACING_MS)
+
+        assert len(slots) == 4
+        assert window.slots == tuple(slots)
+
+    def test_a_share_of_the_minute_is_followed_by_the_next(self):
+        slots, _ = reserve(Window(), NOW, pace.SHARE_LIMIT + 1, FOREVER)
+
+        assert slots[-1] == NOW + pace.SHARE_MS
+
+    def test_what_is_over_is_forgotten(self):
+        _, window = reserve(Window(), NOW, 20, FOREVER)
+        later = window.slots[-1] + pace.STEADY_MS
+
+        assert reserve(window, later, 1, FOREVER) == ([later], Window((later,)))
+
+    def test_an_item_stays_small(self):
+        window = Window()
+        for second in range(0, 600, 5):
+            _, window = reserve(window, NOW + second * 1_000, 64, NOW + second * 1_000 + 20_000)
+
+        assert len(window.slots) <= 150 + 64
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_saturated_account_uses_the_limit(self, seed):
+        slots = saturate(Window(), NOW, NOW + 10 * MINUTE, random.Random(seed))
+
+        assert len(slots) >= 0.98 * 150 * 10
+        assert most_in(slots, MINUTE) <= 150
+        assert most_in(slots, 1_000) <= 10
+
+    @given(st.integers(0, MINUTE), st.integers(0, 2**16))
+    @settings(max_examples=20, deadline=None)
+    def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(self, alignment, seed):
+        rng = random.Random(seed)
+        slots = saturate(Window(), NOW, NOW + 3 * MINUTE, rng)
+
+        burst, steady = FixedWindow(1), FixedWindow(60)
+        for arrived in sorted(slot + alignment + rng.randrange(240) for slot in slots):
+            assert burst.count(arrived / 1_000) <= 10
+            assert steady.count(arrived / 1_000) <= 150
+
+
+class TestNextSlot:
+    @pytest.mark.parametrize(
+        ("window", "expected"),
+        [
+            (Window(), NOW),
+            (Window((NOW - 10_000,)), NOW),
+            (Window((NOW,)), NOW + pace.SPACING_MS),
+            (Window((NOW + 7_000,)), NOW + 7_000 + pace.SPACING_MS),
+            (Window(paused_until=NOW + 3_000), NOW + 3_000),
+            (Window(paused_until=NOW - 3_000), NOW),
+            (Window(allowance=Allowance(NOW - 5, NOW + 9_000, 1)), NOW),
+            (Window(allowance=Allowance(NOW - 5, NOW + 9_000, 0)), NOW + 9_000 + pace.GUARD_MS),
+            (Window(allowance=Allowance(NOW - 9_000, NOW, 0)), NOW),
+        ],
+    )
+    def test_is_what_would_be_reserved(self, window, expected):
+        assert next_slot(window, NOW) == expected
+        assert reserve(window, NOW, 1, expected)[0] == [expected]
+        assert reserve(window, NOW, 1, expected - 1)[0] == []
+
+
+class TestPause:
+    def test_nobody_sends_before_its_end(self):
+        slots, _ = reserve(pause(Window(), NOW + 5_000), NOW, 3, FOREVER)
+
+        assert slots[0] == NOW + 5_000 + pace.GUARD_MS
+
+    def test_the_longest_counts(self):
+        assert pause(pause(Window(), NOW + 9_000), NOW + 5_000) == pause(Window(), NOW + 9_000)
+
+    def test_a_slot_reserved_before_is_lost(self):
+        slots, window = reserve(Window(), NOW, 10, FOREVER)
+        paused = pause(window, slots[4] - pace.GUARD_MS)
+
+        assert [holds(window, slot) for slot in slots] == [True] * 10
+        assert [holds(paused, slot) for slot in slots] == [False] * 4 + [True] * 6
+
+
+class TestObserve:
+    """What an answer says is left of the steady window, which began at NOW and ends a minute later."""
+
+    RESET = NOW + MINUTE
+
+    def sent(self, count, start=NOW + 1_000):
+        slots, window = reserve(Window(), start, count, FOREVER)
+        return slots[-1], window
+
+    @pytest.mark.parametrize("ours", [1, 20, 100])
+    @pytest.mark.parametrize("astray", [0, pace.TOLERANCE])
+    def test_our_own_requests_are_no_news(self, ours, astray):
+        last, window = self.sent(ours)
+
+        assert observe(window, last, 150 - ours - astray, self.RESET) is None
+
+    def test_others_requests_are(self):
+        last, window = self.sent(20)
+
+        found = observe(window, last, 130 - pace.TOLERANCE - 1, self.RESET)
+
+        assert found.allowance == Allowance(last, self.RESET, 130 - pace.TOLERANCE - 1)
+        assert (found.slots, found.paused_until) == (window.slots, 0)
+
+    def test_requests_of_the_window_before_are_not_counted(self):
+        last, window = self.sent(25, start=NOW - 4_000)
+        inside = sum(slot >= NOW for slot in window.slots)
+
+        assert observe(window, last, 150 - inside - pace.TOLERANCE, self.RESET) is None
+        assert observe(window, last, 150 - inside - pace.TOLERANCE - 1, self.RESET) is not None
+
+    def test_slots_after_the_answered_one_are_not_counted(self):
+        _, window = self.sent(50)
+
+        assert observe(window, window.slots[0], 149 - pace.TOLERANCE, self.RESET) is None
+        assert observe(window, window.slots[0], 149 - pace.TOLERANCE - 1, self.RESET) is not None
+
+    def test_what_is_known_is_no_news(self):
+        last, window = self.sent(10)
+        window = observe(window, last, 40, self.RESET)
+        slots, window = reserve(window, last, 5, FOREVER)
+
+        assert observe(window, slots[-1], 35 - pace.TOLERANCE, self.RESET) is None
+        assert observe(window, slots[-1], 35 - pace.TOLERANCE - 1, self.RESET).allowance.remaining == 24
+
+    @pytest.mark.parametrize("left", [0, 1, 30])
+    def test_what_is_left_is_not_passed(self, left):
+        last, window = self.sent(10)
+
+        slots, _ = reserve(observe(window, last, left, self.RESET), last, 100, FOREVER)
+
+        assert sum(slot < self.RESET for slot in slots) == left
+        assert slots[left] == self.RESET + pace.GUARD_MS
+
+    def test_what_was_reserved_beyond_it_is_lost(self):
+        slots, window = reserve(Window(), NOW, 20, FOREVER)
+
+        window = observe(window, slots[3], 5, self.RESET)
+
+        assert [holds(window, slot) for slot in slots] == [True] * 9 + [False] * 11
+
+    def test_a_stale_one_does_not_throttle(self):
+        last, window = self.sent(10)
+        window = observe(window, last, 0, self.RESET)
+        after = self.RESET + pace.GUARD_MS
+
+        slots = saturate(window, after, after + 10 * MINUTE, random.Random(1))
+
+        assert len(slots) >= 0.98 * 150 * 10
+
+    def test_a_slot_after_its_end_holds(self):
+        window = Window((self.RESET,), allowance=Allowance(NOW, self.RESET, 0))
+
+        assert holds(window, self.RESET)
+
+
+class Workers(RuleBasedStateMachine):
+    """Any sequence of reservations, pauses and answers, by any number of workers who see one window."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = NOW
+        self.window = Window()
+        self.slots = []
+
+    @rule(count=st.integers(1, 64), ahead=st.integers(-1_000, 90_000))
+    def reserve_some(self, count, ahead):
+        latest = self.now + ahead
+
+        slots, self.window = reserve(self.window, self.now, count, latest)
+
+        assert len(slots) <= count
+        assert all(self.now <= slot <= latest for slot in slots)
+        assert all(holds(self.window, slot) for slot in slots)
+        assert len(slots) == count or next_slot(self.window, self.now) > latest
+        self.slots += slots
+
+    @rule(milliseconds=st.integers(1, 100_000))
+    def wait(self, milliseconds):
+        self.now += milliseconds
+
+    @rule(milliseconds=st.integers(0, 30_000))
+    def throttled(self, milliseconds):
+        until = self.now + milliseconds
+
+        self.window = pause(self.window, until)
+
+        assert next_slot(self.window, self.now) >= until + pace.GUARD_MS
+        assert not any(holds(self.window, slot) for slot in self.slots if slot <= until)
+
+    @precondition(lambda self: any(slot <= self.now for slot in self.slots))
+    @rule(remaining=st.integers(0, 150), seconds=st.integers(0, 60))
+    def answered(self, remaining, seconds):
+        answered = max(slot for slot in self.slots if slot <= self.now)
+        reset = self.now + seconds * 1_000
+
+        observed = observe(self.window, answered, remaining, reset)
+
+        if observed is not None:
+            self.window = observed
+            further, _ = reserve(observed, self.now, 200, reset - 1)
+            usable = [slot for slot in self.slots if answered < slot < reset and holds(observed, slot)]
+            assert len(further) + len(usable) <= remaining
+
+    @invariant()
+    def no_limit_is_passed(self):
+        assert most_in(self.slots, 1_000) <= 10
+        assert most_in(self.slots, MINUTE) <= 150
+        assert len(set(self.slots)) == len(self.slots)
+        assert list(self.window.slots) == sorted(self.window.slots)
+
+
+TestAnySequence = Workers.TestCase
+TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
