@@ -8,6 +8,8 @@ import io
 import json
 import os
 import string
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -180,6 +182,18 @@ def load() -> ModuleType:
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)
     return app
+
+
+def test_a_cold_start_loads_only_what_the_first_answer_needs() -> None:
+    """An SDK costs more than all of the function, and who is refused at once does not need one."""
+    modules = "import runpy, sys; runpy.run_path('functions/ingest/app.py'); print(*sys.modules)"
+    environment = {"PYTHONPATH": "layers/sluice", "POWERTOOLS_SERVICE_NAME": "sluice-ingest"}
+
+    run = subprocess.run(
+        [sys.executable, "-c", modules], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert {"boto3", "httpx2", "hypothesis", "pydantic"}.isdisjoint(run.stdout.split())
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
