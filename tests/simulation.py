@@ -69,6 +69,7 @@ class Waiting(msgspec.Struct):
     id: int
     body: str
     sent: float
+    resumed: bool = False
     probe: bool = False
     receives: int = 0
     first: float = 0.0
@@ -89,8 +90,8 @@ class Queue:
     def __len__(self) -> int:
         return len(self._visible)
 
-    def send(self, body: str, *, probe: bool = False) -> None:
-        waiting = Waiting(next(self._order), body, self._clock(), probe)
+    def send(self, body: str, *, resumed: bool = False, probe: bool = False) -> None:
+        waiting = Waiting(next(self._order), body, self._clock(), resumed, probe)
         self._put(waiting, self._clock())
 
     def send_first(self, stored: Message[Any]) -> None:
@@ -272,7 +273,7 @@ class World:
                 is_open = site_id in self.circuits
                 count = min(1, len(bodies)) if is_open else len(bodies)
                 for _ in range(count):
-                    self.queue.send(bodies.pop(0).decode(), probe=is_open)
+                    self.queue.send(bodies.pop(0).decode(), resumed=True, probe=is_open)
 
     def _ports(self, deadline: float) -> dispatch.Ports:
         async def is_open(site_id: str) -> bool:
@@ -329,5 +330,12 @@ class World:
 
 
 def _record(waiting: Waiting, culprit: bool) -> dispatch.Record:
-    sent = datetime.fromtimestamp(waiting.sent, UTC)
-    return dispatch.Record(waiting.body, sent, waiting.receives, probe=waiting.probe, culprit=culprit)
+    return dispatch.Record(
+        str(waiting.id),
+        waiting.body,
+        datetime.fromtimestamp(waiting.sent, UTC),
+        waiting.receives,
+        again=waiting.receives > 1 or waiting.resumed,
+        probe=waiting.probe,
+        culprit=culprit,
+    )

@@ -172,11 +172,13 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
     named = record.get("messageAttributes", {})
     attributes = record["attributes"]
     return Record(
+        record["messageId"],
         record["body"],
         datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
         int(attributes["ApproximateReceiveCount"]),
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
+        again=int(attributes["ApproximateReceiveCount"]) > 1 or "resumed" in named,
         probe="probe" in named,
         culprit=culprit,
     )

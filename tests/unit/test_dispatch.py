@@ -294,6 +294,28 @@ def test_within_a_batch_no_account_waits_for_another() -> None:
     assert run(scenario()) <= 3
 
 
+def test_hundreds_of_bad_events_named_one_at_a_time_are_all_found() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}], burst_limit=None)
+    events = [(f"c{n}", f"badone-{n}") for n in range(700)]
+
+    work(world, request(*events), limit=2 * HOUR)
+
+    assert rejected(world) == all_once(*ids(events))
+
+
+def test_what_must_follow_a_job_that_waits_waits_too() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(faults=[{"kind": "json", "status": 500, "count": 1}])
+    first, repeat = request(("c", "same")), request(("c", "same"))
+    repeat.entries[0].events[0].attributes.value = 2
+
+    work(world, first, repeat, limit=2)
+
+    assert [line.status for line in world.klaviyo.requests()] == [500]
+    assert len(world.queue) == 2
+
+
 def test_a_redelivered_bulk_request_sends_nothing_that_its_receipt_says_is_done() -> None:
     world = World({SITE: KEY}, workers=1)
     world.kill_at = {3}

@@ -6,6 +6,8 @@ and stays on the queue. A message is done only when none of its events is left t
 """
 
 import asyncio
+import contextlib
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
@@ -31,15 +33,17 @@ BISECTION_REQUESTS: Final = 60  # that one job may cost beyond the first, to fin
 class Record(msgspec.Struct, frozen=True):
     """One received queue message. `account` and `surface` are a producer's message attributes.
 
-    A `probe` was sent back to the queue to find out whether its account answers again; a `culprit` has
-    ended the process each time it was received.
+    One that comes `again` may be delivered in part. A `probe` was sent back to the queue to find out
+    whether its account answers again; a `culprit` has ended the process each time it was received.
     """
 
+    id: str
     body: str
     sent: datetime
     receives: int = 1
     account: str | None = None
     surface: str | None = None
+    again: bool = False
     probe: bool = False
     culprit: bool = False
 
@@ -54,12 +58,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What became of a batch, by the records' numbers.
-
-    `retry` holds those to keep on the queue, and why. The
-    rejections of messages that are neither done nor to be retried are due; the others' are not, as
-    their events will be refused again.
-    """
+    """What became of a batch, by the records' numbers; `retry` holds those to keep on the queue, and why."""
 
     retry: dict[int, Wait] = {}
     parked: set[int] = set()
@@ -67,12 +66,12 @@ class Outcome(msgspec.Struct):
     counts: Counter[str] = msgspec.field(default_factory=Counter)
 
     def due(self) -> list[Refusal]:
-        """The rejections to store now."""
-        return [
-            refusal
-            for refusal in self.refusals
-            if refusal.record not in self.retry and refusal.record not in self.parked
-        ]
+        """The rejections to store now.
+
+        Of a message that is not done only those that its receipt can keep from being found again.
+        """
+        waiting = self.retry.keys() | self.parked
+        return [refusal for refusal in self.refusals if refusal.receipt or refusal.record not in waiting]
 
 
 class Circuits(msgspec.Struct, frozen=True):
@@ -204,7 +203,7 @@ class _Delivery:
         again = {
             message.receipt: number
             for number, message in self._messages.items()
-            if self._records[number].receives > 1 and _has_receipt(message)
+            if self._records[number].again and _has_receipt(message)
         }
         if again:
             for receipt, places in (await self._ports.receipts.done(list(again))).items():
@@ -233,49 +232,63 @@ class _Delivery:
         for event in packed.oversized:
             detail = f"One event must not exceed {contract.MAX_BODY_BYTES_OUT} bytes as sent upstream."
             self._reject([event], event.profile, Reason.OVERSIZED, Fault("invalid", detail), None)
-        done: dict[int, asyncio.Task[None]] = {}
+        tasks: dict[int, asyncio.Task[Wait | None]] = {}
         async with asyncio.TaskGroup() as group:
             for job in packed.jobs:
-                before = [done[number] for number in job.after]
-                done[job.number] = group.create_task(self._deliver_after(before, job))
+                before = [tasks[number] for number in job.after]
+                tasks[job.number] = group.create_task(self._deliver_in_order(before, job))
 
-    async def _deliver_after(self, before: Iterable[asyncio.Task[None]], job: Job) -> None:
+    async def _deliver_in_order(self, before: Iterable[asyncio.Task[Wait | None]], job: Job) -> Wait | None:
+        """Sees to a job once those it must follow are settled; why it is not settled itself, if so.
+
+        What must follow a job that waits, waits too: else older attributes would come after newer ones.
+        """
         for task in before:
-            await task
+            if (wait := await task) is not None:
+                self._keep(job, wait)
+                return wait
         async with self._concurrent:
-            budget = _Budget(BISECTION_REQUESTS)
-            await self._deliver(job, budget)
+            await self._deliver(job, _Budget(BISECTION_REQUESTS))
+        numbers = _message_numbers(job)
+        waits = [wait for number in numbers if (wait := self._outcome.retry.get(number))]
+        return waits[0] if waits else Wait() if numbers & self._to_park else None
 
     async def _deliver(self, job: Job, budget: "_Budget") -> bool:
         """Sees to every event of a job; True if the upstream took all of it as it was."""
         if job.size > contract.MAX_BODY_BYTES_OUT and job.events > 1:
             return all([await self._deliver(half, budget) for half in packing.halves(job)])
-        try:
-            verdict = await self._ask(job)
-        except Retryable as error:
-            self._keep(job, Wait(error.after, for_turn=isinstance(error, OutOfTime)))
-            return False
-        if verdict is None:
-            self._to_park.update(_message_numbers(job))
-            return False
+        rest: Job | None = job
+        while rest is not None:
+            try:
+                verdict = await self._ask(rest)
+            except Retryable as error:
+                self._keep(rest, Wait(error.after, for_turn=isinstance(error, OutOfTime)))
+                break
+            if not isinstance(verdict, triage.Attributed):
+                await self._settle(rest, verdict, budget)
+                return rest is job and isinstance(verdict, triage.Taken)
+            rest = await self._excise(rest, verdict)
+        return False
+
+    async def _settle(
+        self,
+        job: Job,
+        verdict: triage.Taken | triage.Unattributed | triage.Transient | None,
+        budget: "_Budget",
+    ) -> None:
         match verdict:
             case triage.Taken(ignored):
-                self._answered = True
-                self._outcome.counts["PartialFailures"] += bool(ignored)
                 self._outcome.counts["Jobs"] += 1
                 self._outcome.counts["JobEvents"] += job.events
+                self._outcome.counts["PartialFailures"] += bool(ignored)
                 await self._note_delivered([event for entry in job.entries for event in entry.events])
-                return True
-            case triage.Attributed():
-                self._answered = True
-                await self._excise(job, verdict, budget)
             case triage.Unattributed(fault):
-                self._answered = True
                 await self._bisect(job, fault, budget)
             case triage.Transient(_, after):
                 self._outcome.counts["TransientFaults"] += 1
                 self._keep(job, Wait(after))
-        return False
+            case None:
+                self._to_park.update(_message_numbers(job))
 
     async def _ask(
         self, job: Job
@@ -293,7 +306,8 @@ class _Delivery:
             answer = await self._ports.create_job(self._account, body)
             verdict = triage.judge(answer, job)
             if (left := triage.rate_left(answer)) is not None:
-                await self._pace.observe(slot, *left)
+                with contextlib.suppress(Retryable):  # what became of the job matters more
+                    await self._pace.observe(slot, *left)
             match verdict:
                 case triage.Throttled(after):
                     self._outcome.counts["Throttles"] += 1
@@ -301,11 +315,12 @@ class _Delivery:
                 case triage.AccountFault():
                     self._fault = verdict
                 case _:
+                    self._answered |= not isinstance(verdict, triage.Transient)
                     return verdict
         return None
 
-    async def _excise(self, job: Job, verdict: triage.Attributed, budget: "_Budget") -> None:
-        """Takes out what the upstream named, and sends the rest at once."""
+    async def _excise(self, job: Job, verdict: triage.Attributed) -> Job | None:
+        """Takes out what the upstream named; what is left is to be sent at once."""
         again: list[JobEntry] = []
         for (entry_index, event_index), fault in verdict.faults.items():
             entry = job.entries[entry_index]
@@ -321,8 +336,7 @@ class _Delivery:
         await self._note_delivered(recorded)
         rest = packing.without(job, verdict.faults.keys() | verdict.duplicates)
         entries = [*(rest.entries if rest else []), *again]
-        if entries:
-            await self._deliver(packing.job_of(job.number, entries), budget)
+        return packing.job_of(job.number, entries) if entries else None
 
     async def _bisect(self, job: Job, fault: Fault, budget: "_Budget") -> None:
         """Finds what is wrong in a job of which the upstream only says that something is."""
@@ -391,6 +405,7 @@ class _Delivery:
         for (number, entry), found in by_entry.items():
             source = self._messages[number]
             at_event = found[0][0].event if event_index is not None else None
+            places = tuple(receipts.place(origin.entry, origin.event) for origin, _ in found)
             rejection = Rejection(
                 reason,
                 fault.detail,
@@ -402,8 +417,8 @@ class _Delivery:
                 surface=source.surface,
                 receipt=source.receipt,
                 accepted=source.accepted,
+                id=_rejection_id(source.receipt, places),
             )
-            places = tuple(receipts.place(origin.entry, origin.event) for origin, _ in found)
             self._outcome.refusals.append(
                 Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
             )
@@ -444,6 +459,11 @@ class _Budget:
         return self._left >= 0
 
 
+def _rejection_id(receipt: str, places: Iterable[int]) -> str:
+    """The same for the same events, so that a rejection stored twice can be told from two."""
+    return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
+
+
 def _payload(profile: bytes, events: list[PackedEvent]) -> msgspec.Raw:
     attributes = [msgspec.Raw(event.attributes) for event in events]
     payload = UpstreamPayload(msgspec.Raw(profile), attributes, events[0].backfill)
@@ -479,7 +499,9 @@ def _accept_from_producer(record: Record, account: Account) -> StoredMessage:
         detail = " ".join(problem.detail for problem in refused.problems[:10])
         reason = Reason.MALFORMED if first.code == "parse_error" else Reason.INVALID
         raise Undeliverable(reason, detail, first.pointer) from refused
-    return message.as_stored(Message("", account.site_id, surface, record.sent, read.entries, flat=read.flat))
+    return message.as_stored(
+        Message(record.id, account.site_id, surface, record.sent, read.entries, flat=read.flat)
+    )
 
 
 def _surface(record: Record, body: bytes) -> contract.Surface:
@@ -498,13 +520,14 @@ def _surface(record: Record, body: bytes) -> contract.Surface:
 
 
 def _unreadable(record: Record, error: Undeliverable, only: Account | None, now: datetime) -> Rejection:
-    account = record.account or (only.site_id if only else UNKNOWN_ACCOUNT)
+    known = only.site_id if only else UNKNOWN_ACCOUNT
     return Rejection(
         Reason(error.reason),
         error.detail,
         msgspec.Raw(msgspec.json.encode(record.body)),
         now,
-        account=account,
+        account=record.account if record.account and is_site_id(record.account) else known,
         pointer=error.pointer,
         surface=record.surface,
+        id=record.id,
     )

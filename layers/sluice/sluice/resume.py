@@ -5,9 +5,7 @@ harmless, but none is left behind.
 """
 
 import uuid
-from collections.abc import Callable, Iterable
-from itertools import batched
-from typing import Final
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,64 +14,62 @@ from sluice.errors import Retryable
 from sluice.message import Body, wrap
 from sluice.settings import ResumeSettings
 
-_AT_ONCE: Final = 500  # messages sent between two looks at the clock
-
 
 class Store(msgspec.Struct, frozen=True):
     """The places a resumption works on."""
 
     settings: ResumeSettings
 
-    def accounts(self) -> dict[str, int]:
-        """How often something was parked for each account that may have messages parked."""
+    def accounts(self) -> dict[str, str]:
+        """The accounts that may have messages parked, by site id, with their marks."""
         return circuit.accounts_with_parked(self.settings.state_table)
 
-    def send(self, site_id: str, messages: Iterable[bytes], *, probe: bool) -> None:
-        """Puts messages on the events queue, or raises `Retryable`."""
+    def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
+        """Puts messages on the events queue and returns those that did not get there."""
         unsent = aws.send_all(
             self.settings.events_queue_url,
             [_body(message) for message in messages],
             claim_bucket=self.settings.claim_bucket,
             group=site_id,
-            attributes={"probe": "1"} if probe else {},
+            attributes={"resumed": "1"} | ({"probe": "1"} if probe else {}),
         )
-        if unsent:
-            raise Retryable(f"{len(unsent)} parked messages did not get to the queue")
+        return [messages[index] for index in sorted(unsent)]
 
 
-def resume(store: Store, site_id: str, parked: int, has_time: Callable[[], bool]) -> tuple[bool, int]:
+def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) -> tuple[bool, int]:
     """Sends one message if the account's circuit is open, else all while there is time.
 
-    `parked` is the account's count from `Store.accounts`. Returns whether the circuit is open, and
-    how many messages were sent.
+    `mark` is the account's from `Store.accounts`. Returns whether the circuit is open, and how many
+    messages were sent. `Retryable` says that some did not get to the queue; they are still parked.
     """
     table, bucket = store.settings.state_table, store.settings.claim_bucket
     is_open = circuit.is_open(table, site_id)
-    keys = circuit.parked_objects(bucket, site_id)
+    parked = circuit.parked_objects(bucket, site_id)
     if is_open:
-        return True, _send_probe(store, site_id, keys[0]) if keys else 0
+        # The smallest object is often a probe that came back: then there is no rest to write.
+        smallest = min(parked, key=parked.__getitem__, default=None)
+        return True, _send(store, site_id, smallest, probe=True) if smallest else 0
     sent = 0
-    for key in keys:
-        messages = list(circuit.parked_messages(bucket, key))
-        for chunk in batched(messages, _AT_ONCE, strict=False):
-            if not has_time():
-                return False, sent
-            store.send(site_id, chunk, probe=False)
-            sent += len(chunk)
-        circuit.discard(bucket, key)
-    if not keys:
-        circuit.forget(table, site_id, parked)
+    for key in parked:
+        if not has_time():
+            break
+        sent += _send(store, site_id, key, probe=False)
+    if not parked:
+        circuit.forget(table, site_id, mark)
     return False, sent
 
 
-def _send_probe(store: Store, site_id: str, smallest: str) -> int:
-    table, bucket = store.settings.state_table, store.settings.claim_bucket
-    probe, *rest = circuit.parked_messages(bucket, smallest)
-    if rest:
-        circuit.park(table, bucket, site_id, rest)
-    store.send(site_id, [probe], probe=True)
-    circuit.discard(bucket, smallest)
-    return 1
+def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
+    """Sends a parked object's messages, or the first of them as a probe; what is not sent stays in it."""
+    bucket = store.settings.claim_bucket
+    messages = circuit.parked_messages(bucket, key)
+    due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
+    unsent = store.send(site_id, due, probe=probe)
+    if len(unsent) < len(due):
+        circuit.leave(bucket, key, unsent + rest)
+    if unsent:
+        raise Retryable(f"{len(unsent)} parked messages did not get to the queue")
+    return len(due)
 
 
 def _body(message: bytes) -> Body:
