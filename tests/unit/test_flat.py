@@ -97,6 +97,8 @@ def test_only_a_profile_without_data_makes_a_document_flat(document: object) -> 
         ("/attributes/profile/data/attributes/email", "/data/attributes/profile/$email"),
         ("/attributes/profile/data/attributes/location/zip", "/data/attributes/profile/$zip"),
         ("/attributes/profile/data/attributes/properties/plan", "/data/attributes/profile/plan"),
+        ("/attributes/profile/data/attributes/location", "/data/attributes/profile"),
+        ("/attributes/profile/data/attributes", "/data/attributes/profile"),
         ("/attributes/profile/data/id", "/data/attributes/profile/id"),
     ],
 )
