@@ -2,9 +2,10 @@
 
 import asyncio
 import functools
+import math
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -56,12 +57,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     counts: Counter[str] = Counter(Messages=len(records))
     kept: dict[int, backoff.Wait] = {}
     for position, part in enumerate(parts):
-        if position and time.time() > last_send:
+        now = time.time()
+        if position and now > last_send:
             left = {number: backoff.Wait() for later in parts[position:] for number in later}
             _postpone(left, records, configuration)
             kept |= left
             break
-        staying = _dispatch(part, configuration, min(last_send, time.time() + _WAIT_SECONDS), counts)
+        # Suspects share what time is left: one that is not even tried comes back as none.
+        share = (last_send - now) / (len(parts) - position) if position else _WAIT_SECONDS
+        deadline = min(last_send, now + min(share, _WAIT_SECONDS))
+        staying = _dispatch(part, configuration, deadline, counts)
         _postpone(staying, records, configuration)
         kept |= staying
         if len(parts) > 1:
@@ -107,7 +112,7 @@ def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[dic
     }
     if all(receives.count == 1 for receives in received.values()):
         return [{number: _record(record) for number, record in records.items()}]
-    now, timeout = time.time(), aws.visibility_timeout(configuration.events_queue_url)
+    now, timeout = time.time(), _visibility_timeout(configuration)
     return [
         {
             number: _record(records[number], culprit=isolation.is_culprit(received[number], now, timeout))
@@ -115,6 +120,13 @@ def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[dic
         }
         for part in isolation.parts(received, now, timeout, chance)
     ]
+
+
+def _visibility_timeout(configuration: DispatchSettings) -> float:
+    try:
+        return aws.visibility_timeout(configuration.events_queue_url)
+    except Retryable:
+        return math.inf  # nobody is suspected for now
 
 
 def _ports(configuration: DispatchSettings, deadline: float) -> dispatch.Ports:
@@ -192,6 +204,7 @@ def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings
         [rejection.encode(refusal.rejection) for refusal in due],
         claim_bucket=configuration.claim_bucket,
     )
+    places: defaultdict[str, set[int]] = defaultdict(set)
     for index, refusal in enumerate(due):
         if index in unsent:
             outcome.retry[refusal.record] = backoff.Wait()
@@ -207,14 +220,16 @@ def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings
             receipt=refused.receipt,
         )
         if refusal.receipt:
-            _note_rejected(refusal, configuration)
+            places[refusal.receipt].update(refusal.places)
+    aws.at_once(functools.partial(_note_rejected, configuration), places.items())
 
 
-def _note_rejected(refusal: dispatch.Refusal, configuration: DispatchSettings) -> None:
+def _note_rejected(configuration: DispatchSettings, noted: tuple[str, set[int]]) -> None:
+    receipt, places = noted
     try:
-        receipts.note(configuration.state_table, refusal.receipt, rejected=refusal.places)
+        receipts.note(configuration.state_table, receipt, rejected=places)
     except Retryable as error:
-        logger.warning("receipt not noted", receipt=refusal.receipt, cause=str(error))
+        logger.warning("receipt not noted", receipt=receipt, cause=str(error))
 
 
 def _report(counts: Counter[str], retried: int) -> None:

@@ -1,7 +1,8 @@
 """Archives what was refused, and what nobody could bring to an outcome, before SQS drops it."""
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -10,6 +11,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from sluice import archive, aws, settings
 from sluice.errors import Retryable
 from sluice.rejection import Reason, Rejection
+from sluice.settings import RejectSettings
+
+_GROUP_BYTES: Final = 32 * 2**20  # of rejections held at the same time: unpacked they may be large
 
 logger = Logger()
 metrics = Metrics()
@@ -19,30 +23,48 @@ metrics = Metrics()
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _: LambdaContext) -> dict[str, Any]:
     """Lambda's entry: a batch of RejectedQueue or of a dead-letter queue."""
-    configuration = settings.load(settings.RejectSettings)
-    now = datetime.now(UTC)
-    failed: set[str] = set()
-    rejections: dict[str, Rejection] = {}
-    for record in event["Records"]:
+    configuration = settings.load(RejectSettings)
+    failed = {record["messageId"] for record in event["Records"]}
+    archived = dead = 0
+    for rejections in _groups(event["Records"], configuration):
         try:
-            rejections[record["messageId"]] = archive.read(
-                _letter(record), aws.claim_reader(configuration.claim_bucket), now
-            )
+            for key, lines in archive.objects(rejections.values()).items():
+                aws.put(configuration.archive_bucket, key, lines)
+        except Retryable as error:
+            # Objects written already are written again with the same key, or known by their lines' ids.
+            logger.error("archive not written", cause=str(error))
+            continue
+        failed -= rejections.keys()
+        archived += len(rejections)
+        dead += sum(rejection.reason is Reason.DEAD_LETTER for rejection in rejections.values())
+        _log(rejections.values())
+    metrics.add_metric("ArchivedRejections", MetricUnit.Count, archived)
+    metrics.add_metric("DeadLetters", MetricUnit.Count, dead)
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(failed)]}
+
+
+def _groups(records: list[dict[str, Any]], configuration: RejectSettings) -> Iterator[dict[str, Rejection]]:
+    """The rejections that can be read, by message id, in groups that fit the memory."""
+    now = datetime.now(UTC)
+    fetch_claim = aws.claim_reader(configuration.claim_bucket)
+    group: dict[str, Rejection] = {}
+    size = 0
+    for record in records:
+        try:
+            rejection = archive.read(_letter(record), fetch_claim, now)
         except Retryable as error:
             logger.warning("claim not read", cause=str(error))
-            failed.add(record["messageId"])
-    try:
-        for key, lines in archive.objects(rejections.values()).items():
-            aws.put(configuration.archive_bucket, key, lines)
-    except Retryable as error:
-        # Objects written already are written again with the same key, or known by their lines' ids.
-        logger.error("archive not written", cause=str(error))
-        failed.update(rejections)
-    archived = [rejection for message_id, rejection in rejections.items() if message_id not in failed]
-    metrics.add_metric("ArchivedRejections", MetricUnit.Count, len(archived))
-    dead = sum(rejection.reason is Reason.DEAD_LETTER for rejection in archived)
-    metrics.add_metric("DeadLetters", MetricUnit.Count, dead)
-    for rejection in archived:
+            continue
+        group[record["messageId"]] = rejection
+        size += len(rejection.payload)
+        if size >= _GROUP_BYTES:
+            yield group
+            group, size = {}, 0
+    yield group
+
+
+def _log(rejections: Iterable[Rejection]) -> None:
+    for rejection in rejections:
         logger.info(
             "archived",
             id=rejection.id,
@@ -51,7 +73,6 @@ def handler(event: dict[str, Any], _: LambdaContext) -> dict[str, Any]:
             receipt=rejection.receipt,
             code=rejection.code,
         )
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(failed)]}
 
 
 def _letter(record: dict[str, Any]) -> archive.Letter:

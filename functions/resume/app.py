@@ -1,6 +1,7 @@
 """Once a minute: one parked message of each paused account goes back to the queue, or all of them."""
 
 import functools
+import time
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
@@ -21,11 +22,16 @@ metrics = Metrics()
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001
     """Lambda's entry: a tick of the schedule."""
+    end = time.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _WRAP_UP_SECONDS
     store = resume.Store(settings.load(ResumeSettings))
+    accounts = store.accounts()
     open_circuits = 0
-    for site_id, parked in store.accounts().items():
+    for done, (site_id, mark) in enumerate(accounts.items()):
+        # A share of the time left for each, so that one with very much to bring back is not all that is.
+        now = time.monotonic()
+        share_end = now + (end - now) / (len(accounts) - done)
         try:
-            is_open, sent = resume.resume(store, site_id, parked, functools.partial(_has_time, context))
+            is_open, sent = resume.resume(store, site_id, mark, functools.partial(_is_before, share_end))
         except Retryable as error:
             logger.error("not resumed", account=site_id, cause=str(error))
             continue
@@ -34,5 +40,5 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     metrics.add_metric("OpenCircuits", MetricUnit.Count, open_circuits)
 
 
-def _has_time(context: LambdaContext) -> bool:
-    return context.get_remaining_time_in_millis() / 1_000 > _WRAP_UP_SECONDS
+def _is_before(end: float) -> bool:
+    return time.monotonic() < end

@@ -20,7 +20,6 @@ from typing import Any
 
 import boto3
 import pytest
-from aws_lambda_powertools.utilities import parameters
 from moto import mock_aws
 
 from sluice import accounts, aws, intake, message, settings
@@ -166,9 +165,8 @@ def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
 
 def forget() -> None:
     """Everything a process keeps from its first request on."""
-    for cached in (aws.sqs, aws.s3, settings.load):
+    for cached in (aws.sqs, aws.s3, settings.load, accounts.secrets):
         cached.cache_clear()
-    parameters.clear_caches()  # type: ignore[no-untyped-call]
 
 
 def no_claim(key: str) -> bytes:

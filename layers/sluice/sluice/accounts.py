@@ -8,15 +8,19 @@ import hashlib
 import hmac
 import re
 import urllib.parse
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
 from sluice.contract import KLAVIYO_BASE_URL
 from sluice.errors import Misconfigured, Retryable
 
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.parameters import SecretsProvider
+
 CACHE_SECONDS: Final = 60
 _SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
+_HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line end can never be sent
 
 
 class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,9 +34,12 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream account: its public site id, the key we call it with, the keys callers use."""
 
     site_id: Annotated[str, msgspec.Meta(pattern=_SITE_ID)]
-    private_key: Annotated[str, msgspec.Meta(min_length=1)]
+    private_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Account({self.site_id!r})"  # a representation may end in a log, a private key must not
 
 
 class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +77,8 @@ def parse(document: bytes | str) -> Accounts:
         accounts = msgspec.json.decode(document, type=Accounts)
     except msgspec.MsgspecError as error:
         raise Misconfigured(f"the accounts secret is not valid: {error}") from error
+    except (UnicodeError, RecursionError):
+        raise Misconfigured("the accounts secret is not valid: it is not JSON") from None
     _check_unique("site_id", [account.site_id for account in accounts.accounts])
     _check_unique("key", [key.sha256 for account in accounts.accounts for key in account.keys])
     for account in accounts.accounts:
@@ -79,14 +88,25 @@ def parse(document: bytes | str) -> Accounts:
 
 def load(secret: str) -> Accounts:
     """Accounts from Secrets Manager by the secret's name or ARN, cached."""
-    # Powertools brings boto3: imported on first use, as no pure code needs either.
-    from aws_lambda_powertools.utilities import parameters  # noqa: PLC0415
+    from aws_lambda_powertools.utilities.parameters import GetParameterError  # noqa: PLC0415
 
     try:
-        document = parameters.get_secret(secret, max_age=CACHE_SECONDS)
-    except parameters.GetParameterError as error:
+        document: Any = secrets().get(secret, max_age=CACHE_SECONDS)
+    except GetParameterError as error:
         raise Retryable("the accounts secret cannot be read") from error
     return _parse_once(document)
+
+
+@functools.cache
+def secrets() -> "SecretsProvider":
+    """The process's provider of secrets, with its cache."""
+    # Powertools brings boto3: imported on first use, as no pure code needs either.
+    from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    # Its own timeouts are minutes, and a function that waits for them is ended as if its messages did it.
+    retries: Any = {"mode": "standard", "total_max_attempts": 3}
+    return SecretsProvider(boto_config=Config(connect_timeout=2, read_timeout=3, retries=retries))
 
 
 def _check_unique(name: str, values: list[str]) -> None:
@@ -95,10 +115,18 @@ def _check_unique(name: str, values: list[str]) -> None:
 
 
 def _check_base_url(account: Account) -> None:
-    url = urllib.parse.urlsplit(account.base_url)
-    local = url.hostname in {"127.0.0.1", "localhost", "::1"}
-    if url.scheme != "https" and not (url.scheme == "http" and local):
+    if not _is_safe(account.base_url):
         raise Misconfigured(f"the base_url of account {account.site_id} must be https")
+
+
+def _is_safe(base_url: str) -> bool:
+    try:
+        url = urllib.parse.urlsplit(base_url)
+        url.port  # noqa: B018 - raises for one that cannot be
+    except ValueError:
+        return False
+    local = url.hostname in {"127.0.0.1", "localhost", "::1"}
+    return bool(url.hostname) and (url.scheme == "https" or (url.scheme == "http" and local))
 
 
 _parse_once: Final = functools.lru_cache(maxsize=1)(parse)

@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from sluice import message
+from sluice.accounts import is_site_id
 from sluice.errors import Retryable, Undeliverable
-from sluice.rejection import Reason, Rejection
+from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
 CLAIM_RECEIVES: Final = 20  # of a letter, in the hope that its claim can be read
 
@@ -47,7 +48,9 @@ def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
     """S3 objects by key: one for each account and day, a line for each rejection."""
     grouped: dict[str, list[Rejection]] = defaultdict(list)
     for rejection in rejections:
-        grouped[f"account={rejection.account}/day={rejection.rejected_at:%Y-%m-%d}"].append(rejection)
+        # A producer may have named anything as the account, and not everything can be part of a key.
+        account = rejection.account if is_site_id(rejection.account) else UNKNOWN_ACCOUNT
+        grouped[f"account={account}/day={rejection.rejected_at:%Y-%m-%d}"].append(rejection)
     encoder = msgspec.json.Encoder()
     return {
         f"rejections/{partition}/{_name(group)}.jsonl": encoder.encode_lines(group)

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Final
 
 from sluice.errors import Retryable
-from sluice.message import Body
+from sluice.message import MESSAGE_BYTES, Body
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 BATCH: Final = 10  # entries of one SQS batch call
-BATCH_BYTES: Final = 1_048_576  # all bodies of one SQS batch call
+BATCH_BYTES: Final = MESSAGE_BYTES  # all bodies of one: the limit is that of a message, attributes included
+CALLS_AT_ONCE: Final = 16  # ten thousand messages take a thousand batch calls, and there are seconds for them
+
+_one_at_a_time: Final = threading.Lock()
 
 
 def _client(service: str) -> Any:
@@ -23,10 +28,9 @@ def _client(service: str) -> Any:
     from botocore.config import Config  # noqa: PLC0415
 
     retries: Any = {"mode": "standard", "total_max_attempts": 3}
-    return boto3.client(
-        service,  # type: ignore[call-overload]
-        config=Config(connect_timeout=2, read_timeout=5, retries=retries, max_pool_connections=32),
-    )
+    config = Config(connect_timeout=2, read_timeout=5, retries=retries, max_pool_connections=32)
+    with _one_at_a_time:  # clients may be used by several threads, but not made by them
+        return boto3.client(service, config=config)  # type: ignore[call-overload]
 
 
 @functools.cache
@@ -58,6 +62,12 @@ def reaching(otherwise: str) -> Iterator[None]:
         raise Retryable(otherwise) from error
 
 
+def at_once[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
+    """What a call answers to each argument, some calls at a time."""
+    with ThreadPoolExecutor(CALLS_AT_ONCE) as threads:
+        return list(threads.map(call, arguments))
+
+
 def store(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
     """Puts one message on the queue, its claim into S3 first. `Retryable` if it is not safe there."""
     _store_claim(body, claim_bucket)
@@ -84,10 +94,13 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
 
 def delete(queue_url: str, receipt_handles: Iterable[str]) -> None:
     """Deletes received messages. One this fails for is received again, and found to be done."""
-    for chunk in batched(receipt_handles, BATCH, strict=False):
-        entries: Any = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(chunk)]
+
+    def delete_batch(handles: Sequence[str]) -> None:
+        entries: Any = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(handles)]
         with contextlib.suppress(Retryable), reaching("a queue cannot be reached"):
             sqs().delete_message_batch(QueueUrl=queue_url, Entries=entries)
+
+    at_once(delete_batch, batched(receipt_handles, BATCH, strict=False))
 
 
 @functools.cache
@@ -112,19 +125,19 @@ def send_all(
         common["MessageAttributes"] = {
             name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
         }
-    unsent: set[int] = set()
-    for chunk in _batches(bodies):
-        entries: Any = [{"Id": str(index), "MessageBody": bodies[index].text, **common} for index in chunk]
+
+    def send_batch(indexes: list[int]) -> set[int]:
+        entries: Any = [{"Id": str(index), "MessageBody": bodies[index].text, **common} for index in indexes]
         try:
-            for index in chunk:
+            for index in indexes:
                 _store_claim(bodies[index], claim_bucket)
             with reaching("a queue cannot be reached"):
                 answer = sqs().send_message_batch(QueueUrl=queue_url, Entries=entries)
         except Retryable:
-            unsent.update(chunk)
-        else:
-            unsent.update(int(failed["Id"]) for failed in answer.get("Failed", []))
-    return unsent
+            return set(indexes)
+        return {int(failed["Id"]) for failed in answer.get("Failed", [])}
+
+    return set().union(*at_once(send_batch, _batches(bodies)))
 
 
 def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
@@ -132,13 +145,16 @@ def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
 
     A message this fails for stays invisible for the queue's own timeout: later, but not lost.
     """
-    for chunk in batched(delays, BATCH, strict=False):
+
+    def postpone_batch(chunk: Sequence[tuple[str, int]]) -> None:
         entries: Any = [
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for number, (handle, seconds) in enumerate(chunk)
         ]
         with contextlib.suppress(Retryable), reaching("a queue cannot be reached"):
             sqs().change_message_visibility_batch(QueueUrl=queue_url, Entries=entries)
+
+    at_once(postpone_batch, batched(delays, BATCH, strict=False))
 
 
 def _store_claim(body: Body, claim_bucket: str) -> None:

@@ -7,8 +7,7 @@ import msgspec
 
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
-
-
+JITTER_SECONDS: Final = 30.0  # at most; half of a short wait
 PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
 
 
@@ -35,6 +34,7 @@ def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     """
     doublings = receives - (PATIENCE if wait.for_turn else 1)
     step = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** max(0, min(doublings, 10)))
+    jitter = min(JITTER_SECONDS, step / 2)
     known = wait.seconds or 0.0
-    least = known if wait.for_turn and doublings <= 0 else max(known, step / 2)
-    return round(min(MAX_SECONDS, least + chance.uniform(0, step / 2)))
+    least = known if wait.for_turn and doublings <= 0 else max(known, step - jitter)
+    return round(min(MAX_SECONDS, least + chance.uniform(0, jitter)))

@@ -2,14 +2,14 @@
 
 While it is open its messages are parked in S3, where waiting costs nothing and nothing is received
 again and again; one of them goes back to the queue each minute to see whether the account answers.
-The item `parked` in the state table counts, for each account that may have something parked, how
-often something was.
+The item `parked` in the state table is a register: it names each account that may have something
+parked, with a mark that is another each time something is.
 """
 
 import contextlib
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import zstandard
@@ -17,6 +17,9 @@ import zstandard
 from sluice import aws
 
 PARKED_PREFIX: Final = "parked/"
+# Of one object: it is sent without looking at the clock, by a function with little memory.
+OBJECT_MESSAGES: Final = 500
+OBJECT_BYTES: Final = 16 * 2**20
 _REGISTER: Final = {"pk": {"S": "parked"}}
 
 
@@ -50,28 +53,29 @@ def close_circuit(table: str, site_id: str) -> None:
 
 def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> None:
     """Puts an account's messages (each one's JSON) aside, safe, until its circuit closes."""
-    lines = zstandard.ZstdCompressor(level=3).compress(b"\n".join(messages))
-    aws.put(bucket, f"{PARKED_PREFIX}{site_id}/{uuid.uuid4().hex}.jsonl.zst", lines)
-    # Counted after it is there, so that whoever read the count before can see it is not all.
+    for lines in _objects(messages):
+        # The time comes first in a key, so that a listing begins with what has waited longest.
+        aws.put(bucket, f"{PARKED_PREFIX}{site_id}/{time.time():.3f}-{uuid.uuid4().hex}.jsonl.zst", lines)
+    # Registered after it is there, so that whoever saw the mark before can tell it is not all.
     with aws.reaching("the state table cannot be written"):
         aws.dynamodb().update_item(
             TableName=table,
             Key=_REGISTER,
-            UpdateExpression="ADD #site :one",
+            UpdateExpression="SET #site = :mark",
             ExpressionAttributeNames={"#site": site_id},
-            ExpressionAttributeValues={":one": {"N": "1"}},
+            ExpressionAttributeValues={":mark": {"S": uuid.uuid4().hex}},
         )
 
 
-def accounts_with_parked(table: str) -> dict[str, int]:
-    """How often something was parked for each account that may have something parked, by site id."""
+def accounts_with_parked(table: str) -> dict[str, str]:
+    """The accounts that may have something parked, by site id, with their marks."""
     with aws.reaching("the state table cannot be read"):
         item = aws.dynamodb().get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
-    return {name: int(value["N"]) for name, value in item.items() if name != "pk"}
+    return {name: value["S"] for name, value in item.items() if name != "pk"}
 
 
-def forget(table: str, site_id: str, count: int) -> None:
-    """Takes an account off the register if nothing was parked since its count was read."""
+def forget(table: str, site_id: str, mark: str) -> None:
+    """Takes an account off the register if nothing was parked since its mark was read."""
     client = aws.dynamodb()
     with (
         aws.reaching("the state table cannot be written"),
@@ -81,30 +85,52 @@ def forget(table: str, site_id: str, count: int) -> None:
             TableName=table,
             Key=_REGISTER,
             UpdateExpression="REMOVE #site",
-            ConditionExpression="#site = :count",
+            ConditionExpression="#site = :mark",
             ExpressionAttributeNames={"#site": site_id},
-            ExpressionAttributeValues={":count": {"N": str(count)}},
+            ExpressionAttributeValues={":mark": {"S": mark}},
         )
 
 
-def parked_objects(bucket: str, site_id: str) -> list[str]:
-    """Keys of an account's parked objects, the smallest first; the first 1,000 of them."""
+def parked_objects(bucket: str, site_id: str) -> dict[str, int]:
+    """An account's parked objects, their sizes by key, the oldest first; the first 1,000 of them."""
     with aws.reaching("parked messages cannot be listed"):
         answer = aws.s3().list_objects_v2(Bucket=bucket, Prefix=f"{PARKED_PREFIX}{site_id}/")
-    return [found["Key"] for found in sorted(answer.get("Contents", []), key=lambda found: found["Size"])]
+    return {found["Key"]: found["Size"] for found in answer.get("Contents", [])}
 
 
-def parked_messages(bucket: str, key: str) -> Iterator[bytes]:
+def parked_messages(bucket: str, key: str) -> list[bytes]:
     """The messages of a parked object, each as its JSON."""
     packed = aws.claim_reader(bucket)(key)
     with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-        yield from reader.read().split(b"\n")
+        return reader.read().split(b"\n")
 
 
-def discard(bucket: str, key: str) -> None:
-    """Deletes a parked object whose messages are on the queue again."""
+def leave(bucket: str, key: str, messages: Sequence[bytes]) -> None:
+    """Leaves only these messages in a parked object, as the others are on the queue again."""
+    if messages:
+        aws.put(bucket, key, _compressed(messages))
+        return
     with aws.reaching("a parked object cannot be deleted"):
         aws.s3().delete_object(Bucket=bucket, Key=key)
+
+
+def _objects(messages: Iterable[bytes]) -> Iterator[bytes]:
+    group: list[bytes] = []
+    size = 0
+    for message in messages:
+        if group and (len(group) == OBJECT_MESSAGES or size + len(message) > OBJECT_BYTES):
+            yield _compressed(group)
+            group, size = [], 0
+        group.append(message)
+        size += len(message)
+    if group:
+        yield _compressed(group)
+
+
+def _compressed(messages: Iterable[bytes]) -> bytes:
+    # A message written by hand may have line ends, which JSON has between its tokens only.
+    lines = b"\n".join(message.replace(b"\n", b" ") for message in messages)
+    return zstandard.ZstdCompressor(level=3).compress(lines)
 
 
 def _key(site_id: str) -> dict[str, dict[str, str]]:

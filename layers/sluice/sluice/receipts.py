@@ -6,16 +6,18 @@ is harmless.
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import batched
 from typing import Any, Final
 
 from sluice import aws
 from sluice.contract import MAX_EVENTS_PER_REQUEST, Surface
+from sluice.errors import Retryable
 
 KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})
 _BATCH: Final = 100  # items of one BatchGetItem
+_ATTEMPTS: Final = 6  # to get what the table leaves out of its answers while it is throttled
 
 
 def place(entry: int, event: int) -> int:
@@ -46,15 +48,23 @@ def done(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
     """Places of the events that need nothing more, for each of the receipts that has any."""
     found: dict[str, frozenset[int]] = {}
     for chunk in batched(receipts, _BATCH, strict=False):
-        wanted: Any = {table: {"Keys": [_key(receipt) for receipt in chunk], "ConsistentRead": True}}
-        while wanted:
-            with aws.reaching("the state table cannot be read"):
-                answer = aws.dynamodb().batch_get_item(RequestItems=wanted)
-            for item in answer["Responses"].get(table, []):
-                receipt = item["pk"]["S"].removeprefix(_PREFIX)
-                found[receipt] = _places(item, "delivered") | _places(item, "rejected")
-            wanted = answer.get("UnprocessedKeys")
+        for item in _items(table, chunk):
+            receipt = item["pk"]["S"].removeprefix(_PREFIX)
+            found[receipt] = _places(item, "delivered") | _places(item, "rejected")
     return found
+
+
+def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
+    wanted: Any = {table: {"Keys": [_key(receipt) for receipt in receipts], "ConsistentRead": True}}
+    for attempt in range(_ATTEMPTS):
+        with aws.reaching("the state table cannot be read"):
+            answer = aws.dynamodb().batch_get_item(RequestItems=wanted)
+        yield from answer["Responses"].get(table, [])
+        wanted = answer.get("UnprocessedKeys")
+        if not wanted:
+            return
+        time.sleep(0.05 * 2**attempt)
+    raise Retryable("the state table is throttled")
 
 
 _PREFIX: Final = "receipt#"

@@ -5,6 +5,7 @@ The client lives as long as the process, so connections outlast an invocation.
 
 import asyncio
 import functools
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx2
@@ -22,7 +23,11 @@ _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32,
 @functools.cache
 def client() -> httpx2.AsyncClient:
     """The process's client; it belongs to the one event loop the process runs."""
-    return httpx2.AsyncClient(http2=True, timeout=_TIMEOUT, limits=_LIMITS, follow_redirects=False)
+    # What the upstream's network would have one account's requests remember is no other account's.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx2.AsyncClient(
+        http2=True, timeout=_TIMEOUT, limits=_LIMITS, follow_redirects=False, cookies=no_cookies
+    )
 
 
 async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) -> Answer:
