@@ -38,7 +38,7 @@ check: setup ## run linters, type checks and every test: what a change has to pa
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy $(CODE)
-	.venv/bin/lint-imports
+	PYTHONPATH=layers/sluice:. .venv/bin/lint-imports
 	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
 	$(MAKE) test
 
