@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local.emulator import REGION, ROOT_CREDENTIALS
 
-from .runner import DELETERS, RECEIVERS, Runner
+from .runner import DELETERS, RECEIVERS, Invoke, Runner, through
 from .settings import (
     RefusedError,
     Settings,
@@ -67,15 +67,14 @@ class Clients:
         client: SQSClient = self._session.client("sqs", endpoint_url=self.endpoint, config=config)
         return client
 
-    def invoker(self, settings: Settings) -> LambdaClient:
-        """A client for a mapping's function: it asks once and waits for the answer."""
+    def invoker(self, settings: Settings) -> Invoke:
+        """Invocations of a mapping's function: each asks once and waits for the answer."""
         config = Config(
             retries={"total_max_attempts": 1},
             read_timeout=settings.function_timeout + ANSWER_SECONDS,
             max_pool_connections=settings.concurrency,
         )
-        client: LambdaClient = self._session.client("lambda", endpoint_url=self.endpoint, config=config)
-        return client
+        return through(self._session.client("lambda", endpoint_url=self.endpoint, config=config))
 
 
 def report(event: str, **fields: Any) -> None:

@@ -34,6 +34,40 @@ THROTTLED_SECONDS = (0.1, 5.0)
 DELETE_ATTEMPTS = 4
 
 type Report = Callable[..., None]
+type Invoke = Callable[[str, bytes], Answer]
+
+
+class ThrottledError(Exception):
+    """The function takes no invocation now."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an invocation gave: the function's payload, or the kind of error that it ended with."""
+
+    payload: bytes = b""
+    error: str | None = None
+
+
+def through(functions: LambdaClient) -> Invoke:
+    """Invocations through a Lambda API.
+
+    The client must not retry, for a repeated Invoke runs the batch twice, and must wait longer than the
+    function may run.
+    """
+
+    def invoke(function_arn: str, batch: bytes) -> Answer:
+        try:
+            answer = functions.invoke(
+                FunctionName=function_arn, InvocationType="RequestResponse", Payload=batch
+            )
+            return Answer(answer["Payload"].read(), answer.get("FunctionError"))
+        except functions.exceptions.TooManyRequestsException as error:
+            raise ThrottledError from error
+        except (BotoCoreError, ClientError) as error:
+            return Answer(error=type(error).__name__)
+
+    return invoke
 
 
 @dataclass(frozen=True)
@@ -47,21 +81,21 @@ class Outcome:
 class Runner:
     """One mapping at work, from `start()` to `stop()`.
 
-    sqs retries by itself; functions, the Lambda client, must not, for a repeated Invoke runs the batch twice,
-    and it must wait longer than the function may run. report gets a constant text and fields, never a body.
+    sqs retries by itself. invoke runs the function once, by its ARN, or raises ThrottledError. report gets a
+    constant text and fields, never a body.
     """
 
     def __init__(
         self,
         settings: Settings,
         sqs: SQSClient,
-        functions: LambdaClient,
+        invoke: Invoke,
         report: Report,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self._sqs = sqs
-        self._functions = functions
+        self._invoke_function = invoke
         self._report = report
         self._clock = clock
         self._changed = threading.Condition()
@@ -76,11 +110,11 @@ class Runner:
         for thread in (*self._receivers, self._sender):
             thread.start()
 
-    def adopt(self, settings: Settings, functions: LambdaClient) -> None:
+    def adopt(self, settings: Settings, invoke: Invoke) -> None:
         """Go on with changed settings; a batch already sent keeps its own."""
         with self._changed:
             self.settings = settings
-            self._functions = functions
+            self._invoke_function = invoke
             self._gathering.limit(settings.limits)
             self._changed.notify_all()
 
@@ -199,17 +233,12 @@ class Runner:
         """Invoke the function once; None when it was throttled."""
         ids = frozenset(message.message_id for message in batch)
         try:
-            answer = self._functions.invoke(
-                FunctionName=settings.function_arn, InvocationType="RequestResponse", Payload=payload(batch)
-            )
-            content = answer["Payload"].read()
-        except self._functions.exceptions.TooManyRequestsException:
+            answer = self._invoke_function(settings.function_arn, payload(batch))
+        except ThrottledError:
             return None
-        except (BotoCoreError, ClientError) as error:
-            return Outcome(ids, type(error).__name__)
-        if kind := answer.get("FunctionError"):
-            return Outcome(ids, kind)
-        return Outcome(failed_ids(content, ids) if settings.reports_failures else frozenset())
+        if answer.error:
+            return Outcome(ids, answer.error)
+        return Outcome(failed_ids(answer.payload, ids) if settings.reports_failures else frozenset())
 
     def _delete(self, messages: Sequence[Held], settings: Settings) -> int:
         """Delete messages; how many could not be, because their visibility had ended or the queue failed."""

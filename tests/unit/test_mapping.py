@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from local.mapping.batches import Gathering, Held, Limits, hold, payload, record
 from local.mapping.response import failed_ids
-from local.mapping.runner import Runner
+from local.mapping.runner import Runner, through
 from local.mapping.settings import RefusedError, Settings, parse
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def start() -> Iterator[Start]:
 
     def start_runner(queue: Queue, function: Function, **changes: Any) -> Runner:
         chosen = settings(**{"BatchSize": 10, "MaximumBatchingWindowInSeconds": 0, **changes})
-        runner = Runner(chosen, queue, function, lambda *_, **__: None)  # type: ignore[arg-type]
+        runner = Runner(chosen, queue, through(function), lambda *_, **__: None)  # type: ignore[arg-type]
         runner.start()
         runners.append(runner)
         return runner
