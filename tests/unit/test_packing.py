@@ -12,7 +12,7 @@ from unittest import mock
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice import contract, intake, message, packing
@@ -396,7 +396,6 @@ def sent_one_by_one(batch):
             before = told[each.key, each.id, each.attributes]
             if packing.pack_events([[each]]).oversized:
                 continue
-            assume(each.profile not in before[:-1])  # A, B and A again: is that a late repeat, or news?
             if each.profile not in before:
                 sent[each.key].append(each.profile)
             before.append(each.profile)
@@ -529,6 +528,12 @@ class TestRepeats:
 
         assert numbers_of(pack_events([first, again])) == [600]
 
+    def test_a_message_repeated_with_more_in_it_takes_room_only_for_that(self):
+        first = [event(f"p{n}", "1") for n in range(600)]
+        again = [*(event(f"p{n}", "2") for n in range(300)), *(event(f"p{n}", "1") for n in range(600))]
+
+        assert numbers_of(pack_events([first, again])) == [900]
+
     @pytest.mark.parametrize("shape", ["one message", "messages of one", "two messages"])
     def test_500_conflicting_pairs_make_two_jobs(self, shape):
         pairs = [(event(f"p{n}", "1", says="x"), event(f"p{n}", "1", says="y")) for n in range(500)]
@@ -571,6 +576,16 @@ class TestRepeats:
             "title": "Dr",
         }
 
+    def test_a_repeats_new_profile_passes_no_limit(self):
+        nearly_full = event("ann", "1", size=MAX_BODY_BYTES_OUT - 500)
+        again = event("ann", "1", profile("ann", title="x" * 1_000), size=MAX_BODY_BYTES_OUT - 500)
+        again.attributes = nearly_full.attributes
+
+        packed = pack_events([[nearly_full], [again]])
+
+        assert all(len(job.body()) <= job.size <= MAX_BODY_BYTES_OUT for job in packed.jobs)
+        assert (numbers_of(packed), len(packed.oversized)) == ([1], 1)
+
     def test_a_late_exact_repeat_does_not_bring_back_old_attributes(self):
         old, new = profile("ann", title="Ms"), profile("ann", title="Dr")
         batch = [
@@ -582,6 +597,21 @@ class TestRepeats:
         [job] = pack_events(batch).jobs
 
         assert job.entries[0].profile == new
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ({"title": "Ms"}, {"title": "Dr"}),
+            ({"location": {"city": "x", "zip": "1"}}, {"location": {"city": "y"}}),
+        ],
+        ids=["merged", "not to be merged"],
+    )
+    def test_what_was_said_before_is_no_news(self, old, new):
+        said = [event("ann", "1", profile("ann", **attributes)) for attributes in (old, new, old, new)]
+
+        last = pack_events([[each] for each in said]).jobs[-1]
+
+        assert last.entries[-1].profile == profile("ann", **new)
 
 
 class TestOrderOfJobs:

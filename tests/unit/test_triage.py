@@ -204,6 +204,7 @@ class TestUnattributed:
             at(0, 10_000),
             at(0, 10**30),
             at(10**5),
+            at("1" * 5_000),
             at(-1),
             at(0, -1),
             at("00"),

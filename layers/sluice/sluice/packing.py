@@ -254,6 +254,7 @@ class _Packer:
         self._open: dict[int, Job] = {}
         self._profiles: dict[str, _Placed] = {}
         self._superseded: dict[tuple[str, str, bytes], PackedEvent] = {}
+        self._told: set[tuple[str, str, bytes, bytes]] = set()  # and no news if repeated
 
     def place(self, group: list[PackedEvent]) -> None:
         """Puts a group's events into one job if they fit one, else into as few as they can."""
@@ -324,10 +325,11 @@ class _Packer:
         like = self._like(event)
         if like is None:
             return False
-        if like.profile != event.profile:
+        if like.profile != event.profile and _statement(event) not in self._told:
             if not placed.update(event.profile):
                 return False
             last = placed.entry.events[-1]
+            self._told |= {_statement(last), _statement(event)}
             last.profile = merge_profiles(last.profile, event.profile) or placed.entry.profile
         like.origins += event.origins
         return True
@@ -339,6 +341,7 @@ class _Packer:
         if like is not None:
             job.after.add(like[0])
             self._superseded[event.key, event.id, like[1].attributes] = like[1]
+            self._told.add(_statement(like[1]))
         placed.events[event.id] = (job.number, event)
         job.events += 1
         job.size += _event_size(event)
@@ -370,6 +373,10 @@ class _Packer:
         if len(self._open) > _MAX_OPEN:
             del self._open[next(iter(self._open))]
         return job
+
+
+def _statement(event: PackedEvent) -> tuple[str, str, bytes, bytes]:
+    return event.key, event.id, event.attributes, event.profile
 
 
 def _joins(placed: _Placed, event: PackedEvent) -> bool:
