@@ -140,6 +140,7 @@ class TestMergeProfiles:
     )
 
     @given(st.lists(st.tuples(attributes, metas), min_size=2, max_size=4), st.booleans())
+    @settings(deadline=None)
     def test_a_merged_profile_does_what_its_parts_do_in_order(self, parts, is_same):
         profiles = [profile(meta=meta, **attributes) for attributes, meta in parts]
         if is_same:
