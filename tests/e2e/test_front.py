@@ -62,7 +62,7 @@ def test_a_bulk_request_of_the_sdk_arrives_field_by_field(stack: Stack) -> None:
     sdk(stack).bulk_create_events(bulk(entry(event(**attributes), of=of)))
 
     [taken] = eventually(lambda: stack.taken_of(email))
-    assert taken["event"] == {**attributes, "time": "2026-03-02T09:15:27Z", "backfill": False}
+    assert taken["event"] == {**attributes, "time": "2026-03-02T09:15:27Z"}
     assert taken["profile"] == of["data"]
 
 
@@ -76,7 +76,7 @@ def test_a_single_event_of_the_sdk_arrives_stamped(stack: Stack) -> None:
     stamped = datetime.fromisoformat(taken["event"].pop("time"))
     assert before <= stamped <= datetime.now(UTC)
     assert len(taken["event"].pop("unique_id")) == 32
-    assert taken["event"] == {**event()["attributes"], "backfill": False}
+    assert taken["event"] == event()["attributes"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_every_field_goes_where_the_table_says() -> None:
 
 
 def test_the_event_is_that_of_the_current_shape() -> None:
-    attributes: dict[str, Any] = {"time": "2022-11-08T00:00:00", "value": 9.99, "unique_id": "order-1"}
+    attributes: dict[str, Any] = {"time": "2022-11-08T00:00:00Z", "value": 9.99, "unique_id": "order-1"}
     metric = {"name": "Viewed Product", "service": "api"}
 
     sent = only_event(read(Surface.EVENT, flat(metric=metric, **attributes)))
@@ -44,6 +44,11 @@ def test_the_event_is_that_of_the_current_shape() -> None:
         "metric": {"data": {"type": "metric", "attributes": metric}},
         **attributes,
     }
+
+
+@pytest.mark.parametrize("time", ["2022-11-08T09:15:27", "2022-11-08T09:15:27.654321"])
+def test_a_time_without_an_offset_is_in_utc(time: str) -> None:
+    assert only_event(read(Surface.EVENT, flat(time=time)))["time"] == f"{time}Z"
 
 
 @pytest.mark.parametrize("surface", [Surface.BULK, Surface.CLIENT_BULK, Surface.CLIENT_EVENT])

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -52,7 +52,7 @@ def test_what_the_caller_set_is_not_stamped() -> None:
     given_by_caller: dict[str, Any] = {
         "time": "2026-03-02T09:15:27Z",
         "unique_id": "order-1",
-        "backfill": False,
+        "backfill": True,
         "value": 0,
     }
 
@@ -233,6 +233,35 @@ def test_an_entrys_backfill_travels_with_it() -> None:
     assert [each.get("backfill", False) for each in read_back] == [True, False, False]
 
 
+WAYS_TO_WRITE_ONE_ENTRY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("2026-03-02T09:15:27Z", {}, {}),
+    ("2026-03-02T09:15:27.000Z", {}, {}),
+    ("2026-03-02T09:15:27+00:00", {"backfill": False}, {"backfill": False}),
+    ("2026-03-02T09:15:27", {"backfill": None}, {}),
+    ("2026-03-02T11:15:27+02:00", {}, {"backfill": None}),
+]
+
+
+@pytest.mark.parametrize(("time", "of_event", "of_entry"), WAYS_TO_WRITE_ONE_ENTRY)
+@pytest.mark.parametrize("unique_id", [{}, {"unique_id": "view-1"}])
+def test_one_event_is_the_same_on_the_queue_whichever_client_wrote_it(
+    time: str, of_event: dict[str, Any], of_entry: dict[str, Any], unique_id: dict[str, Any]
+) -> None:
+    plain = bulk(entry(event(time="2026-03-02T09:15:27Z", **unique_id)))
+    written = bulk(entry(event(time=time, **of_event, **unique_id), **of_entry))
+
+    assert encoded(delivered(read(Surface.BULK, written))) == encoded(delivered(read(Surface.BULK, plain)))
+
+
+def test_an_event_is_backfilled_when_it_or_its_entry_says_so() -> None:
+    [first, second] = delivered(
+        read(Surface.BULK, bulk(entry(event(backfill=True)), entry(event(backfill=False), backfill=True)))
+    )
+
+    assert (first.get("backfill"), first["events"][0]["attributes"]["backfill"]) == (None, True)
+    assert (second["backfill"], second["events"][0]["attributes"].get("backfill")) == (True, None)
+
+
 def test_an_event_of_the_largest_size_goes_into_a_job() -> None:
     properties = {f"p{number}": "x" * 100_000 for number in range(49)}
     properties["rest"] = "x" * (MAX_EVENT_BYTES - 4_900_000 - 49 * 14 - 200)
@@ -386,7 +415,10 @@ def events_of(surface: Surface, document: dict[str, Any]) -> list[dict[str, Any]
 
 
 def same_moment(sent: str, given_by_caller: str) -> bool:
-    return bool(msgspec.convert(sent, datetime) == msgspec.convert(given_by_caller, datetime))
+    """Whether a time that goes upstream, in UTC, is the caller's, where one without an offset is in UTC."""
+    moment = msgspec.convert(given_by_caller, datetime)
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return sent.endswith("Z") and bool(msgspec.convert(sent, datetime) == aware)
 
 
 @given(VALID)
@@ -398,11 +430,12 @@ def test_every_accepted_event_is_the_callers_and_stamped(drawn: tuple[Surface, d
     sent = [each["attributes"] for one in delivered(accepted, surface) for each in one["events"]]
     expected = events_of(surface, document)
     assert len(sent) == len(expected) == accepted.events
-    stamps = ("time", "unique_id")
+    stamps = ("time", "unique_id", "backfill")
     for ours, theirs in zip(sent, expected, strict=True):
         assert {**ours, **dict.fromkeys(stamps)} == {**theirs, **dict.fromkeys(stamps)}
         assert ours["unique_id"] == (theirs.get("unique_id") or ours["unique_id"])
         assert same_moment(ours["time"], theirs.get("time") or "2026-07-20T12:00:00Z")
+        assert ours.get("backfill", False) == bool(theirs.get("backfill"))
 
 
 @given(mutated())

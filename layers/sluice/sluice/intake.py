@@ -218,12 +218,16 @@ def _stamp(entry: Entry, accepted: datetime) -> StampedEntry[Any]:
 
 
 def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> StampedEvent[Any]:
-    if not isinstance(event.time, datetime):
+    # One event is one text, whichever client wrote it: what repeats it can then be told by its bytes.
+    if isinstance(event.time, datetime):
+        event.time = rules.aware(event.time).astimezone(UTC)
+    else:
         event.time = accepted.replace(microsecond=0)
+    if event.backfill is not True:
+        event.backfill = UNSET
     metric = event.metric.data.attributes
     if not isinstance(event.unique_id, str):
-        time = event.time if event.time.tzinfo else event.time.replace(tzinfo=UTC)
-        second = int(time.timestamp())
+        second = int(event.time.timestamp())
         content = _Content(profile, metric, second, event.properties, event.value, event.value_currency)
         event.unique_id = _digest(content)
     # The length keeps the two apart: no other pair of them makes the same text.

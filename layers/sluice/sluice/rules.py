@@ -62,10 +62,8 @@ def rules_for(revision: str, now: datetime) -> Rules:
 def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> None:
     """An event's own values: time, value, currency, metric, properties."""
     time = event.time
-    if isinstance(time, datetime):
-        aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-        if not rules.earliest <= aware <= rules.latest:
-            found.append((("time",), _TIME_RANGE.format(rules.earliest)))
+    if isinstance(time, datetime) and not rules.earliest <= aware(time) <= rules.latest:
+        found.append((("time",), _TIME_RANGE.format(rules.earliest)))
     currency = event.value_currency
     if isinstance(currency, str) and not _CURRENCY.fullmatch(currency):
         found.append((("value_currency",), _CURRENCY_CODE))
@@ -112,6 +110,11 @@ def check_value(value: dict[str, Any] | list[Any], path: Path, found: list[Findi
     """A free-form object or array: string bytes, array length, nesting, 64-bit integers."""
     if not _is_sound(value, 1):
         found += _unsound(value, path, 1)
+
+
+def aware(time: datetime) -> datetime:
+    """A time with its offset; one that has none is in UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def bad_phone(profile: ProfileData) -> bool:
