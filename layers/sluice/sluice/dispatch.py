@@ -321,22 +321,20 @@ class _Delivery:
 
     async def _excise(self, job: Job, verdict: triage.Attributed) -> Job | None:
         """Takes out what the upstream named; what is left is to be sent at once."""
-        again: list[JobEntry] = []
+        taken_apart: dict[int, list[JobEntry]] = {}
         for (entry_index, event_index), fault in verdict.faults.items():
             entry = job.entries[entry_index]
             if event_index is not None:
                 event = entry.events[event_index]
                 self._reject([event], event.profile, Reason.REFUSED, fault, event_index)
             elif len(parts := packing.unmerged(entry)) > 1:
-                again += parts  # perhaps only one of the profiles merged here is at fault
+                taken_apart[entry_index] = parts  # perhaps only one of the profiles merged here is at fault
             else:
                 self._reject(entry.events, entry.profile, Reason.REFUSED, fault, None)
         recorded = [job.entries[entry].events[event] for entry, event in sorted(verdict.duplicates)]
         self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in recorded)
         await self._note_delivered(recorded)
-        rest = packing.without(job, verdict.faults.keys() | verdict.duplicates)
-        entries = [*(rest.entries if rest else []), *again]
-        return packing.job_of(job.number, entries) if entries else None
+        return packing.without(job, verdict.faults.keys() | verdict.duplicates, taken_apart)
 
     async def _bisect(self, job: Job, fault: Fault, budget: "_Budget") -> None:
         """Finds what is wrong in a job of which the upstream only says that something is."""

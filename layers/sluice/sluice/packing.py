@@ -6,8 +6,9 @@ holds one (profile, metric, unique_id) twice; a profile's events keep their orde
 jobs, and its newer attributes are never followed by older ones.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -96,11 +97,19 @@ def pack_events(groups: list[list[PackedEvent]]) -> Packing:
     return Packing(packer.jobs, packer.oversized)
 
 
-def without(job: Job, items: Collection[tuple[int, int | None]]) -> Job | None:
-    """What is left of a job when items (an entry's index, and an event's or None) are taken out."""
-    kept = []
+def without(
+    job: Job,
+    items: Collection[tuple[int, int | None]],
+    instead: Mapping[int, Iterable[JobEntry]] = MappingProxyType({}),
+) -> Job | None:
+    """What is left of a job when items (an entry's index, and an event's or None) are taken out.
+
+    `instead` are entries to put in the place of one that is taken out whole.
+    """
+    kept: list[JobEntry] = []
     for index, entry in enumerate(job.entries):
         if (index, None) in items:
+            kept += instead.get(index, ())
             continue
         events = [event for number, event in enumerate(entry.events) if (index, number) not in items]
         if events:
