@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from sluice.rejection import Rejection
 
 START = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
-VISIBILITY_TIMEOUT = 1_020.0
+VISIBILITY_TIMEOUT = 1_380.0
+MEMORY_BYTES = 400 * 2**20
 FUNCTION_SECONDS = 120.0
 REQUEST_SECONDS = 20.0
 
@@ -173,6 +174,7 @@ class World:
         self.circuits: dict[str, int] = {}
         self.parked: dict[str, list[bytes]] = defaultdict(list)
         self.receipts: dict[str, set[int]] = defaultdict(set)
+        self.trials: Counter[int | None] = Counter()
         self.rejections: list[Rejection] = []
         self.counts: Counter[str] = Counter()
         self.kill_at: set[int] = set()  # numbers of upstream requests after which the sender is killed
@@ -237,20 +239,26 @@ class World:
                 self._busy -= 1
 
     async def _invoke(self, batch: dict[int, Waiting]) -> None:
-        received = {n: isolation.Receives(waiting.receives, waiting.first) for n, waiting in batch.items()}
         left = set(batch)
         now = self.clock()
+        suspects = {
+            number
+            for number, waiting in batch.items()
+            if isolation.is_suspect(
+                isolation.Receives(waiting.receives, waiting.first), now, VISIBILITY_TIMEOUT
+            )
+        }
+        sizes = {number: message.unpacked_size(waiting.body) for number, waiting in batch.items()}
         last_send = now + FUNCTION_SECONDS - REQUEST_SECONDS - 8
         try:
-            for part in isolation.parts(received, now, VISIBILITY_TIMEOUT, self.chance):
-                records = {
-                    number: _record(
-                        batch[number], isolation.is_culprit(received[number], now, VISIBILITY_TIMEOUT)
-                    )
-                    for number in part
-                }
+            for part in isolation.parts(sizes, suspects, MEMORY_BYTES, self.chance):
+                alone = batch[part[0]].id if len(part) == 1 and part[0] in suspects else None
+                culprit = alone is not None and self.trials[alone] >= isolation.TRIALS
+                self.trials[alone] += 1
+                records = {number: _record(batch[number], culprit) for number in part}
                 if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):
                     raise ExceptionGroup("killed", [Killed()])
+                del self.trials[alone]
                 outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
                 self.counts.update(outcome.counts)
                 self.rejections += [refusal.rejection for refusal in outcome.due()]

@@ -1,6 +1,7 @@
 """Delivers batches of EventsQueue. Lambda's and SQS's side only: what is decided, `sluice` decides."""
 
 import asyncio
+import contextlib
 import functools
 import math
 import random
@@ -20,9 +21,11 @@ from sluice import (
     circuit,
     dispatch,
     isolation,
+    message,
     receipts,
     rejection,
     settings,
+    trials,
     upstream,
 )
 from sluice.accounts import Accounts
@@ -33,6 +36,8 @@ from sluice.settings import DispatchSettings
 
 _WAIT_SECONDS: Final = 20.0  # for a turn: longer would keep other accounts' events from this worker
 _WRAP_UP_SECONDS: Final = 8.0  # for rejections, visibilities and the answer, after the last request
+_MEMORY_SHARE: Final = 4  # of the memory, for messages unpacked at the same time: jobs are made of them
+_NOT_TRIED: Final = backoff.Wait(for_turn=True)
 
 logger = Logger()
 metrics = Metrics()
@@ -53,22 +58,24 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     end = time.time() + context.get_remaining_time_in_millis() / 1_000
     last_send = end - _WRAP_UP_SECONDS - upstream.TOTAL_SECONDS
     records = dict(enumerate(event["Records"]))
-    parts = _parts(records, configuration)
+    suspects = _suspects(records, configuration)
+    sizes = {number: message.unpacked_size(record["body"]) for number, record in records.items()}
+    memory = int(context.memory_limit_in_mb) * 2**20
+    parts = isolation.parts(sizes, suspects, memory // _MEMORY_SHARE, chance)
     counts: Counter[str] = Counter(Messages=len(records))
-    kept: dict[int, backoff.Wait] = {}
+    kept: set[int] = set()
     for position, part in enumerate(parts):
-        now = time.time()
-        if position and now > last_send:
-            left = {number: backoff.Wait() for later in parts[position:] for number in later}
-            _postpone(left, records, configuration)
+        if position and time.time() > last_send:
+            left = {number for later in parts[position:] for number in later}
+            # Suspects come back when they would have anyway, else they would be none the next time.
+            _postpone(dict.fromkeys(left - suspects, _NOT_TRIED), records, configuration)
             kept |= left
             break
-        # Suspects share what time is left: one that is not even tried comes back as none.
-        share = (last_send - now) / (len(parts) - position) if position else _WAIT_SECONDS
-        deadline = min(last_send, now + min(share, _WAIT_SECONDS))
-        staying = _dispatch(part, configuration, deadline, counts)
+        deadline = min(last_send, time.time() + _WAIT_SECONDS)
+        deliver = _try_alone if len(part) == 1 and part[0] in suspects else _dispatch
+        staying = deliver({number: records[number] for number in part}, configuration, deadline, counts)
         _postpone(staying, records, configuration)
-        kept |= staying
+        kept |= staying.keys()
         if len(parts) > 1:
             # The next part may end this process, and the answer with it.
             done = [records[number]["receiptHandle"] for number in part if number not in staying]
@@ -91,35 +98,51 @@ def _postpone(
     aws.postpone(configuration.events_queue_url, delays)
 
 
+def _try_alone(
+    records: dict[int, Any], configuration: DispatchSettings, deadline: float, counts: Counter[str]
+) -> dict[int, backoff.Wait]:
+    """Dispatches one suspect, unless it ended its process whenever this was done."""
+    [message_id] = [record["messageId"] for record in records.values()]
+    ends = 0
+    with contextlib.suppress(Retryable):
+        ends = trials.begin(configuration.state_table, message_id)
+    staying = _dispatch(records, configuration, deadline, counts, culprit=ends >= isolation.TRIALS)
+    if ends < isolation.TRIALS:
+        with contextlib.suppress(Retryable):
+            trials.end(configuration.state_table, message_id)
+    return staying
+
+
 def _dispatch(
-    batch: dict[int, Record], configuration: DispatchSettings, deadline: float, counts: Counter[str]
+    records: dict[int, Any],
+    configuration: DispatchSettings,
+    deadline: float,
+    counts: Counter[str],
+    *,
+    culprit: bool = False,
 ) -> dict[int, backoff.Wait]:
     """Dispatches a part of the batch and returns what stays on the queue, by number."""
+    batch = {number: _record(record, culprit=culprit) for number, record in records.items()}
     outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, deadline)))
     _store_rejections(outcome, configuration)
     counts.update(outcome.counts)
     return outcome.retry
 
 
-def _parts(records: dict[int, Any], configuration: DispatchSettings) -> list[dict[int, Record]]:
-    """The batch's messages in the parts to dispatch one after the other."""
+def _suspects(records: dict[int, Any], configuration: DispatchSettings) -> set[int]:
+    """The messages whose process ended each time they were received before, by number."""
     received = {
         number: isolation.Receives(
             int(record["attributes"]["ApproximateReceiveCount"]),
             int(record["attributes"]["ApproximateFirstReceiveTimestamp"]) / 1_000,
         )
         for number, record in records.items()
+        if record["attributes"]["ApproximateReceiveCount"] != "1"
     }
-    if all(receives.count == 1 for receives in received.values()):
-        return [{number: _record(record) for number, record in records.items()}]
+    if not received:
+        return set()
     now, timeout = time.time(), _visibility_timeout(configuration)
-    return [
-        {
-            number: _record(records[number], culprit=isolation.is_culprit(received[number], now, timeout))
-            for number in part
-        }
-        for part in isolation.parts(received, now, timeout, chance)
-    ]
+    return {number for number, each in received.items() if isolation.is_suspect(each, now, timeout)}
 
 
 def _visibility_timeout(configuration: DispatchSettings) -> float:

@@ -7,7 +7,7 @@ import msgspec
 
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
-JITTER_SECONDS: Final = 30.0  # at most; half of a short wait
+JITTER_SECONDS: Final = 10.0  # at most; half of a short wait
 PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
 
 

@@ -1,20 +1,22 @@
 """Keeps one message that ends its process from taking others with it.
 
 A message that dispatch gave back was made visible again soon; one whose process was killed came back
-only when the queue's visibility timeout was over, every time. Those are handled after all others, a
-few at a time and in another order each time, and what is done is deleted at once: so of those that
-died together ever fewer are left with the culprit. What has ended `MOST_ENDS` processes in a row is
-the culprit, and is not tried again: that others had the same bad luck so often is one in many thousands.
+only when the queue's visibility timeout was over, every time. Those are suspects. They are handled
+after all others, a few at a time and in another order each time, and what is done is deleted at once:
+so of those that died together ever fewer are left with the culprit, until each is tried alone. What
+has then ended `TRIALS` processes is the culprit, and is not tried again.
+
+No part of a batch is more than memory can hold, as what a message says is small may unpack to be large.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
 import msgspec
 
 PARTS: Final = 16
-MOST_ENDS: Final = 16
+TRIALS: Final = 16
 
 
 class Receives(msgspec.Struct, frozen=True):
@@ -30,20 +32,27 @@ def is_suspect(receives: Receives, now: float, visibility_timeout: float) -> boo
     return earlier > 0 and now - receives.first >= earlier * visibility_timeout
 
 
-def is_culprit(receives: Receives, now: float, visibility_timeout: float) -> bool:
-    """Whether a message has ended its process so often that it is not to be tried again."""
-    return receives.count > MOST_ENDS and is_suspect(receives, now, visibility_timeout)
+def parts(sizes: Mapping[int, int], suspects: Set[int], most: int, chance: random.Random) -> list[list[int]]:
+    """The messages' numbers in the parts to handle one after the other, each of at most `most` bytes.
+
+    `sizes` are the messages' by number. Those that are no suspects come first, and together if they fit.
+    """
+    shuffled = sorted(suspects)
+    chance.shuffle(shuffled)
+    size = -(-len(shuffled) // PARTS) or 1
+    chunks = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+    rest = [number for number in sizes if number not in suspects]
+    return [part for chunk in (rest, *chunks) for part in _fitting(chunk, sizes, most)]
 
 
-def parts(
-    messages: Mapping[int, Receives], now: float, visibility_timeout: float, chance: random.Random
-) -> list[list[int]]:
-    """The messages' numbers in the parts to handle one after the other: in one, but for suspects."""
-    suspects = [
-        number for number, received in messages.items() if is_suspect(received, now, visibility_timeout)
-    ]
-    rest = [number for number in messages if number not in set(suspects)]
-    chance.shuffle(suspects)
-    size = -(-len(suspects) // PARTS) or 1
-    chunks = [suspects[start : start + size] for start in range(0, len(suspects), size)]
-    return ([rest] if rest else []) + chunks
+def _fitting(numbers: Iterable[int], sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
+    part: list[int] = []
+    total = 0
+    for number in numbers:
+        if part and total + sizes[number] > most:
+            yield part
+            part, total = [], 0
+        part.append(number)
+        total += sizes[number]
+    if part:
+        yield part

@@ -8,6 +8,7 @@ object holds the compressed bytes.
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -98,6 +99,18 @@ def wrap(plain: bytes, claim_key: str) -> Body:
 def is_stored(body: str) -> bool:
     """Whether a queue message was written by `encode`, and not put there by a producer."""
     return body.startswith('{"sluice":')
+
+
+def unpacked_size(body: str) -> int:
+    """About how many bytes a body unpacks to, without unpacking it."""
+    start = '{"sluice":1,"zstd":"'
+    if body.startswith(start):
+        with contextlib.suppress(binascii.Error, zstandard.ZstdError, ValueError):
+            frame = base64.b64decode(body[len(start) : len(start) + 32])
+            return zstandard.get_frame_parameters(frame).content_size
+    elif not body.startswith('{"sluice":1,"claim":'):
+        return len(body)
+    return MAX_BODY_BYTES_IN
 
 
 def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage:

@@ -1,0 +1,145 @@
+"""What ends its process is kept from taking others with it, and healthy messages are never taken for it."""
+
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice import backoff, isolation, message
+from sluice.contract import MAX_BODY_BYTES_IN
+from sluice.isolation import PARTS, Receives
+
+TIMEOUT = 1_380.0
+NOW = 1_800_000_000.0
+FRESH = Receives(1, NOW)
+chances = st.integers(0, 2**32).map(random.Random)
+
+
+@pytest.mark.parametrize(
+    ("receives", "suspect"),
+    [
+        (FRESH, False),
+        (Receives(1, NOW - 10 * TIMEOUT), False),
+        (Receives(2, NOW - TIMEOUT), True),
+        (Receives(2, NOW - TIMEOUT + 0.1), False),
+        (Receives(3, NOW - 2 * TIMEOUT), True),
+        (Receives(3, NOW - 2 * TIMEOUT + 1), False),
+        (Receives(2, NOW - 900), False),
+    ],
+)
+def test_a_suspect_came_back_only_after_the_visibility_timeout_each_time(
+    receives: Receives, suspect: bool
+) -> None:
+    assert isolation.is_suspect(receives, NOW, TIMEOUT) is suspect
+
+
+sizes = st.dictionaries(st.integers(0, 10_000), st.integers(1, 100), max_size=200)
+
+
+@given(sizes=sizes, suspected=st.sets(st.integers(0, 10_000)), most=st.integers(1, 2_000), chance=chances)
+def test_parts_hold_every_message_once_suspects_last_and_apart(
+    sizes: dict[int, int], suspected: set[int], most: int, chance: random.Random
+) -> None:
+    suspects = suspected & sizes.keys()
+
+    parts = isolation.parts(sizes, suspects, most, chance)
+
+    assert sorted(number for part in parts for number in part) == sorted(sizes)
+    assert all(parts)
+    kinds = [{number in suspects for number in part} for part in parts]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert kinds == sorted(kinds, key=lambda kind: True in kind)
+    assert all(len(part) == 1 or sum(sizes[number] for number in part) <= most for part in parts)
+    most_together = -(-len(suspects) // PARTS)
+    assert all(len(part) <= most_together for part in parts if part[0] in suspects)
+
+
+def test_messages_that_fit_are_handled_together_in_their_order() -> None:
+    sizes = dict.fromkeys([5, 3, 9, 1], 10)
+
+    assert isolation.parts(sizes, set(), 40, random.Random(1)) == [[5, 3, 9, 1]]
+    assert isolation.parts(sizes, set(), 39, random.Random(1)) == [[5, 3, 9], [1]]
+    assert isolation.parts(sizes, set(), 1, random.Random(1)) == [[5], [3], [9], [1]]
+    assert isolation.parts({}, set(), 40, random.Random(1)) == []
+
+
+def test_a_few_suspects_are_tried_alone_and_in_another_order_each_time() -> None:
+    chance = random.Random(1)
+    sizes = dict.fromkeys(range(PARTS + 3), 1)
+    suspects = set(range(PARTS))
+
+    one, other = (isolation.parts(sizes, suspects, 100, chance) for _ in range(2))
+
+    assert one[0] == other[0] == [PARTS, PARTS + 1, PARTS + 2]
+    assert [len(part) for part in one[1:]] == [1] * PARTS
+    assert one != other
+
+
+@pytest.mark.parametrize("culprits", [1, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_those_that_died_with_a_culprit_thin_out(seed: int, culprits: int) -> None:
+    chance = random.Random(seed)
+    left = dict.fromkeys(range(10_000), 1)
+    suspects: set[int] = set()
+    counts: list[int] = []
+
+    for _ in range(60 * culprits):
+        # The process handles part after part until a culprit ends it; what was done is deleted.
+        for part in isolation.parts(left, suspects, 1_000_000, chance):
+            if min(part) < culprits:
+                break
+            left = dict.fromkeys(left.keys() - set(part), 1)
+        suspects = set(left)
+        counts.append(len(left))
+
+    assert counts[0] == 10_000
+    assert counts == sorted(counts, reverse=True)
+    assert sorted(left) == list(range(culprits))
+    # On average half of the parts come before a lone culprit's: a batch is halved each time.
+    assert counts[20 * culprits] <= PARTS
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads CloudFormation's tags as nothing."""
+
+
+_Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+TEMPLATE = yaml.load(Path("template.yaml").read_text(), _Loader)
+LONGEST_WINDOW = TEMPLATE["Parameters"]["DispatchWindow"]["MaxValue"]
+TIMEOUTS = TEMPLATE["Parameters"]["DispatchTimeout"]["AllowedValues"]
+
+
+@pytest.mark.parametrize("function_timeout", TIMEOUTS)
+def test_an_outage_never_makes_a_message_a_suspect_whatever_the_settings(function_timeout: int) -> None:
+    visible_after = TEMPLATE["Mappings"]["VisibilityTimeout"][str(function_timeout)]["Seconds"]
+    now, count = NOW, 1
+
+    # The slowest way to be given back: gathered as long, worked as long and postponed as long as can be.
+    for _ in range(600):
+        now += LONGEST_WINDOW + function_timeout + backoff.MAX_SECONDS
+        count += 1
+
+        assert not isolation.is_suspect(Receives(count, NOW), now, visible_after)
+
+
+@pytest.mark.parametrize("events", [1, 3_000])
+def test_what_a_message_unpacks_to_is_told_from_its_beginning(events: int) -> None:
+    plain = b'{"sluice":1,"events":[' + b",".join(b'"%d"' % n for n in range(events * 10)) + b"]}"
+    body = message.wrap(plain, "claims/x").text
+
+    assert message.unpacked_size(body) == len(plain)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"sluice":1,"claim":"claims/x"}', '{"sluice":1,"zstd":"AAAA"}', '{"sluice":1,"zstd":"%%%%"}'],
+)
+def test_a_message_that_does_not_tell_its_size_is_as_large_as_a_request_may_be(body: str) -> None:
+    assert message.unpacked_size(body) == MAX_BODY_BYTES_IN
+
+
+def test_a_producers_message_is_as_large_as_it_is() -> None:
+    assert message.unpacked_size('{"data": {}}') == 12
