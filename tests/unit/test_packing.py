@@ -833,3 +833,16 @@ class TestScale:
         assert [len(pack_events(SHAPES["large events"](n)).jobs) for n in (1_000, 10_000)] == pytest.approx(
             [1_000 / 55, 10_000 / 55], rel=0.1
         )
+
+
+def test_an_entry_taken_apart_stays_in_its_place():
+    older, newer = event(of=profile(plan="a")), event(of=profile(plan="b"))
+    patched = event(of=profile(meta={"patch_properties": {"unset": "plan"}}))
+    [job] = pack_events([[older, newer, patched]]).jobs
+    merged, later = job.entries
+
+    rest = packing.without(job, {(0, None)}, {0: packing.unmerged(merged)})
+
+    assert rest is not None
+    assert [entry.profile for entry in rest.entries] == [older.profile, newer.profile, later.profile]
+    assert events_of(rest) == [older, newer, patched]
