@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sluice.contract import MAX_METRIC_NAME, MAX_UNIQUE_ID
+from sluice.contract import (
+    MAX_ARRAY_LENGTH,
+    MAX_INTEGER,
+    MAX_METRIC_NAME,
+    MAX_NESTING,
+    MAX_STRING_BYTES,
+    MAX_UNIQUE_ID,
+    MIN_INTEGER,
+)
 
 type Optional[T] = T | UnsetType | None
 
@@ -96,8 +104,31 @@ class Metric(_Document):
 type UniqueId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_UNIQUE_ID)]
 
 
-class EventAttributes(_Document):
-    properties: dict[str, Any]
+def _sound_value() -> Any:
+    """A JSON value that surely keeps the limits of free-form content, as a type: a decoder checks it at no
+    cost. Some that keep them do not fit it: strings count in characters here, the longest has four bytes.
+    """
+    plain = (
+        Annotated[str, msgspec.Meta(max_length=MAX_STRING_BYTES // 4)]
+        | Annotated[int, msgspec.Meta(ge=MIN_INTEGER, le=MAX_INTEGER)]
+        | float
+        | bool
+        | None
+    )
+    value: Any = plain
+    for _ in range(MAX_NESTING - 1):  # `properties` is the first level
+        array = Annotated[list[value], msgspec.Meta(max_length=MAX_ARRAY_LENGTH)]
+        value = plain | array | dict[str, value]
+    return value
+
+
+SoundValue: Any = _sound_value()
+
+
+class EventAttributes[Value = Any](_Document):
+    """`Value` is what properties may hold: anything, or only a `SoundValue`."""
+
+    properties: dict[str, Value]
     metric: Metric
     time: Optional[datetime] = UNSET
     value: Optional[int | float] = UNSET
@@ -106,57 +137,57 @@ class EventAttributes(_Document):
     backfill: Optional[bool] = UNSET
 
 
-class EventData(_Document):
+class EventData[Value = Any](_Document):
     type: Literal["event"]
-    attributes: EventAttributes
+    attributes: EventAttributes[Value]
 
 
-class EventList(_Document):
-    data: list[EventData]
+class EventList[Value = Any](_Document):
+    data: list[EventData[Value]]
 
 
-class EntryAttributes(_Document):
+class EntryAttributes[Value = Any](_Document):
     profile: Profile
-    events: EventList
+    events: EventList[Value]
     backfill: Optional[bool] = UNSET
 
 
-class Entry(_Document):
+class Entry[Value = Any](_Document):
     """One profile's events in a bulk request; a client bulk request is one such entry."""
 
     type: Literal["event-bulk-create"]
-    attributes: EntryAttributes
+    attributes: EntryAttributes[Value]
 
 
-class EntryList(_Document):
-    data: list[Entry]
+class EntryList[Value = Any](_Document):
+    data: list[Entry[Value]]
 
 
-class BulkAttributes(_Document):
-    events_bulk_create: EntryList = msgspec.field(name="events-bulk-create")
+class BulkAttributes[Value = Any](_Document):
+    events_bulk_create: EntryList[Value] = msgspec.field(name="events-bulk-create")
 
 
-class BulkData(_Document):
+class BulkData[Value = Any](_Document):
     type: Literal["event-bulk-create-job"]
-    attributes: BulkAttributes
+    attributes: BulkAttributes[Value]
 
 
-class BulkDocument(_Document):
-    data: BulkData
+class BulkDocument[Value = Any](_Document):
+    data: BulkData[Value]
 
 
-class ClientBulkDocument(_Document):
-    data: Entry
+class ClientBulkDocument[Value = Any](_Document):
+    data: Entry[Value]
 
 
-class SingleAttributes(EventAttributes, kw_only=True):
+class SingleAttributes[Value = Any](EventAttributes[Value], kw_only=True):
     profile: Profile
 
 
-class SingleData(_Document):
+class SingleData[Value = Any](_Document):
     type: Literal["event"]
-    attributes: SingleAttributes
+    attributes: SingleAttributes[Value]
 
 
-class SingleDocument(_Document):
-    data: SingleData
+class SingleDocument[Value = Any](_Document):
+    data: SingleData[Value]

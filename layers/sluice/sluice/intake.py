@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.json import Decoder
 
 from sluice import contract, flat, refusal, rules
 from sluice.contract import Surface
@@ -26,6 +27,7 @@ from sluice.documents import (
     ProfileData,
     ProfileMeta,
     SingleDocument,
+    SoundValue,
 )
 from sluice.duplicates import has_repeated_key
 from sluice.jsonapi import pointer
@@ -46,19 +48,34 @@ class Intake(msgspec.Struct, frozen=True):
     ignored: frozenset[str] = frozenset()
 
 
+type _Any = BulkDocument | ClientBulkDocument | SingleDocument
+
 _CLIENT: Final = frozenset({Surface.CLIENT_BULK, Surface.CLIENT_EVENT})
 
-_bulk: Final = msgspec.json.Decoder(BulkDocument)
-_client_bulk: Final = msgspec.json.Decoder(ClientBulkDocument)
-_single: Final = msgspec.json.Decoder(SingleDocument)
+_decoders: Final[dict[Surface, Decoder[_Any]]] = {
+    Surface.BULK: Decoder(BulkDocument),
+    Surface.CLIENT_BULK: Decoder(ClientBulkDocument),
+    Surface.EVENT: Decoder(SingleDocument),
+    Surface.CLIENT_EVENT: Decoder(SingleDocument),
+}
+_sound_decoders: Final[dict[Surface, Decoder[_Any]]] = {
+    Surface.BULK: Decoder(BulkDocument[SoundValue]),
+    Surface.CLIENT_BULK: Decoder(ClientBulkDocument[SoundValue]),
+    Surface.EVENT: Decoder(SingleDocument[SoundValue]),
+    Surface.CLIENT_EVENT: Decoder(SingleDocument[SoundValue]),
+}
 _sorted: Final = msgspec.json.Encoder(order="deterministic")
 
 
 class _Decoded(msgspec.Struct, frozen=True):
-    """A body that fits its type; `rewritten` is the same document as encoded here."""
+    """A body that fits its type; `rewritten` is the same document as encoded here.
+
+    Where it is `sound`, properties hold nothing but what the type checked.
+    """
 
     entries: Sequence[Entry]
     rewritten: bytes
+    sound: bool
     flat: bool = False
 
 
@@ -119,21 +136,25 @@ def surface_of(document: object) -> Surface | None:
 
 def _decode(surface: Surface, body: bytes) -> _Decoded | None:
     """A body's entries; None where it does not fit its type."""
-    document: BulkDocument | ClientBulkDocument | SingleDocument
-    entries: Sequence[Entry]
-    try:
-        if surface is Surface.BULK:
-            document = _bulk.decode(body)
-            entries = document.data.attributes.events_bulk_create.data
-        elif surface is Surface.CLIENT_BULK:
-            document = _client_bulk.decode(body)
-            entries = [document.data]
-        else:
-            document = _single.decode(body)
-            entries = [_entry_of(document)]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _decode_flat(body) if surface is Surface.EVENT else None
-    return _Decoded(entries, msgspec.json.encode(document))
+    for decoders in (_sound_decoders, _decoders):
+        try:
+            document = decoders[surface].decode(body)
+        except msgspec.ValidationError:
+            continue
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return _Decoded(_entries(document), msgspec.json.encode(document), decoders is _sound_decoders)
+    return _decode_flat(body) if surface is Surface.EVENT else None
+
+
+def _entries(document: _Any) -> Sequence[Entry]:
+    match document:
+        case BulkDocument(data):
+            return data.attributes.events_bulk_create.data
+        case ClientBulkDocument(entry):
+            return [entry]
+        case SingleDocument():
+            return [_entry_of(document)]
 
 
 def _decode_flat(body: bytes) -> _Decoded | None:
@@ -145,7 +166,7 @@ def _decode_flat(body: bytes) -> _Decoded | None:
         entry = _entry_of(msgspec.convert(current, SingleDocument))
     except msgspec.ValidationError:
         return None
-    return _Decoded([entry], msgspec.json.encode(document), flat=True)
+    return _Decoded([entry], msgspec.json.encode(document), sound=False, flat=True)
 
 
 def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
@@ -155,6 +176,8 @@ def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
         rules.check_profile(entry.attributes.profile.data, found)
         for event in events:
             rules.check_event(event.attributes, limits, found)
+            if not decoded.sound:
+                rules.check_value(event.attributes.properties, ("properties",), found)
         if found or not events:
             return False
     return (

@@ -212,15 +212,17 @@ def _event_size(event: PackedEvent) -> int:
 
 def _lone_size(event: PackedEvent) -> int:
     """Bytes an event takes in a job that has nothing of its profile yet."""
-    return _event_size(event) + len(event.profile) + _ENTRY_BYTES
+    return len(event.attributes) + len(event.profile) + _EVENT_BYTES + _ENTRY_BYTES
 
 
 def _row_size(events: Iterable[PackedEvent]) -> int:
     """Bytes that events in a row take in a new job, at most: those of one entry share its profile."""
     size, profile = 0, None
     for event in events:
-        size += _event_size(event) if event.profile is profile else _lone_size(event)
-        profile = event.profile
+        size += len(event.attributes) + _EVENT_BYTES
+        if event.profile is not profile:
+            profile = event.profile
+            size += len(profile) + _ENTRY_BYTES
     return size
 
 
@@ -270,14 +272,14 @@ class _Packer:
         job: Job | None = None
         for index, event in enumerate(group):
             placed = self._profiles.get(event.key)
-            if placed is not None and self._is_repeat(placed, event):
+            if placed is not None and event.id in placed.events and self._is_repeat(placed, event):
                 continue
             size = _lone_size(event)
             if _JOB_BYTES + size > MAX_BODY_BYTES_OUT:
                 self.oversized.append(event)
                 continue
             floor = 0 if placed is None else placed.floor(event)
-            if job is None or not _fits(job, 1, _growth(job, placed, event)):
+            if job is None or not (_fits(job, 1, size) or _fits(job, 1, _growth(job, placed, event))):
                 whole = self._room_for_all(event, group[index + 1 :]) if len(group) > 1 else None
                 job = whole or self._room_for(floor, size)
             self._add(job if job.number >= floor else self._room_for(floor, size), placed, event)
@@ -287,8 +289,14 @@ class _Packer:
 
     def _room_for_all(self, first: PackedEvent, rest: list[PackedEvent]) -> Job | None:
         """A job that takes all of these events, or None if they have to be spread."""
-        events = [first, *(event for event in rest if self._like(event) is None)]
-        floor = max(map(self._floor, events))
+        events = [first]
+        floor = self._floor(first)
+        for event in rest:
+            if event.key not in self._profiles:
+                events.append(event)
+            elif self._like(event) is None:
+                events.append(event)
+                floor = max(floor, self._floor(event))
         job = self._open_job(floor, len(events), _row_size(events))
         return self._new_job() if job is None and self._may_begin_job(events) else job
 

@@ -133,6 +133,7 @@ def _broken_rules(
         found = []
         event = _event(value)
         rules.check_event(event, limits, found)
+        rules.check_value(event.properties, ("properties",), found)
         rules.check_size(event, profile_bytes, found)
         yield from _placed(found, event_path)
     if _at(attributes, "events", "data") == []:

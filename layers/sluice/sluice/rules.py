@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from sluice import contract
 from sluice.documents import EventAttributes, Location, ProfileAttributes, ProfileData, ProfileMeta
@@ -60,7 +60,7 @@ def rules_for(revision: str, now: datetime) -> Rules:
 
 
 def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> None:
-    """An event's own values: time, value, currency, metric, properties."""
+    """An event's own values: time, value, currency, metric, number of properties."""
     time = event.time
     if isinstance(time, datetime) and not rules.earliest <= aware(time) <= rules.latest:
         found.append((("time",), _TIME_RANGE.format(rules.earliest)))
@@ -72,10 +72,8 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> N
     metric = event.metric.data.attributes
     if isinstance(metric.service, str) and _is_long(metric.service):
         found.append((("metric", "data", "attributes", "service"), _STRING))
-    properties = event.properties
-    if len(properties) > rules.max_properties:
+    if len(event.properties) > rules.max_properties:
         found.append((("properties",), f"'properties' must have at most {rules.max_properties} keys."))
-    check_value(properties, ("properties",), found)
 
 
 def check_profile(profile: ProfileData, found: list[Finding]) -> None:
@@ -95,7 +93,8 @@ def check_profile(profile: ProfileData, found: list[Finding]) -> None:
         _check_location(attributes.location, found)
     if isinstance(attributes.properties, dict):
         check_value(attributes.properties, ("attributes", "properties"), found)
-    _check_metas(profile, found)
+    if profile.meta is not UNSET or attributes.meta is not UNSET:
+        _check_metas(profile, found)
     if len(msgspec.json.encode(profile)) > contract.MAX_PROFILE_BYTES:
         found.append(((), _PROFILE_SIZE))
 
