@@ -1,0 +1,228 @@
+"""What the adapters ask of AWS, and what becomes of AWS saying no."""
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import pytest
+
+from sluice import aws, message
+from sluice.errors import Retryable
+from sluice.message import Body
+from tests.lambdas import Cloud
+
+CLAIMED = Body('{"sluice":1,"claim":"claims/c1"}', "claims/c1", b"packed")
+LIMIT = 1_048_576  # of one SQS call, attributes included
+
+
+def plain(count: int, size: int = 10) -> list[Body]:
+    return [Body(f"{number:0{size}}") for number in range(count)]
+
+
+def sent(cloud: Cloud) -> list[list[str]]:
+    """The bodies of each batch call."""
+    calls = cloud.calls.of("SendMessageBatch")
+    return sorted([entry["MessageBody"] for entry in call["Entries"]] for call in calls)
+
+
+def test_a_request_is_stored_with_its_account_as_the_group(cloud: Cloud) -> None:
+    aws.store(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims")
+
+    [call] = cloud.calls.of("SendMessage")
+    assert call == {"QueueUrl": cloud.events, "MessageBody": "text", "MessageGroupId": "AbC123"}
+    assert cloud.left() == ["text"]
+    assert cloud.keys("claims") == []
+
+
+def test_a_claim_is_there_before_the_message_that_points_to_it(cloud: Cloud) -> None:
+    aws.store(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+
+    assert [name for name, _ in cloud.calls.made] == ["PutObject", "SendMessage"]
+    assert cloud.content("claims", "claims/c1") == b"packed"
+    assert aws.claim_reader("claims")("claims/c1") == b"packed"
+
+
+def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
+    cloud.calls.fail("PutObject")
+
+    with pytest.raises(Retryable):
+        aws.store(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+
+    assert cloud.left() == []
+
+
+CALLS: list[tuple[str, Callable[[Cloud], Any]]] = [
+    ("SendMessage", lambda cloud: aws.store(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims")),
+    ("PutObject", lambda cloud: aws.put("claims", "key", b"content")),
+    ("GetObject", lambda cloud: aws.claim_reader("claims")("key")),
+    ("GetQueueAttributes", lambda cloud: aws.visibility_timeout(cloud.events)),
+]
+
+
+@pytest.mark.parametrize(("operation", "call"), CALLS, ids=[name for name, _ in CALLS])
+def test_what_aws_refuses_is_to_be_tried_again(
+    cloud: Cloud, operation: str, call: Callable[[Cloud], Any]
+) -> None:
+    cloud.calls.fail(operation)
+    with pytest.raises(Retryable):
+        call(cloud)
+
+    cloud.calls.clear()
+    cloud.calls.cut(operation)
+    with pytest.raises(Retryable):
+        call(cloud)
+
+
+def test_a_claim_that_is_not_there_is_to_be_tried_again(cloud: Cloud) -> None:
+    with pytest.raises(Retryable):
+        aws.claim_reader("claims")("claims/none")
+
+
+def test_messages_are_sent_ten_at_a_time(cloud: Cloud) -> None:
+    bodies = plain(25)
+
+    assert aws.send_all(cloud.events, bodies, claim_bucket="claims") == set()
+
+    assert sent(cloud) == [[body.text for body in bodies[n : n + 10]] for n in (0, 10, 20)]
+    assert sorted(cloud.left()) == [body.text for body in bodies]
+
+
+def test_nothing_to_send_is_no_call(cloud: Cloud) -> None:
+    assert aws.send_all(cloud.events, [], claim_bucket="claims") == set()
+    assert cloud.calls.made == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_call_exceeds_what_sqs_takes(cloud: Cloud, seed: int) -> None:
+    chance = random.Random(seed)
+    sizes = [chance.choice([10, 70_000, 104_857, 104_858, 500_000, message.MESSAGE_BYTES]) for _ in range(40)]
+    bodies = [Body("ä" * (size // 2)) for size in sizes]
+
+    unsent = aws.send_all(
+        cloud.events, bodies, claim_bucket="claims", group="AbC123", attributes={"resumed": "1", "probe": "1"}
+    )
+
+    assert unsent == set()
+    assert len(cloud.left()) == len(bodies)
+    for call in cloud.calls.of("SendMessageBatch"):
+        assert len(call["Entries"]) <= 10
+        assert sum(map(_bytes, call["Entries"])) <= LIMIT
+
+
+def _bytes(entry: dict[str, Any]) -> int:
+    attributes = entry["MessageAttributes"].items()
+    named = sum(len(name) + len(value["DataType"]) + len(value["StringValue"]) for name, value in attributes)
+    return len(entry["MessageBody"].encode()) + named
+
+
+def test_batches_are_full_where_bodies_are_small(cloud: Cloud) -> None:
+    aws.send_all(cloud.events, plain(20, size=100_000), claim_bucket="claims")
+
+    assert len(cloud.calls.of("SendMessageBatch")) == 2
+
+
+def test_every_message_has_the_group_and_the_attributes(cloud: Cloud) -> None:
+    aws.send_all(cloud.events, plain(2), claim_bucket="claims", group="AbC123", attributes={"probe": "1"})
+
+    [call] = cloud.calls.of("SendMessageBatch")
+    for each in call["Entries"]:
+        assert each["MessageGroupId"] == "AbC123"
+        assert each["MessageAttributes"] == {"probe": {"DataType": "String", "StringValue": "1"}}
+
+
+def test_what_fails_of_a_batch_is_told_by_its_index(cloud: Cloud) -> None:
+    def lose_two(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        entries = parameters["Entries"]
+        lost = [entry for entry in entries if entry["MessageBody"] in {"0000000003", "0000000021"}]
+        parameters["Entries"] = [entry for entry in entries if entry not in lost]
+        failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in lost]
+        return real() | {"Failed": failed}
+
+    cloud.calls.instead("SendMessageBatch", lose_two)
+
+    assert aws.send_all(cloud.events, plain(25), claim_bucket="claims") == {3, 21}
+    assert len(cloud.left()) == 23
+
+
+def test_a_batch_that_fails_leaves_the_others(cloud: Cloud) -> None:
+    cloud.calls.fail("SendMessageBatch", when=lambda call: call["Entries"][0]["Id"] == "10")
+
+    assert aws.send_all(cloud.events, plain(25), claim_bucket="claims") == set(range(10, 20))
+    assert len(cloud.left()) == 15
+
+
+def test_a_batch_with_a_claim_that_cannot_be_written_is_not_sent(cloud: Cloud) -> None:
+    cloud.calls.fail("PutObject")
+
+    assert aws.send_all(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims") == {0, 1, 2, 3}
+    assert cloud.left() == []
+
+
+def test_many_messages_are_deleted_and_postponed_some_calls_at_a_time(cloud: Cloud) -> None:
+    cloud.send(*(body.text for body in plain(35)))
+    handles = [record["receiptHandle"] for record in cloud.receive()["Records"]]
+
+    aws.postpone(cloud.events, [(handle, 0) for handle in handles[:25]])
+    aws.delete(cloud.events, handles[25:])
+
+    assert len(cloud.left()) == 25
+    assert len(cloud.receive()["Records"]) == 25
+    assert len(cloud.calls.of("ChangeMessageVisibilityBatch")) == 3
+
+
+def test_calls_run_some_at_a_time(cloud: Cloud) -> None:
+    together = threading.Barrier(aws.CALLS_AT_ONCE, timeout=10)
+
+    def meet(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        together.wait()
+        return real()
+
+    cloud.calls.instead("SendMessageBatch", meet)
+
+    assert aws.send_all(cloud.events, plain(10 * aws.CALLS_AT_ONCE), claim_bucket="claims") == set()
+
+
+def test_a_message_that_is_not_deleted_or_postponed_is_no_error(cloud: Cloud) -> None:
+    cloud.send("one")
+    [record] = cloud.receive()["Records"]
+    cloud.calls.fail("*")
+
+    aws.delete(cloud.events, [record["receiptHandle"]])
+    aws.postpone(cloud.events, [(record["receiptHandle"], 5)])
+
+    assert cloud.left() == ["one"]
+
+
+def test_the_visibility_timeout_is_asked_for_once(cloud: Cloud) -> None:
+    assert [aws.visibility_timeout(cloud.events) for _ in range(3)] == [1_380.0] * 3
+    assert len(cloud.calls.of("GetQueueAttributes")) == 1
+
+
+def test_that_the_visibility_timeout_could_not_be_read_is_not_kept(cloud: Cloud) -> None:
+    cloud.calls.fail("GetQueueAttributes")
+    with pytest.raises(Retryable):
+        aws.visibility_timeout(cloud.events)
+
+    cloud.calls.clear()
+
+    assert aws.visibility_timeout(cloud.events) == 1_380.0
+
+
+def test_clients_are_made_one_at_a_time(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, making, most = boto3.client, 0, 0
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal making, most
+        making += 1
+        most = max(most, making)
+        made = make(*arguments, **options)
+        making -= 1
+        return made
+
+    monkeypatch.setattr(boto3, "client", counting)
+
+    aws.at_once(lambda client: client(), [aws.sqs, aws.s3, aws.dynamodb] * 3)
+
+    assert most == 1
