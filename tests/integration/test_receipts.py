@@ -1,0 +1,128 @@
+"""The ledger of bulk requests and the notes of trials, in an emulated table."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice import receipts, trials
+from sluice.contract import MAX_EVENTS_PER_REQUEST
+from sluice.errors import Retryable
+from tests.lambdas import Cloud
+
+positions = st.tuples(st.integers(0, 10_000), st.integers(0, MAX_EVENTS_PER_REQUEST - 1))
+
+
+@given(positions, positions)
+def test_each_event_has_a_place_of_its_own(one: tuple[int, int], other: tuple[int, int]) -> None:
+    assert (receipts.place(*one) == receipts.place(*other)) == (one == other)
+
+
+def test_what_is_noted_is_done(cloud: Cloud) -> None:
+    receipts.note("state", "r1", delivered=[0, 1_000])
+    receipts.note("state", "r1", rejected=[1])
+    receipts.note("state", "r2", delivered=[5], rejected=[6, 7])
+
+    assert receipts.done("state", ["r1", "r2", "unknown"]) == {
+        "r1": {0, 1, 1_000},
+        "r2": {5, 6, 7},
+    }
+
+
+def test_noting_again_changes_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipts.note("state", "r1", delivered=[1, 2], rejected=[3])
+    before = cloud.item("receipt#r1")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3_600)
+
+    receipts.note("state", "r1", delivered=[2, 1])
+    receipts.note("state", "r1", rejected=[3])
+
+    assert cloud.item("receipt#r1") == before
+
+
+def test_a_receipt_outlives_its_message(cloud: Cloud) -> None:
+    receipts.note("state", "r1", delivered=[1])
+
+    item = cloud.item("receipt#r1")
+    assert item is not None
+    assert int(item["expires_at"]["N"]) == pytest.approx(time.time() + 15 * 86_400, abs=5)
+
+
+def test_more_receipts_than_one_request_takes_are_read(cloud: Cloud) -> None:
+    ids = [f"r{number}" for number in range(230)]
+    for number, receipt in enumerate(ids):
+        receipts.note("state", receipt, delivered=[number])
+
+    assert receipts.done("state", ids) == {receipt: {number} for number, receipt in enumerate(ids)}
+    sizes = [len(call["RequestItems"]["state"]["Keys"]) for call in cloud.calls.of("BatchGetItem")]
+    assert sizes == [100, 100, 30]
+
+
+def test_what_an_answer_leaves_out_is_asked_for_again(cloud: Cloud) -> None:
+    for number in range(10):
+        receipts.note("state", f"r{number}", delivered=[number])
+    cloud.calls.instead("BatchGetItem", _leaving_out(at_a_time=4))
+
+    found = receipts.done("state", [f"r{number}" for number in range(10)])
+
+    assert found == {f"r{number}": {number} for number in range(10)}
+    calls = [call["RequestItems"]["state"] for call in cloud.calls.of("BatchGetItem")]
+    assert [len(call["Keys"]) for call in calls] == [10, 6, 2]
+    assert all(call["ConsistentRead"] for call in calls)
+
+
+def test_a_table_that_never_gives_all_is_to_be_tried_again(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    cloud.calls.instead("BatchGetItem", _leaving_out(at_a_time=0))
+
+    with pytest.raises(Retryable):
+        receipts.done("state", ["r1"])
+
+    assert waits == sorted(waits)
+    assert sum(waits) < 10
+
+
+def _leaving_out(at_a_time: int) -> Callable[[dict[str, Any], Callable[[], Any]], Any]:
+    def hook(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        wanted = parameters["RequestItems"]["state"]
+        keys = wanted["Keys"]
+        asked = [key["pk"]["S"] for key in keys[:at_a_time]]
+        answer = real()
+        items = [item for item in answer["Responses"]["state"] if item["pk"]["S"] in asked]
+        left = {"state": wanted | {"Keys": keys[at_a_time:]}} if keys[at_a_time:] else {}
+        return answer | {"Responses": {"state": items}, "UnprocessedKeys": left}
+
+    return hook
+
+
+@pytest.mark.parametrize("how", ["fail", "cut"])
+def test_a_table_out_of_reach_is_to_be_tried_again(cloud: Cloud, how: str) -> None:
+    getattr(cloud.calls, how)("UpdateItem")
+    with pytest.raises(Retryable):
+        receipts.note("state", "r1", delivered=[1])
+    with pytest.raises(Retryable):
+        trials.begin("state", "m1")
+
+    cloud.calls.clear()
+    getattr(cloud.calls, how)("BatchGetItem")
+    with pytest.raises(Retryable):
+        receipts.done("state", ["r1"])
+
+
+def test_a_trial_knows_how_often_one_did_not_end(cloud: Cloud) -> None:
+    assert [trials.begin("state", "m1") for _ in range(3)] == [0, 1, 2]
+    assert trials.begin("state", "m2") == 0
+
+    trials.end("state", "m1")
+
+    assert trials.begin("state", "m1") == 0
+    item = cloud.item("trial#m1")
+    assert item is not None
+    assert int(item["expires_at"]["N"]) == pytest.approx(time.time() + 15 * 86_400, abs=5)
