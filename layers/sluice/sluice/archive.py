@@ -51,9 +51,8 @@ def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
         # A producer may have named anything as the account, and not everything can be part of a key.
         account = rejection.account if is_site_id(rejection.account) else UNKNOWN_ACCOUNT
         grouped[f"account={account}/day={rejection.rejected_at:%Y-%m-%d}"].append(rejection)
-    encoder = msgspec.json.Encoder()
     return {
-        f"rejections/{partition}/{_name(group)}.jsonl": encoder.encode_lines(group)
+        f"rejections/{partition}/{_name(group)}.jsonl": b"".join(map(_line, group))
         for partition, group in grouped.items()
     }
 
@@ -84,6 +83,11 @@ def _explained(rejection: Rejection, plain: bytes) -> Rejection:
         receipt=stored.receipt,
         accepted=stored.accepted,
     )
+
+
+def _line(rejection: Rejection) -> bytes:
+    # A payload written by hand may have line ends, which JSON has between its tokens only.
+    return msgspec.json.encode(rejection).replace(b"\n", b" ") + b"\n"
 
 
 def _name(group: Iterable[Rejection]) -> str:

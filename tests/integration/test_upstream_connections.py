@@ -1,0 +1,222 @@
+"""The process's own client over real sockets: connections are kept, HTTP/2 is spoken where it is offered."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from local.standin import Klaviyo, Settings, server, serving
+from sluice import upstream
+from sluice.accounts import Account
+from sluice.triage import Answer
+from tests.bodies import SITE_ID, bulk, encoded, entry, event
+
+KEY = "pk_test"
+
+
+def job(unique_id: str) -> bytes:
+    return encoded(bulk(entry(event(unique_id=unique_id))))
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """One for each TCP connection the stand-in accepts."""
+    accepted: list[object] = []
+    run = server._Conversation.run
+
+    async def counting(conversation: Any) -> None:
+        accepted.append(conversation)
+        await run(conversation)
+
+    monkeypatch.setattr(server._Conversation, "run", counting)
+    return accepted
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    """An event loop that outlasts a call, as the function's does, with a client of its own."""
+    upstream.client.cache_clear()
+    with asyncio.Runner() as kept:
+        yield kept
+        kept.run(upstream.client().aclose())
+    upstream.client.cache_clear()
+
+
+def test_a_connection_outlasts_an_invocation(connections: list[object], runner: asyncio.Runner) -> None:
+    klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
+    with serving(klaviyo) as url:
+        account = Account(SITE_ID, KEY, url)
+
+        for number in range(5):
+            answer = runner.run(upstream.create_job(upstream.client(), account, job(f"e{number}")))
+            assert answer.status == 202
+
+    assert len(connections) == 1
+    assert {taken.event["unique_id"] for taken in klaviyo.events()} == {f"e{number}" for number in range(5)}
+
+
+def test_jobs_at_the_same_time_have_a_connection_each(
+    connections: list[object], runner: asyncio.Runner
+) -> None:
+    klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
+    klaviyo.configure(faults=[{"kind": "latency", "seconds": 0.2}])
+    with serving(klaviyo) as url:
+        account = Account(SITE_ID, KEY, url)
+
+        async def at_once(round_: int) -> list[Answer]:
+            client = upstream.client()
+            return await asyncio.gather(
+                *(upstream.create_job(client, account, job(f"{round_}-{n}")) for n in range(4))
+            )
+
+        for round_ in range(2):
+            assert [answer.status for answer in runner.run(at_once(round_))] == [202] * 4
+
+    assert len(connections) == 4
+
+
+@pytest.mark.parametrize("fault", [{"kind": "reset"}, {"kind": "reset", "taken": True}])
+def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
+    fault: dict[str, Any], runner: asyncio.Runner
+) -> None:
+    klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
+    klaviyo.configure(faults=[{**fault, "count": 1}])
+    with serving(klaviyo) as url:
+        account = Account(SITE_ID, KEY, url)
+
+        answers = [
+            runner.run(upstream.create_job(upstream.client(), account, job(f"e{n}"))) for n in range(2)
+        ]
+
+    assert [answer.status for answer in answers] == [None, 202]
+    assert answers[0].failure in {"ReadError", "RemoteProtocolError", "WriteError"}
+
+
+def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asyncio.Runner) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        account = Account(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
+
+        answer = runner.run(upstream.create_job(upstream.client(), account, b"{}"))
+
+    assert answer == Answer(None, failure="ConnectError")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for this machine that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "certificate.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+@contextlib.contextmanager
+def serving_over_tls(certificate: tuple[Path, Path], requests: list[tuple[str, Any]]) -> Iterator[str]:
+    """A server that offers HTTP/2 and notes each request's version and client address."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive()).get("more_body"):
+            pass
+        requests.append((scope["http_version"], scope["client"]))
+        await send({"type": "http.response.start", "status": 202, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+    config = Config()
+    config.bind = [f"fd://{listening.detach()}"]
+    config.certfile, config.keyfile = map(str, certificate)
+    config.accesslog = config.errorlog = None
+    stop, loop = asyncio.Event(), asyncio.new_event_loop()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as server_runner:
+            server_runner.run(serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=run, name="tls")
+    thread.start()
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    requests: list[tuple[str, Any]] = []
+
+    async def jobs(account: Account) -> list[Answer]:
+        async with _client() as client:
+            await upstream.create_job(client, account, b"{}")
+            return await asyncio.gather(*(upstream.create_job(client, account, b"{}") for _ in range(3)))
+
+    with serving_over_tls(certificate, requests) as url:
+        answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
+
+    assert [answer.status for answer in answers] == [202] * 3
+    assert [version for version, _ in requests] == ["2"] * 4
+    assert len({client for _, client in requests}) == 1
+
+
+def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
+    certificate: tuple[Path, Path],
+) -> None:
+    async def post(account: Account) -> Answer:
+        async with _client() as client:
+            return await upstream.create_job(client, account, b"{}")
+
+    requests: list[tuple[str, Any]] = []
+    with serving_over_tls(certificate, requests) as url:
+        answer = asyncio.run(post(Account(SITE_ID, KEY, url)))
+
+    assert answer == Answer(None, failure="ConnectError")
+    assert requests == []
+
+
+@contextlib.asynccontextmanager
+async def _client() -> AsyncIterator[Any]:
+    upstream.client.cache_clear()
+    async with upstream.client() as client:
+        yield client
+    upstream.client.cache_clear()
