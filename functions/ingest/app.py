@@ -1,10 +1,10 @@
 """The front: API Gateway's request in, the documented answer out. What is decided, `sluice` decides."""
 
 import base64
-import functools
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
@@ -12,10 +12,12 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, ingest, jsonapi, settings
+from sluice import accounts, aws, ingest, jsonapi, receipts, settings
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
+from sluice.message import Body
+from sluice.settings import IngestSettings
 
 _RETRY_AFTER_SECONDS: Final = 5
 # API Gateway hands bodies over as text, with U+FFFD in place of bytes that are not UTF-8. Taken for what it
@@ -28,17 +30,14 @@ app = APIGatewayRestResolver()
 
 
 def _accept(surface: Surface) -> Response[str]:
-    configuration = settings.load(settings.IngestSettings)
-    event = app.current_event
+    configuration = settings.load(IngestSettings)
     accepted = ingest.accept(
         surface,
-        {name.lower(): value for name, value in (event.headers or {}).items()},
-        event.query_string_parameters or {},
+        _headers(),
+        app.current_event.query_string_parameters or {},
         _body_bytes(),
         accounts=accounts.load(configuration.accounts_secret),
-        store=functools.partial(
-            aws.store, queue_url=configuration.events_queue_url, claim_bucket=configuration.claim_bucket
-        ),
+        ports=_ports(configuration),
         now=datetime.now(UTC),
     )
     metrics.add_metric("AcceptedEvents", MetricUnit.Count, accepted.events)
@@ -49,6 +48,21 @@ def _accept(surface: Surface) -> Response[str]:
     if accepted.minimal:
         headers["Preference-Applied"] = "return=minimal"
     return _answer(202, ingest.receipt_document(accepted), headers)
+
+
+def _ports(configuration: IngestSettings) -> ingest.Ports:
+    def store(body: Body, account: str) -> None:
+        queue_url, bucket = configuration.events_queue_url, configuration.claim_bucket
+        aws.store(body, account, queue_url=queue_url, claim_bucket=bucket)
+
+    def open_receipt(receipt: str, account: str, created: datetime, total: int) -> None:
+        try:
+            receipts.create(configuration.state_table, receipt, account, created, total)
+        except Retryable as error:
+            metrics.add_metric("ReceiptsNotWritten", MetricUnit.Count, 1)
+            logger.warning("receipt not written", receipt=receipt, cause=str(error))
+
+    return ingest.Ports(store, open_receipt)
 
 
 @app.post("/api/event-bulk-create-jobs")
@@ -71,16 +85,35 @@ def _create_client_event() -> Response[str]:
     return _accept(Surface.CLIENT_EVENT)
 
 
-_ROUTES: Final = frozenset(
-    {"/api/event-bulk-create-jobs", "/api/events", "/client/event-bulk-create", "/client/events"}
-)
+@app.get("/api/event-bulk-create-jobs/<receipt>")
+def _tell_progress(receipt: str) -> Response[str]:
+    configuration = settings.load(IngestSettings)
+    document = ingest.progress(
+        receipt,
+        _headers(),
+        accounts=accounts.load(configuration.accounts_secret),
+        find=lambda wanted: receipts.find(configuration.state_table, wanted, datetime.now(UTC)),
+    )
+    metrics.add_metric("ReceiptsRead", MetricUnit.Count, 1)
+    return _answer(200, document)
+
+
+_ALLOWED: Final = {
+    "/api/event-bulk-create-jobs": "POST",
+    "/api/event-bulk-create-jobs/*": "GET",
+    "/api/events": "POST",
+    "/client/event-bulk-create": "POST",
+    "/client/events": "POST",
+}
 
 
 @app.not_found
 def _not_found(_: Exception) -> Response[str]:
-    if app.current_event.path.removesuffix("/") in _ROUTES:
-        problem = Problem("method_not_allowed", "Only POST is allowed here.")
-        return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": "POST"})
+    path = PurePosixPath(app.current_event.path)
+    for route, method in _ALLOWED.items():
+        if path.full_match(route):
+            problem = Problem("method_not_allowed", f"Only {method} is allowed here.")
+            return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": method})
     return _answer(404, jsonapi.envelope(404, [Problem("not_found", "There is nothing at this path.")]))
 
 
@@ -122,6 +155,10 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
         name = "RefusedRequests" if status < 500 else "FailedRequests"
         metrics.add_metric(name, MetricUnit.Count, 1)
     return Response(status, jsonapi.MEDIA_TYPE, body.decode(), dict(headers or {}))
+
+
+def _headers() -> dict[str, str]:
+    return {name.lower(): value for name, value in (app.current_event.headers or {}).items()}
 
 
 def _body_bytes() -> bytes:

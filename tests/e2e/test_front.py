@@ -131,6 +131,25 @@ def test_every_event_of_a_large_request_arrives_once(stack: Stack) -> None:
     assert sorted(numbers) == list(range(900))
 
 
+def test_a_receipt_tells_when_its_events_have_arrived(stack: Stack) -> None:
+    email = fresh_email()
+    document = bulk(entry(event(), event(value=1), of=profile(email=email)))
+    receipt = post(stack, BULK, encoded(document)).json()["data"]["id"]
+    headers = {"Authorization": f"Klaviyo-API-Key {stack.key}"}
+
+    def ask() -> dict[str, Any]:
+        answer = httpx2.get(f"{stack.api}{BULK}/{receipt}", headers=headers)
+        told: dict[str, Any] = answer.json()["data"]["attributes"]
+        return told
+
+    assert ask()["total_count"] == 2
+    eventually(lambda: ask()["status"] == "complete")
+    assert (ask()["completed_count"], ask()["failed_count"]) == (2, 0)
+    assert len(stack.taken_of(email)) == 2
+    assert httpx2.get(f"{stack.api}{BULK}/{receipt}").status_code == 401
+    assert httpx2.get(f"{stack.api}{BULK}/{uuid.uuid4().hex}", headers=headers).status_code == 404
+
+
 BAD_EVENT = {**event()["attributes"], "extra": 1}
 BAD: list[tuple[str, int, str, dict[str, Any]]] = [
     ("not JSON", 400, "parse_error", {"body": b"not JSON"}),

@@ -1,185 +1,36 @@
 """The ingest function as API Gateway calls it, with SQS, S3 and Secrets Manager emulated in process."""
 
-import base64
-import contextlib
 import gzip
-import importlib.util
-import io
 import json
 import os
 import string
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
-from sluice import accounts, aws, intake, message, settings
+from sluice import accounts, aws, intake, message
 from tests.bodies import KEY, NEWEST, SITE_ID, bulk, client_bulk, encoded, entry, event, flat, profile, single
+from tests.front import (
+    BULK,
+    CLIENT_BULK,
+    CLIENT_EVENT,
+    EVENT,
+    READ_ONLY_KEY,
+    Front,
+    document_of_keys,
+    proxy_event,
+)
 
-EVENTS = Path("tests/events")
-BULK, EVENT = "/api/event-bulk-create-jobs", "/api/events"
-CLIENT_BULK, CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
-READ_ONLY_KEY = "pk_readonly00000000"
 # What must never be said: each is somewhere in the requests below.
 SECRETS = ["ann@example.com", "s3cret", KEY, READ_ONLY_KEY, "pk_unknown", "pk_upstream"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    text: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.text)
-
-    @property
-    def codes(self) -> list[str]:
-        """The codes of an error envelope, whose every entry has the shape of the contract."""
-        errors = self.document["errors"]
-        for error in errors:
-            assert error.keys() == {"id", "status", "code", "title", "detail", "source", "links", "meta"}
-            assert error["status"] == self.status
-        return [error["code"] for error in errors]
-
-
-class Front:
-    """The function and what is around it."""
-
-    def __init__(self, app: ModuleType, queue_url: str) -> None:
-        self.app = app
-        self.queue_url = queue_url
-        self.said = io.StringIO()
-        for handler in app.logger.handlers:
-            handler.setStream(self.said)
-
-    def invoke(self, proxy_request: dict[str, Any]) -> Answer:
-        context = SimpleNamespace(
-            function_name="ingest",
-            memory_limit_in_mb=1024,
-            invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ingest",
-            aws_request_id="request-1",
-        )
-        with contextlib.redirect_stdout(self.said):
-            answer = self.app.handler(proxy_request, context)
-        headers = {name: ", ".join(values) for name, values in answer["multiValueHeaders"].items()}
-        assert answer["isBase64Encoded"] is False
-        return Answer(answer["statusCode"], headers, answer["body"])
-
-    def send(
-        self,
-        path: str = BULK,
-        document: Any = None,
-        *,
-        method: str = "POST",
-        query: dict[str, str] | None = None,
-        encode: bool = False,
-        **headers: str | None,
-    ) -> Answer:
-        body = document if isinstance(document, bytes) else encoded(bulk() if document is None else document)
-        standard: dict[str, str | None] = {
-            "Authorization": None if path.startswith("/client") else f"Klaviyo-API-Key {KEY}",
-            "Content-Type": "application/vnd.api+json",
-            "revision": NEWEST,
-        }
-        given = standard | {name.replace("_", "-"): value for name, value in headers.items()}
-        sent = {name: value for name, value in given.items() if value is not None}
-        return self.invoke(
-            proxy_event()
-            | {
-                "path": path,
-                "httpMethod": method,
-                "headers": sent,
-                "multiValueHeaders": {name: [value] for name, value in sent.items()},
-                "queryStringParameters": query,
-                "body": base64.b64encode(body).decode()
-                if encode
-                else body.decode("utf-8", "surrogateescape"),
-                "isBase64Encoded": encode,
-            }
-        )
-
-    def queued(self) -> list[str]:
-        """The bodies of all messages on the queue."""
-        sqs = boto3.client("sqs")
-        received = sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10)
-        return [each["Body"] for each in received.get("Messages", [])]
-
-    def claims(self) -> list[str]:
-        """The keys of all claims."""
-        listed = boto3.client("s3").list_objects_v2(Bucket="claims")
-        return [each["Key"] for each in listed.get("Contents", [])]
-
-    def is_empty(self) -> bool:
-        return not self.queued() and not self.claims()
-
-
-def proxy_event(name: str = "ingest") -> dict[str, Any]:
-    request: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
-    return request
-
-
-def document_of_keys(*keys: tuple[str, str]) -> str:
-    ingest_keys = [{"sha256": sha256(key.encode()).hexdigest(), "scopes": [scope]} for key, scope in keys]
-    account = {"site_id": SITE_ID, "private_key": "pk_upstream", "keys": ingest_keys}
-    return json.dumps({"accounts": [account]})
-
-
-@pytest.fixture
-def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    environment = {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
-        "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
-        "SLUICE_CLAIM_BUCKET": "claims",
-        "SLUICE_ACCOUNTS_SECRET": "accounts",
-    }
-    for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with mock_aws():
-        queue_url = boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"]
-        monkeypatch.setenv("SLUICE_EVENTS_QUEUE_URL", queue_url)
-        boto3.client("s3").create_bucket(Bucket="claims")
-        boto3.client("secretsmanager").create_secret(
-            Name="accounts",
-            SecretString=document_of_keys((KEY, "events:write"), (READ_ONLY_KEY, "profiles:read")),
-        )
-        forget()
-        yield Front(load(), queue_url)
-        forget()
-
-
-def forget() -> None:
-    """Everything a process keeps from its first request on."""
-    for cached in (aws.sqs, aws.s3, settings.load, accounts.secrets):
-        cached.cache_clear()
-
-
 def no_claim(key: str) -> bytes:
     raise AssertionError(f"{key} is not where this message is")
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ingest_app", "functions/ingest/app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    return app
 
 
 def test_a_cold_start_loads_only_what_the_first_answer_needs() -> None:
@@ -328,6 +179,7 @@ REFUSED: list[tuple[int, str, dict[str, Any]]] = [
     (404, "not_found", {"path": "/api/events/s3cret"}),
     (405, "method_not_allowed", {"method": "GET"}),
     (405, "method_not_allowed", {"method": "PUT", "path": f"{CLIENT_EVENT}/"}),
+    (405, "method_not_allowed", {"path": f"{BULK}/s3cret"}),
     (410, "gone", {"revision": "2022-10-17", "X_Klaviyo_Revision_Fall_Forward_Opt_Out": "1"}),
     (413, "payload_too_large", {"document": b" " * 5_242_881}),
     (415, "unsupported_media_type", {"Content_Type": "text/plain"}),
@@ -346,11 +198,15 @@ def test_a_refusal_is_the_documented_one_stores_nothing_and_gives_nothing_away(
     assert answer.status == status
     assert set(answer.codes) == {code}
     assert answer.headers["Content-Type"] == "application/vnd.api+json"
-    assert answer.headers.get("Allow") == ("POST" if status == 405 else None)
+    assert answer.headers.get("Allow") == (allowed(request_) if status == 405 else None)
     assert front.is_empty()
     assert "RefusedRequests" in front.said.getvalue()
     said = front.said.getvalue() + caplog.text
     assert [secret for secret in SECRETS if secret in said] == []
+
+
+def allowed(request: dict[str, Any]) -> str:
+    return "GET" if request.get("path", BULK).startswith(f"{BULK}/") else "POST"
 
 
 def test_what_is_accepted_gives_nothing_away_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:

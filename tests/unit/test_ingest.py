@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pytest
 
 from sluice import accounts, ingest, message
 from sluice.contract import Surface
 from sluice.errors import Refused, Retryable
-from sluice.ingest import Accepted
+from sluice.ingest import Accepted, Ports
 from sluice.message import Body
+from sluice.receipts import Receipt
 from tests.bodies import (
     KEY,
     NEWEST,
@@ -49,16 +52,24 @@ ACCOUNTS = accounts.parse(
 
 
 class Queue:
-    """Keeps what is stored; fails when told to."""
+    """Keeps what is stored, and which receipts were opened before; fails when told to."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.stored: list[tuple[Body, str]] = []
+        self.receipts: list[tuple[str, str, datetime, int]] = []
         self.fails = fails
 
-    def __call__(self, body: Body, account: str) -> None:
+    def ports(self) -> Ports:
+        return Ports(self.store, self.open_receipt)
+
+    def store(self, body: Body, account: str) -> None:
         if self.fails:
             raise Retryable("the events queue cannot be reached")
         self.stored.append((body, account))
+
+    def open_receipt(self, receipt: str, account: str, created: datetime, total: int) -> None:
+        assert not [body for body, _ in self.stored if receipt in body.text]
+        self.receipts.append((receipt, account, created, total))
 
 
 @pytest.fixture
@@ -74,7 +85,9 @@ def accept(
     query: Mapping[str, str] | None = None,
 ) -> Accepted:
     body = document if isinstance(document, bytes) else encoded(document or bulk())
-    return ingest.accept(surface, headers, query or {}, body, accounts=ACCOUNTS, store=queue, now=NOON)
+    return ingest.accept(
+        surface, headers, query or {}, body, accounts=ACCOUNTS, ports=queue.ports(), now=NOON
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,8 +161,101 @@ def test_nothing_is_stored_of_what_is_refused(queue: Queue, changes: dict[str, s
         accept(queue, document, headers=HEADERS | changes)
 
     assert queue.stored == []
+    assert queue.receipts == []
 
 
 def test_a_request_that_cannot_be_stored_is_not_accepted() -> None:
     with pytest.raises(Retryable):
         accept(Queue(fails=True))
+
+
+@pytest.mark.parametrize(
+    ("surface", "document", "headers", "opened"),
+    [
+        (Surface.BULK, bulk(entry(event(), event()), entry()), HEADERS, [3]),
+        (Surface.CLIENT_BULK, client_bulk(event(), event()), CLIENT_HEADERS, [2]),
+        (Surface.EVENT, single(), HEADERS, []),
+        (Surface.CLIENT_EVENT, single(), CLIENT_HEADERS, []),
+    ],
+)
+def test_only_a_bulk_request_opens_a_receipt(
+    queue: Queue, surface: Surface, document: Any, headers: dict[str, str], opened: list[int]
+) -> None:
+    accepted = accept(queue, document, surface, headers, {"company_id": SITE_ID})
+
+    assert queue.receipts == [(accepted.receipt, SITE_ID, NOON, total) for total in opened]
+
+
+RECEIPT = "0123456789abcdef0123456789abcdef"
+OPENED = Receipt(SITE_ID, NOON, NOON + timedelta(days=15), total=4)
+LATER = datetime(2026, 7, 20, 12, 5, tzinfo=UTC)
+
+
+def progress(found: Receipt | None, receipt: str = RECEIPT, authorization: str = f"Bearer {KEY}") -> Any:
+    asked: list[str] = []
+
+    def find(wanted: str) -> Receipt | None:
+        asked.append(wanted)
+        return found
+
+    headers = {"authorization": authorization}
+    try:
+        return json.loads(ingest.progress(receipt, headers, accounts=ACCOUNTS, find=find))["data"]
+    finally:
+        assert asked in ([], [RECEIPT])
+
+
+@pytest.mark.parametrize(
+    ("delivered", "rejected", "status", "completed_at"),
+    [
+        (0, 0, "queued", None),
+        (1, 0, "processing", None),
+        (0, 3, "processing", None),
+        (3, 1, "complete", "2026-07-20T12:05:00Z"),
+        (0, 4, "complete", "2026-07-20T12:05:00Z"),
+    ],
+)
+def test_a_receipt_tells_what_became_of_its_events(
+    delivered: int, rejected: int, status: str, completed_at: str | None
+) -> None:
+    found = msgspec.structs.replace(OPENED, delivered=delivered, rejected=rejected, noted=LATER)
+
+    assert progress(found) == {
+        "type": "event-bulk-create-job",
+        "id": RECEIPT,
+        "attributes": {
+            "status": status,
+            "created_at": "2026-07-20T12:00:00Z",
+            "completed_at": completed_at,
+            "expires_at": "2026-08-04T12:00:00Z",
+            "total_count": 4,
+            "completed_count": delivered,
+            "failed_count": rejected,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "receipt"),
+    [
+        (None, RECEIPT),
+        (msgspec.structs.replace(OPENED, account="XyZ789"), RECEIPT),
+        (OPENED, RECEIPT.upper()),
+        (OPENED, RECEIPT + "0"),
+        (OPENED, ""),
+        (OPENED, "pace#AbC123"),
+    ],
+)
+def test_what_is_not_ones_own_receipt_does_not_exist(found: Receipt | None, receipt: str) -> None:
+    with pytest.raises(Refused) as raised:
+        progress(found, receipt)
+
+    assert raised.value.status == 404
+    assert [problem.code for problem in raised.value.problems] == ["not_found"]
+
+
+def test_nobody_is_told_anything_without_a_key() -> None:
+    with pytest.raises(Refused) as raised:
+        progress(OPENED, authorization="Bearer pk_unknown")
+
+    assert raised.value.status == 401

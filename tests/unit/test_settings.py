@@ -8,6 +8,7 @@ from sluice.settings import IngestSettings
 
 ENVIRONMENT = {
     "SLUICE_EVENTS_QUEUE_URL": "https://queue",
+    "SLUICE_STATE_TABLE": "state",
     "SLUICE_CLAIM_BUCKET": "claims",
     "SLUICE_ACCOUNTS_SECRET": "secret",
     "AWS_REGION": "us-east-1",
@@ -15,7 +16,9 @@ ENVIRONMENT = {
 
 
 def test_settings_are_read_from_the_environment() -> None:
-    assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings("https://queue", "claims", "secret")
+    assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings(
+        "https://queue", "state", "claims", "secret"
+    )
 
 
 @pytest.mark.parametrize(

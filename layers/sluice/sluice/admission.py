@@ -5,7 +5,7 @@ Each check raises `Refused` with the answer the contract documents; nothing here
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import date, datetime
 from typing import Final
 
@@ -31,7 +31,23 @@ def admit(
     """The account a request is for. `headers` are by lower-case name."""
     if surface in {Surface.CLIENT_BULK, Surface.CLIENT_EVENT}:
         return _by_site_id(headers, query, accounts)
-    return _by_key(headers, accounts)
+    return authorized(headers, accounts, {contract.SCOPE_EVENTS_WRITE})
+
+
+def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str]) -> Account:
+    """The account whose key a request shows, if the key has one of these scopes."""
+    match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
+    if match is None:
+        detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
+        raise Refused(401, [Problem("not_authenticated", detail, "/data/")])
+    found = accounts.with_key(match[1])
+    if found is None:
+        raise Refused(401, [Problem("authentication_failed", "Incorrect API key.", "/data/")])
+    account, key = found
+    if key.scopes.isdisjoint(scopes):
+        detail = f"This API key does not have the scope {' or '.join(sorted(scopes))}."
+        raise Refused(403, [Problem("permission_denied", detail, "/data/")])
+    return account
 
 
 def revision(headers: Mapping[str, str], now: datetime) -> str:
@@ -66,21 +82,6 @@ def readable(headers: Mapping[str, str], body: bytes) -> bytes:
     if len(body) > contract.MAX_BODY_BYTES_IN:
         raise _too_large()
     return _decompressed(headers.get("content-encoding", "").strip().lower(), body)
-
-
-def _by_key(headers: Mapping[str, str], accounts: Accounts) -> Account:
-    match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
-    if match is None:
-        detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
-        raise Refused(401, [Problem("not_authenticated", detail, "/data/")])
-    found = accounts.with_key(match[1])
-    if found is None:
-        raise Refused(401, [Problem("authentication_failed", "Incorrect API key.", "/data/")])
-    account, key = found
-    if contract.SCOPE_EVENTS_WRITE not in key.scopes:
-        detail = f"This API key does not have the scope {contract.SCOPE_EVENTS_WRITE}."
-        raise Refused(403, [Problem("permission_denied", detail, "/data/")])
-    return account
 
 
 def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: Accounts) -> Account:

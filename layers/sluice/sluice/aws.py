@@ -23,12 +23,12 @@ CALLS_AT_ONCE: Final = 16  # ten thousand messages take a thousand batch calls, 
 _one_at_a_time: Final = threading.Lock()
 
 
-def _client(service: str) -> Any:
+def _client(service: str, read_timeout: int = 5) -> Any:
     import boto3  # noqa: PLC0415 - importing it costs more than a warm request
     from botocore.config import Config  # noqa: PLC0415
 
     retries: Any = {"mode": "standard", "total_max_attempts": 3}
-    config = Config(connect_timeout=2, read_timeout=5, retries=retries, max_pool_connections=32)
+    config = Config(connect_timeout=2, read_timeout=read_timeout, retries=retries, max_pool_connections=32)
     with _one_at_a_time:  # clients may be used by several threads, but not made by them
         return boto3.client(service, config=config)  # type: ignore[call-overload]
 
@@ -48,7 +48,8 @@ def s3() -> "S3Client":
 @functools.cache
 def dynamodb() -> "DynamoDBClient":
     """The process's DynamoDB client."""
-    return _client("dynamodb")  # type: ignore[no-any-return]
+    # It answers in milliseconds, and who has a caller waiting must not wait for a table that does not.
+    return _client("dynamodb", read_timeout=2)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

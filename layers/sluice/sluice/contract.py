@@ -24,6 +24,7 @@ MAX_BODY_BYTES_IN: Final = 5_242_880  # ours: "5 MB" read generously for callers
 MAX_BODY_BYTES_OUT: Final = 5_000_000  # ours: and strictly towards the upstream
 MEDIA_TYPES: Final = frozenset({"application/json", "application/vnd.api+json"})
 SCOPE_EVENTS_WRITE: Final = "events:write"
+SCOPE_EVENTS_READ: Final = "events:read"
 
 # Revisions: ours, but for the two dates on which the vendor changed a limit.
 UPSTREAM_REVISION: Final = "2026-07-15"

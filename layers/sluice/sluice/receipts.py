@@ -1,14 +1,18 @@
 """The ledger of bulk requests: which of a request's events are delivered, and which rejected.
 
-One item a request in the state table; an event is known by its `place` in the caller's document. Sets
-make every write idempotent. A single event has no item: one event, one message, so sending it again
-is harmless.
+One item a request in the state table, written when it is accepted; an event is known by its `place` in
+the caller's document. Sets make every write idempotent. A single event has no item: one event, one
+message, so sending it again is harmless. Without what is written at acceptance (a producer's message,
+or a table that could not be written then) an item is still a ledger, but nobody's to ask about.
 """
 
 import time
 from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, Final
+
+import msgspec
 
 from sluice import aws
 from sluice.contract import MAX_EVENTS_PER_REQUEST, Surface
@@ -20,9 +24,56 @@ _BATCH: Final = 100  # items of one BatchGetItem
 _ATTEMPTS: Final = 6  # to get what the table leaves out of its answers while it is throttled
 
 
+class Receipt(msgspec.Struct, frozen=True):
+    """A bulk request and what became of its events so far; `noted` is when an outcome was noted last."""
+
+    account: str
+    created: datetime
+    expires: datetime
+    total: int
+    delivered: int = 0
+    rejected: int = 0
+    noted: datetime | None = None
+
+
 def place(entry: int, event: int) -> int:
     """One number for an event's position in the caller's document."""
     return entry * MAX_EVENTS_PER_REQUEST + event
+
+
+def create(table: str, receipt: str, account: str, created: datetime, total: int) -> None:
+    """Writes the receipt of a request that is about to be accepted, before anything can be noted in it."""
+    item = {
+        **_key(receipt),
+        "account": {"S": account},
+        "created": {"S": created.isoformat()},
+        "total": {"N": str(total)},
+        "expires_at": {"N": str(int(created.timestamp()) + KEEP_SECONDS)},
+    }
+    with aws.reaching("the state table cannot be written"):
+        aws.dynamodb().put_item(TableName=table, Item=item)
+
+
+def find(table: str, receipt: str, now: datetime) -> Receipt | None:
+    """A receipt that was created and has not expired; None if there is none."""
+    with aws.reaching("the state table cannot be read"):
+        answer = aws.dynamodb().get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
+    item = answer.get("Item", {})
+    if "account" not in item:
+        return None
+    expires = datetime.fromtimestamp(int(item["expires_at"]["N"]), UTC)
+    if expires <= now:  # the table deletes what is expired when it comes to it
+        return None
+    delivered, rejected = _places(item, "delivered"), _places(item, "rejected")
+    return Receipt(
+        item["account"]["S"],
+        datetime.fromisoformat(item["created"]["S"]),
+        expires,
+        int(item["total"]["N"]),
+        len(delivered),
+        len(rejected - delivered),
+        datetime.fromisoformat(item["noted"]["S"]) if "noted" in item else None,
+    )
 
 
 def note(
@@ -34,12 +85,15 @@ def note(
         f":{name}": {"NS": [str(place) for place in places]} for name, places in parts.items() if places
     }
     adds = ", ".join(f"{name[1:]} {name}" for name in values)
-    values[":expiry"] = {"N": str(int(time.time()) + KEEP_SECONDS)}
+    now = datetime.now(UTC)
+    values[":noted"] = {"S": now.isoformat()}
+    values[":expiry"] = {"N": str(int(now.timestamp()) + KEEP_SECONDS)}
+    sets = "noted = :noted, expires_at = if_not_exists(expires_at, :expiry)"
     with aws.reaching("the state table cannot be written"):
         aws.dynamodb().update_item(
             TableName=table,
             Key=_key(receipt),
-            UpdateExpression=f"SET expires_at = if_not_exists(expires_at, :expiry) ADD {adds}",
+            UpdateExpression=f"SET {sets} ADD {adds}",
             ExpressionAttributeValues=values,
         )
 
