@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from local.standin import Klaviyo
-from sluice import backoff, dispatch, isolation, message, pace
+from sluice import backoff, delivery, dispatch, isolation, message, pace
 from sluice.accounts import Account, Accounts
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.message import Message
@@ -307,11 +307,13 @@ class World:
         return dispatch.Ports(
             accounts=lambda: self.accounts,
             fetch_claim=lambda key: b"",
-            create_job=self._create_job,
-            pace=lambda account: _Pace(self, account.site_id, deadline),  # type: ignore[arg-type,return-value]
-            circuits=dispatch.Circuits(is_open, open_circuit, close_circuit, park),
-            receipts=dispatch.Receipts(done, delivered),
-            now=lambda: datetime.fromtimestamp(self.clock(), UTC),
+            delivery=delivery.Ports(
+                create_job=self._create_job,
+                pace=lambda account: _Pace(self, account.site_id, deadline),  # type: ignore[arg-type,return-value]
+                circuits=delivery.Circuits(is_open, open_circuit, close_circuit, park),
+                receipts=delivery.Receipts(done, delivered),
+                now=lambda: datetime.fromtimestamp(self.clock(), UTC),
+            ),
         )
 
     async def _create_job(self, account: Account, body: bytes) -> Answer:

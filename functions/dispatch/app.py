@@ -19,6 +19,7 @@ from sluice import (
     aws,
     backoff,
     circuit,
+    delivery,
     dispatch,
     isolation,
     message,
@@ -157,11 +158,13 @@ def _ports(configuration: DispatchSettings, deadline: float) -> dispatch.Ports:
     return dispatch.Ports(
         accounts=functools.partial(_accounts, configuration),
         fetch_claim=aws.claim_reader(bucket),
-        create_job=functools.partial(upstream.create_job, upstream.client()),
-        pace=lambda account: Pace(table, account.site_id, deadline),
-        circuits=_circuits(table, bucket),
-        receipts=_receipts(table),
-        now=functools.partial(datetime.now, UTC),
+        delivery=delivery.Ports(
+            create_job=functools.partial(upstream.create_job, upstream.client()),
+            pace=lambda account: Pace(table, account.site_id, deadline),
+            circuits=_circuits(table, bucket),
+            receipts=_receipts(table),
+            now=functools.partial(datetime.now, UTC),
+        ),
     )
 
 
@@ -173,7 +176,7 @@ def _accounts(configuration: DispatchSettings) -> Accounts:
         raise
 
 
-def _circuits(table: str, bucket: str) -> dispatch.Circuits:
+def _circuits(table: str, bucket: str) -> delivery.Circuits:
     async def is_open(site_id: str) -> bool:
         return await asyncio.to_thread(circuit.is_open, table, site_id)
 
@@ -190,17 +193,17 @@ def _circuits(table: str, bucket: str) -> dispatch.Circuits:
     async def park(site_id: str, messages: list[bytes]) -> None:
         await asyncio.to_thread(circuit.park, table, bucket, site_id, messages)
 
-    return dispatch.Circuits(is_open, open_circuit, close_circuit, park)
+    return delivery.Circuits(is_open, open_circuit, close_circuit, park)
 
 
-def _receipts(table: str) -> dispatch.Receipts:
+def _receipts(table: str) -> delivery.Receipts:
     async def done(ids: list[str]) -> dict[str, frozenset[int]]:
         return await asyncio.to_thread(receipts.done, table, ids)
 
     async def delivered(receipt: str, places: list[int]) -> None:
         await asyncio.to_thread(receipts.note, table, receipt, delivered=places)
 
-    return dispatch.Receipts(done, delivered)
+    return delivery.Receipts(done, delivered)
 
 
 def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
@@ -219,7 +222,7 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
     )
 
 
-def _store_rejections(outcome: dispatch.Outcome, configuration: DispatchSettings) -> None:
+def _store_rejections(outcome: delivery.Outcome, configuration: DispatchSettings) -> None:
     """Puts the rejections that are due on their queue; messages of those it fails for are kept."""
     due = outcome.due()
     unsent = aws.send_all(
