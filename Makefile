@@ -6,6 +6,9 @@ SHELL := /bin/bash
 
 ENVIRONMENTS := .venv .venv-emulator .venv-sam
 READY := $(ENVIRONMENTS:%=%/.ready)
+# Older SDKs that tests call the gateway with. Node's is tested where there is Node.
+CLIENTS := .venv-clients-9 .venv-clients-1
+CLIENTS_READY := $(CLIENTS:%=%/.ready) $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
 CODE := layers/sluice functions local
 RUN := .venv/bin/python -m
 
@@ -29,7 +32,7 @@ demo: setup ## see it at work
 	@$(RUN) local.demo
 
 .PHONY: test
-test: setup ## run every test
+test: setup $(CLIENTS_READY) ## run every test
 	$(RUN) pytest tests/unit --disable-socket --allow-unix-socket
 	$(RUN) pytest tests --ignore tests/unit
 
@@ -49,22 +52,29 @@ build: setup ## build functions and layers for AWS
 .PHONY: lock
 lock: ## pin the requirements anew, with hashes (needs uv)
 	cd layers/dependencies && uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
-	cd requirements && for each in project emulator sam; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
+	cd requirements && for each in project emulator sam clients-9 clients-1; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
 
 .PHONY: clean
 clean: ## stop the local stack and remove everything made here
 	@if [ -x .venv/bin/python ]; then $(RUN) local.stack down; fi
-	rm -rf $(ENVIRONMENTS) .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(ENVIRONMENTS) $(CLIENTS) tests/e2e/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.ready: requirements/project.txt
 .venv-emulator/.ready: requirements/emulator.txt
 .venv-sam/.ready: requirements/sam.txt
+.venv-clients-9/.ready: requirements/clients-9.txt
+.venv-clients-1/.ready: requirements/clients-1.txt
 
-$(READY): %/.ready:
+$(READY) $(CLIENTS:%=%/.ready): %/.ready:
 	@command -v python3.13 >/dev/null || { echo "Python 3.13 is needed as python3.13 on PATH: the functions' runtime, which also builds them." >&2; exit 1; }
 	@echo "making $* from $< ..."
 	@rm -rf $*
 	@python3.13 -m venv $*
 	@$*/bin/pip install -qq --disable-pip-version-check --require-hashes -r $<
 	@touch $@
+
+tests/e2e/node/node_modules/.ready: tests/e2e/node/package-lock.json
+	@echo "making $(@D) from $< ..."
+	@if npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --silent; then touch $@; \
+	else echo "npm could not install them: tests of Node's clients will be skipped." >&2; fi
