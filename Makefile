@@ -31,6 +31,10 @@ down: setup ## stop what up started
 demo: setup ## see it at work
 	@$(RUN) local.demo
 
+.PHONY: chaos
+chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats a run, SECONDS=… of load)
+	@$(RUN) local.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
+
 .PHONY: test
 test: setup $(CLIENTS_READY) ## run every test
 	$(RUN) pytest tests/unit --disable-socket --allow-unix-socket
