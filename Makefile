@@ -9,7 +9,8 @@ READY := $(ENVIRONMENTS:%=%/.ready)
 # Older SDKs that tests call the gateway with. Node's is tested where there is Node.
 CLIENTS := .venv-clients-9 .venv-clients-1
 CLIENTS_READY := $(CLIENTS:%=%/.ready) $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
-CODE := layers/sluice functions local
+BENCH := .venv-bench/.ready
+CODE := layers/sluice functions local benchmarks
 RUN := .venv/bin/python -m
 
 .PHONY: help
@@ -49,6 +50,11 @@ check: setup ## run linters, type checks and every test: what a change has to pa
 	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
 	$(MAKE) test
 
+.PHONY: bench
+bench: setup $(BENCH) ## measure it beside others (ARGS=--quick for a minute)
+	@if command -v npm >/dev/null && [ ! -d benchmarks/node/node_modules ]; then npm ci --prefix benchmarks/node --ignore-scripts --silent; fi
+	@PYTHONPATH=.:layers/sluice .venv-bench/bin/python -m benchmarks $(ARGS)
+
 .PHONY: build
 build: setup ## build functions and layers for AWS
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build
@@ -56,12 +62,12 @@ build: setup ## build functions and layers for AWS
 .PHONY: lock
 lock: ## pin the requirements anew, with hashes (needs uv)
 	cd layers/dependencies && uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
-	cd requirements && for each in project emulator sam clients-9 clients-1; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
+	cd requirements && for each in project emulator sam clients-9 clients-1 bench; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
 
 .PHONY: clean
 clean: ## stop the local stack and remove everything made here
 	@if [ -x .venv/bin/python ]; then $(RUN) local.stack down; fi
-	rm -rf $(ENVIRONMENTS) $(CLIENTS) tests/e2e/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(ENVIRONMENTS) $(CLIENTS) tests/e2e/node/node_modules .venv-bench benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.ready: requirements/project.txt
@@ -69,8 +75,9 @@ clean: ## stop the local stack and remove everything made here
 .venv-sam/.ready: requirements/sam.txt
 .venv-clients-9/.ready: requirements/clients-9.txt
 .venv-clients-1/.ready: requirements/clients-1.txt
+.venv-bench/.ready: requirements/bench.txt
 
-$(READY) $(CLIENTS:%=%/.ready): %/.ready:
+$(READY) $(CLIENTS:%=%/.ready) $(BENCH): %/.ready:
 	@command -v python3.13 >/dev/null || { echo "Python 3.13 is needed as python3.13 on PATH: the functions' runtime, which also builds them." >&2; exit 1; }
 	@echo "making $* from $< ..."
 	@rm -rf $*

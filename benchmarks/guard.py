@@ -1,0 +1,51 @@
+"""Whether the hot path is still as quick, beside the floor of the same moment, as it was when recorded.
+
+Absolute times say more about the machine than about a change, so only ratios are compared, and with a
+margin that a busy machine does not use up. `python -m benchmarks.guard` records them anew.
+"""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from benchmarks import corpus, gateway, measure
+from benchmarks.floor import floor
+
+MARGIN: Final = 1.4
+_RECORDED: Final = Path(__file__).parent / "guard.json"
+_ROUNDS: Final = 40
+
+
+def ratios() -> dict[str, float]:
+    """Our times over the time of parsing and writing the same bytes once, in a short run."""
+    body = corpus.ungrouped(corpus.orders())
+    queued = [gateway.ingest(body)]
+    seconds = measure.best(
+        {
+            "floor": lambda: floor(body),
+            "ingest": lambda: gateway.ingest(body),
+            "dispatch": lambda: gateway.dispatch(queued),
+        },
+        _ROUNDS,
+    )
+    return {name: seconds[name] / seconds["floor"] for name in ("ingest", "dispatch")}
+
+
+def recorded() -> dict[str, float]:
+    """The ratios as they were recorded."""
+    found: dict[str, float] = json.loads(_RECORDED.read_text())
+    return found
+
+
+def slower(now: dict[str, float]) -> list[str]:
+    """What is slower than recorded, in words."""
+    return [
+        f"{name} takes {now[name]:.2f} times the floor; recorded is {limit:.2f}, allowed {limit * MARGIN:.2f}"
+        for name, limit in recorded().items()
+        if now[name] > limit * MARGIN
+    ]
+
+
+if __name__ == "__main__":
+    ratios_now = {name: round(ratio, 2) for name, ratio in ratios().items()}
+    _RECORDED.write_text(json.dumps(ratios_now, indent=2) + "\n")

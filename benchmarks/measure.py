@@ -1,0 +1,56 @@
+"""Times and memory. A time is the best of several rounds, all contestants in each: a busy moment of the
+machine then passes over everyone, and what is left is what the work takes. It is processor time, as what
+else runs on the machine is nobody's merit.
+"""
+
+import gc
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+type Work = Callable[[], object]
+
+
+def best(contestants: Mapping[str, Work], rounds: int) -> dict[str, float]:
+    """Each contestant's shortest time in seconds; the first call of each does not count."""
+    found = dict.fromkeys(contestants, float("inf"))
+    for work in contestants.values():
+        work()
+    for _ in range(rounds):
+        for name, work in contestants.items():
+            gc.collect()
+            begin = time.process_time()
+            work()
+            found[name] = min(found[name], time.process_time() - begin)
+    return found
+
+
+def peak_growth(work: Work) -> int:
+    """Bytes of resident memory a call needs at most, its result included.
+
+    True of the first such call in a process: memory freed before may be used again unnoticed.
+    """
+    before = peak(forget=True)
+    kept = work()
+    after = peak()
+    del kept
+    return after - before
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that so many percent of the values do not pass."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def peak(*, forget: bool = False) -> int:
+    """The process's peak of resident memory in bytes, so far or, on Linux, since it was last forgotten."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    # Not `ru_maxrss`: Linux hands it on to a child that is started, so there it may be the parent's.
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,323 @@
+"""The results as tables for people, a picture, and bars that are met or not."""
+
+from typing import Any, Final
+
+type Results = dict[str, Any]
+
+_SLUICE: Final = "Sluice, both functions together"
+_MIB: Final = 2**20
+
+
+def bars(results: Results) -> list[tuple[str, str, bool]]:
+    """What was asked for: the bar, what was measured, whether it is met."""
+    hot = results["hotpath"]
+    ours, grouped, peers = hot["ungrouped"], hot["grouped"], hot["peers"]
+    warm = results["singles"]["warm"]["single event, without SendMessage"]["p50"]
+    found = [
+        _at_least("hot path, events a second on one core", ours["events_per_second"], 60_000),
+        _at_least("a bulk body that is grouped, events a second", grouped["events_per_second"], 100_000),
+        *_times_peer("Segment's", ours, _named(peers, "Segment"), 1.25),
+        *_times_peer("the Python SDK's", ours, _named(peers, "Python"), 10),
+        _at_most("hot path beside the floor, ungrouped body", _ratio(ours), 2.5, " times"),
+        _at_most("hot path beside the floor, grouped body", _ratio(grouped), 2.5, " times"),
+        _at_most(
+            "ingest of a bulk body beside orjson.loads",
+            ours["seconds"]["ingest"] / ours["seconds"]["loads"],
+            4,
+            " times",
+        ),
+        _at_least("bytes saved by grouping", 100 * (1 - ours["bytes_sent"] / ours["bytes_in"]), 20, " %"),
+        _at_least(
+            "10,000 single messages decoded, packed, written, events a second",
+            hot["singles"]["events_per_second"],
+            60_000,
+        ),
+        _at_most("memory of a batch of 10,000 events", hot["singles"]["memory"] / _MIB, 200, " MiB"),
+        _at_most("a single event in ingest, warm, without SendMessage", warm, 0.3, " ms"),
+    ]
+    limited = results["saturation"]["limited"]
+    found += [
+        _at_least("requests used of those allowed, real sockets", 100 * limited["used"], 98, " %"),
+        _at_least("fill of the jobs at saturation", 100 * limited["fill"], 99, " %"),
+        _at_most("429s at saturation", limited["throttles"], 0),
+    ]
+    backlog = results["scale"]["backlog"]
+    if backlog["used"] is not None:
+        found += [
+            _at_least("requests used of those allowed, simulated backlog", 100 * backlog["used"], 98, " %"),
+            _at_least("fill of the jobs, simulated backlog", 100 * backlog["fill"], 99, " %"),
+        ]
+    return found
+
+
+def markdown(results: Results) -> str:
+    """The whole report."""
+    machine = results["machine"]
+    parts = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; the numbers with more digits are in [benchmarks.json](benchmarks.json). "
+        "Measured " + machine["when"] + " on " + machine["words"] + ". " + machine["versions"] + ".",
+        "",
+        "Times are processor time on one core, the best of several rounds, all contestants in turn. "
+        "The corpus: 1,000 Placed Orders of about 800 bytes, ten properties each, of 250 profiles, from a fixed "
+        "seed ([benchmarks/corpus.py](../benchmarks/corpus.py)).",
+        "",
+        "![Events a second on one core](benchmarks.svg)",
+        "",
+        "## Bars",
+        "",
+        *_table(
+            ("", "Measured", "Bar"),
+            [("met" if met else "**not met**", text, bar) for bar, text, met in bars(results)],
+            order=(0, 2, 1),
+        ),
+        "",
+        *_hotpath(results["hotpath"]),
+        *_singles(results["singles"]),
+        *_saturation(results["saturation"]),
+        *_scale(results["scale"]),
+        *_waste(results["waste"]),
+        *_cost(results["cost"]),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _hotpath(hot: Results) -> list[str]:
+    ours, grouped = hot["ungrouped"], hot["grouped"]
+    floor = ours["seconds"]["floor"]
+    rows = [
+        (
+            "floor: `orjson.loads` and `orjson.dumps` once",
+            1_000 / floor,
+            ours["bytes_in"],
+            ours["floor_memory"],
+        ),
+        (f"**{_SLUICE}**", ours["events_per_second"], ours["bytes_sent"], ours["memory"]),
+        ("· ingest alone", 1_000 / ours["seconds"]["ingest"], ours["bytes_queued"], None),
+        ("· dispatch alone", 1_000 / ours["seconds"]["dispatch"], ours["bytes_sent"], None),
+        (
+            "Sluice, both, body grouped by its caller",
+            grouped["events_per_second"],
+            grouped["bytes_sent"],
+            grouped["memory"],
+        ),
+    ]
+    lines = [_row(name, rate, sent, memory) for name, rate, sent, memory in rows]
+    for name, peer in hot["peers"].items():
+        lines.append(
+            (name, f"not run: {peer['failed']}", "", "")
+            if "failed" in peer
+            else _row(name, peer["events_per_second"], peer["bytes_sent"], peer["memory"])
+        )
+    steps = ", ".join(f"{name} {each:.2f}" for name, each in ours["steps"].items())
+    singles = hot["singles"]
+    return [
+        "## Hot path",
+        "",
+        "From a caller's bytes to the bytes sent upstream, sockets left out. The body has an entry for each "
+        "event, as senders that do not group write it; Sluice groups it by profile. Ours checks every rule of "
+        "the API, stamps ids, and goes through the queue's form in between.",
+        "",
+        *_table(("", "Events a second", "Bytes sent", "Memory"), lines),
+        "",
+        f"Microseconds an event: {steps}. "
+        f"{singles['events']:,} messages of one event, decoded, packed and written: "
+        f"{singles['events_per_second']:,.0f} events a second in {singles['jobs']} jobs, "
+        f"{singles['memory'] / _MIB:.0f} MiB.",
+        "",
+        "What is compared: `klaviyo-api` 25 builds its models from the same body and writes the request; "
+        "`klaviyo-api` 23 takes camelCase models, so renaming is part of it; Segment's batch of its Track Event "
+        "action runs mapping, validation and request (3.497.0, with `fast-uri` 3.1.0, as its newer one refuses "
+        "every event, and `client-kinesis`, which is not used here, at a version that exists); `dtex` is an "
+        "extract-load tool whose Klaviyo destination makes bulk bodies from records, an entry for each event. "
+        "None of them checks all of the API's rules, and none has a queue in between.",
+        "",
+    ]
+
+
+def _singles(singles: Results) -> list[str]:
+    warm = [(name, f"{each['p50']:.2f}", f"{each['p99']:.2f}") for name, each in singles["warm"].items()]
+    cold = singles["cold"]
+    start = (
+        f"Not measured: {cold['failed']}."
+        if "failed" in cold
+        else f"From a cold start to the first answer, in the real Runtime Interface Emulator: "
+        f"{cold['ingest']:.0f} ms; a handler that does nothing but SendMessage: {cold['only SendMessage']:.0f} ms."
+    )
+    return [
+        "## One request in ingest",
+        "",
+        "The whole handler, with Powertools, in milliseconds. SQS is a stub on the loopback interface.",
+        "",
+        *_table(("", "p50", "p99"), warm),
+        "",
+        start,
+        "",
+    ]
+
+
+def _saturation(saturation: Results) -> list[str]:
+    rows = [
+        (
+            name,
+            f"{each['seconds']:.0f}",
+            str(each["requests"]),
+            f"{100 * each['used']:.1f} %" if name == "limits on" else "",
+            f"{100 * each['fill']:.1f} %",
+            f"{each['events_per_second']:,.0f}",
+            str(each["throttles"]),
+        )
+        for name, each in (("limits on", saturation["limited"]), ("limits off", saturation["unlimited"]))
+    ]
+    return [
+        "## Saturation",
+        "",
+        "The real dispatch, its HTTP client and the stand-in on a real socket; requests are the stand-in's count. "
+        "With the limits off the ceiling is the stand-in, which checks every event in its one thread, on a "
+        "machine that both share.",
+        "",
+        *_table(("", "Seconds", "Requests", "Of those allowed", "Fill", "Events a second", "429s"), rows),
+        "",
+    ]
+
+
+def _scale(scale: Results) -> list[str]:
+    packing = [
+        (f"{int(size):,}", f"{each['microseconds_per_event']:.2f}", f"{each['bytes_per_event']:,.0f}")
+        for size, each in scale["packing"].items()
+    ]
+    backlog = scale["backlog"]
+    used = "" if backlog["used"] is None else f", {100 * backlog['used']:.1f} % of those allowed"
+    return [
+        "## Scale",
+        "",
+        "Packing and writing jobs.",
+        "",
+        *_table(("Events", "µs an event", "Bytes of memory an event"), packing),
+        "",
+        f"A backlog of {backlog['events']:,} single events, drained by the real dispatch in pretended time: "
+        f"{backlog['delivered']:,} delivered in {backlog['simulated_seconds'] / 60:.1f} minutes with "
+        f"{backlog['requests']:,} requests{used}, fill {100 * backlog['fill']:.1f} %, "
+        f"{backlog['throttles']} 429s, {backlog['receives_per_message']:.2f} receives a message. The process, "
+        f"queue and stand-in with all it has recorded included, grew by {backlog['bytes_per_event']:,.0f} bytes "
+        f"an event while draining.",
+        "",
+    ]
+
+
+def _waste(waste: Results) -> list[str]:
+    counts = list(next(iter(waste.values())))
+    rows = [(name, *(str(each[bad]["requests"]) for bad in counts)) for name, each in waste.items()]
+    return [
+        "## Waste",
+        "",
+        "Upstream requests until all good events of a full job are delivered, by how many of its 1,000 events "
+        "the upstream refuses, and by what it says about them.",
+        "",
+        *_table(("", *(f"{bad} bad" for bad in counts)), rows),
+        "",
+        "What others do, by their source: Segment marks the events that Klaviyo points at as failed and the rest "
+        "as to be retried, and leaves the retry to its platform; `klaviyo-api` raises and `dtex` fails the "
+        "stream: the whole request is its caller's again. Sending one event a request, which nothing can spoil, "
+        "takes 1,000.",
+        "",
+    ]
+
+
+def _cost(cost: Results) -> list[str]:
+    routes = {name: each for name, each in cost.items() if "dollars" in each}
+    names = list(next(iter(routes.values()))["dollars"])
+    rows = [(name, *(f"{each['dollars'][name]:.4f}" for each in routes.values())) for name in names]
+    rows.append(("**total**", *(f"**{each['total']:.3f}**" for each in routes.values())))
+    return [
+        "## Cost",
+        "",
+        "US dollars for a million events: calls counted, processor times measured here, on-demand list prices of "
+        f"{cost['assumed']['prices']}, no free tier. A call from a function to a service is taken as "
+        f"{cost['assumed']['service_call_ms']:.0f} ms, and one dispatch worker as waiting for turns all the "
+        "time. Logs, metrics and retries are left out.",
+        "",
+        *_table(("", *routes), rows),
+        "",
+    ]
+
+
+def svg(results: Results) -> str:
+    """Bars of events a second, readable on a light and on a dark page."""
+    hot = results["hotpath"]
+    ours = hot["ungrouped"]
+    rates = {
+        "floor (parse, write)": corpus_rate(ours["seconds"]["floor"]),
+        "Sluice": ours["events_per_second"],
+        **{
+            name: peer["events_per_second"]
+            for name, peer in hot["peers"].items()
+            if "events_per_second" in peer
+        },
+    }
+    widest = max(rates.values())
+    row, left, width = 30, 300, 720
+    height = row * len(rates) + 44
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" role="img" aria-label="Events a second on one core">',
+        "<style>text{font:13px system-ui,sans-serif;fill:#24292f}.t{font-weight:600}.o{fill:#8c959f}"
+        ".f{fill:#c4cbd3}.s{fill:#1a7f5a}@media(prefers-color-scheme:dark){text{fill:#e6edf3}"
+        ".o{fill:#6e7681}.f{fill:#484f58}.s{fill:#3fb98a}}</style>",
+        '<text class="t" x="8" y="20">Events a second on one core, from bytes to bytes</text>',
+    ]
+    for index, (name, rate) in enumerate(rates.items()):
+        y = 34 + row * index
+        kind = {0: "f", 1: "s"}.get(index, "o")
+        length = max(2.0, rate / widest * (width - left - 90))
+        label = name.replace("'", "&#39;")
+        lines += [
+            f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{label}</text>',
+            f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.0f}" height="22" rx="3"/>',
+            f'<text x="{left + length + 8:.0f}" y="{y + 16}">{rate:,.0f}</text>',
+        ]
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def corpus_rate(seconds: float) -> float:
+    """Events of the corpus a second."""
+    return 1_000 / seconds
+
+
+def _row(name: str, rate: float, sent: int, memory: int | None) -> tuple[str, ...]:
+    return name, f"{rate:,.0f}", f"{sent:,}", "" if memory is None else f"{memory / _MIB:.1f} MiB"
+
+
+def _table(head: tuple[str, ...], rows: list[Any], order: tuple[int, ...] | None = None) -> list[str]:
+    order = order or tuple(range(len(head)))
+    lines = [[head[index] for index in order], ["---"] * len(head)]
+    lines += [[row[index] for index in order] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _ratio(ours: Results) -> float:
+    return float(ours["seconds"]["whole"] / ours["seconds"]["floor"])
+
+
+def _named(peers: Results, part: str) -> Results:
+    return next((peer for name, peer in peers.items() if part in name), {})
+
+
+def _times_peer(name: str, ours: Results, peer: Results, factor: float) -> list[tuple[str, str, bool]]:
+    if "events_per_second" not in peer:
+        return []
+    times = ours["events_per_second"] / peer["events_per_second"]
+    return [_at_least(f"hot path beside {name}", times, factor, " times")]
+
+
+def _at_least(what: str, value: float, bar: float, unit: str = "") -> tuple[str, str, bool]:
+    return f"{what}: at least {_number(bar)}{unit}", f"{_number(value)}{unit}", value >= bar
+
+
+def _at_most(what: str, value: float, bar: float, unit: str = "") -> tuple[str, str, bool]:
+    return f"{what}: at most {_number(bar)}{unit}", f"{_number(value)}{unit}", value <= bar
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 or value == int(value) else f"{value:.2f}"

@@ -1,0 +1,197 @@
+"""What one request costs in ingest: warm, with and without SendMessage, and from a cold start."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+from benchmarks import corpus, gateway, measure, stub
+from sluice import aws
+
+ROOT: Final = Path(__file__).parent.parent
+EMULATOR: Final = "lib/python3.13/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
+_START_SECONDS: Final = 30.0
+
+
+def run(requests: int, starts: int) -> dict[str, Any]:
+    """Milliseconds a request."""
+    with stub.serving() as url:
+        os.environ.update(stub.environment(url))
+        warm = _warm(requests)
+        cold = _cold(url, starts)
+    return {"warm": warm, "cold": cold}
+
+
+def proxy_request(path: str, body: bytes) -> dict[str, Any]:
+    """API Gateway's event for a request."""
+    request: dict[str, Any] = json.loads((ROOT / "tests/events/ingest-event.json").read_text())
+    headers = request["headers"] | {"Authorization": f"Klaviyo-API-Key {stub.KEY}"}
+    multiple = {name: [value] for name, value in headers.items()}
+    return request | {"path": path, "headers": headers, "multiValueHeaders": multiple, "body": body.decode()}
+
+
+def _warm(requests: int) -> dict[str, Any]:
+    handler = _handler()
+    single = proxy_request("/api/events", corpus.single(corpus.orders()[0]))
+    bulk = proxy_request("/api/event-bulk-create-jobs", corpus.ungrouped(corpus.orders()))
+    rows = {
+        "single event": _times(lambda: handler(single), requests),
+        "bulk request of 1,000": _times(lambda: handler(bulk), max(20, requests // 50)),
+        "SendMessage alone": _times(_send_message, requests // 4),
+    }
+    client = aws.sqs()
+    real = client.send_message
+    with _replaced(client, "send_message", lambda **_: {"MessageId": "1"}):
+        rows["single event, without SendMessage"] = _times(lambda: handler(single), requests)
+        rows["bulk request of 1,000, without SendMessage"] = _times(
+            lambda: handler(bulk), max(20, requests // 50)
+        )
+    assert client.send_message == real
+    return rows
+
+
+@contextlib.contextmanager
+def _replaced(client: Any, name: str, call: Callable[..., Any]) -> Iterator[None]:
+    real = getattr(client, name)
+    setattr(client, name, call)
+    try:
+        yield
+    finally:
+        setattr(client, name, real)
+
+
+def _send_message() -> object:
+    url = os.environ["SLUICE_EVENTS_QUEUE_URL"]
+    return aws.sqs().send_message(QueueUrl=url, MessageBody="x" * 900, MessageGroupId=gateway.SITE_ID)
+
+
+def _handler() -> Callable[[dict[str, Any]], Any]:
+    spec = importlib.util.spec_from_file_location("ingest_app", ROOT / "functions/ingest/app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    for each in app.logger.handlers:
+        each.setStream(io.StringIO())
+    context = SimpleNamespace(
+        function_name="ingest",
+        memory_limit_in_mb="1024",
+        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ingest",
+        aws_request_id="request-1",
+    )
+
+    def call(request: dict[str, Any]) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # Powertools prints the metrics
+            answer = app.handler(request, context)
+        if answer["statusCode"] != 202:
+            raise RuntimeError(f"ingest answered {answer['statusCode']}: {answer['body'][:300]}")
+        return answer
+
+    return call
+
+
+def _times(work: Callable[[], object], count: int) -> dict[str, float]:
+    for _ in range(5):
+        work()
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - begin) * 1_000)
+    return {"p50": measure.percentile(times, 50), "p99": measure.percentile(times, 99)}
+
+
+def _cold(url: str, starts: int) -> dict[str, Any]:
+    """Milliseconds from the start of Lambda's runtime to its first answer, medians of several starts."""
+    emulator = ROOT / ".venv-sam" / EMULATOR
+    if not emulator.exists():
+        return {"failed": "the Runtime Interface Emulator of the SAM CLI is not there: run make setup"}
+    body = corpus.single(corpus.orders()[0])
+    return {
+        "ingest": _first_answers(
+            emulator, "functions/ingest", proxy_request("/api/events", body), url, starts
+        ),
+        "only SendMessage": _first_answers(
+            emulator, "benchmarks/minimal", {"body": body.decode()}, url, starts
+        ),
+    }
+
+
+def _first_answers(emulator: Path, folder: str, event: dict[str, Any], url: str, starts: int) -> float:
+    return statistics.median(_first_answer(emulator, folder, event, url) for _ in range(starts))
+
+
+def _first_answer(emulator: Path, folder: str, event: dict[str, Any], url: str) -> float:
+    port, runtime = _free_port(), _free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([str(ROOT / folder), str(ROOT / "layers/sluice")]),
+        "AWS_LAMBDA_FUNCTION_NAME": "ingest",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": "30",
+        **stub.environment(url),
+    }
+    addresses = [
+        "--runtime-interface-emulator-address",
+        f"127.0.0.1:{port}",
+        "--runtime-api-address",
+        f"127.0.0.1:{runtime}",
+    ]
+    command = [str(emulator), *addresses, sys.executable, "-m", "awslambdaric", "app.handler"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT / folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(port)
+        begin = time.perf_counter()
+        answer = _invoke(port, event)
+        elapsed = (time.perf_counter() - begin) * 1_000
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if answer.get("statusCode") != 202:
+        raise RuntimeError(f"{folder} answered {str(answer)[:300]}")
+    return elapsed
+
+
+def _invoke(port: int, event: dict[str, Any]) -> dict[str, Any]:
+    # The emulator starts the runtime on the first invocation, so its whole start is in this.
+    url = f"http://127.0.0.1:{port}/2015-03-31/functions/function/invocations"
+    request = urllib.request.Request(url, json.dumps(event).encode())
+    with urllib.request.urlopen(request, timeout=_START_SECONDS) as answer:
+        document: dict[str, Any] = json.load(answer)
+    return document
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.002)
+    raise TimeoutError("the Runtime Interface Emulator does not listen")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,87 @@
+"""SQS and Secrets Manager as far as ingest calls them, on a loopback socket in a process of its own."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from typing import Final
+
+KEY: Final = "pk_benchmark_key"
+QUEUE_PATH: Final = "/123456789012/events"
+MAX_SECONDS: Final = 900
+
+ACCOUNTS: Final = {
+    "accounts": [
+        {
+            "site_id": "AbC123",
+            "private_key": "pk_upstream",
+            "keys": [{"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "scopes": ["events:write"]}],
+        }
+    ]
+}
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """Serves for the length of a `with` block, whose value is the URL."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def environment(url: str) -> dict[str, str]:
+    """The variables with which ingest and boto3 find this instead of AWS."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "SLUICE_EVENTS_QUEUE_URL": url + QUEUE_PATH,
+        "SLUICE_CLAIM_BUCKET": "claims",
+        "SLUICE_ACCOUNTS_SECRET": "accounts",
+        "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
+        "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
+    }
+
+
+def _serve(ready: Connection) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.alarm(MAX_SECONDS)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    ready.send(f"http://127.0.0.1:{server.server_port}")
+    server.serve_forever()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # an answer in one packet
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["X-Amz-Target"].endswith("GetSecretValue"):
+            answer = {"Name": "accounts", "SecretString": json.dumps(ACCOUNTS)}
+        else:
+            digest = hashlib.md5(body["MessageBody"].encode(), usedforsecurity=False).hexdigest()
+            answer = {"MessageId": str(uuid.uuid4()), "MD5OfMessageBody": digest}
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
