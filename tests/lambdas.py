@@ -23,7 +23,7 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, aws, intake, settings, upstream
+from sluice import accounts, aws, intake, settings
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.message import Message
 from tests.bodies import NOON, SITE_ID, bulk, entry, event, profile
@@ -293,7 +293,6 @@ def forget() -> None:
         aws.visibility_timeout,
         settings.load,
         accounts.secrets,
-        upstream.client,
     ):
         cached.cache_clear()
 

@@ -1,0 +1,507 @@
+"""The dispatch function as Lambda calls it, with AWS emulated in process and the stand-in as upstream."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from local.standin import Klaviyo, Settings, transport
+from sluice import accounts, circuit, isolation, message, upstream
+from sluice.contract import Surface
+from tests.bodies import SITE_ID, bulk, encoded, entry, event, profile, single
+from tests.lambdas import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
+
+VISIBLE_AFTER = 1_380
+# What must never be said: each is somewhere in the messages below.
+SECRETS = ["mail.example", PRIVATE_KEY, "Viewed Product", "s3cret"]
+
+
+class Dispatch:
+    """The function, its queue and its upstream."""
+
+    def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cloud = cloud
+        self.klaviyo = Klaviyo({SITE_ID: PRIVATE_KEY}, Settings.unlimited())
+        self.clients: list[httpx2.AsyncClient] = []
+        self.function: Function = cloud.load("dispatch")
+        monkeypatch.setattr(upstream, "client", self._client)
+
+    def _client(self) -> httpx2.AsyncClient:
+        if not self.clients:
+            self.clients.append(httpx2.AsyncClient(transport=transport(self.klaviyo)))
+        return self.clients[-1]
+
+    def put(self, *messages: Any, **attributes: str) -> None:
+        """Puts stored requests, or texts, on the queue."""
+        bodies = [each if isinstance(each, str) else message.encode(each).text for each in messages]
+        self.cloud.send(*bodies, **attributes)
+
+    def invoke(self, records: dict[str, Any] | None = None, context: Context | None = None) -> list[str]:
+        """Delivers what is visible; the bodies of the messages that failed."""
+        records = self.cloud.receive() if records is None else records
+        answer = self.function(records, context)
+        self.cloud.settle(records, answer)
+        bodies = {record["messageId"]: record["body"] for record in records["Records"]}
+        return [bodies[failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
+
+    def delivered(self) -> Counter[str]:
+        return Counter(taken.event["unique_id"] for taken in self.klaviyo.events())
+
+    def rejections(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for body in self.cloud.left(self.cloud.rejected)]
+
+    def postponed(self) -> list[int]:
+        """The seconds that messages were postponed for."""
+        calls = self.cloud.calls.of("ChangeMessageVisibilityBatch")
+        return [each["VisibilityTimeout"] for call in calls for each in call["Entries"]]
+
+    def poison(self, name: str) -> None:
+        """Ends the process that decodes a message with this in it, as running out of memory does."""
+        decode = message.decode
+
+        def decode_or_die(body: str, fetch_claim: Callable[[str], bytes]) -> Any:
+            if name in body:
+                raise Crash
+            return decode(body, fetch_claim)
+
+        self._patch.setattr(message, "decode", decode_or_die)
+
+    _patch: pytest.MonkeyPatch
+
+
+@pytest.fixture
+def dispatch(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatch]:
+    made = Dispatch(cloud, monkeypatch)
+    made._patch = monkeypatch
+    yield made
+    made.function.app._runner().close()
+
+
+def one(name: str) -> Any:
+    """A stored single event."""
+    return stored((name, name), receipt=f"r-{name}", surface=Surface.EVENT)
+
+
+def test_a_batch_is_delivered_refused_and_kept_as_each_message_deserves(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    metric = {"data": {"type": "metric", "attributes": {"name": "refused s3cret"}}}
+    refused = stored(("ann", "good"), ("ann", "bad"), receipt="r1")
+    refused.entries[0].events[1].attributes = event(unique_id="bad", metric=metric)["attributes"]
+    dispatch.put(refused, stored(("bob", "b1"), ("cy", "c1"), receipt="r2"), one("dee"))
+    dispatch.put('{"sluice":1,"receipt":"mail.example', '{"sluice":1,"zstd":"AAAA"}')
+    raw = encoded(bulk(entry(event(unique_id="raw"), of=profile(email="raw@mail.example"))))
+    dispatch.put(raw.decode())
+    dispatch.put(encoded(single(of=profile(email="raw2@mail.example"), unique_id="raw2")).decode())
+    dispatch.put(encoded(single(of=profile(email="no address"))).decode(), surface="event")
+    dispatch.put("mail.example, but not JSON", account=SITE_ID)
+    dispatch.put('{"data":{"type":"unheard of"}}')
+    dispatch.put(encoded(bulk()).decode(), surface="unheard of")
+    dispatch.put(encoded(bulk()).decode(), account="NoSuch")
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["good", "b1", "c1", "dee", "raw", "raw2"])
+    assert dispatch.cloud.left() == []
+    reasons = Counter(rejection["reason"] for rejection in dispatch.rejections())
+    assert reasons == {"refused_by_upstream": 1, "malformed_message": 3, "invalid": 4}
+    [found] = [each for each in dispatch.rejections() if each["reason"] == "refused_by_upstream"]
+    assert found["pointer"].startswith(
+        "/data/attributes/events-bulk-create/data/0/attributes/events/data/1/attributes/metric"
+    )
+    assert [each["unique_id"] for each in found["payload"]["events"]] == ["bad"]
+    assert (found["account"], found["receipt"], found["surface"]) == (SITE_ID, "r1", "bulk")
+    assert dispatch.postponed() == []
+
+
+def test_what_was_delivered_and_refused_of_a_bulk_request_is_in_its_receipt(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(
+        stored(("ann", "a0"), ("ann", "a1"), ("refused", "x0"), ("bob", "b0"), receipt="r1"), one("dee")
+    )
+
+    dispatch.invoke()
+
+    item = dispatch.cloud.item("receipt#r1")
+    assert item is not None
+    assert sorted(item["delivered"]["NS"], key=int) == ["0", "1", "2000"]
+    assert item["rejected"]["NS"] == ["1000"]
+    assert dispatch.cloud.item("receipt#r-dee") is None
+
+
+def test_a_thousand_refusals_of_one_request_are_noted_at_once(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(stored(*((f"refused{n}", f"x{n}") for n in range(60)), receipt="r1"))
+
+    dispatch.invoke()
+
+    assert len(dispatch.rejections()) == 60
+    notes = [call for call in dispatch.cloud.calls.of("UpdateItem") if "receipt" in call["Key"]["pk"]["S"]]
+    assert len(notes) == 1
+    assert len(dispatch.cloud.calls.of("SendMessageBatch")) == 6
+
+
+def test_a_redelivered_request_sends_only_what_its_receipt_does_not_say_is_done(dispatch: Dispatch) -> None:
+    dispatch.put(stored(("ann", "a0"), ("bob", "b0"), ("cy", "c0"), receipt="r1"))
+    records = dispatch.cloud.receive()
+    dispatch.function.app.receipts.note("state", "r1", delivered=[0], rejected=[2_000])
+
+    dispatch.invoke(again(records, receives=2, seconds=10))
+
+    assert dispatch.delivered() == Counter(["b0"])
+    assert dispatch.function.metrics()["SkippedEvents"] == 2
+
+
+def test_one_event_no_job_can_hold_is_rejected_through_a_claim(dispatch: Dispatch) -> None:
+    huge = stored(("ann", "huge"), receipt="r1")
+    properties = {f"p{n}": f"{n:08}" * 12_000 for n in range(60)}
+    huge.entries[0].events[0].attributes = event(unique_id="huge", properties=properties)["attributes"]
+    body = message.encode(huge)
+    if body.claim_key:
+        dispatch.cloud.s3.put_object(Bucket="claims", Key=body.claim_key, Body=body.claim_bytes)
+    dispatch.put(body.text)
+
+    assert dispatch.invoke() == []
+
+    [text] = dispatch.cloud.left(dispatch.cloud.rejected)
+    found = msgspec.json.decode(message.unwrap(text, lambda key: dispatch.cloud.content("claims", key)))
+    assert found["reason"] == "oversized"
+    assert dispatch.delivered() == Counter()
+
+
+def test_what_it_says_are_ids_and_counts(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(stored(("ann", "a0"), ("refused", "x0"), receipt="r1"), one("dee"), '{"sluice":1,"s3cret')
+
+    dispatch.invoke()
+    dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 401}])
+    dispatch.put(one("eve"))
+    dispatch.invoke()
+
+    said = dispatch.function.said
+    assert dispatch.function.lines("dispatched")
+    for secret in SECRETS:
+        assert secret not in said
+    assert {line.get("receipt") for line in dispatch.function.lines("rejected")} == {"r1", None}
+    [opened] = dispatch.function.lines("circuit opened")
+    assert (opened["account"], opened["status"], opened["level"]) == (SITE_ID, 401, "ERROR")
+
+
+def test_metrics_account_for_every_event(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(stored(("ann", "a0"), ("refused", "x0"), receipt="r1"), one("dee"), one("eve"))
+
+    dispatch.invoke()
+
+    metrics = dispatch.function.metrics()
+    assert metrics["Messages"] == 3
+    assert metrics["DeliveredEvents"] == 3
+    assert metrics["RejectedEvents"] == 1
+    assert metrics["RetriedMessages"] == 0
+    assert metrics["Jobs"] == 1
+    assert metrics["UpstreamRequests"] == 2
+    assert metrics["JobEvents"] == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "json", "status": 503},
+        {"kind": "html", "status": 403},
+        {"kind": "reset"},
+        {"kind": "hang"},
+    ],
+    ids=lambda fault: fault["kind"],
+)
+@pytest.mark.parametrize(("receives", "least", "most"), [(1, 2, 4), (4, 22, 32), (40, 890, 900)])
+def test_a_passing_fault_keeps_messages_for_longer_each_time(
+    dispatch: Dispatch, fault: dict[str, Any], receives: int, least: int, most: int
+) -> None:
+    dispatch.klaviyo.configure(faults=[fault])
+    dispatch.put(*(one(f"e{n}") for n in range(12)))
+    records = again(dispatch.cloud.receive(), receives, seconds=receives * 60)
+
+    assert len(dispatch.invoke(records)) == 12
+
+    assert len(dispatch.postponed()) == 12
+    assert all(least <= seconds <= most for seconds in dispatch.postponed())
+    assert len(dispatch.cloud.left()) == 12
+    assert dispatch.function.metrics()["RetriedMessages"] == 12
+
+
+def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 403}])
+    dispatch.put(one("ann"), one("bob"))
+    assert dispatch.invoke() == []
+    assert circuit.is_open("state", SITE_ID)
+    asked = len(dispatch.klaviyo.requests())
+
+    dispatch.put(one("cy"))
+    assert dispatch.invoke() == []
+
+    assert len(dispatch.klaviyo.requests()) == asked
+    assert dispatch.cloud.left() == []
+    parked = [
+        msgspec.json.decode(each)["receipt"]
+        for key in dispatch.cloud.keys("claims", "parked/")
+        for each in circuit.parked_messages("claims", key)
+    ]
+    assert sorted(parked) == ["r-ann", "r-bob", "r-cy"]
+    assert circuit.accounts_with_parked("state").keys() == {SITE_ID}
+    assert dispatch.function.metrics()["ParkedMessages"] == 3
+    assert dispatch.function.metrics()["CircuitsOpened"] == 1
+
+
+def test_a_probe_closes_the_circuit_once_the_account_answers(dispatch: Dispatch) -> None:
+    circuit.open_circuit("state", SITE_ID, 401)
+    dispatch.put(one("ann"), resumed="1", probe="1")
+    dispatch.put(one("bob"))
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["ann", "bob"])
+    assert not circuit.is_open("state", SITE_ID)
+    assert dispatch.function.lines("circuit closed")
+
+
+def test_what_cannot_be_parked_stays_on_the_queue(dispatch: Dispatch) -> None:
+    circuit.open_circuit("state", SITE_ID, 401)
+    dispatch.put(one("ann"))
+    dispatch.cloud.calls.fail("PutObject")
+
+    assert len(dispatch.invoke()) == 1
+    assert len(dispatch.cloud.left()) == 1
+
+
+@pytest.mark.parametrize("secret", ["", "{}", "not JSON", '{"accounts": [{"site_id": "pk_secret_one"}]}'])
+def test_an_invalid_secret_costs_no_message(dispatch: Dispatch, secret: str) -> None:
+    dispatch.cloud.write_secret(secret or " ")
+    dispatch.put(one("ann"), "mail.example, but not JSON")
+
+    assert len(dispatch.invoke()) == 2
+
+    assert dispatch.rejections() == []
+    assert dispatch.klaviyo.requests() == []
+    [line] = dispatch.function.lines("the accounts secret is not valid")
+    assert line["level"] == "ERROR"
+    assert "pk_secret_one" not in dispatch.function.said
+
+
+def test_a_secret_that_cannot_be_read_costs_no_message(dispatch: Dispatch) -> None:
+    dispatch.cloud.calls.fail("GetSecretValue")
+    dispatch.put(one("ann"))
+
+    assert len(dispatch.invoke()) == 1
+
+    dispatch.cloud.calls.clear()
+    accounts.secrets.cache_clear()
+    dispatch.put(one("bob"))
+    assert dispatch.invoke() == []
+
+
+@pytest.mark.parametrize("operation", ["SendMessageBatch", "PutItem", "GetItem"])
+def test_without_a_part_of_aws_messages_stay(dispatch: Dispatch, operation: str) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(stored(("ann", "a0"), ("refused", "x0"), receipt="r1"))
+    dispatch.cloud.calls.fail(operation)
+
+    assert len(dispatch.invoke()) == 1
+
+    assert len(dispatch.cloud.left()) == 1
+    assert dispatch.rejections() == []
+
+    dispatch.cloud.calls.clear()
+    dispatch.put(stored(("ann", "a0"), ("refused", "x0"), receipt="r1"))
+    assert dispatch.invoke() == []
+    assert dispatch.delivered() == Counter(["a0"])
+
+
+def test_a_rejection_that_does_not_get_to_its_queue_keeps_its_message_alone(dispatch: Dispatch) -> None:
+    dispatch.put(*(f'{{"sluice":1,"broken":{n}' for n in range(15)), one("ann"))
+
+    def lose_one(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        lost = [each for each in parameters["Entries"] if each["Id"] == "12"]
+        parameters["Entries"] = [each for each in parameters["Entries"] if each["Id"] != "12"]
+        failed = [{"Id": each["Id"], "SenderFault": False, "Code": "InternalError"} for each in lost]
+        return real() | {"Failed": failed}
+
+    dispatch.cloud.calls.instead("SendMessageBatch", lose_one)
+
+    [kept] = dispatch.invoke()
+
+    assert kept == '{"sluice":1,"broken":12'
+    assert dispatch.cloud.left() == [kept]
+    assert len(dispatch.rejections()) == 14
+    assert len(dispatch.postponed()) == 1
+
+
+def test_receipts_that_cannot_be_written_keep_nothing(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(stored(("ann", "a0"), ("refused", "x0"), receipt="r1"))
+    dispatch.cloud.calls.fail("UpdateItem")
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.function.lines("receipt not noted")
+    assert dispatch.function.metrics()["ReceiptsNotNoted"] == 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 10, 27.5])
+def test_with_too_little_time_for_an_answer_nothing_is_sent(dispatch: Dispatch, seconds: float) -> None:
+    dispatch.put(one("ann"), one("bob"))
+    begin = time.monotonic()
+
+    assert len(dispatch.invoke(context=Context(seconds))) == 2
+
+    assert time.monotonic() - begin < 5
+    assert dispatch.klaviyo.requests() == []
+    assert len(dispatch.cloud.left()) == 2
+    assert all(seconds <= 2 for seconds in dispatch.postponed())
+
+
+def test_two_invocations_share_the_process_loop_and_client(dispatch: Dispatch) -> None:
+    for name in ("ann", "bob"):
+        dispatch.put(one(name))
+        assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["ann", "bob"])
+    assert len(dispatch.clients) == 1
+    assert dispatch.function.app._runner() is dispatch.function.app._runner()
+    made = [name for name, _ in dispatch.cloud.calls.made]
+    assert made.count("GetSecretValue") == 1
+
+
+def test_an_empty_batch_is_no_error(dispatch: Dispatch) -> None:
+    assert dispatch.invoke({"Records": []}) == []
+
+
+def test_the_sample_event_is_a_real_batch(dispatch: Dispatch) -> None:
+    sample = json.loads(Path("tests/events/dispatch.json").read_text())
+
+    assert dispatch.function(sample) == {"batchItemFailures": []}
+    assert dispatch.delivered().total() == 3
+
+
+@pytest.mark.filterwarnings("ignore:No application metrics to publish")  # by a process that ended
+class TestIsolation:
+    """What ended its process does not take others with it."""
+
+    def died(self, dispatch: Dispatch, *names: str, times: int = 1) -> dict[str, Any]:
+        dispatch.put(*map(one, names))
+        return again(dispatch.cloud.receive(), times + 1, seconds=times * VISIBLE_AFTER + 1)
+
+    def both(self, *batches: dict[str, Any]) -> dict[str, Any]:
+        return {"Records": [record for batch in batches for record in batch["Records"]]}
+
+    def test_others_are_delivered_and_deleted_before_a_suspect_is_touched(self, dispatch: Dispatch) -> None:
+        suspects = self.died(dispatch, "culprit")
+        dispatch.put(one("ann"), one("bob"))
+        dispatch.poison("culprit")
+
+        with pytest.raises(Crash):
+            dispatch.invoke(self.both(suspects, dispatch.cloud.receive()))
+
+        assert dispatch.delivered() == Counter(["ann", "bob"])
+        assert [msgspec.json.decode(body)["receipt"] for body in dispatch.cloud.left()] == ["r-culprit"]
+
+    def test_suspects_before_the_culprit_are_done_for_good(self, dispatch: Dispatch) -> None:
+        names = [f"mate{n}" for n in range(15)]
+        suspects = self.died(dispatch, *names, "culprit")
+        dispatch.function.app.chance.shuffle = lambda numbers: numbers.sort()
+        dispatch.poison("culprit")
+
+        with pytest.raises(Crash):
+            dispatch.invoke(suspects)
+
+        assert dispatch.delivered() == Counter(names)
+        assert [msgspec.json.decode(body)["receipt"] for body in dispatch.cloud.left()] == ["r-culprit"]
+
+    def test_what_ends_its_process_whenever_tried_alone_is_rejected_in_the_end(
+        self, dispatch: Dispatch
+    ) -> None:
+        suspects = self.died(dispatch, "culprit")
+        dispatch.poison("culprit")
+        for _ in range(isolation.TRIALS):
+            with pytest.raises(Crash):
+                dispatch.invoke(suspects)
+            assert dispatch.rejections() == []
+
+        assert dispatch.invoke(suspects) == []
+
+        [found] = dispatch.rejections()
+        assert found["reason"] == "dead_letter"
+        assert json.loads(found["payload"])["receipt"] == "r-culprit"
+        assert dispatch.cloud.left() == []
+
+    def test_a_broken_deployment_condemns_nobody(self, dispatch: Dispatch) -> None:
+        suspects = self.died(dispatch, "ann", "bob", times=400)
+
+        assert dispatch.invoke(suspects) == []
+
+        assert dispatch.delivered() == Counter(["ann", "bob"])
+        assert dispatch.rejections() == []
+        assert not [each for each in suspects["Records"] if self.trials(dispatch, each)]
+
+    def test_what_survives_its_trial_is_no_longer_on_trial(self, dispatch: Dispatch) -> None:
+        suspects = self.died(dispatch, "ann")
+        dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 503}])
+
+        for _ in range(isolation.TRIALS + 2):
+            assert len(dispatch.invoke(suspects)) == 1
+
+        assert dispatch.rejections() == []
+        assert not self.trials(dispatch, suspects["Records"][0])
+
+    def trials(self, dispatch: Dispatch, record: dict[str, Any]) -> dict[str, Any] | None:
+        return dispatch.cloud.item(f"trial#{record['messageId']}")
+
+    @pytest.mark.parametrize("operation", ["UpdateItem", "DeleteItem", "GetQueueAttributes"])
+    def test_without_a_part_of_aws_suspects_are_delivered_all_the_same(
+        self, dispatch: Dispatch, operation: str
+    ) -> None:
+        suspects = self.died(dispatch, "ann", "bob")
+        dispatch.cloud.calls.fail(operation)
+
+        assert dispatch.invoke(suspects) == []
+
+        assert dispatch.delivered() == Counter(["ann", "bob"])
+
+    def test_suspects_that_time_does_not_suffice_for_come_back_as_suspects(self, dispatch: Dispatch) -> None:
+        dispatch.put(one("ann"))
+        others = dispatch.cloud.receive()
+        suspects = self.died(dispatch, "culprit")
+
+        failed = dispatch.invoke(self.both(others, suspects), Context(5))
+
+        assert len(failed) == 2
+        assert len(dispatch.postponed()) == 1  # the suspect's visibility is left to run out
+        assert len(dispatch.cloud.left()) == 2
+
+    def test_what_was_given_back_is_no_suspect(self, dispatch: Dispatch) -> None:
+        dispatch.put(one("ann"), one("bob"))
+        records = again(dispatch.cloud.receive(), receives=10, seconds=9 * 900)
+
+        assert dispatch.invoke(records) == []
+
+        assert len(dispatch.klaviyo.requests()) == 1
+        assert dispatch.cloud.calls.of("DeleteMessageBatch") == []
+
+    def test_messages_that_memory_cannot_hold_together_are_handled_apart(self, dispatch: Dispatch) -> None:
+        context = Context()
+        context.memory_limit_in_mb = "12"  # of which 3 are for unpacked messages
+        for n in range(3):
+            body = message.encode(stored((f"c{n}", f"c{n}"), receipt=f"r{n}", padding=f"{n}" * 70_000))
+            large = msgspec.json.encode(
+                msgspec.json.decode(message.unwrap(body.text, lambda _: b"")) | {"more": "x" * 2_000_000}
+            )
+            dispatch.put(message.wrap(large, "claims/none").text)
+
+        assert dispatch.invoke(context=context) == []
+
+        assert dispatch.delivered() == Counter(["c0", "c1", "c2"])
+        assert len(dispatch.klaviyo.requests()) == 3

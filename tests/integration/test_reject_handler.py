@@ -1,0 +1,211 @@
+"""The reject function as Lambda calls it: what is on its queues ends in the archive, or stays."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sluice import message, rejection
+from sluice.archive import CLAIM_RECEIVES
+from sluice.rejection import Reason, Rejection
+from tests.bodies import NOON, SITE_ID
+from tests.lambdas import Cloud, Function, again, stored
+
+SECRETS = ["mail.example", "s3cret"]
+
+
+def refused(name: str, size: int = 0, **fields: Any) -> message.Body:
+    """A rejection as a message; with a size it becomes a claim."""
+    noise = random.Random(name).randbytes(size).hex()
+    payload = {"profile": {"email": f"{name}@mail.example"}, "events": [{"text": noise}]}
+    given: dict[str, Any] = {
+        "reason": Reason.REFUSED,
+        "detail": "s3cret detail",
+        "payload": msgspec.Raw(msgspec.json.encode(payload)),
+        "rejected_at": NOON,
+        "account": SITE_ID,
+        "id": name,
+    }
+    return rejection.encode(Rejection(**given | fields))
+
+
+class Reject:
+    """The function and its queue."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.function: Function = cloud.load("reject")
+
+    def put(self, *bodies: message.Body | str) -> None:
+        for each in bodies:
+            if isinstance(each, message.Body) and each.claim_key:
+                self.cloud.s3.put_object(Bucket="claims", Key=each.claim_key, Body=each.claim_bytes)
+            self.cloud.send(each if isinstance(each, str) else each.text, queue=self.cloud.rejected)
+
+    def invoke(self, records: dict[str, Any] | None = None) -> list[str]:
+        """Archives what is visible; the bodies of the messages that failed."""
+        records = self.cloud.receive(self.cloud.rejected) if records is None else records
+        answer = self.function(records)
+        self.cloud.settle(records, answer, self.cloud.rejected)
+        bodies = {record["messageId"]: record["body"] for record in records["Records"]}
+        return [bodies[failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
+
+    def archived(self) -> dict[str, dict[str, Any]]:
+        """The archive's lines by id."""
+        lines = [
+            json.loads(line)
+            for key in self.cloud.keys("archive")
+            for line in self.cloud.content("archive", key).splitlines()
+        ]
+        found = {line["id"]: line for line in lines}
+        assert len(found) == len(lines)
+        return found
+
+
+@pytest.fixture
+def reject(cloud: Cloud) -> Reject:
+    return Reject(cloud)
+
+
+def test_a_batch_is_archived_by_account_and_day(reject: Reject) -> None:
+    dead = message.encode(stored(("ann", "a0"), receipt="r1"))
+    reject.put(refused("one"), refused("two", account="XyZ789"), refused("large", size=1_000_000))
+    reject.put(refused("zstd", size=60_000), dead, "mail.example, not JSON")
+
+    assert reject.invoke() == []
+
+    assert reject.cloud.left(reject.cloud.rejected) == []
+    archived = reject.archived()
+    assert archived.keys() >= {"one", "two", "large", "zstd"}
+    reasons = sorted(line["reason"] for line in archived.values())
+    assert reasons == ["dead_letter"] * 2 + ["refused_by_upstream"] * 4
+    assert len(archived["large"]["payload"]["events"][0]["text"]) == 2_000_000
+    partitions = {key.rsplit("/", 1)[0] for key in reject.cloud.keys("archive")}
+    assert {f"rejections/account={SITE_ID}/day=2026-07-20", "rejections/account=XyZ789/day=2026-07-20"} < (
+        partitions
+    )
+    assert any("account=unknown" in partition for partition in partitions)
+    metrics = reject.function.metrics()
+    assert metrics == {"ArchivedRejections": 6, "DeadLetters": 2}
+
+
+def test_what_it_says_are_ids_and_reasons(reject: Reject) -> None:
+    reject.put(refused("one", receipt="r1", code="invalid"), "mail.example s3cret")
+
+    reject.invoke()
+
+    lines = reject.function.lines("archived")
+    assert lines[0]["id"] == "one"
+    assert (lines[0]["reason"], lines[0]["receipt"], lines[0]["code"]) == (
+        "refused_by_upstream",
+        "r1",
+        "invalid",
+    )
+    for secret in SECRETS:
+        assert secret not in reject.function.said
+
+
+def test_what_is_archived_again_is_the_same_object(reject: Reject) -> None:
+    reject.put(refused("one"), refused("two"))
+    records = reject.cloud.receive(reject.cloud.rejected)
+    reject.invoke(records)
+    keys = reject.cloud.keys("archive")
+
+    reject.function(again(records, receives=2, seconds=60))
+
+    assert reject.cloud.keys("archive") == keys
+
+
+def test_an_archive_that_cannot_be_written_keeps_everything(reject: Reject) -> None:
+    reject.put(refused("one"), refused("two"))
+    reject.cloud.calls.fail("PutObject")
+
+    assert len(reject.invoke()) == 2
+
+    assert len(reject.cloud.left(reject.cloud.rejected)) == 2
+    assert reject.function.lines("archive not written")
+    assert reject.function.metrics() == {"ArchivedRejections": 0, "DeadLetters": 0}
+
+
+def test_a_claim_that_cannot_be_read_keeps_its_message_alone_but_not_for_ever(reject: Reject) -> None:
+    claim = '{"sluice":1,"claim":"rejections/none"}'
+    reject.put(claim, refused("one"))
+    records = reject.cloud.receive(reject.cloud.rejected)
+
+    assert reject.invoke(records) == [claim]
+    assert reject.archived().keys() == {"one"}
+
+    left = {"Records": [record for record in records["Records"] if record["body"] == claim]}
+    assert reject.invoke(again(left, receives=CLAIM_RECEIVES, seconds=9_000)) == []
+    [line] = [line for line in reject.archived().values() if line["reason"] == "dead_letter"]
+    assert line["payload"] == claim
+
+
+def test_large_rejections_are_archived_in_groups_that_fit_the_memory(
+    reject: Reject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reject.function.app, "_GROUP_BYTES", 500_000)
+    for number in range(7):
+        reject.put(refused(f"r{number}", size=100_000))
+
+    assert reject.invoke() == []
+
+    assert len(reject.archived()) == 7
+    assert len(reject.cloud.keys("archive")) == 3
+    assert reject.function.metrics()["ArchivedRejections"] == 7
+
+
+def test_a_group_that_cannot_be_written_leaves_the_others(
+    reject: Reject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reject.function.app, "_GROUP_BYTES", 1)
+    reject.put(refused("one"), refused("two", account="XyZ789"), refused("three"))
+    reject.cloud.calls.fail("PutObject", when=lambda call: "XyZ789" in call["Key"])
+
+    [kept] = reject.invoke()
+
+    assert "two@mail.example" in kept
+    assert reject.archived().keys() == {"one", "three"}
+
+
+@pytest.mark.parametrize("account", ["../elsewhere", "x" * 3_000])
+def test_whatever_a_producer_calls_its_account_is_archived(reject: Reject, account: str) -> None:
+    reject.put(refused("one", account=account), refused("two"))
+
+    assert reject.invoke() == []
+
+    assert reject.archived()["one"]["account"] == account
+
+
+def test_an_empty_batch_is_no_error(reject: Reject) -> None:
+    assert reject.function({"Records": []}) == {"batchItemFailures": []}
+
+
+def test_the_sample_event_is_a_real_batch(reject: Reject) -> None:
+    sample = json.loads(Path("tests/events/reject.json").read_text())
+
+    assert reject.function(sample) == {"batchItemFailures": []}
+    assert len(reject.archived()) == len(sample["Records"])
+
+
+def test_a_crash_between_two_objects_archives_all_the_next_time(reject: Reject) -> None:
+    reject.put(refused("one"), refused("two", account="XyZ789"))
+    records = reject.cloud.receive(reject.cloud.rejected)
+    writes = iter([True, False])
+
+    def once(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        if not next(writes):
+            raise MemoryError
+        return real()
+
+    reject.cloud.calls.instead("PutObject", once)
+    with pytest.raises(MemoryError), pytest.warns(UserWarning, match="No application metrics"):
+        reject.function(records)
+    reject.cloud.calls.clear()
+
+    assert reject.invoke(records) == []
+    assert reject.archived().keys() == {"one", "two"}

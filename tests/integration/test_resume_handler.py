@@ -1,0 +1,141 @@
+"""The resume function as its schedule calls it, with AWS emulated in process."""
+
+from collections import Counter
+
+import msgspec
+import pytest
+
+from sluice import circuit
+from sluice.contract import Surface
+from tests.bodies import SITE_ID
+from tests.lambdas import Cloud, Context, Function, stored
+
+OTHER = "XyZ789"
+
+
+class Resume:
+    """The function and what is parked."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.function: Function = cloud.load("resume")
+
+    def park(self, *names: str, site_id: str = SITE_ID) -> None:
+        """Parks each message in an object of its own."""
+        for name in names:
+            made = stored((name, name), receipt=name, account=site_id, surface=Surface.EVENT)
+            circuit.park("state", "claims", site_id, [msgspec.json.encode(made)])
+
+    def tick(self, seconds: float = 55.0) -> None:
+        self.function({}, Context(seconds))
+
+    def queued(self) -> Counter[str]:
+        return Counter(msgspec.json.decode(body)["receipt"] for body in self.cloud.left())
+
+    def open_circuits(self) -> float:
+        """The metric's value of the last tick."""
+        before = getattr(self, "_before", 0.0)
+        self._before = self.function.metrics()["OpenCircuits"]
+        return self._before - before
+
+
+@pytest.fixture
+def resume(cloud: Cloud) -> Resume:
+    return Resume(cloud)
+
+
+def test_with_nothing_parked_it_says_that_no_circuit_is_open(resume: Resume) -> None:
+    resume.tick()
+
+    assert resume.function.metrics() == {"OpenCircuits": 0}
+    assert resume.cloud.calls.of("ListObjectsV2") == []
+
+
+def test_an_open_circuit_gets_a_probe_and_a_closed_one_everything(resume: Resume) -> None:
+    resume.park("a1", "a2", "a3")
+    resume.park("b1", "b2", site_id=OTHER)
+    circuit.open_circuit("state", SITE_ID, 401)
+
+    resume.tick()
+
+    assert resume.queued().total() == 3
+    assert resume.queued().keys() >= {"b1", "b2"}
+    assert resume.open_circuits() == 1
+
+    circuit.close_circuit("state", SITE_ID)
+    resume.tick()
+
+    assert resume.queued() == Counter(["a1", "a2", "a3", "b1", "b2"])
+    assert resume.open_circuits() == 0
+
+
+def test_what_it_says_are_accounts_and_counts(resume: Resume) -> None:
+    resume.park("a1", "a2")
+
+    resume.tick()
+
+    [line] = resume.function.lines("resumed")
+    assert (line["account"], line["circuit_open"], line["messages"]) == (SITE_ID, False, 2)
+    assert "mail.example" not in resume.function.said
+
+
+def test_an_account_that_fails_does_not_keep_the_others(resume: Resume) -> None:
+    resume.park("a1")
+    resume.park("b1", site_id=OTHER)
+    resume.cloud.calls.fail("GetObject", when=lambda call: SITE_ID in call["Key"])
+
+    resume.tick()
+
+    assert resume.queued() == Counter(["b1"])
+    [line] = resume.function.lines("not resumed")
+    assert line["account"] == SITE_ID
+    assert "OpenCircuits" in resume.function.metrics()
+
+
+def test_with_no_time_left_nothing_is_begun_and_nothing_lost(resume: Resume) -> None:
+    resume.park("a1", "a2")
+
+    resume.tick(seconds=9)
+    assert resume.queued().total() == 0
+
+    resume.tick()
+    assert resume.queued() == Counter(["a1", "a2"])
+
+
+def test_an_account_with_very_much_parked_leaves_time_for_the_others(
+    resume: Resume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume.park(*(f"a{n}" for n in range(8)))
+    resume.park(*(f"b{n}" for n in range(8)), site_id=OTHER)
+    clock = 1_000.0
+
+    def ten_seconds_later() -> float:
+        return clock
+
+    def slowly(parameters: object, real: object) -> object:
+        nonlocal clock
+        clock += 10
+        return real()  # type: ignore[operator]
+
+    monkeypatch.setattr(resume.function.app.time, "monotonic", ten_seconds_later)
+    resume.cloud.calls.instead("SendMessageBatch", slowly)
+
+    resume.function({}, _Minute())
+
+    assert resume.queued().keys() >= {"a0", "b0"}
+    assert resume.queued().total() < 16
+
+
+class _Minute(Context):
+    """An invocation just begun."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 55_000
+
+
+def test_a_state_table_out_of_reach_is_the_invocations_failure(resume: Resume) -> None:
+    resume.park("a1")
+    resume.cloud.calls.fail("GetItem")
+
+    with pytest.raises(resume.function.app.Retryable), pytest.warns(UserWarning, match="No application"):
+        resume.tick()

@@ -1,0 +1,63 @@
+"""What a cold start loads: Lambda bills it, so no function imports what it does not use."""
+
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+FUNCTIONS = ["ingest", "dispatch", "reject", "resume"]
+
+
+@cache
+def loaded(function: str) -> frozenset[str]:
+    """The modules that importing a function's handler loads."""
+    paths = ["layers/sluice", f"functions/{function}"]
+    code = f"import sys; sys.path[:0] = {paths}; import app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return frozenset(done.stdout.split())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("package", ["pydantic", "boto3", "requests", "aws_xray_sdk", "moto", "local"])
+def test_no_function_loads(function: str, package: str) -> None:
+    assert package not in loaded(function)
+
+
+@pytest.mark.parametrize("function", ["ingest", "reject", "resume"])
+@pytest.mark.parametrize("package", ["httpx2", "sluice.upstream", "sluice.dispatch"])
+def test_only_dispatch_speaks_http(function: str, package: str) -> None:
+    assert package not in loaded(function)
+    assert package in loaded("dispatch")
+
+
+@pytest.mark.parametrize(
+    ("function", "modules"),
+    [
+        (
+            "ingest",
+            {
+                "circuit",
+                "trials",
+                "dispatch",
+                "delivery",
+                "pace",
+                "packing",
+                "triage",
+                "upstream",
+                "rejection",
+            },
+        ),
+        ("dispatch", {"ingest", "admission", "resume", "archive"}),
+        ("reject", {"circuit", "receipts", "intake", "rules", "packing", "pace", "dispatch", "upstream"}),
+        ("resume", {"receipts", "intake", "rules", "packing", "pace", "accounts", "rejection", "archive"}),
+    ],
+)
+def test_a_function_loads_none_of_the_others_work(function: str, modules: set[str]) -> None:
+    assert not {f"sluice.{module}" for module in modules} & loaded(function)
+
+
+@pytest.mark.parametrize("function", ["dispatch", "reject", "resume"])
+def test_only_ingest_loads_the_resolver(function: str) -> None:
+    assert "aws_lambda_powertools.event_handler" not in loaded(function)
+    assert "aws_lambda_powertools.event_handler" in loaded("ingest")
