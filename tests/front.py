@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -14,10 +15,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 from moto import mock_aws
 
-from sluice import accounts, aws, settings
+from sluice import accounts, aws, message, settings
+from sluice.rejection import Rejection
 from tests.bodies import KEY, NEWEST, SITE_ID, bulk, encoded
 
 EVENTS = Path("tests/events")
@@ -52,9 +55,10 @@ class Answer:
 class Front:
     """The function and what is around it."""
 
-    def __init__(self, app: ModuleType, queue_url: str) -> None:
+    def __init__(self, app: ModuleType, queue_url: str, rejected_url: str) -> None:
         self.app = app
         self.queue_url = queue_url
+        self.rejected_url = rejected_url
         self.said = io.StringIO()
         for handler in app.logger.handlers:
             handler.setStream(self.said)
@@ -106,10 +110,14 @@ class Front:
         )
 
     def queued(self) -> list[str]:
-        """The bodies of all messages on the queue."""
-        sqs = boto3.client("sqs")
-        received = sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10)
-        return [each["Body"] for each in received.get("Messages", [])]
+        """The bodies of all messages on EventsQueue."""
+        return bodies(self.queue_url)
+
+    def rejected(self) -> list[Rejection]:
+        """Everything on RejectedQueue."""
+        unpack = functools.partial(message.unwrap, fetch_claim=aws.claim_reader("claims"))
+        found = [msgspec.json.decode(unpack(body), type=Rejection) for body in bodies(self.rejected_url)]
+        return sorted(found, key=lambda rejection: rejection.pointer or "")
 
     def claims(self) -> list[str]:
         """The keys of all claims."""
@@ -121,7 +129,16 @@ class Front:
         return boto3.client("dynamodb").scan(TableName=TABLE)["Items"]
 
     def is_empty(self) -> bool:
-        return not self.queued() and not self.claims() and not self.items()
+        return not (self.queued() or self.claims() or self.items() or self.rejected())
+
+
+def bodies(queue_url: str) -> list[str]:
+    """The bodies of all messages on a queue."""
+    found: list[str] = []
+    receive = functools.partial(boto3.client("sqs").receive_message, MaxNumberOfMessages=10)
+    while messages := receive(QueueUrl=queue_url).get("Messages"):
+        found += [each["Body"] for each in messages]
+    return found
 
 
 def proxy_event(name: str = "ingest") -> dict[str, Any]:
@@ -162,6 +179,8 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     with mock_aws():
         queue_url = boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"]
         monkeypatch.setenv("SLUICE_EVENTS_QUEUE_URL", queue_url)
+        rejected_url = boto3.client("sqs").create_queue(QueueName="rejected")["QueueUrl"]
+        monkeypatch.setenv("SLUICE_REJECTED_QUEUE_URL", rejected_url)
         boto3.client("s3").create_bucket(Bucket="claims")
         boto3.client("secretsmanager").create_secret(
             Name="accounts",
@@ -176,7 +195,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
             BillingMode="PAY_PER_REQUEST",
         )
         forget()
-        yield Front(load(), queue_url)
+        yield Front(load(), queue_url, rejected_url)
         forget()
 
 

@@ -12,11 +12,12 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, ingest, jsonapi, receipts, settings
+from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
 from sluice.message import Body
+from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 
 _RETRY_AFTER_SECONDS: Final = 5
@@ -41,12 +42,20 @@ def _accept(surface: Surface) -> Response[str]:
         now=datetime.now(UTC),
     )
     metrics.add_metric("AcceptedEvents", MetricUnit.Count, accepted.events)
-    logger.info("accepted", receipt=accepted.receipt, account=accepted.account, events=accepted.events)
+    if accepted.rejected:
+        metrics.add_metric("RejectedEvents", MetricUnit.Count, accepted.rejected)
+    logger.info(
+        "accepted",
+        receipt=accepted.receipt,
+        account=accepted.account,
+        events=accepted.events,
+        rejected=accepted.rejected,
+    )
     headers = {}
     if accepted.ignored:
         headers["X-Klaviyo-Partial-Failure"] = ", ".join(sorted(accepted.ignored))
-    if accepted.minimal:
-        headers["Preference-Applied"] = "return=minimal"
+    if accepted.applied:
+        headers["Preference-Applied"] = ", ".join(sorted(accepted.applied))
     return _answer(202, ingest.receipt_document(accepted), headers)
 
 
@@ -55,14 +64,26 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
         queue_url, bucket = configuration.events_queue_url, configuration.claim_bucket
         aws.store(body, account, queue_url=queue_url, claim_bucket=bucket)
 
-    def open_receipt(receipt: str, account: str, created: datetime, total: int) -> None:
+    def reject(rejections: list[Rejection]) -> None:
+        queue_url, bucket = configuration.rejected_queue_url, configuration.claim_bucket
+        if aws.send_all(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
+            raise Retryable("the rejected queue cannot be reached")
+
+    def open_receipt(receipt: str, account: str, created: datetime, total: int, rejected: list[int]) -> None:
         try:
-            receipts.create(configuration.state_table, receipt, account, created, total)
+            receipts.create(
+                configuration.state_table,
+                receipt,
+                account=account,
+                created=created,
+                total=total,
+                rejected=rejected,
+            )
         except Retryable as error:
             metrics.add_metric("ReceiptsNotWritten", MetricUnit.Count, 1)
             logger.warning("receipt not written", receipt=receipt, cause=str(error))
 
-    return ingest.Ports(store, open_receipt)
+    return ingest.Ports(store, reject, open_receipt)
 
 
 @app.post("/api/event-bulk-create-jobs")

@@ -150,6 +150,25 @@ def test_a_receipt_tells_when_its_events_have_arrived(stack: Stack) -> None:
     assert httpx2.get(f"{stack.api}{BULK}/{uuid.uuid4().hex}", headers=headers).status_code == 404
 
 
+def test_the_good_events_of_a_lenient_request_arrive_and_the_bad_ones_are_archived(stack: Stack) -> None:
+    email = fresh_email()
+    of = profile(email=email)
+    document = bulk(entry(event(value="9"), event(value=9), of=of))
+    answer = post(stack, BULK, encoded(document), Prefer="handling=lenient")
+    receipt = answer.json()["data"]["id"]
+
+    def archived() -> list[dict[str, Any]]:
+        return [each for each in stack.archived() if each.get("receipt") == receipt]
+
+    assert answer.status_code == 202
+    eventually(lambda: archived() and stack.taken_of(email))
+    assert [each["event"]["value"] for each in stack.taken_of(email)] == [9]
+    [rejection] = archived()
+    [error] = answer.json()["meta"]["errors"]
+    assert rejection["pointer"] == error["source"]["pointer"]
+    assert rejection["payload"]["events"] == [event(value="9")["attributes"]]
+
+
 BAD_EVENT = {**event()["attributes"], "extra": 1}
 BAD: list[tuple[str, int, str, dict[str, Any]]] = [
     ("not JSON", 400, "parse_error", {"body": b"not JSON"}),

@@ -102,7 +102,8 @@ def test_a_receipt_nobody_was_given_is_not_found(front: Front, receipt: str) -> 
 def test_an_item_without_an_account_or_expired_is_not_found(front: Front) -> None:
     producers, expired = uuid.uuid4().hex, uuid.uuid4().hex
     receipts.note(TABLE, producers, delivered=[0])
-    receipts.create(TABLE, expired, SITE_ID, datetime.now(UTC) - timedelta(days=15, seconds=1), 1)
+    long_ago = datetime.now(UTC) - timedelta(days=15, seconds=1)
+    receipts.create(TABLE, expired, account=SITE_ID, created=long_ago, total=1)
 
     assert [ask(front, receipt).status for receipt in (producers, expired)] == [404, 404]
 

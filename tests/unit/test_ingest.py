@@ -15,6 +15,7 @@ from sluice.errors import Refused, Retryable
 from sluice.ingest import Accepted, Ports
 from sluice.message import Body
 from sluice.receipts import Receipt
+from sluice.rejection import Rejection
 from tests.bodies import (
     KEY,
     NEWEST,
@@ -56,20 +57,27 @@ class Queue:
 
     def __init__(self, *, fails: bool = False) -> None:
         self.stored: list[tuple[Body, str]] = []
-        self.receipts: list[tuple[str, str, datetime, int]] = []
+        self.receipts: list[tuple[str, str, datetime, int, list[int]]] = []
+        self.rejections: list[Rejection] = []
         self.fails = fails
 
     def ports(self) -> Ports:
-        return Ports(self.store, self.open_receipt)
+        return Ports(self.store, self.reject, self.open_receipt)
 
     def store(self, body: Body, account: str) -> None:
         if self.fails:
             raise Retryable("the events queue cannot be reached")
         self.stored.append((body, account))
 
-    def open_receipt(self, receipt: str, account: str, created: datetime, total: int) -> None:
+    def reject(self, rejections: list[Rejection]) -> None:
+        assert self.stored == []
+        self.rejections += rejections
+
+    def open_receipt(
+        self, receipt: str, account: str, created: datetime, total: int, rejected: list[int]
+    ) -> None:
         assert not [body for body, _ in self.stored if receipt in body.text]
-        self.receipts.append((receipt, account, created, total))
+        self.receipts.append((receipt, account, created, total, rejected))
 
 
 @pytest.fixture
@@ -183,7 +191,7 @@ def test_only_a_bulk_request_opens_a_receipt(
 ) -> None:
     accepted = accept(queue, document, surface, headers, {"company_id": SITE_ID})
 
-    assert queue.receipts == [(accepted.receipt, SITE_ID, NOON, total) for total in opened]
+    assert queue.receipts == [(accepted.receipt, SITE_ID, NOON, total, []) for total in opened]
 
 
 RECEIPT = "0123456789abcdef0123456789abcdef"
@@ -206,19 +214,20 @@ def progress(found: Receipt | None, receipt: str = RECEIPT, authorization: str =
 
 
 @pytest.mark.parametrize(
-    ("delivered", "rejected", "status", "completed_at"),
+    ("delivered", "rejected", "noted", "status", "completed_at"),
     [
-        (0, 0, "queued", None),
-        (1, 0, "processing", None),
-        (0, 3, "processing", None),
-        (3, 1, "complete", "2026-07-20T12:05:00Z"),
-        (0, 4, "complete", "2026-07-20T12:05:00Z"),
+        (0, 0, None, "queued", None),
+        (0, 1, None, "queued", None),
+        (1, 0, LATER, "processing", None),
+        (0, 3, LATER, "processing", None),
+        (3, 1, LATER, "complete", "2026-07-20T12:05:00Z"),
+        (0, 4, LATER, "complete", "2026-07-20T12:05:00Z"),
     ],
 )
 def test_a_receipt_tells_what_became_of_its_events(
-    delivered: int, rejected: int, status: str, completed_at: str | None
+    delivered: int, rejected: int, noted: datetime | None, status: str, completed_at: str | None
 ) -> None:
-    found = msgspec.structs.replace(OPENED, delivered=delivered, rejected=rejected, noted=LATER)
+    found = msgspec.structs.replace(OPENED, delivered=delivered, rejected=rejected, noted=noted)
 
     assert progress(found) == {
         "type": "event-bulk-create-job",

@@ -8,6 +8,7 @@ from sluice.settings import IngestSettings
 
 ENVIRONMENT = {
     "SLUICE_EVENTS_QUEUE_URL": "https://queue",
+    "SLUICE_REJECTED_QUEUE_URL": "https://rejected",
     "SLUICE_STATE_TABLE": "state",
     "SLUICE_CLAIM_BUCKET": "claims",
     "SLUICE_ACCOUNTS_SECRET": "secret",
@@ -17,7 +18,7 @@ ENVIRONMENT = {
 
 def test_settings_are_read_from_the_environment() -> None:
     assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings(
-        "https://queue", "state", "claims", "secret"
+        "https://queue", "https://rejected", "state", "claims", "secret"
     )
 
 

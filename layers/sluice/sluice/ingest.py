@@ -5,21 +5,30 @@ Of a bulk request it also tells later what became of it.
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from sluice import admission, contract, intake, message, receipts
+from sluice import admission, contract, intake, jsonapi, message, receipts
 from sluice.accounts import Accounts
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
+from sluice.lenient import Bad
 from sluice.message import Body, Message
 from sluice.receipts import Receipt
+from sluice.rejection import Reason, Rejection
 
 RECEIPT_TYPE: Final = "event-bulk-create-job"
+PROBLEMS_EACH: Final = 5  # of one bad event are told to its caller
+MINIMAL: Final = "return=minimal"
+LENIENT: Final = "handling=lenient"
+# A single event has nothing to be lenient about, and strangers are not to fill the archive.
+_PREFERENCES: Final = {
+    surface: frozenset({MINIMAL, LENIENT} if surface is Surface.BULK else {MINIMAL}) for surface in Surface
+}
 _RECEIPT_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAY_ASK: Final = frozenset({contract.SCOPE_EVENTS_WRITE, contract.SCOPE_EVENTS_READ})
 
@@ -28,19 +37,21 @@ class Ports(msgspec.Struct, frozen=True):
     """What accepting a request reaches the world through.
 
     `store` takes the encoded message and the account's site id; once it returns, the events are safe.
-    `open_receipt` takes a bulk request's receipt id, site id, time and number of events. It is a service
-    to who asks later: if it cannot be written, that is no reason not to take the events, so it never
-    raises.
+    `reject` does the same for rejections. `open_receipt` takes a bulk request's receipt id, site id, time,
+    number of events and the places of those rejected. It is a service to who asks later: if it cannot be
+    written, that is no reason not to take the events, so it never raises.
     """
 
     store: Callable[[Body, str], None]
-    open_receipt: Callable[[str, str, datetime, int], None]
+    reject: Callable[[list[Rejection]], None]
+    open_receipt: Callable[[str, str, datetime, int, list[int]], None]
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A stored request: its receipt id, whose it is, how many events it holds, what was left out.
+    """A stored request: its receipt id, whose it is, how many events of it are taken, what was left out.
 
-    `minimal` is a caller's wish for an answer without a body.
+    `rejected` events are not among the `events`, and `bad` says why. `applied` are those of the caller's
+    preferences that were followed.
     """
 
     receipt: str
@@ -48,7 +59,9 @@ class Accepted(msgspec.Struct, frozen=True):
     events: int
     at: datetime
     ignored: frozenset[str]
-    minimal: bool
+    applied: frozenset[str]
+    bad: Sequence[Bad] = ()
+    rejected: int = 0
 
 
 def accept(
@@ -61,29 +74,64 @@ def accept(
     ports: Ports,
     now: datetime,
 ) -> Accepted:
-    """Stores what a request holds, whole or not at all.
+    """Stores what a request holds, whole or not at all, unless its caller prefers to have its good events
+    taken and the bad ones rejected.
 
-    `headers` are by lower-case name. Raises `Refused`, or what `ports.store` raises.
+    `headers` are by lower-case name. Raises `Refused`, or what `ports.store` and `ports.reject` raise.
     """
     account = admission.admit(surface, headers, query, accounts)
     revision = admission.revision(headers, now)
-    read = intake.read(surface, admission.readable(headers, body), revision, now)
+    applied = admission.preferences(headers) & _PREFERENCES[surface]
+    plain = admission.readable(headers, body)
+    if LENIENT in applied:
+        read = intake.read_leniently(plain, revision, now)
+    else:
+        read = intake.read(surface, plain, revision, now)
     receipt = uuid.uuid4().hex
     stored = Message(receipt, account.site_id, surface, now, read.entries, flat=read.flat)
+    rejected = [receipts.place(bad.entry, event) for bad in read.bad for event in bad.events]
+    if read.bad:
+        # First: what is stored of a request that then fails is a report, and its caller sends it again.
+        ports.reject([_rejection(bad, stored) for bad in read.bad])
     if surface in receipts.SURFACES:
-        ports.open_receipt(receipt, account.site_id, now, read.events)
+        ports.open_receipt(receipt, account.site_id, now, read.events + len(rejected), rejected)
     ports.store(message.encode(stored), account.site_id)
-    minimal = "return=minimal" in admission.preferences(headers)
-    return Accepted(receipt, account.site_id, read.events, now, read.ignored, minimal)
+    return Accepted(
+        receipt, account.site_id, read.events, now, read.ignored, applied, read.bad, len(rejected)
+    )
 
 
 def receipt_document(accepted: Accepted) -> bytes:
     """The 202's body. Klaviyo answers an empty one, but some of its callers parse the answer."""
-    if accepted.minimal:
+    if MINIMAL in accepted.applied:
         return b""
-    attributes = {"status": "queued", "created_at": accepted.at, "total_count": accepted.events}
-    data = {"type": RECEIPT_TYPE, "id": accepted.receipt, "attributes": attributes}
-    return msgspec.json.encode({"data": data})
+    attributes: dict[str, Any] = {"status": "queued", "created_at": accepted.at}
+    attributes["total_count"] = accepted.events + accepted.rejected
+    document: dict[str, Any] = {
+        "data": {"type": RECEIPT_TYPE, "id": accepted.receipt, "attributes": attributes}
+    }
+    if accepted.bad:
+        attributes["failed_count"] = accepted.rejected
+        problems = [problem for bad in accepted.bad for problem in bad.problems[:PROBLEMS_EACH]]
+        document["meta"] = {"errors": [jsonapi.error(400, problem) for problem in problems]}
+    return msgspec.json.encode(document)
+
+
+def _rejection(bad: Bad, source: Message[Any]) -> Rejection:
+    first = bad.problems[0]
+    return Rejection(
+        Reason.INVALID,
+        " ".join(problem.detail for problem in bad.problems[:PROBLEMS_EACH]),
+        msgspec.Raw(bad.payload),
+        source.accepted,
+        account=source.account,
+        code=first.code,
+        status=400,
+        pointer=first.pointer,
+        surface=source.surface,
+        receipt=source.receipt,
+        accepted=source.accepted,
+    )
 
 
 def progress(
@@ -103,7 +151,7 @@ def progress(
         raise Refused(404, [Problem("not_found", "There is no such receipt, or it has expired.")])
     done = found.delivered + found.rejected
     attributes = {
-        "status": "queued" if not done else "processing" if done < found.total else "complete",
+        "status": "complete" if done >= found.total else "processing" if found.noted else "queued",
         "created_at": found.created,
         "completed_at": found.noted if done >= found.total else None,
         "expires_at": found.expires,

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.json import Decoder
 
-from sluice import contract, flat, refusal, rules
+from sluice import contract, flat, lenient, refusal, rules
 from sluice.contract import Surface
 from sluice.documents import (
     BulkDocument,
@@ -30,7 +30,9 @@ from sluice.documents import (
     SoundValue,
 )
 from sluice.duplicates import has_repeated_key
+from sluice.errors import Refused
 from sluice.jsonapi import pointer
+from sluice.lenient import Bad
 from sluice.message import Entry as StampedEntry
 from sluice.message import Event as StampedEvent
 from sluice.rules import Finding, Rules
@@ -39,13 +41,15 @@ from sluice.rules import Finding, Rules
 class Intake(msgspec.Struct, frozen=True):
     """What a body came to: its stamped entries, their number of events, and what was left out.
 
-    `ignored` names fields that were dropped because another identifier made up for them.
+    `ignored` names fields that were dropped because another identifier made up for them; `bad` are the
+    events that were taken out.
     """
 
     entries: list[StampedEntry[Any]]
     events: int
     flat: bool = False
     ignored: frozenset[str] = frozenset()
+    bad: Sequence[Bad] = ()
 
 
 type _Any = BulkDocument | ClientBulkDocument | SingleDocument
@@ -107,6 +111,22 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> In
             _make_anonymous(profile)
     stamped = [_stamp(entry, accepted) for entry in decoded.entries]
     return Intake(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
+
+
+def read_leniently(body: bytes, revision: str, accepted: datetime) -> Intake:
+    """As `read` of a bulk body, but without its bad events where there are good ones too."""
+    try:
+        return read(Surface.BULK, body, revision, accepted)
+    except Refused:
+        separated = lenient.separate(body, rules.rules_for(revision, accepted))
+        if separated is None:
+            raise
+    good = read(Surface.BULK, separated.body, revision, accepted)
+    for (at_entry, at_events), entry in zip(separated.places, good.entries, strict=True):
+        entry.at = at_entry
+        for at_event, event in zip(at_events, entry.events, strict=True):
+            event.at = at_event
+    return msgspec.structs.replace(good, bad=separated.bad)
 
 
 def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | None, tail: str = "") -> str:

@@ -65,10 +65,11 @@ def listed(problems: Iterable[Problem]) -> list[Problem]:
 
 def envelope(status: int, problems: Sequence[Problem]) -> bytes:
     """The body of a refusal."""
-    return msgspec.json.encode({"errors": [_error(status, problem) for problem in problems]})
+    return msgspec.json.encode({"errors": [error(status, problem) for problem in problems]})
 
 
-def _error(status: int, problem: Problem) -> dict[str, object]:
+def error(status: int, problem: Problem) -> dict[str, object]:
+    """One problem as JSON:API writes it."""
     source = {"pointer": problem.pointer, "parameter": problem.parameter}
     return {
         "id": str(uuid.uuid4()),

@@ -41,15 +41,28 @@ def place(entry: int, event: int) -> int:
     return entry * MAX_EVENTS_PER_REQUEST + event
 
 
-def create(table: str, receipt: str, account: str, created: datetime, total: int) -> None:
-    """Writes the receipt of a request that is about to be accepted, before anything can be noted in it."""
-    item = {
+def create(
+    table: str,
+    receipt: str,
+    *,
+    account: str,
+    created: datetime,
+    total: int,
+    rejected: Collection[int] = (),
+) -> None:
+    """Writes the receipt of a request that is about to be accepted, before anything can be noted in it.
+
+    `rejected` are the places of events that were rejected right away.
+    """
+    item: dict[str, Any] = {
         **_key(receipt),
         "account": {"S": account},
         "created": {"S": created.isoformat()},
         "total": {"N": str(total)},
         "expires_at": {"N": str(int(created.timestamp()) + KEEP_SECONDS)},
     }
+    if rejected:
+        item["rejected"] = {"NS": [str(place) for place in rejected]}
     with aws.reaching("the state table cannot be written"):
         aws.dynamodb().put_item(TableName=table, Item=item)
 

@@ -49,14 +49,18 @@ _UNEXPLAINED: Final = Problem("invalid", "The body does not have the documented 
 
 def refused(surface: Surface, body: bytes, limits: Rules) -> Refused:
     """The refusal (400) of a body that cannot be accepted."""
+    return Refused(400, listed(problems(surface, body, limits)) or [_UNEXPLAINED])
+
+
+def problems(surface: Surface, body: bytes, limits: Rules) -> Iterator[Problem]:
+    """Everything that is wrong with a body; raises `Refused` (400) itself if it is not JSON."""
     document = parse(body)
     if names := _repeated(body):
-        return Refused(400, listed(_parse_error(_repeats(name)) for name in names))
+        return (_parse_error(_repeats(name)) for name in names)
     current = flat.to_current(document) if surface is Surface.EVENT else None
-    problems = _problems(surface, document if current is None else current, limits)
-    if current is not None:
-        problems = (flat.to_caller(problem) for problem in problems)
-    return Refused(400, listed(problems) or [_UNEXPLAINED])
+    if current is None:
+        return _problems(surface, document, limits)
+    return (flat.to_caller(problem) for problem in _problems(surface, current, limits))
 
 
 def parse(body: bytes) -> object:

@@ -16,7 +16,8 @@ class Reason(StrEnum):
     """Why something could not be delivered."""
 
     MALFORMED = "malformed_message"  # put on the queue by hand or damaged: it cannot be read
-    INVALID = "invalid"  # put on the queue by a producer: it breaks a rule of the contract
+    # It breaks a rule of the contract, but there was nobody to refuse it to, or he asked to go on without it.
+    INVALID = "invalid"
     OVERSIZED = "oversized"  # one event that no job can hold
     REFUSED = "refused_by_upstream"
     DEAD_LETTER = "dead_letter"  # received too often without an outcome, or it outlived the queue

@@ -13,9 +13,10 @@ _PREFIX: Final = "SLUICE_"
 
 
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ingest needs: where accepted requests go, where their receipts and the accounts are."""
+    """What ingest needs: where accepted requests and refused events go, where receipts and accounts are."""
 
     events_queue_url: str
+    rejected_queue_url: str
     state_table: str
     claim_bucket: str
     accounts_secret: str
