@@ -109,7 +109,8 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> In
         _normalise_meta(profile)
         if surface in _CLIENT:
             _make_anonymous(profile)
-    stamped = [_stamp(entry, accepted) for entry in decoded.entries]
+    keys: dict[tuple[Any, ...], str] = {}
+    stamped = [_stamp(entry, keys, accepted) for entry in decoded.entries]
     return Intake(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
 
 
@@ -253,9 +254,13 @@ def _entry_of(document: SingleDocument) -> Entry:
     return Entry("event-bulk-create", EntryAttributes(single.profile, events))
 
 
-def _stamp(entry: Entry, accepted: datetime) -> StampedEntry[Any]:
+def _stamp(entry: Entry, keys: dict[tuple[Any, ...], str], accepted: datetime) -> StampedEntry[Any]:
+    """An entry as it travels. `keys` holds those of the request so far: senders repeat profiles."""
     profile = entry.attributes.profile.data
-    key = _digest([value or None for value in rules.identifiers(profile)])
+    identifiers = rules.identifiers(profile)
+    key = keys.get(identifiers)
+    if key is None:
+        key = keys[identifiers] = _digest([value or None for value in identifiers])
     events = [_stamp_event(event.attributes, key, accepted) for event in entry.attributes.events.data]
     return StampedEntry(key, profile, events, backfill=entry.attributes.backfill is True)
 

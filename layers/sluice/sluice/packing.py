@@ -361,7 +361,7 @@ class _Packer:
             self._told.add(_statement(like[1]))
         placed.events[event.id] = (job.number, event)
         job.events += 1
-        job.size += _event_size(event)
+        job.size += len(event.attributes) + _EVENT_BYTES
         if job.events == MAX_EVENTS_PER_REQUEST or job.size > _FULL_BYTES:
             self._open.pop(job.number, None)
 

@@ -141,9 +141,10 @@ def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
 
 
 def _check_location(location: Location, found: list[Finding]) -> None:
-    for name, value in (("latitude", location.latitude), ("longitude", location.longitude)):
-        if _is_large(value):
-            found.append((("attributes", "location", name), _INTEGER))
+    if _is_large(location.latitude):
+        found.append((("attributes", "location", "latitude"), _INTEGER))
+    if _is_large(location.longitude):
+        found.append((("attributes", "location", "longitude"), _INTEGER))
 
 
 def _check_metas(profile: ProfileData, found: list[Finding]) -> None:
