@@ -86,7 +86,7 @@ def mapped(
         try:
             yield
         finally:
-            events.stop(grace=1.0)
+            events.stop(GRACE_SECONDS)
             others.stop(2 * GRACE_SECONDS)
 
 

@@ -4,7 +4,7 @@ import json
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEAD_LETTER = "dead_letter"
+CONTROL_SECONDS = 60
 
 
 class Accepted:
@@ -22,6 +23,7 @@ class Accepted:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.marks: set[str] = set()
+        self.unanswered: list[Sending] = []
         self.poison: set[str] = set()
         self.poisonous_receipts: set[str] = set()
 
@@ -31,6 +33,12 @@ class Accepted:
             if sending.poison:
                 self.poison.update(sending.marks)
                 self.poisonous_receipts.add(receipt)
+
+    def settle(self, arrived: Set[str]) -> None:
+        """Count what was not answered as accepted, whole, where any of it has arrived."""
+        for sending in self.unanswered:
+            if not arrived.isdisjoint(sending.marks):
+                self.marks.update(sending.marks)
 
     def is_poison(self, path: str) -> bool:
         """Whether a path names an object of the poison."""
@@ -114,6 +122,7 @@ def count(plan: Plan, accepted: Accepted, archive: Archive, taken: Counter[str],
     """The figures, from what the stand-in took (how often each mark) and what is archived."""
     delivered = set(taken)
     rejected = archive.marks
+    accepted.settle(delivered | rejected)
     should_be_rejected = (plan.bad | accepted.poison) & accepted.marks
     return Count(
         accepted=len(accepted.marks),
@@ -147,23 +156,23 @@ class StandIn:
         request = urllib.request.Request(
             f"{self.url}/_standin/settings", data=json.dumps(settings).encode(), method="PUT"
         )
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=CONTROL_SECONDS):
             pass
 
     def faults(self) -> int:
         """How many requests were struck by any."""
-        with urllib.request.urlopen(f"{self.url}/_standin/requests", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/_standin/requests", timeout=CONTROL_SECONDS) as answer:
             return sum(bool(line["faults"]) for line in json.load(answer))
 
     def summary(self) -> dict[str, Any]:
         """Of its one account."""
-        with urllib.request.urlopen(f"{self.url}/_standin/summary", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/_standin/summary", timeout=CONTROL_SECONDS) as answer:
             [account] = json.load(answer)["accounts"].values()
         return dict(account)
 
     def taken(self) -> Counter[str]:
         """How often each mark was recorded."""
-        with urllib.request.urlopen(f"{self.url}/_standin/events", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.url}/_standin/events", timeout=CONTROL_SECONDS) as answer:
             return Counter(mark.decode() for mark in MARK.findall(answer.read()))
 
 

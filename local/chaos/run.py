@@ -132,6 +132,8 @@ class Run:
             receipt = self._put_on_queue(sending) if sending.way is Way.QUEUE else self._post(sending)
         except urllib.error.HTTPError as error:
             self._not_accepted.append(f"{sending.way} {error.code} {error.read()[:300]!r}")
+        except OSError:  # too slow, on a busy machine: it may have been accepted
+            self._accepted.unanswered.append(sending)
         else:
             self._accepted.add(sending, receipt)
 

@@ -110,3 +110,15 @@ def test_a_dead_letter_that_is_not_the_poison_is_named(accepted, archive):
     archive.take([line("3", "dead_letter", "chaos-000002")])
 
     assert "dead letters other than the poison" in figures(accepted, archive, {"chaos-000001": 1}).faults
+
+
+def test_what_was_not_answered_is_accepted_whole_where_any_of_it_arrived(accepted, archive):
+    accepted.unanswered += [
+        Sending(0.0, Way.BULK, b"", ("chaos-000011", "chaos-000012")),
+        Sending(0.0, Way.EVENT, b"", ("chaos-000013",)),
+    ]
+
+    figure = figures(accepted, archive, {**ALL_IS_WELL, "chaos-000011": 1})
+
+    assert figure.accepted == 6
+    assert figure.lost == {"chaos-000012"}
