@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import corpus, gateway
-from sluice import dispatch, message, pace, upstream
+from sluice import delivery, dispatch, message, pace, upstream
 from sluice.accounts import Account, Accounts
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
 from sluice.pace import Pace, Window
@@ -115,11 +115,13 @@ class _Run:
         return dispatch.Ports(
             accounts=lambda: self._accounts,
             fetch_claim=lambda _: b"",
-            create_job=create_job,
-            pace=lambda _: self._pace(self._shared, deadline),
-            circuits=dispatch.Circuits(is_open, nothing, nothing, nothing),
-            receipts=dispatch.Receipts(nothing, nothing),
-            now=lambda: datetime.now(UTC),
+            delivery=delivery.Ports(
+                create_job=create_job,
+                pace=lambda _: self._pace(self._shared, deadline),
+                circuits=delivery.Circuits(is_open, nothing, nothing, nothing),
+                receipts=delivery.Receipts(nothing, nothing),
+                now=lambda: datetime.now(UTC),
+            ),
         )
 
     def _result(self, cpu: float) -> dict[str, Any]:
