@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 HERE = Path(__file__).parent
 MODULES = HERE / "node" / "node_modules"
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
 
 type Way = Literal["bulk", "single"]
 type Outcome = dict[str, Any]

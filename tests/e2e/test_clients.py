@@ -205,7 +205,7 @@ def test_what_a_client_sends_arrives_field_by_field(
     profile, whole = arrived(client, email)
 
     assert "returned" in outcomes[client.name][way]
-    eventually(lambda: len(stack.taken_of(email)) == (2 if way == "bulk" else 1))
+    eventually(lambda: len(stack.taken_of(email)) == (2 if way == "bulk" else 1), seconds=60)
     first, *others = sorted(stack.taken_of(email), key=lambda each: len(each["event"]), reverse=True)
     assert text(first["event"]) == text(whole)
     assert text(first["profile"]) == text(profile)
@@ -220,7 +220,7 @@ def test_each_profile_of_a_bulk_request_keeps_its_own_events(
     email = email_of(client, "bulk")
     _, whole = arrived(client, email)
 
-    [other] = eventually(lambda: stack.taken_of(f"other-{email}"))
+    [other] = eventually(lambda: stack.taken_of(f"other-{email}"), seconds=60)
 
     assert text(other["event"]) == text(whole)
     assert other["profile"]["attributes"] == {"email": f"other-{email}"}
@@ -300,7 +300,7 @@ def put_off(stack: Stack) -> PutOff:
     )
     denial = {"RoleName": ingest["Role"].rpartition("/")[2], "PolicyName": "without-the-queue"}
     denied = {"Effect": "Deny", "Action": "sqs:SendMessage", "Resource": "*"}
-    all_told = threading.Barrier(len(INSTALLED), lambda: iam.delete_role_policy(**denial), timeout=30)
+    all_told = threading.Barrier(len(INSTALLED), lambda: iam.delete_role_policy(**denial), timeout=60)
 
     def unavailable(forward: Forward) -> Answer:
         answer = forward()
@@ -352,7 +352,7 @@ def test_a_client_that_is_put_off_tries_again(
     assert [each.answer.status for each in later] == [202]
     assert later[0].body == first.body
     assert "returned" in outcome
-    [taken] = eventually(lambda: stack.taken_of(email_of(client, code)))
+    [taken] = eventually(lambda: stack.taken_of(email_of(client, code)), seconds=60)
     assert taken["event"]["metric"] == metric("Viewed Product")
 
 
