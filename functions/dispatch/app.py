@@ -81,6 +81,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             # The next part may end this process, and the answer with it.
             done = [records[number]["receiptHandle"] for number in part if number not in staying]
             aws.delete(configuration.events_queue_url, done)
+    if kept:
+        sent = min(int(records[number]["attributes"]["SentTimestamp"]) for number in kept) / 1_000
+        metrics.add_metric("OldestKeptSeconds", MetricUnit.Seconds, time.time() - sent)
     _report(counts, len(kept))
     kept_ids = [records[number]["messageId"] for number in sorted(kept)]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in kept_ids]}

@@ -226,6 +226,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("EventsQueue", "ApproximateAgeOfOldestMessage"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesVisible"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
+        ("", "OldestKeptSeconds"),
         ("", "OpenCircuits"),
         ("", "DeadLetters"),
     ]:

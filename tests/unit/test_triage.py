@@ -65,9 +65,13 @@ def items(verdict):
 
 class TestTaken:
     @pytest.mark.parametrize("status", [200, 201, 202, 204])
-    @pytest.mark.parametrize("body", [b"", b'{"data": null}', b"not JSON", PAGE])
+    @pytest.mark.parametrize("body", [b"", b'{"data": null}', b"not JSON"])
     def test_any_success_is(self, status, body):
         assert judge(Answer(status, {}, body), JOB) == Taken()
+
+    @pytest.mark.parametrize("status", [200, 202])
+    def test_but_a_page_comes_from_something_else(self, status):
+        assert isinstance(judge(Answer(status, HTML, PAGE), JOB), Transient)
 
     def test_and_what_was_ignored_is_said(self):
         answer = Answer(202, {"x-klaviyo-partial-failure": "phone_number"})

@@ -153,16 +153,15 @@ class _Delivery:
 
     async def _skip_what_is_done(self) -> None:
         """Leaves out of redelivered bulk requests the events that their receipts say are done."""
-        again = {
-            message.receipt: number
-            for number, message in self._messages.items()
-            if number in self._again and _has_receipt(message)
-        }
+        again: dict[str, list[int]] = defaultdict(list)
+        for number, message in self._messages.items():
+            if number in self._again and _has_receipt(message):
+                again[message.receipt].append(number)
         if again:
             for receipt, places in (await self._ports.receipts.done(list(again))).items():
-                number = again[receipt]
-                self._messages[number] = _without(self._messages[number], places)
-                self._outcome.counts["SkippedEvents"] += len(places)
+                for number in again[receipt]:
+                    self._messages[number] = _without(self._messages[number], places)
+                    self._outcome.counts["SkippedEvents"] += len(places)
 
     async def _probe(self) -> None:
         """Tries only what was sent back for that, while the circuit is open; parks all else."""
@@ -220,7 +219,7 @@ class _Delivery:
             if not isinstance(verdict, triage.Attributed):
                 await self._settle(rest, verdict, budget)
                 return rest is job and isinstance(verdict, triage.Taken)
-            rest = await self._excise(rest, verdict)
+            rest = await self._excise(rest, verdict, budget)
         return False
 
     async def _settle(
@@ -272,7 +271,7 @@ class _Delivery:
                     return verdict
         return None
 
-    async def _excise(self, job: Job, verdict: triage.Attributed) -> Job | None:
+    async def _excise(self, job: Job, verdict: triage.Attributed, budget: "_Budget") -> Job | None:
         """Takes out what the upstream named; what is left is to be sent at once."""
         taken_apart: dict[int, list[JobEntry]] = {}
         for (entry_index, event_index), fault in verdict.faults.items():
@@ -284,9 +283,16 @@ class _Delivery:
                 taken_apart[entry_index] = parts  # perhaps only one of the profiles merged here is at fault
             else:
                 self._reject(entry.events, entry.profile, Reason.REFUSED, fault, None)
-        recorded = [job.entries[entry].events[event] for entry, event in sorted(verdict.duplicates)]
+        named = [job.entries[entry].events[event] for entry, event in sorted(verdict.duplicates)]
+        ids = Counter(event.id for entry in job.entries for event in entry.events)
+        recorded = [event for event in named if ids[event.id] == 1]
         self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in recorded)
         await self._note_delivered(recorded)
+        for event in named:
+            if ids[event.id] > 1:
+                # Two of one id may be one event to the upstream, and neither recorded: each is asked about.
+                alone = JobEntry(event.key, event.profile, event.backfill, [event])
+                await self._deliver(packing.job_of(job.number, [alone]), budget)
         return packing.without(job, verdict.faults.keys() | verdict.duplicates, taken_apart)
 
     async def _bisect(self, job: Job, fault: Fault, budget: "_Budget") -> None:

@@ -6,7 +6,7 @@ contract's; `UNSET` is a field the caller did not send, `None` one sent as null.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -101,7 +101,10 @@ class Metric(_Document):
     data: MetricData
 
 
-type UniqueId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_UNIQUE_ID)]
+# Nothing that an upstream could find fault with in its form: a refused unique_id means that it is known.
+_VISIBLE: Final = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?\Z"
+
+type UniqueId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_UNIQUE_ID, pattern=_VISIBLE)]
 
 
 def _sound_value() -> Any:

@@ -46,9 +46,9 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
     is_open = circuit.is_open(table, site_id)
     parked = circuit.parked_objects(bucket, site_id)
     if is_open:
-        # The smallest object is often a probe that came back: then there is no rest to write.
-        smallest = min(parked, key=parked.__getitem__, default=None)
-        return True, _send(store, site_id, smallest, probe=True) if smallest else 0
+        # The oldest: a probe that came back is the newest, so one that is never looked at blocks no other.
+        oldest = next(iter(parked), None)
+        return True, _send(store, site_id, oldest, probe=True) if oldest else 0
     sent = 0
     for key in parked:
         if not has_time():

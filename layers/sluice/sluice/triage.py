@@ -107,7 +107,7 @@ def judge(answer: Answer, job: Job) -> Verdict:
     """What an `answer` to `job` means."""
     if answer.status is None:
         return Transient(answer.failure)
-    if 200 <= answer.status < 300:
+    if 200 <= answer.status < 300 and not _is_html(answer):
         return Taken(_header(answer, "x-klaviyo-partial-failure"))
     if answer.status == 429:
         return Throttled(retry_after(answer))
