@@ -171,6 +171,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         "SLUICE_CLAIM_BUCKET": "claims",
         "SLUICE_STATE_TABLE": TABLE,
         "SLUICE_ACCOUNTS_SECRET": "accounts",
+        "SLUICE_ALLOWED_ORIGINS": "*",
     }
     for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
         monkeypatch.delenv(name)

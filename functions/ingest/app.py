@@ -1,6 +1,7 @@
 """The front: API Gateway's request in, the documented answer out. What is decided, `sluice` decides."""
 
 import base64
+import contextlib
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
+from sluice import accounts, aws, cors, ingest, jsonapi, receipts, rejection, settings
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
@@ -119,22 +120,29 @@ def _tell_progress(receipt: str) -> Response[str]:
     return _answer(200, document)
 
 
+@app.route("/client/event-bulk-create", method="OPTIONS")
+@app.route("/client/events", method="OPTIONS")
+def _tell_browser() -> Response[str]:
+    metrics.add_metric("Preflights", MetricUnit.Count, 1)
+    return _answer(204, b"", cors.preflight(*_web_page()))
+
+
 _ALLOWED: Final = {
     "/api/event-bulk-create-jobs": "POST",
     "/api/event-bulk-create-jobs/*": "GET",
     "/api/events": "POST",
-    "/client/event-bulk-create": "POST",
-    "/client/events": "POST",
+    "/client/event-bulk-create": "POST, OPTIONS",
+    "/client/events": "POST, OPTIONS",
 }
 
 
 @app.not_found
 def _not_found(_: Exception) -> Response[str]:
     path = PurePosixPath(app.current_event.path)
-    for route, method in _ALLOWED.items():
+    for route, methods in _ALLOWED.items():
         if path.full_match(route):
-            problem = Problem("method_not_allowed", f"Only {method} is allowed here.")
-            return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": method})
+            problem = Problem("method_not_allowed", f"Allowed here: {methods}.")
+            return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": methods})
     return _answer(404, jsonapi.envelope(404, [Problem("not_found", "There is nothing at this path.")]))
 
 
@@ -175,7 +183,18 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
     if status >= 400:
         name = "RefusedRequests" if status < 500 else "FailedRequests"
         metrics.add_metric(name, MetricUnit.Count, 1)
-    return Response(status, jsonapi.MEDIA_TYPE, body.decode(), dict(headers or {}))
+    return Response(
+        status, jsonapi.MEDIA_TYPE, body.decode(), {**cors.headers(*_web_page()), **(headers or {})}
+    )
+
+
+def _web_page() -> tuple[str, str | None, str]:
+    """The path of the request, the page's origin if it comes from one, and the origins that may call."""
+    event = app.current_event
+    allowed = ""
+    with contextlib.suppress(Misconfigured):  # which is then what the answer is about
+        allowed = settings.load(IngestSettings).allowed_origins
+    return event.path, event.headers.get("origin"), allowed
 
 
 def _headers() -> dict[str, str]:

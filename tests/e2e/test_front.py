@@ -233,6 +233,18 @@ def test_another_method_is_told_which_one_is_allowed(stack: Stack) -> None:
     assert answer.json()["errors"][0]["code"] == "method_not_allowed"
 
 
+def test_a_browser_may_call_the_client_routes_and_no_others(stack: Stack) -> None:
+    asking = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+
+    allowed = httpx2.options(f"{stack.api}/client/events?company_id={stack.site_id}", headers=asking)
+    refused = httpx2.options(f"{stack.api}{BULK}", headers=asking)
+
+    assert (allowed.status_code, allowed.headers["Access-Control-Allow-Origin"]) == (204, "*")
+    assert "revision" in allowed.headers["Access-Control-Allow-Headers"]
+    assert refused.status_code == 405
+    assert "Access-Control-Allow-Origin" not in refused.headers
+
+
 def test_a_malformed_message_is_set_aside_at_once_and_its_neighbours_arrive(stack: Stack) -> None:
     emails = [fresh_email() for _ in range(3)]
     marker = uuid.uuid4().hex

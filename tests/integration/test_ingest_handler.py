@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from sluice import accounts, aws, intake, message
+from sluice import accounts, aws, intake, message, settings
 from tests.bodies import KEY, NEWEST, SITE_ID, bulk, client_bulk, encoded, entry, event, flat, profile, single
 from tests.front import (
     BULK,
@@ -180,6 +180,7 @@ REFUSED: list[tuple[int, str, dict[str, Any]]] = [
     (405, "method_not_allowed", {"method": "GET"}),
     (405, "method_not_allowed", {"method": "PUT", "path": f"{CLIENT_EVENT}/"}),
     (405, "method_not_allowed", {"path": f"{BULK}/s3cret"}),
+    (405, "method_not_allowed", {"method": "OPTIONS"}),
     (410, "gone", {"revision": "2022-10-17", "X_Klaviyo_Revision_Fall_Forward_Opt_Out": "1"}),
     (413, "payload_too_large", {"document": b" " * 5_242_881}),
     (415, "unsupported_media_type", {"Content_Type": "text/plain"}),
@@ -206,7 +207,8 @@ def test_a_refusal_is_the_documented_one_stores_nothing_and_gives_nothing_away(
 
 
 def allowed(request: dict[str, Any]) -> str:
-    return "GET" if request.get("path", BULK).startswith(f"{BULK}/") else "POST"
+    path = request.get("path", BULK)
+    return "POST, OPTIONS" if path.startswith("/client/") else "GET" if path != BULK else "POST"
 
 
 def test_what_is_accepted_gives_nothing_away_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
@@ -252,6 +254,19 @@ def test_accounts_that_cannot_be_right_are_this_sides_fault(front: Front, secret
     assert "misconfigured" in front.said.getvalue()
     assert "pk_upstream" not in front.said.getvalue()
     assert front.is_empty()
+
+
+@pytest.mark.parametrize(("path", "document"), [(BULK, bulk()), (CLIENT_EVENT, single())])
+def test_settings_that_are_missing_are_this_sides_fault(
+    front: Front, monkeypatch: pytest.MonkeyPatch, path: str, document: Any
+) -> None:
+    monkeypatch.delenv("SLUICE_ALLOWED_ORIGINS")
+    settings.load.cache_clear()
+
+    answer = front.send(path, document)
+
+    assert (answer.status, answer.codes) == (500, ["error"])
+    assert "SLUICE_ALLOWED_ORIGINS is not set" in front.said.getvalue()
 
 
 def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,12 +188,13 @@ def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
 
 def what_is_named_may_be_used(template: Template) -> Iterator[str]:
     """A resource in a function's environment that its role has no word on is a mistake in one of the two;
-    a literal there could be a secret."""
+    a literal there could be a secret, and so could a parameter that is not to be shown."""
+    shown = {name for name, parameter in template["Parameters"].items() if "NoEcho" not in parameter}
     for name, function in of_type(template, FUNCTION).items():
         role = template["Resources"][target(function["Role"])]["Properties"]
         allowed = {target(resource) for each in statements(role) for resource in as_list(each["Resource"])}
         for variable, value in function["Environment"]["Variables"].items():
-            if variable.startswith("SLUICE_") and target(value) not in allowed:
+            if variable.startswith("SLUICE_") and target(value) not in allowed | shown:
                 yield f"{name}: {variable} is {value}"
 
 
@@ -321,6 +322,7 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (environment_is_what_the_function_reads, f"{ENVIRONMENT}.POWERTOOLS_SERVICE_NAME", "service"),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_CLAIM_BUCKET", {"Ref": "ArchiveBucket"}),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_ACCOUNTS_SECRET", "pk_0123456789"),
+    (what_is_named_may_be_used, "Parameters.AllowedOrigins.NoEcho", True),
     (secrets_stay_in_the_secret, f"{ENVIRONMENT}.KEY", "{{resolve:secretsmanager:keys}}"),
     (secrets_stay_in_the_secret, "Resources.AccountsSecret.Properties.SecretString", '{"accounts": [{}]}'),
     (functions_have_no_dead_letter_queue, "Resources.RejectFunction.Properties.DeadLetterConfig", {}),

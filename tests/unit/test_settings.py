@@ -12,13 +12,14 @@ ENVIRONMENT = {
     "SLUICE_STATE_TABLE": "state",
     "SLUICE_CLAIM_BUCKET": "claims",
     "SLUICE_ACCOUNTS_SECRET": "secret",
+    "SLUICE_ALLOWED_ORIGINS": "*",
     "AWS_REGION": "us-east-1",
 }
 
 
 def test_settings_are_read_from_the_environment() -> None:
     assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings(
-        "https://queue", "https://rejected", "state", "claims", "secret"
+        "https://queue", "https://rejected", "state", "claims", "secret", "*"
     )
 
 

@@ -13,13 +13,17 @@ _PREFIX: Final = "SLUICE_"
 
 
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ingest needs: where accepted requests and refused events go, where receipts and accounts are."""
+    """What ingest needs: where requests and refused events go, where receipts and accounts are.
+
+    `allowed_origins` are those of the web pages that may call the client routes, by commas, or `*`.
+    """
 
     events_queue_url: str
     rejected_queue_url: str
     state_table: str
     claim_bucket: str
     accounts_secret: str
+    allowed_origins: str
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
