@@ -336,7 +336,7 @@ EVENTS = some(
     time=TIMES,
     value=st.none() | SMALL_INTEGERS | st.floats(allow_nan=False, allow_infinity=False),
     value_currency=st.sampled_from(["USD", None]),
-    unique_id=st.text(min_size=1, max_size=9).map(lambda text: f"id {ascii(text)}") | st.none(),
+    unique_id=st.text(min_size=1, max_size=9).map(lambda text: f"id {text!a}") | st.none(),
     backfill=st.booleans() | st.none(),
     metric=st.builds(metric, st.text(min_size=1, max_size=9)),
 ).map(lambda attributes: event(**attributes))
