@@ -283,7 +283,8 @@ def throttled() -> Answer:
     template = yaml_parse(Path("template.yaml").read_text())
     response = template["Resources"]["Api"]["Properties"]["GatewayResponses"]["THROTTLED"]
     parameters = response["ResponseParameters"]["Headers"]
-    headers = httpx2.Headers({name: value.strip("'") for name, value in parameters.items()})
+    static = {name: value.strip("'") for name, value in parameters.items() if isinstance(value, str)}
+    headers = httpx2.Headers(static)
     body = response["ResponseTemplates"]["application/json"].replace("$context.requestId", str(uuid.uuid4()))
     return Answer(response["StatusCode"], headers, body.encode())
 

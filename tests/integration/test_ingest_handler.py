@@ -164,7 +164,7 @@ REFUSED: list[tuple[int, str, dict[str, Any]]] = [
     (400, "parse_error", {"document": b'{"s3cret": "\xff"}'}),
     (400, "parse_error", {"document": b'{"s3cret": "\xff"}', "encode": True}),
     (400, "parse_error", {"document": b'{"s3cret": 1, "s3cret": 2}'}),
-    (400, "parse_error", {"Content_Encoding": "gzip"}),
+    (400, "parse_error", {"document": b"s3cret", "Content_Encoding": "gzip"}),
     (400, "invalid", {"document": BAD}),
     (400, "invalid", {"document": bulk(*[entry()] * 1_001)}),
     (400, "invalid", {"revision": None}),

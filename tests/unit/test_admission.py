@@ -227,6 +227,26 @@ def test_a_compressed_body_is_read(encoding: str) -> None:
     assert admission.readable(*compressed(encoding.strip(), b"{}")) == b"{}"
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("body", [b"{}", b' \r\n\t{"data": 1}', b"{"])
+def test_a_body_the_gateway_decompressed_is_read_whatever_the_header_says(encoding: str, body: bytes) -> None:
+    assert (
+        admission.readable({"content-type": "application/json", "content-encoding": encoding}, body) == body
+    )
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("level", range(10))
+def test_nothing_compressed_is_taken_for_json(encoding: str, level: int) -> None:
+    plain = b'{"data": 1}'
+    packed = gzip.compress(plain, level) if encoding == "gzip" else zlib.compress(plain, level)
+
+    assert (
+        admission.readable({"content-type": "application/json", "content-encoding": encoding}, packed)
+        == plain
+    )
+
+
 def test_an_identity_body_is_read_as_it_is() -> None:
     headers = {"content-type": "application/json", "content-encoding": "identity"}
 
@@ -260,7 +280,7 @@ def test_a_body_that_would_unpack_to_gigabytes_is_refused_at_the_limit() -> None
 @pytest.mark.parametrize("spoil", ["cut", "plain", "more", "empty"])
 def test_a_damaged_body_is_a_parse_error(encoding: str, spoil: str) -> None:
     headers, body = compressed(encoding, b"{}" * 100)
-    spoilt = {"cut": body[:-3], "plain": b"{}", "more": body + body, "empty": b""}[spoil]
+    spoilt = {"cut": body[:-3], "plain": b"plain", "more": body + body, "empty": b""}[spoil]
 
     with pytest.raises(Refused) as raised:
         admission.readable(headers, spoilt)

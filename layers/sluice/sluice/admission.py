@@ -19,6 +19,7 @@ _AUTHORIZATION: Final = re.compile(r"(?:Klaviyo-API-Key|Bearer)[ ]+([^\s]+)", re
 _REVISION: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:\.[A-Za-z0-9]+)?")
 _FALL_FORWARD_OPT_OUT: Final = "x-klaviyo-revision-fall-forward-opt-out"
 _CHARSET: Final = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
+_JSON_OBJECT: Final = re.compile(rb"\s*{")  # nothing compressed begins like this
 _WBITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's own codes for the formats
 
 
@@ -104,6 +105,8 @@ def _decompressed(encoding: str, body: bytes) -> bytes:
         return body
     if encoding not in _WBITS:
         raise _unsupported("Send the body as it is, or compressed with gzip or deflate.")
+    if _JSON_OBJECT.match(body):
+        return body  # API Gateway has decompressed it, whatever it says of the header
     inflater = zlib.decompressobj(_WBITS[encoding])
     try:
         plain = inflater.decompress(body, contract.MAX_BODY_BYTES_IN + 1)
