@@ -122,10 +122,10 @@ class Cloud:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        self.sqs = boto3.client("sqs")
-        self.s3 = boto3.client("s3")
-        self.dynamodb = boto3.client("dynamodb")
-        self.secrets = boto3.client("secretsmanager")
+        self.sqs = _client("sqs")
+        self.s3 = _client("s3")
+        self.dynamodb = _client("dynamodb")
+        self.secrets = _client("secretsmanager")
         attributes = {"VisibilityTimeout": "1380"}
         self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
         self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
@@ -284,16 +284,14 @@ def again(event: dict[str, Any], receives: int, seconds: float) -> dict[str, Any
     return {"Records": records}
 
 
+@functools.cache
+def _client(service: str) -> Any:
+    return boto3.client(service)  # type: ignore[call-overload]
+
+
 def forget() -> None:
-    """Everything a process keeps from its first request on."""
-    for cached in (
-        aws.sqs,
-        aws.s3,
-        aws.dynamodb,
-        aws.visibility_timeout,
-        settings.load,
-        accounts.secrets,
-    ):
+    """What a process keeps from its first request on, but for its clients: they are slow to make."""
+    for cached in (aws.visibility_timeout, settings.load, accounts.secrets):
         cached.cache_clear()
 
 

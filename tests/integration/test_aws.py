@@ -230,6 +230,12 @@ def test_clients_are_made_one_at_a_time(cloud: Cloud, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(boto3, "client", slowly)
 
-    aws.at_once(lambda client: client(), [aws.sqs, aws.s3, aws.dynamodb])
+    clients = [aws.sqs, aws.s3, aws.dynamodb]
+    for client in clients:
+        client.cache_clear()
 
+    aws.at_once(lambda client: client(), clients)
+
+    for client in clients:
+        client.cache_clear()
     assert most == 1

@@ -324,7 +324,7 @@ class TestRegister:
     def test_one_parks_while_two_resume(self, parking: Parking, before: str) -> None:
         kinds = {"park": 2, "one": 3, "two": 3}
         orders = set(itertools.permutations("".join(name[0] * count for name, count in kinds.items())))
-        for order in random.Random(1).sample(sorted(orders), 120):
+        for order in random.Random(1).sample(sorted(orders), 60):
             if before == "registered":
                 circuit.park("state", "claims", SITE, [])
             queues = {

@@ -482,7 +482,9 @@ class TestIsolation:
         assert len(dispatch.postponed()) == 1  # the suspect's visibility is left to run out
         assert len(dispatch.cloud.left()) == 2
 
-    def test_what_was_given_back_is_no_suspect(self, dispatch: Dispatch) -> None:
+    @pytest.mark.parametrize("operation", ["none", "GetQueueAttributes"])
+    def test_what_was_given_back_is_no_suspect(self, dispatch: Dispatch, operation: str) -> None:
+        dispatch.cloud.calls.fail(operation)
         dispatch.put(one("ann"), one("bob"))
         records = again(dispatch.cloud.receive(), receives=10, seconds=9 * 900)
 
