@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks import corpus, gateway, measure
 from sluice import message, pace
-from sluice.contract import BURST_LIMIT, MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
+from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
 from sluice.message import StoredMessage
 from tests.simulation import World
 from tests.simulation import run as pretend
@@ -80,16 +80,16 @@ def _drain(backlog: int) -> dict[str, Any]:
     seconds, growth = pretend(fill_and_drain())
     lines = world.klaviyo.requests(gateway.SITE_ID)
     taken = [line.events for line in lines if line.status == 202]
-    span = lines[-1].time - lines[0].time
+    shares = int((lines[-1].time - lines[0].time) * 1_000 / pace.SHARE_MS)
+    span = shares * pace.SHARE_MS / 1_000
+    within = sum(line.time < lines[0].time + span for line in lines)
     return {
         "events": backlog,
         "delivered": sum(taken),
         "simulated_seconds": seconds,
         "real_seconds": time.perf_counter() - begin,
         "requests": len(lines),
-        "used": (len(lines) - BURST_LIMIT) / (STEADY_LIMIT / 60 * span)
-        if span > pace.STEADY_MS / 1e3
-        else None,
+        "used": within / (STEADY_LIMIT / 60 * span) if shares else None,
         "fill": sum(taken) / len(taken) / MAX_EVENTS_PER_REQUEST,
         "throttles": sum(line.status == 429 for line in lines),
         "receives_per_message": world.queue.receives / backlog,

@@ -1,4 +1,4 @@
-"""SQS and Secrets Manager as far as ingest calls them, on a loopback socket in a process of its own."""
+"""What ingest calls of SQS, Secrets Manager and DynamoDB, on a loopback socket in a process of its own."""
 
 import contextlib
 import hashlib
@@ -49,6 +49,8 @@ def environment(url: str) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "SLUICE_EVENTS_QUEUE_URL": url + QUEUE_PATH,
+        "SLUICE_REJECTED_QUEUE_URL": url + "/123456789012/rejected",
+        "SLUICE_STATE_TABLE": "state",
         "SLUICE_CLAIM_BUCKET": "claims",
         "SLUICE_ACCOUNTS_SECRET": "accounts",
         "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
@@ -71,8 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.headers["X-Amz-Target"].endswith("GetSecretValue"):
+        operation = self.headers["X-Amz-Target"].partition(".")[2]
+        if operation == "GetSecretValue":
             answer = {"Name": "accounts", "SecretString": json.dumps(ACCOUNTS)}
+        elif operation == "PutItem":
+            answer = {}
         else:
             digest = hashlib.md5(body["MessageBody"].encode(), usedforsecurity=False).hexdigest()
             answer = {"MessageId": str(uuid.uuid4()), "MD5OfMessageBody": digest}
