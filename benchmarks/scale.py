@@ -23,7 +23,7 @@ def run(largest: int, backlog: int) -> dict[str, Any]:
     sizes = [size for size in (10**3, 10**4, 10**5, 10**6) if size <= largest]
     return {
         "packing": {str(size): _apart(_pack, size) for size in sizes},
-        "backlog": _apart(_drain, backlog),
+        "backlog": _apart(drain, backlog),
     }
 
 
@@ -60,7 +60,7 @@ def _bulk_messages(count: int) -> Iterator[StoredMessage]:
         yield message.decode(text.decode(), lambda _: b"")
 
 
-def _drain(backlog: int) -> dict[str, Any]:
+def drain(backlog: int) -> dict[str, Any]:
     """A queue of single events worked off in pretended time, by the real dispatch at the real pace."""
     world = World({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, latency=0.3)
     templates = [

@@ -12,6 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from typing import Final
 
+import msgspec
+
+from sluice.settings import IngestSettings
+
 KEY: Final = "pk_benchmark_key"
 QUEUE_PATH: Final = "/123456789012/events"
 MAX_SECONDS: Final = 900
@@ -42,17 +46,15 @@ def serving() -> Iterator[str]:
 
 def environment(url: str) -> dict[str, str]:
     """The variables with which ingest and boto3 find this instead of AWS."""
+    given = {"events_queue_url": url + QUEUE_PATH, "allowed_origins": "*"}
+    names = [field.name for field in msgspec.structs.fields(IngestSettings)]
     return {
+        **{f"SLUICE_{name.upper()}": given.get(name, name) for name in names},
         "AWS_ENDPOINT_URL": url,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
-        "SLUICE_EVENTS_QUEUE_URL": url + QUEUE_PATH,
-        "SLUICE_REJECTED_QUEUE_URL": url + "/123456789012/rejected",
-        "SLUICE_STATE_TABLE": "state",
-        "SLUICE_CLAIM_BUCKET": "claims",
-        "SLUICE_ACCOUNTS_SECRET": "accounts",
         "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
         "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
     }

@@ -1,0 +1,35 @@
+"""What the benchmarks measure is the gateway as it is: its parts work, short of being measured well."""
+
+import os
+
+import pytest
+
+from benchmarks import scale, singles, stub, waste
+from tests.lambdas import forget
+
+
+def test_ingest_is_measured_with_every_request_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stub.serving() as url:
+        for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+            monkeypatch.delenv(name)
+        for name, value in stub.environment(url).items():
+            monkeypatch.setenv(name, value)
+        forget()
+
+        rows = singles.warm(8)
+    forget()
+
+    assert rows
+    assert all(0 < row["p50"] <= row["p99"] for row in rows.values())
+
+
+def test_a_backlog_is_drained_whole() -> None:
+    drained = scale.drain(3_000)
+
+    assert drained["delivered"] == 3_000
+    assert drained["throttles"] == 0
+
+
+def test_naming_what_is_bad_costs_one_request() -> None:
+    assert waste.ours(10, "all")["requests"] == 2
+    assert waste.bisected(0)["requests"] == 1
