@@ -23,7 +23,7 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, aws, intake, settings
+from sluice import accounts, intake, settings
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.message import Message
 from tests.bodies import NOON, SITE_ID, bulk, entry, event, profile
@@ -272,15 +272,11 @@ def _record(received: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def again(event: dict[str, Any], receives: int, seconds: float) -> dict[str, Any]:
-    """The same messages received so often, the first time so long ago."""
-    first = int((time.time() - seconds) * 1_000)
+def again(event: dict[str, Any], receives: int) -> dict[str, Any]:
+    """The same messages received so often."""
     records = msgspec.json.decode(msgspec.json.encode(event["Records"]))
     for record in records:
-        record["attributes"] |= {
-            "ApproximateReceiveCount": str(receives),
-            "ApproximateFirstReceiveTimestamp": str(first),
-        }
+        record["attributes"]["ApproximateReceiveCount"] = str(receives)
     return {"Records": records}
 
 
@@ -291,7 +287,7 @@ def _client(service: str) -> Any:
 
 def forget() -> None:
     """What a process keeps from its first request on, but for its clients: they are slow to make."""
-    for cached in (aws.visibility_timeout, settings.load, accounts.secrets):
+    for cached in (settings.load, accounts.secrets):
         cached.cache_clear()
 
 

@@ -12,7 +12,7 @@ import itertools
 import random
 import selectors
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,6 @@ class Waiting(msgspec.Struct):
     resumed: bool = False
     probe: bool = False
     receives: int = 0
-    first: float = 0.0
 
 
 class Queue:
@@ -109,7 +108,6 @@ class Queue:
                 self.dead.append(waiting)
                 continue
             waiting.receives += 1
-            waiting.first = waiting.first or now
             self.receives += 1
             batch.append(waiting)
         return batch
@@ -174,7 +172,8 @@ class World:
         self.circuits: dict[str, int] = {}
         self.parked: dict[str, list[bytes]] = defaultdict(list)
         self.receipts: dict[str, set[int]] = defaultdict(set)
-        self.trials: Counter[int | None] = Counter()
+        self.trials: Counter[int] = Counter()
+        self.unfinished: list[frozenset[int]] = []  # what was in hand when a worker was killed, by its ids
         self.rejections: list[Rejection] = []
         self.counts: Counter[str] = Counter()
         self.kill_at: set[int] = set()  # numbers of upstream requests after which the sender is killed
@@ -241,25 +240,17 @@ class World:
     async def _invoke(self, batch: dict[int, Waiting]) -> None:
         left = set(batch)
         now = self.clock()
-        suspects = {
-            number
-            for number, waiting in batch.items()
-            if isolation.is_suspect(
-                isolation.Receives(waiting.receives, waiting.first), now, VISIBILITY_TIMEOUT
-            )
-        }
+        suspected = frozenset[int]().union(*self.unfinished)
+        suspects = {number for number, waiting in batch.items() if waiting.id in suspected}
         sizes = {number: message.unpacked_size(waiting.body) for number, waiting in batch.items()}
         last_send = now + FUNCTION_SECONDS - REQUEST_SECONDS - 8
         try:
             for part in isolation.parts(sizes, suspects, MEMORY_BYTES, self.chance):
-                alone = batch[part[0]].id if len(part) == 1 and part[0] in suspects else None
-                culprit = alone is not None and self.trials[alone] >= isolation.TRIALS
-                self.trials[alone] += 1
-                records = {number: _record(batch[number], culprit) for number in part}
-                if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):
-                    raise ExceptionGroup("killed", [Killed()])
-                del self.trials[alone]
-                outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
+                with self._in_hand([batch[number] for number in part]) as culprit:
+                    records = {number: _record(batch[number], culprit) for number in part}
+                    if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):
+                        raise ExceptionGroup("killed", [Killed()])
+                    outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
                 self.counts.update(outcome.counts)
                 self.rejections += [refusal.rejection for refusal in outcome.due()]
                 for refusal in outcome.due():
@@ -272,6 +263,21 @@ class World:
         finally:
             for number in left:
                 self.queue.postpone(batch[number], VISIBILITY_TIMEOUT - (self.clock() - now))
+
+    @contextlib.contextmanager
+    def _in_hand(self, part: list[Waiting]) -> Iterator[bool]:
+        """What dispatch notes of a part, should it end its process; whether it is known to do so."""
+        ids = [waiting.id for waiting in part]
+        noted = any(waiting.receives > 1 for waiting in part)
+        if noted and len(ids) > 1:
+            self.unfinished.append(frozenset(ids))
+        elif noted:
+            self.trials[ids[0]] += 1
+        yield self.trials[ids[0]] > isolation.TRIALS
+        if noted and len(ids) > 1:
+            self.unfinished.remove(frozenset(ids))
+        elif noted:
+            del self.trials[ids[0]]
 
     async def _ticks(self) -> None:
         """What resume does each minute."""

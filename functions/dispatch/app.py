@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import functools
-import math
 import random
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from sluice import (
     rejection,
     settings,
     trials,
+    unfinished,
     upstream,
 )
 from sluice.accounts import Accounts
@@ -59,7 +60,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     end = time.time() + context.get_remaining_time_in_millis() / 1_000
     last_send = end - _WRAP_UP_SECONDS - upstream.TOTAL_SECONDS
     records = dict(enumerate(event["Records"]))
-    suspects = _suspects(records, configuration)
+    suspects = _suspects(records, configuration.claim_bucket)
     sizes = {number: message.unpacked_size(record["body"]) for number, record in records.items()}
     memory = int(context.memory_limit_in_mb) * 2**20
     parts = isolation.parts(sizes, suspects, memory // _MEMORY_SHARE, chance)
@@ -68,19 +69,19 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     for position, part in enumerate(parts):
         if position and time.time() > last_send:
             left = {number for later in parts[position:] for number in later}
-            # Suspects come back when they would have anyway, else they would be none the next time.
-            _postpone(dict.fromkeys(left - suspects, _NOT_TRIED), records, configuration)
+            _postpone(dict.fromkeys(left, _NOT_TRIED), records, configuration)
             kept |= left
             break
         deadline = min(last_send, time.time() + _WAIT_SECONDS)
-        deliver = _try_alone if len(part) == 1 and part[0] in suspects else _dispatch
-        staying = deliver({number: records[number] for number in part}, configuration, deadline, counts)
-        _postpone(staying, records, configuration)
-        kept |= staying.keys()
-        if len(parts) > 1:
-            # The next part may end this process, and the answer with it.
-            done = [records[number]["receiptHandle"] for number in part if number not in staying]
-            aws.delete(configuration.events_queue_url, done)
+        with _in_hand([records[number] for number in part], configuration, end) as culprit:
+            batch = {number: _record(records[number], culprit=culprit) for number in part}
+            staying = _dispatch(batch, configuration, deadline, counts)
+            _postpone(staying, records, configuration)
+            kept |= staying.keys()
+            if len(parts) > 1:
+                # The next part may end this process, and the answer with it.
+                done = [records[number]["receiptHandle"] for number in part if number not in staying]
+                aws.delete(configuration.events_queue_url, done)
     if kept:
         sent = min(int(records[number]["attributes"]["SentTimestamp"]) for number in kept) / 1_000
         metrics.add_metric("OldestKeptSeconds", MetricUnit.Seconds, time.time() - sent)
@@ -95,65 +96,60 @@ def _postpone(
     delays = [
         (
             records[number]["receiptHandle"],
-            backoff.delay(int(records[number]["attributes"]["ApproximateReceiveCount"]), wait, chance),
+            backoff.delay(_receives(records[number]), wait, chance),
         )
         for number, wait in kept.items()
     ]
     aws.postpone(configuration.events_queue_url, delays)
 
 
-def _try_alone(
-    records: dict[int, Any], configuration: DispatchSettings, deadline: float, counts: Counter[str]
-) -> dict[int, backoff.Wait]:
-    """Dispatches one suspect, unless it ended its process whenever this was done."""
-    [message_id] = [record["messageId"] for record in records.values()]
+@contextlib.contextmanager
+def _in_hand(records: list[dict[str, Any]], configuration: DispatchSettings, end: float) -> Iterator[bool]:
+    """Notes what is handled within, should it end this process; whether it is known to do so.
+
+    What comes for the first time is not noted: that would cost requests for each batch, where nearly none
+    ends a process.
+    """
+    if not any(_receives(record) > 1 for record in records):
+        yield False
+        return
+    message_ids = [record["messageId"] for record in records]
+    if len(message_ids) > 1:
+        with unfinished.noted(configuration.claim_bucket, message_ids, end):
+            yield False
+        return
     ends = 0
     with contextlib.suppress(Retryable):
-        ends = trials.begin(configuration.state_table, message_id)
-    staying = _dispatch(records, configuration, deadline, counts, culprit=ends >= isolation.TRIALS)
+        ends = trials.begin(configuration.state_table, message_ids[0])
+    yield ends >= isolation.TRIALS
     if ends < isolation.TRIALS:
         with contextlib.suppress(Retryable):
-            trials.end(configuration.state_table, message_id)
-    return staying
+            trials.end(configuration.state_table, message_ids[0])
 
 
 def _dispatch(
-    records: dict[int, Any],
-    configuration: DispatchSettings,
-    deadline: float,
-    counts: Counter[str],
-    *,
-    culprit: bool = False,
+    batch: dict[int, Record], configuration: DispatchSettings, deadline: float, counts: Counter[str]
 ) -> dict[int, backoff.Wait]:
     """Dispatches a part of the batch and returns what stays on the queue, by number."""
-    batch = {number: _record(record, culprit=culprit) for number, record in records.items()}
     outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, deadline)))
     _store_rejections(outcome, configuration)
     counts.update(outcome.counts)
     return outcome.retry
 
 
-def _suspects(records: dict[int, Any], configuration: DispatchSettings) -> set[int]:
-    """The messages whose process ended each time they were received before, by number."""
-    received = {
-        number: isolation.Receives(
-            int(record["attributes"]["ApproximateReceiveCount"]),
-            int(record["attributes"]["ApproximateFirstReceiveTimestamp"]) / 1_000,
-        )
-        for number, record in records.items()
-        if record["attributes"]["ApproximateReceiveCount"] != "1"
-    }
-    if not received:
+def _suspects(records: dict[int, Any], claim_bucket: str) -> set[int]:
+    """The messages that a process had in hand when it ended, by number."""
+    again = {number: record["messageId"] for number, record in records.items() if _receives(record) > 1}
+    if not again:
         return set()
-    now, timeout = time.time(), _visibility_timeout(configuration)
-    return {number for number, each in received.items() if isolation.is_suspect(each, now, timeout)}
+    with contextlib.suppress(Retryable):
+        suspected = frozenset().union(*unfinished.groups(claim_bucket, time.time()))
+        return {number for number, message_id in again.items() if message_id in suspected}
+    return set()  # nobody is suspected for now
 
 
-def _visibility_timeout(configuration: DispatchSettings) -> float:
-    try:
-        return aws.visibility_timeout(configuration.events_queue_url)
-    except Retryable:
-        return math.inf  # nobody is suspected for now
+def _receives(record: dict[str, Any]) -> int:
+    return int(record["attributes"]["ApproximateReceiveCount"])
 
 
 def _ports(configuration: DispatchSettings, deadline: float) -> dispatch.Ports:
@@ -216,10 +212,10 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
         record["messageId"],
         record["body"],
         datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
-        int(attributes["ApproximateReceiveCount"]),
+        _receives(record),
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
-        again=int(attributes["ApproximateReceiveCount"]) > 1 or "resumed" in named,
+        again=_receives(record) > 1 or "resumed" in named,
         probe="probe" in named,
         culprit=culprit,
     )

@@ -58,7 +58,6 @@ CALLS: list[tuple[str, Callable[[Cloud], Any]]] = [
     ("SendMessage", lambda cloud: aws.store(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims")),
     ("PutObject", lambda cloud: aws.put("claims", "key", b"content")),
     ("GetObject", lambda cloud: aws.claim_reader("claims")("key")),
-    ("GetQueueAttributes", lambda cloud: aws.visibility_timeout(cloud.events)),
 ]
 
 
@@ -200,21 +199,6 @@ def test_a_message_that_is_not_deleted_or_postponed_is_no_error(cloud: Cloud) ->
     aws.postpone(cloud.events, [(record["receiptHandle"], 5)])
 
     assert cloud.left() == ["one"]
-
-
-def test_the_visibility_timeout_is_asked_for_once(cloud: Cloud) -> None:
-    assert [aws.visibility_timeout(cloud.events) for _ in range(3)] == [1_380.0] * 3
-    assert len(cloud.calls.of("GetQueueAttributes")) == 1
-
-
-def test_that_the_visibility_timeout_could_not_be_read_is_not_kept(cloud: Cloud) -> None:
-    cloud.calls.fail("GetQueueAttributes")
-    with pytest.raises(Retryable):
-        aws.visibility_timeout(cloud.events)
-
-    cloud.calls.clear()
-
-    assert aws.visibility_timeout(cloud.events) == 1_380.0
 
 
 def test_clients_are_made_one_at_a_time(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

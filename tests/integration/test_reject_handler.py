@@ -115,7 +115,7 @@ def test_what_is_archived_again_is_the_same_object(reject: Reject) -> None:
     reject.invoke(records)
     keys = reject.cloud.keys("archive")
 
-    reject.function(again(records, receives=2, seconds=60))
+    reject.function(again(records, receives=2))
 
     assert reject.cloud.keys("archive") == keys
 
@@ -140,7 +140,7 @@ def test_a_claim_that_cannot_be_read_keeps_its_message_alone_but_not_for_ever(re
     assert reject.archived().keys() == {"one"}
 
     left = {"Records": [record for record in records["Records"] if record["body"] == claim]}
-    assert reject.invoke(again(left, receives=CLAIM_RECEIVES, seconds=9_000)) == []
+    assert reject.invoke(again(left, receives=CLAIM_RECEIVES)) == []
     [line] = [line for line in reject.archived().values() if line["reason"] == "dead_letter"]
     assert line["payload"] == claim
 

@@ -36,7 +36,17 @@ def test_only_dispatch_speaks_http(function: str, package: str) -> None:
     [
         (
             "ingest",
-            {"circuit", "trials", "dispatch", "delivery", "pace", "packing", "triage", "upstream"},
+            {
+                "circuit",
+                "trials",
+                "unfinished",
+                "dispatch",
+                "delivery",
+                "pace",
+                "packing",
+                "triage",
+                "upstream",
+            },
         ),
         ("dispatch", {"ingest", "admission", "resume", "archive"}),
         ("reject", {"circuit", "receipts", "intake", "rules", "packing", "pace", "dispatch", "upstream"}),

@@ -1,39 +1,16 @@
 """What ends its process is kept from taking others with it, and healthy messages are never taken for it."""
 
 import random
-from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import backoff, isolation, message
+from sluice import isolation, message
 from sluice.contract import MAX_BODY_BYTES_IN
-from sluice.isolation import PARTS, Receives
+from sluice.isolation import PARTS
 
-TIMEOUT = 1_380.0
-NOW = 1_800_000_000.0
-FRESH = Receives(1, NOW)
 chances = st.integers(0, 2**32).map(random.Random)
-
-
-@pytest.mark.parametrize(
-    ("receives", "suspect"),
-    [
-        (FRESH, False),
-        (Receives(1, NOW - 10 * TIMEOUT), False),
-        (Receives(2, NOW - TIMEOUT), True),
-        (Receives(2, NOW - TIMEOUT + 0.1), False),
-        (Receives(3, NOW - 2 * TIMEOUT), True),
-        (Receives(3, NOW - 2 * TIMEOUT + 1), False),
-        (Receives(2, NOW - 900), False),
-    ],
-)
-def test_a_suspect_came_back_only_after_the_visibility_timeout_each_time(
-    receives: Receives, suspect: bool
-) -> None:
-    assert isolation.is_suspect(receives, NOW, TIMEOUT) is suspect
 
 
 sizes = st.dictionaries(st.integers(0, 10_000), st.integers(1, 100), max_size=200)
@@ -100,29 +77,6 @@ def test_those_that_died_with_a_culprit_thin_out(seed: int, culprits: int) -> No
     assert sorted(left) == list(range(culprits))
     # On average half of the parts come before a lone culprit's: a batch is halved each time.
     assert counts[20 * culprits] <= PARTS
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads CloudFormation's tags as nothing."""
-
-
-_Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
-TEMPLATE = yaml.load(Path("template.yaml").read_text(), _Loader)
-LONGEST_WINDOW = TEMPLATE["Parameters"]["DispatchWindow"]["MaxValue"]
-TIMEOUTS = TEMPLATE["Parameters"]["DispatchTimeout"]["AllowedValues"]
-
-
-@pytest.mark.parametrize("function_timeout", TIMEOUTS)
-def test_an_outage_never_makes_a_message_a_suspect_whatever_the_settings(function_timeout: int) -> None:
-    visible_after = TEMPLATE["Mappings"]["VisibilityTimeout"][str(function_timeout)]["Seconds"]
-    now, count = NOW, 1
-
-    # The slowest way to be given back: gathered as long, worked as long and postponed as long as can be.
-    for _ in range(600):
-        now += LONGEST_WINDOW + function_timeout + backoff.MAX_SECONDS
-        count += 1
-
-        assert not isolation.is_suspect(Receives(count, NOW), now, visible_after)
 
 
 @pytest.mark.parametrize("events", [1, 3_000])

@@ -83,6 +83,12 @@ def put(bucket: str, key: str, content: bytes) -> None:
         s3().put_object(Bucket=bucket, Key=key, Body=content)
 
 
+def remove(bucket: str, key: str) -> None:
+    """Deletes one object, if it is there. `Retryable` if that is not sure."""
+    with reaching("an object cannot be deleted"):
+        s3().delete_object(Bucket=bucket, Key=key)
+
+
 def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
     """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
 
@@ -102,14 +108,6 @@ def delete(queue_url: str, receipt_handles: Iterable[str]) -> None:
             sqs().delete_message_batch(QueueUrl=queue_url, Entries=entries)
 
     at_once(delete_batch, batched(receipt_handles, BATCH, strict=False))
-
-
-@functools.cache
-def visibility_timeout(queue_url: str) -> float:
-    """A queue's visibility timeout in seconds, asked for once."""
-    with reaching("a queue cannot be reached"):
-        answer = sqs().get_queue_attributes(QueueUrl=queue_url, AttributeNames=["VisibilityTimeout"])
-    return float(answer["Attributes"]["VisibilityTimeout"])
 
 
 def send_all(

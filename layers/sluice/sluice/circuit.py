@@ -109,9 +109,8 @@ def leave(bucket: str, key: str, messages: Sequence[bytes]) -> None:
     """Leaves only these messages in a parked object, as the others are on the queue again."""
     if messages:
         aws.put(bucket, key, _compressed(messages))
-        return
-    with aws.reaching("a parked object cannot be deleted"):
-        aws.s3().delete_object(Bucket=bucket, Key=key)
+    else:
+        aws.remove(bucket, key)
 
 
 def _objects(messages: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,10 +1,9 @@
 """Keeps one message that ends its process from taking others with it.
 
-A message that dispatch gave back was made visible again soon; one whose process was killed came back
-only when the queue's visibility timeout was over, every time. Those are suspects. They are handled
-after all others, a few at a time and in another order each time, and what is done is deleted at once:
-so of those that died together ever fewer are left with the culprit, until each is tried alone. What
-has then ended `TRIALS` processes is the culprit, and is not tried again.
+What a process had in hand when it ended is suspect. Suspects are handled after all others, a few at a
+time and in another order each time, and what is done is deleted at once: so of those that died together
+ever fewer are left with the culprit, until each is tried alone. What has then ended `TRIALS` processes is
+the culprit, and is not tried again.
 
 No part of a batch is more than memory can hold, as what a message says is small may unpack to be large.
 """
@@ -13,23 +12,8 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
-import msgspec
-
 PARTS: Final = 16
 TRIALS: Final = 16
-
-
-class Receives(msgspec.Struct, frozen=True):
-    """How often a message was received, and when first (epoch seconds)."""
-
-    count: int
-    first: float
-
-
-def is_suspect(receives: Receives, now: float, visibility_timeout: float) -> bool:
-    """Whether all earlier receives of a message must have ended with its process."""
-    earlier = receives.count - 1
-    return earlier > 0 and now - receives.first >= earlier * visibility_timeout
 
 
 def parts(sizes: Mapping[int, int], suspects: Set[int], most: int, chance: random.Random) -> list[list[int]]:
