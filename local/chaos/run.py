@@ -30,7 +30,10 @@ HEAD_START: Final = 2.0
 SENDERS: Final = 4
 LOOK_SECONDS: Final = 0.2
 SAY_SECONDS: Final = 10.0
-PATIENCE_SECONDS: Final = 60.0  # without any change, before the wait is given up
+# After the load the wait is given up when nothing has changed for so long, or in any case after so long: what
+# is then still on its way counts as lost.
+PATIENCE_SECONDS: Final = 60.0
+REST_SECONDS: Final = 480.0
 PARAMETERS: Final = {
     "DispatchWindow": "1",
     "RejectWindow": "1",
@@ -183,7 +186,7 @@ class Run:
     ) -> None:
         """Until all is sent and the system is at rest, or nothing has changed for long."""
         before: object = None
-        changed = said = time.monotonic()
+        changed = said = over = time.monotonic()
         while True:
             self._ended.wait(1.0)
             for task in tasks:
@@ -202,11 +205,9 @@ class Run:
                     f"taken {summary['events']}, archived {len(self._archive.marks)}, "
                     f"struck {self._struck()}, waiting {waiting}"
                 )
-            if (
-                load.done()
-                and self._weather == "fair"
-                and (not any(waiting) or now - changed > PATIENCE_SECONDS)
-            ):
+            if not load.done() or self._weather != "fair":
+                over = now
+            elif not any(waiting) or now - changed > PATIENCE_SECONDS or now - over > REST_SECONDS:
                 return
 
     def _waiting(self, dispatchers: list[Runtime]) -> tuple[int, ...]:
