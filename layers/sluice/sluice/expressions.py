@@ -1,0 +1,374 @@
+"""The mapping language: JMESPath, with the functions that webhooks need, and bounds on what it may do.
+
+Expressions are an operator's, but what they look at is a stranger's. So one evaluation of a payload has so
+much processor time, no value may grow beyond the payload's own limit, and whatever goes wrong is an
+`Unmappable` that says so without quoting the payload.
+"""
+
+import base64
+import decimal
+import json
+import math
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+from jmespath import exceptions
+from jmespath.functions import Functions, signature
+from jmespath.parser import Parser
+from jmespath.visitor import Options, TreeInterpreter
+
+from sluice.contract import MAX_BODY_BYTES_IN
+
+MAX_LENGTH: Final = 4_000  # characters of an expression
+MAX_DEPTH: Final = 60  # of parts within parts of an expression
+MAX_CPU_SECONDS: Final = 2.0  # for all expressions over one payload
+MAX_ITEMS: Final = 100_000  # of a list
+MAX_BYTES: Final = MAX_BODY_BYTES_IN  # of what is made of one payload, as JSON
+_MAX_NESTING: Final = 100  # of a result: what is deeper is refused, but has to be looked at first
+_MILLISECONDS: Final = 10**11  # seconds would be the year 5138
+
+# Currencies of which no cents are counted, or a thousand to one; as payment providers count them, which
+# know the króna and the Ugandan shilling with the two digits they no longer have.
+_NO_CENTS: Final = frozenset(
+    {"BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"}
+)
+_THOUSANDTHS: Final = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"})
+
+_PHONE_NOISE: Final = re.compile(r"[\s().\-/\u00a0]+")
+_E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+_CALLING_CODE: Final = re.compile(r"\+?([1-9][0-9]{0,2})")
+
+
+class Unmappable(Exception):
+    """An expression that cannot be written so, or not be evaluated over this payload; the text says why."""
+
+
+class Exhausted(Unmappable):
+    """The payload's evaluation has come to its bounds: there is nothing more to be had from it."""
+
+
+class Expression(msgspec.Struct, frozen=True):
+    """A parsed expression."""
+
+    text: str
+    tree: dict[str, Any]
+
+
+def parse(text: str) -> Expression:
+    """An expression, checked as far as it can be without a payload; `Unmappable` says what is wrong."""
+    if len(text) > MAX_LENGTH:
+        raise Unmappable(f"An expression must not exceed {MAX_LENGTH} characters.")
+    try:
+        tree = Parser().parse(text).parsed
+    except exceptions.JMESPathError as error:
+        raise Unmappable(f"This is no JMESPath expression: {_one_line(error)}") from None
+    except (RecursionError, ValueError):
+        raise Unmappable("This is no JMESPath expression.") from None
+    for node in _parts(tree):
+        if node["type"] == "function_expression":
+            _check_call(node["value"], len(node["children"]))
+    return Expression(text, tree)
+
+
+def measure(value: object, room: int, depth: int = 0) -> int:
+    """How many bytes a result takes as JSON, at least; `Exhausted` if more than there is `room` for."""
+    if depth > _MAX_NESTING:
+        raise Unmappable("The result is nested too deeply.")
+    match value:
+        case str():
+            size = len(value.encode("utf-8", "surrogatepass")) + 2
+        case bool() | None:
+            size = 5
+        case int():
+            size = value.bit_length() // 4 + 1
+        case float() if math.isfinite(value):
+            size = 8
+        case dict() | list():
+            size = 2 + _measure_parts(value, room, depth)
+        case _:
+            raise Unmappable("The result is no JSON value.")
+    if size > room:
+        raise Exhausted(f"What is made of the payload must not exceed {MAX_BYTES} bytes.")
+    return size
+
+
+def _measure_parts(container: dict[Any, Any] | list[Any], room: int, depth: int) -> int:
+    size = 0
+    parts: Iterable[Any] = container
+    if isinstance(container, dict):
+        size = measure("".join(container), room) + 3 * len(container)
+        parts = container.values()
+    for part in parts:
+        size += 1 + measure(part, room - size, depth + 1)
+    return size
+
+
+class Evaluation:
+    """All that is evaluated over one payload: expressions share its time."""
+
+    def __init__(self, payload: object, headers: Mapping[str, str], delivery_id: str | None = None) -> None:
+        self._interpreter = _Interpreter(_Functions(payload, headers, delivery_id))
+
+    def of(self, expression: Expression, node: object) -> Any:
+        """What an expression makes of a part of the payload."""
+        try:
+            return self._interpreter.visit(expression.tree, node)
+        except exceptions.JMESPathTypeError as error:
+            # Its own text quotes the value.
+            expected = " or ".join(error.expected_types)
+            detail = f"{error.function_name}() takes {expected}, and was given {error.actual_type}."
+            raise Unmappable(detail) from None
+        except exceptions.JMESPathError as error:
+            raise Unmappable(f"The expression failed: {type(error).__name__}.") from None
+        except RecursionError:
+            raise Unmappable("The payload is nested too deeply.") from None
+        except (ArithmeticError, TypeError, ValueError, AttributeError) as error:
+            raise Unmappable(f"The expression failed: {type(error).__name__}.") from None
+
+
+def _check_call(name: str, given: int) -> None:
+    known = _Functions.FUNCTION_TABLE.get(name)
+    if known is None:
+        raise Unmappable(f"There is no function {name[:100]}().")
+    takes = known["signature"]
+    variadic = bool(takes) and takes[-1].get("variadic", False)
+    if given < len(takes) or (given > len(takes) and not variadic):
+        least = "at least " if variadic else ""
+        raise Unmappable(f"{name}() takes {least}{len(takes)} argument(s), and was given {given}.")
+
+
+def _parts(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every part of a parsed expression; `Unmappable` if they are too deep in one another."""
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        yield from level
+        level = [child for node in level for child in node["children"] if isinstance(child, dict)]
+        if not level:
+            return
+    raise Unmappable(f"An expression must not be nested more than {MAX_DEPTH} deep.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+class _Interpreter(TreeInterpreter):  # type: ignore[misc]
+    """JMESPath's own, within bounds: each step looks at the clock, and no list outgrows its limit."""
+
+    def __init__(self, functions: "_Functions") -> None:
+        super().__init__(Options(custom_functions=functions))
+        # Of this thread's work, not of the wall's: a busy machine must not turn good payloads away.
+        self._deadline = time.thread_time() + MAX_CPU_SECONDS
+
+    def visit(self, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if time.thread_time() > self._deadline:
+            raise Exhausted(f"A payload must be mapped in {MAX_CPU_SECONDS:g} s of processor time.")
+        result = super().visit(node, *args, **kwargs)
+        if isinstance(result, list) and len(result) > MAX_ITEMS:
+            raise _too_long()
+        return result
+
+    def visit_flatten(self, node: dict[str, Any], value: object) -> Any:
+        base = self.visit(node["children"][0], value)
+        if isinstance(base, list):
+            length = sum(len(part) if isinstance(part, list) else 1 for part in base)
+            if length > MAX_ITEMS:
+                raise _too_long()
+        return super().visit_flatten({"children": [{"type": "literal", "value": base}]}, value)
+
+
+def _too_long() -> Exhausted:
+    return Exhausted(f"A list must not have more than {MAX_ITEMS} elements.")
+
+
+def _takes[F: Callable[..., object]](*arguments: dict[str, Any]) -> Callable[[F], F]:
+    """JMESPath's own `signature`, which has no types."""
+    return signature(*arguments)  # type: ignore[no-any-return]
+
+
+_ANY: Final[dict[str, Any]] = {"types": []}
+_ANYTHING: Final[dict[str, Any]] = {"types": [], "variadic": True}
+_TEXT: Final[dict[str, Any]] = {"types": ["string", "null"]}
+_NUMBER: Final[dict[str, Any]] = {"types": ["number", "string", "null"]}
+_NAME: Final[dict[str, Any]] = {"types": ["string"]}
+
+
+class _Functions(Functions):  # type: ignore[misc]
+    """What an expression may call. Given null, each gives null, because what is absent is null."""
+
+    def __init__(self, payload: object, headers: Mapping[str, str], delivery_id: str | None) -> None:
+        self._payload = payload
+        self._headers = headers
+        self._delivery_id = delivery_id
+
+    @_takes()
+    def _func_payload(self) -> object:
+        return self._payload
+
+    @_takes()
+    def _func_delivery_id(self) -> str | None:
+        return self._delivery_id
+
+    @_takes(_NAME)
+    def _func_header(self, name: str) -> str | None:
+        return self._headers.get(name.lower())
+
+    @_takes(_TEXT)
+    def _func_lower(self, text: str | None) -> str | None:
+        return None if text is None else text.lower()
+
+    @_takes(_TEXT)
+    def _func_upper(self, text: str | None) -> str | None:
+        return None if text is None else text.upper()
+
+    @_takes(_TEXT)
+    def _func_trim(self, text: str | None) -> str | None:
+        return None if text is None else text.strip()
+
+    @_takes(_ANY, _ANY)
+    def _func_default(self, value: object, fallback: object) -> object:
+        return fallback if value is None or value == "" else value
+
+    @_takes(_ANYTHING)
+    def _func_concat(self, *parts: object) -> str:
+        return _bounded_text("", [_text(part) for part in parts])
+
+    @_takes(_TEXT, _NAME)
+    def _func_split(self, text: str | None, separator: str) -> list[str] | None:
+        if text is None:
+            return None
+        return [part.strip() for part in text.split(separator) if part.strip()]
+
+    @_takes(_NUMBER, _NUMBER)
+    def _func_add(self, left: Any, right: Any) -> int | float | None:
+        return _calculated(left, right, Decimal.__add__)
+
+    @_takes(_NUMBER, _NUMBER)
+    def _func_subtract(self, left: Any, right: Any) -> int | float | None:
+        return _calculated(left, right, Decimal.__sub__)
+
+    @_takes(_NUMBER, _NUMBER)
+    def _func_multiply(self, left: Any, right: Any) -> int | float | None:
+        return _calculated(left, right, Decimal.__mul__)
+
+    @_takes(_NUMBER, _NUMBER)
+    def _func_divide(self, left: Any, right: Any) -> int | float | None:
+        return _calculated(left, right, Decimal.__truediv__)
+
+    @_takes(_NUMBER, _TEXT)
+    def _func_from_cents(self, amount: Any, currency: str | None) -> int | float | None:
+        code = (currency or "").upper()
+        divisor = 1 if code in _NO_CENTS else 1_000 if code in _THOUSANDTHS else 100
+        return _calculated(amount, divisor, Decimal.__truediv__)
+
+    @_takes({"types": ["string", "number", "null"], "variadic": True})
+    def _func_e164(self, phone: Any, *calling_code: object) -> str | None:
+        return None if phone is None else _e164(str(phone), *map(str, calling_code))
+
+    @_takes(_NUMBER)
+    def _func_unix_time(self, moment: Any) -> str | None:
+        number = _decimal(moment)
+        if number is None:
+            return None
+        seconds = number / 1_000 if abs(number) >= _MILLISECONDS else number
+        try:
+            return datetime.fromtimestamp(float(seconds), UTC).isoformat()
+        except (OverflowError, OSError, ValueError):
+            raise Unmappable("unix_time() was given a number that is no time.") from None
+
+    # As Powertools defines them, but for the bound on what comes out of a compressed string.
+    @_takes(_NAME)
+    def _func_powertools_json(self, text: str) -> object:
+        return json.loads(text)
+
+    @_takes(_NAME)
+    def _func_powertools_base64(self, text: str) -> str:
+        return base64.b64decode(text).decode()
+
+    @_takes(_NAME)
+    def _func_powertools_base64_gzip(self, text: str) -> str:
+        try:
+            plain = zlib.decompressobj(31).decompress(base64.b64decode(text), MAX_BYTES + 1)
+        except zlib.error:
+            raise Unmappable("powertools_base64_gzip() was given no gzip.") from None
+        if len(plain) > MAX_BYTES:
+            raise Exhausted(f"A compressed string must not exceed {MAX_BYTES} bytes.")
+        return plain.decode()
+
+    # JMESPath's own: each makes one string of much.
+    @_takes(_NAME, {"types": ["array-string"]})
+    def _func_join(self, separator: str, parts: list[str]) -> str:
+        return _bounded_text(separator, parts)
+
+    @_takes(_ANY)
+    def _func_to_string(self, value: object) -> str:
+        if isinstance(value, str):
+            return value
+        measure(value, MAX_BYTES)
+        return msgspec.json.encode(value).decode()
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool() | int() | float():
+            return json.dumps(value)
+        case _:
+            raise Unmappable("concat() takes strings, numbers, true, false and null.")
+
+
+def _bounded_text(separator: str, parts: list[str]) -> str:
+    if sum(map(len, parts)) + len(separator) * len(parts) > MAX_BYTES:
+        raise Exhausted(f"A string must not exceed {MAX_BYTES} characters.")
+    return separator.join(parts)
+
+
+def _calculated(left: Any, right: Any, operation: Any) -> int | float | None:
+    first, second = _decimal(left), _decimal(right)
+    if first is None or second is None:
+        return None
+    try:
+        result: Decimal = operation(first, second)
+    except decimal.DecimalException:  # a division by zero is one
+        kind = "a division by zero" if operation is Decimal.__truediv__ and not second else "out of range"
+        raise Unmappable(f"The calculation cannot be done: {kind}.") from None
+    if result == result.to_integral_value() and abs(result) < 2**63:
+        return int(result)
+    number = float(result)
+    if not math.isfinite(number):
+        raise Unmappable("The calculation cannot be done: out of range.")
+    return number
+
+
+def _decimal(value: Any) -> Decimal | None:
+    """A number as it is written: in binary 0.1 * 3 is not 0.3."""
+    if value is None:
+        return None
+    try:
+        number = Decimal(str(value).strip())
+    except decimal.InvalidOperation:
+        raise Unmappable("A calculation was given a string that is no number.") from None
+    if not number.is_finite():
+        raise Unmappable("A calculation was given a string that is no number.")
+    return number
+
+
+def _e164(phone: str, calling_code: str = "") -> str | None:
+    """A number as it is dialled from abroad; null where it cannot be told."""
+    digits = _PHONE_NOISE.sub("", phone)
+    code = _CALLING_CODE.fullmatch(calling_code)
+    if digits.startswith("00"):
+        digits = f"+{digits[2:]}"
+    elif not digits.startswith("+") and code:
+        national = digits.removeprefix("0")
+        digits = f"+{code[1]}{national}"
+    return digits if _E164.fullmatch(digits) else None

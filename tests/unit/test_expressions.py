@@ -1,0 +1,209 @@
+"""The mapping language: what its functions give, and that nothing it looks at takes it beyond its bounds."""
+
+import base64
+import gzip
+import json
+import time
+from typing import Any
+
+import pytest
+
+from sluice import expressions
+from sluice.expressions import Evaluation, Exhausted, Unmappable, measure, parse
+
+PAYLOAD: dict[str, Any] = {
+    "email": " Ann@Example.COM ",
+    "cents": 1999,
+    "price": "0.1",
+    "items": [{"id": 1, "tags": ["a", "b"]}, {"id": 2, "tags": ["c"]}],
+    "json": '{"a": [1, 2]}',
+    "nothing": None,
+    "tags": "red, , blue ",
+}
+HEADERS = {"x-topic": "orders/create"}
+
+
+def evaluate(text: str, payload: Any = PAYLOAD) -> Any:
+    return Evaluation(payload, HEADERS, "d-1").of(parse(text), payload)
+
+
+def zipped(plain: bytes) -> str:
+    return base64.b64encode(gzip.compress(plain)).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("items[*].id", [1, 2]),
+        ("items[].tags[]", ["a", "b", "c"]),
+        ("items[?id == `2`] | [0].payload().cents", 1999),
+        ("header('X-Topic')", "orders/create"),
+        ("header('missing')", None),
+        ("delivery_id()", "d-1"),
+        ("lower(trim(email))", "ann@example.com"),
+        ("upper('usd')", "USD"),
+        ("lower(nothing)", None),
+        ("default(nothing, 'x')", "x"),
+        ("default('', 'x')", "x"),
+        ("default(`false`, 'x')", False),
+        ("concat('a', `1`, nothing, `true`, '-', `1.5`)", "a1true-1.5"),
+        ("split(tags, ',')", ["red", "blue"]),
+        ("split(nothing, ',')", None),
+        ("multiply(price, `3`)", 0.3),
+        ("multiply('19.99', `3`)", 59.97),
+        ("add('1', `2`)", 3),
+        ("subtract(`1`, `2.5`)", -1.5),
+        ("divide(`1`, `4`)", 0.25),
+        ("divide(nothing, `0`)", None),
+        ("from_cents(cents, 'usd')", 19.99),
+        ("from_cents(cents, 'JPY')", 1999),
+        ("from_cents(cents, 'KWD')", 1.999),
+        ("from_cents(cents, 'ISK')", 19.99),
+        ("from_cents(nothing, 'USD')", None),
+        ("from_cents(cents, nothing)", 19.99),
+        ("unix_time(`1771236000`)", "2026-02-16T10:00:00+00:00"),
+        ("unix_time('1771236000.5')", "2026-02-16T10:00:00.500000+00:00"),
+        ("unix_time(`1771236000123`)", "2026-02-16T10:00:00.123000+00:00"),
+        ("unix_time(nothing)", None),
+        ("e164('+1 (500) 555-0006')", "+15005550006"),
+        ("e164('0049 30 1234567')", "+49301234567"),
+        ("e164('030 / 1234567', '49')", "+49301234567"),
+        ("e164('500.555.0006', '+1')", "+15005550006"),
+        ("e164(`15005550006`, '1')", "+115005550006"),
+        ("e164('500 555 0006')", None),
+        ("e164('555-555-SHIP', '1')", None),
+        ("e164('', '1')", None),
+        ("e164(nothing)", None),
+        ("powertools_json(json).a", [1, 2]),
+        (f"powertools_base64('{base64.b64encode(b'plain').decode()}')", "plain"),
+        (f"powertools_base64_gzip('{zipped(b'plain')}')", "plain"),
+        ("to_string(items[0])", '{"id":1,"tags":["a","b"]}'),
+        ("join('-', items[].tags[])", "a-b-c"),
+    ],
+)
+def test_an_expression_gives(text: str, result: Any) -> None:
+    assert evaluate(text) == result
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("items[", "no JMESPath expression"),
+        ("", "no JMESPath expression"),
+        ("(" * 1_500, "no JMESPath expression"),
+        ("bogus(@)", "no function bogus()"),
+        ("lower()", "lower() takes 1 argument(s), and was given 0"),
+        ("lower(@, @)", "was given 2"),
+        ("concat()", "at least 1"),
+        ("items[?bogus(@)]", "no function bogus()"),
+        ("lower(" * 70 + "a" + ")" * 70, "nested"),
+        ("a" * 4_001, "4000 characters"),
+    ],
+)
+def test_what_cannot_be_written_so_is_found_before_there_is_a_payload(text: str, said: str) -> None:
+    with pytest.raises(Unmappable) as raised:
+        parse(text)
+
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("divide(cents, `0`)", "a division by zero"),
+        ("divide(cents, '0.00')", "a division by zero"),
+        ("multiply('1e999999', '1e999999')", "out of range"),
+        ("multiply('1e200', '1e200')", "out of range"),
+        ("add(email, `1`)", "no number"),
+        ("add('nan', `1`)", "no number"),
+        ("lower(cents)", "lower() takes string or null, and was given number"),
+        ("unix_time(`1e300`)", "no time"),
+        ("concat(items)", "concat() takes"),
+        ("powertools_json(email)", "failed"),
+        ("powertools_base64(email)", "failed"),
+        ("powertools_base64_gzip('aGVsbG8=')", "no gzip"),
+        ("sort_by(items, &tags)", "sort_by() takes string or number, and was given array"),
+        ("to_string(&email)", "no JSON value"),
+    ],
+)
+def test_what_fails_says_why_and_quotes_nothing(text: str, said: str) -> None:
+    with pytest.raises(Unmappable) as raised:
+        evaluate(text)
+
+    assert said in str(raised.value)
+    assert "Ann" not in str(raised.value)
+
+
+MANY = {
+    "items": [{"items": list(range(1_000))}] * 1_000,
+    "text": "x" * 1_000_000,
+    "bomb": zipped(b"0" * 10**7),
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@" + "|[@,@][]" * 40,
+        "items[].items[]",
+        "items[].payload().items[]",
+        "concat(text, text, text, text, text, text)",
+        "join(text, ['a', 'b', 'c', 'd', 'e', 'f', 'g'])",
+        "to_string(items[].payload())",
+        "powertools_base64_gzip(bomb)",
+    ],
+)
+def test_what_blows_up_is_stopped(text: str) -> None:
+    with pytest.raises(Exhausted):
+        evaluate(text, MANY)
+
+
+def test_what_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "MAX_CPU_SECONDS", 0.1)
+    evaluation = Evaluation(MANY, {})
+    began = time.thread_time()
+
+    with pytest.raises(Exhausted, match="processor time"):
+        evaluation.of(parse("items[?items[?contains(payload().items[0].items, @)]]"), MANY)
+
+    assert time.thread_time() - began < 1
+
+
+def test_the_time_is_that_of_all_expressions_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.thread_time()
+    monkeypatch.setattr(expressions, "MAX_CPU_SECONDS", 0.05)
+    evaluation = Evaluation(PAYLOAD, {})
+    text = parse("items[].id")
+    evaluation.of(text, PAYLOAD)
+    while time.thread_time() < began + 0.2:
+        pass
+
+    with pytest.raises(Exhausted):
+        evaluation.of(text, PAYLOAD)
+
+
+def test_a_deep_payload_is_no_way_out() -> None:
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    twin: Any = 1
+    for _ in range(100_000):
+        twin = [twin]
+
+    for text in ("a == b", "to_string(a)"):
+        with pytest.raises(Unmappable):
+            evaluate(text, {"a": deep, "b": twin})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {"a": [float("nan")]}])
+def test_what_json_does_not_have_is_no_result(value: object) -> None:
+    with pytest.raises(Unmappable):
+        measure(value, 1_000)
+
+
+def test_a_result_is_measured_no_further_than_there_is_room() -> None:
+    shared = ["x" * 1_000] * 1_000
+
+    with pytest.raises(Exhausted):
+        measure([shared] * 100_000, 5_000_000)
+    assert measure(shared, 5_000_000) <= len(json.dumps(shared))
