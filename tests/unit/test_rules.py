@@ -9,7 +9,7 @@ import pytest
 from sluice import contract
 from sluice.contract import Surface
 from tests.bodies import NEWEST, NOON, bulk, encoded, entry, event, flat, metric, nested, profile, single
-from tests.reading import only_event, only_profile, pointers, read, refusal
+from tests.reading import delivered, only_event, only_profile, pointers, read, refusal
 
 ENTRY = "/data/attributes/events-bulk-create/data/0/attributes"
 EVENT = f"{ENTRY}/events/data/0/attributes"
@@ -268,6 +268,18 @@ def test_what_is_no_currency_code_is_refused(code: str) -> None:
     assert pointers(Surface.BULK, event_with("value_currency")(code)) == [f"{EVENT}/value_currency"]
 
 
+@pytest.mark.parametrize("unique_id", ["a b", "a\u00a0b", "a\u200bb", "\u200b", "\ue000", "é €", "\x80"])
+def test_a_unique_id_of_visible_characters_is_taken(unique_id: str) -> None:
+    assert refusal(Surface.BULK, event_with("unique_id")(unique_id)) == []
+
+
+@pytest.mark.parametrize(
+    "unique_id", [" ", " a", "a ", "a\u00a0", "\u2003a", "a\n", "a\tb", "a\x00b", "\x00", "a\x7fb", "a\x1f"]
+)
+def test_a_unique_id_with_control_characters_or_spaces_at_its_ends_is_refused(unique_id: str) -> None:
+    assert pointers(Surface.BULK, event_with("unique_id")(unique_id)) == [f"{EVENT}/unique_id"]
+
+
 @pytest.mark.parametrize("name", contract.IDENTIFIERS)
 def test_each_identifier_is_enough(name: str) -> None:
     value = {"email": "ann@example.com", "phone_number": "+15005550006"}.get(name, "x")
@@ -311,6 +323,19 @@ def test_meta_may_stand_in_either_place_and_travels_in_the_one() -> None:
 
     assert only_profile(within) == only_profile(read(Surface.EVENT, single(beside)))
     assert only_profile(within)["meta"] == meta
+
+
+def test_what_is_done_to_a_profile_is_done_wherever_it_is_repeated() -> None:
+    meta = {"patch_properties": {"append": {"skus": "92538"}}}
+    given = profile(email="a@shop.example", phone_number="5005550006", meta=meta)
+
+    document = bulk(entry(of=given), entry(of=profile(external_id="other")), entry(of=given))
+    accepted = read(Surface.BULK, document)
+
+    first, other, last = delivered(accepted)
+    assert first["profile"] == last["profile"] == profile(email="a@shop.example")["data"] | {"meta": meta}
+    assert first["key"] == last["key"] != other["key"]
+    assert accepted.ignored == {"phone_number"}
 
 
 def test_meta_in_both_places_is_refused() -> None:

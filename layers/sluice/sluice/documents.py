@@ -6,7 +6,7 @@ contract's; `UNSET` is a field the caller did not send, `None` one sent as null.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -101,12 +101,6 @@ class Metric(_Document):
     data: MetricData
 
 
-# Nothing that an upstream could find fault with in its form: a refused unique_id means that it is known.
-_VISIBLE: Final = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?\Z"
-
-type UniqueId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_UNIQUE_ID, pattern=_VISIBLE)]
-
-
 def _sound_value() -> Any:
     """A JSON value that surely keeps the limits of free-form content, as a type: a decoder checks it at no
     cost. Some that keep them do not fit it: strings count in characters here, the longest has four bytes.
@@ -136,7 +130,7 @@ class EventAttributes[Value = Any](_Document):
     time: Optional[datetime] = UNSET
     value: Optional[int | float] = UNSET
     value_currency: Optional[str] = UNSET
-    unique_id: Optional[UniqueId] = UNSET
+    unique_id: Optional[Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_UNIQUE_ID)]] = UNSET
     backfill: Optional[bool] = UNSET
 
 

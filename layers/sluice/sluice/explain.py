@@ -5,7 +5,6 @@ is written to be clear, not fast.
 """
 
 import datetime
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -103,8 +102,6 @@ def _walk_string(kind: inspect.StrType, value: str, path: _Path) -> Iterator[Pro
         yield _problem(path, f"{_field(path)} must not be empty.")
     if kind.max_length is not None and len(value) > kind.max_length:
         yield _problem(path, f"{_field(path)} must have at most {kind.max_length} characters.")
-    if kind.pattern and value and not re.search(kind.pattern, value):
-        yield _problem(path, f"{_field(path)} must have no control characters, nor spaces at its ends.")
 
 
 def _same_json_type(kind: inspect.Type, value: object) -> bool:

@@ -5,7 +5,7 @@ one is `refusal`'s to say. Nothing here knows AWS.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -74,10 +74,13 @@ _sorted: Final = msgspec.json.Encoder(order="deterministic")
 class _Decoded(msgspec.Struct, frozen=True):
     """A body that fits its type; `rewritten` is the same document as encoded here.
 
-    Where it is `sound`, properties hold nothing but what the type checked.
+    Senders that do not group repeat a profile with each event. Equal ones are one object, by its JSON in
+    `profiles`, so that each is looked at once. Where the body is `sound`, properties hold nothing but
+    what the type checked.
     """
 
     entries: Sequence[Entry]
+    profiles: Mapping[bytes, ProfileData]
     rewritten: bytes
     sound: bool
     flat: bool = False
@@ -103,13 +106,13 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> In
     decoded = _decode(surface, body)
     if decoded is None or not _is_acceptable(body, decoded, limits):
         raise refusal.refused(surface, body, limits)
-    profiles = [entry.attributes.profile.data for entry in decoded.entries]
+    profiles = decoded.profiles.values()
     ignored = {"phone_number" for profile in profiles if _drop_bad_phone(profile)}
     for profile in profiles:
         _normalise_meta(profile)
         if surface in _CLIENT:
             _make_anonymous(profile)
-    keys: dict[tuple[Any, ...], str] = {}
+    keys = {id(profile): _key(profile) for profile in profiles}
     stamped = [_stamp(entry, keys, accepted) for entry in decoded.entries]
     return Intake(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
 
@@ -164,7 +167,7 @@ def _decode(surface: Surface, body: bytes) -> _Decoded | None:
             continue
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return _Decoded(_entries(document), msgspec.json.encode(document), decoders is _sound_decoders)
+        return _decoded(_entries(document), document, sound=decoders is _sound_decoders)
     return _decode_flat(body) if surface is Surface.EVENT else None
 
 
@@ -187,14 +190,25 @@ def _decode_flat(body: bytes) -> _Decoded | None:
         entry = _entry_of(msgspec.convert(current, SingleDocument))
     except msgspec.ValidationError:
         return None
-    return _Decoded([entry], msgspec.json.encode(document), sound=False, flat=True)
+    return _decoded([entry], document, flat=True)
+
+
+def _decoded(
+    entries: Sequence[Entry], document: object, *, sound: bool = False, flat: bool = False
+) -> _Decoded:
+    profiles: dict[bytes, ProfileData] = {}
+    for entry in entries:
+        profile = entry.attributes.profile
+        profile.data = profiles.setdefault(msgspec.json.encode(profile.data), profile.data)
+    return _Decoded(entries, profiles, msgspec.json.encode(document), sound, flat)
 
 
 def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
     found: list[Finding] = []
+    for encoded, profile in decoded.profiles.items():
+        rules.check_profile(profile, len(encoded), found)
     for entry in decoded.entries:
         events = entry.attributes.events.data
-        rules.check_profile(entry.attributes.profile.data, found)
         for event in events:
             rules.check_event(event.attributes, limits, found)
             if not decoded.sound:
@@ -254,32 +268,33 @@ def _entry_of(document: SingleDocument) -> Entry:
     return Entry("event-bulk-create", EntryAttributes(single.profile, events))
 
 
-def _stamp(entry: Entry, keys: dict[tuple[Any, ...], str], accepted: datetime) -> StampedEntry[Any]:
-    """An entry as it travels. `keys` holds those of the request so far: senders repeat profiles."""
+def _key(profile: ProfileData) -> str:
+    return _digest([value or None for value in rules.identifiers(profile)])
+
+
+def _stamp(entry: Entry, keys: Mapping[int, str], accepted: datetime) -> StampedEntry[Any]:
+    """An entry as it travels; `keys` are those of its request's profiles, by their `id`."""
     profile = entry.attributes.profile.data
-    identifiers = rules.identifiers(profile)
-    key = keys.get(identifiers)
-    if key is None:
-        key = keys[identifiers] = _digest([value or None for value in identifiers])
+    key = keys[id(profile)]
     events = [_stamp_event(event.attributes, key, accepted) for event in entry.attributes.events.data]
     return StampedEntry(key, profile, events, backfill=entry.attributes.backfill is True)
 
 
 def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> StampedEvent[Any]:
     # One event is one text, whichever client wrote it: what repeats it can then be told by its bytes.
-    if isinstance(event.time, datetime):
-        event.time = rules.aware(event.time).astimezone(UTC)
-    else:
-        event.time = accepted.replace(microsecond=0)
+    time, unique_id, metric = event.time, event.unique_id, event.metric.data.attributes
+    if not isinstance(time, datetime):
+        event.time = time = accepted.replace(microsecond=0)
+    elif time.tzinfo is not UTC:
+        event.time = time = rules.aware(time).astimezone(UTC)
     if event.backfill is not True:
         event.backfill = UNSET
-    metric = event.metric.data.attributes
-    if not isinstance(event.unique_id, str):
-        second = int(event.time.timestamp())
+    if not isinstance(unique_id, str):
+        second = int(time.timestamp())
         content = _Content(profile, metric, second, event.properties, event.value, event.value_currency)
-        event.unique_id = _digest(content)
+        event.unique_id = unique_id = _digest(content)
     # The length keeps the two apart: no other pair of them makes the same text.
-    return StampedEvent(f"{len(event.unique_id)} {event.unique_id}{metric.name}", event)
+    return StampedEvent(f"{len(unique_id)} {unique_id}{metric.name}", event)
 
 
 def _digest(content: object) -> str:

@@ -29,6 +29,7 @@ _EVENT_JOINT: Final = _EVENT_TAIL + b"," + _EVENT_HEAD
 _JOB_BYTES: Final = len(_JOB_HEAD) + len(_JOB_TAIL)
 _ENTRY_BYTES: Final = len(_ENTRY_HEAD_BACKFILL) + len(_ENTRY_MIDDLE) + len(_ENTRY_TAIL) + 1
 _EVENT_BYTES: Final = len(_EVENT_HEAD) + len(_EVENT_TAIL) + 1
+_LONE_BYTES: Final = _ENTRY_BYTES + _EVENT_BYTES
 _FULL_BYTES: Final = MAX_BODY_BYTES_OUT - 25_000  # beyond this, looking for what still fits is not worth it
 _MAX_OPEN: Final = 32  # jobs that may still be added to; bounds the search for room
 _MAX_ROOMY: Final = 4  # so many of them may have room left in order to keep a message together
@@ -212,7 +213,7 @@ def _event_size(event: PackedEvent) -> int:
 
 def _lone_size(event: PackedEvent) -> int:
     """Bytes an event takes in a job that has nothing of its profile yet."""
-    return len(event.attributes) + len(event.profile) + _EVENT_BYTES + _ENTRY_BYTES
+    return len(event.attributes) + len(event.profile) + _LONE_BYTES
 
 
 def _row_size(events: Iterable[PackedEvent]) -> int:
@@ -271,14 +272,18 @@ class _Packer:
         """Puts a group's events into one job if they fit one, else into as few as they can."""
         job: Job | None = None
         for index, event in enumerate(group):
+            floor = 0
             placed = self._profiles.get(event.key)
-            if placed is not None and event.id in placed.events and self._is_repeat(placed, event):
-                continue
-            size = _lone_size(event)
+            if placed is not None:
+                floor = placed.job.number
+                if event.id in placed.events:
+                    if self._is_repeat(placed, event):
+                        continue
+                    floor = placed.floor(event)
+            size = len(event.attributes) + len(event.profile) + _LONE_BYTES
             if _JOB_BYTES + size > MAX_BODY_BYTES_OUT:
                 self.oversized.append(event)
                 continue
-            floor = 0 if placed is None else placed.floor(event)
             if job is None or not (_fits(job, 1, size) or _fits(job, 1, _growth(job, placed, event))):
                 whole = self._room_for_all(event, group[index + 1 :]) if len(group) > 1 else None
                 job = whole or self._room_for(floor, size)
@@ -289,6 +294,8 @@ class _Packer:
 
     def _room_for_all(self, first: PackedEvent, rest: list[PackedEvent]) -> Job | None:
         """A job that takes all of these events, or None if they have to be spread."""
+        if not self._open:
+            return self._new_job()
         events = [first]
         floor = self._floor(first)
         for event in rest:
@@ -352,10 +359,11 @@ class _Packer:
         return True
 
     def _add(self, job: Job, placed: _Placed | None, event: PackedEvent) -> None:
-        placed = self._entry_for(job, placed, event)
+        if placed is None or placed.job is not job or not _joins(placed, event):
+            placed = self._begin_entry(job, placed, event)
         placed.entry.events.append(event)
-        like = placed.events.get(event.id)
-        if like is not None:
+        if event.id in placed.events:
+            like = placed.events[event.id]
             job.after.add(like[0])
             self._superseded[event.key, event.id, like[1].attributes] = like[1]
             self._told.add(_statement(like[1]))
@@ -365,10 +373,8 @@ class _Packer:
         if job.events == MAX_EVENTS_PER_REQUEST or job.size > _FULL_BYTES:
             self._open.pop(job.number, None)
 
-    def _entry_for(self, job: Job, placed: _Placed | None, event: PackedEvent) -> _Placed:
-        """Where an event goes in a job: what is placed of its profile, its entry now in that job."""
-        if placed is not None and placed.job is job and _joins(placed, event):
-            return placed
+    def _begin_entry(self, job: Job, placed: _Placed | None, event: PackedEvent) -> _Placed:
+        """A new entry of a job for an event: what is placed of its profile goes on there."""
         entry = JobEntry(event.key, event.profile, event.backfill, [])
         job.entries.append(entry)
         job.size += len(event.profile) + _ENTRY_BYTES
@@ -401,7 +407,8 @@ def _joins(placed: _Placed, event: PackedEvent) -> bool:
     entry = placed.entry
     if entry.backfill != event.backfill:
         return False
-    return _does_the_same(entry.events[-1].profile, event.profile) or placed.update(event.profile)
+    last = entry.events[-1].profile
+    return last is event.profile or _does_the_same(last, event.profile) or placed.update(event.profile)
 
 
 def _growth(job: Job, placed: _Placed | None, event: PackedEvent) -> int:

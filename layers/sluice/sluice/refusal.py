@@ -128,10 +128,10 @@ def _broken_rules(
     """The rules broken within one profile and its events; returns the number of events."""
     found: list[Finding] = []
     profile = _profile(_at(attributes, "profile", "data"))
-    if profile is not None:
-        rules.check_profile(profile, found)
-        yield from _placed(found, (*path, "profile", "data"))
     profile_bytes = len(msgspec.json.encode(profile))
+    if profile is not None:
+        rules.check_profile(profile, profile_bytes, found)
+        yield from _placed(found, (*path, "profile", "data"))
     events = _events(surface, path, attributes)
     for event_path, value in events:
         found = []

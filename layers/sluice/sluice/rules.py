@@ -23,10 +23,12 @@ _NEVER: Final = r"\s\x00-\x1f\x7f@<>(),;:\"\\"
 _EMAIL: Final = re.compile(rf"[^{_NEVER}]+@(?:[^{_NEVER}.]+\.)+[^{_NEVER}.]{{2,}}")
 _E164: Final = re.compile(r"\+[1-9][0-9]{1,14}")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SHORT: Final = contract.MAX_STRING_BYTES // 4  # no string of so few characters can have too many bytes
 
 _TIME_RANGE: Final = "'time' must not be before {:%Y-%m-%d}, or more than one year in the future."
 _CURRENCY_CODE: Final = "'value_currency' must be an ISO 4217 code such as USD."
+_UNIQUE_ID: Final = "'unique_id' must have no control characters, nor spaces at its ends."
 _STRING: Final = f"A string must not exceed {contract.MAX_STRING_BYTES} bytes of UTF-8."
 _INTEGER: Final = "An integer must fit in 64 bits; send a larger one as a string."
 _ARRAY: Final = f"An array must not exceed {contract.MAX_ARRAY_LENGTH} elements."
@@ -60,7 +62,7 @@ def rules_for(revision: str, now: datetime) -> Rules:
 
 
 def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> None:
-    """An event's own values: time, value, currency, metric, number of properties."""
+    """An event's own values: time, value, currency, unique_id, metric, number of properties."""
     time = event.time
     if isinstance(time, datetime) and not rules.earliest <= aware(time) <= rules.latest:
         found.append((("time",), _TIME_RANGE.format(rules.earliest)))
@@ -69,6 +71,9 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> N
         found.append((("value_currency",), _CURRENCY_CODE))
     if _is_large(event.value):
         found.append((("value",), _INTEGER))
+    unique_id = event.unique_id
+    if isinstance(unique_id, str) and not _is_visible(unique_id):
+        found.append((("unique_id",), _UNIQUE_ID))
     metric = event.metric.data.attributes
     if isinstance(metric.service, str) and _is_long(metric.service):
         found.append((("metric", "data", "attributes", "service"), _STRING))
@@ -76,8 +81,8 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> N
         found.append((("properties",), f"'properties' must have at most {rules.max_properties} keys."))
 
 
-def check_profile(profile: ProfileData, found: list[Finding]) -> None:
-    """A profile's identifiers, size and free-form parts.
+def check_profile(profile: ProfileData, profile_bytes: int, found: list[Finding]) -> None:
+    """The identifiers, size and free-form parts of a profile of so many bytes as JSON.
 
     A bad phone number beside another identifier is no finding: it can be left out (`bad_phone`).
     """
@@ -95,7 +100,7 @@ def check_profile(profile: ProfileData, found: list[Finding]) -> None:
         check_value(attributes.properties, ("attributes", "properties"), found)
     if profile.meta is not UNSET or attributes.meta is not UNSET:
         _check_metas(profile, found)
-    if len(msgspec.json.encode(profile)) > contract.MAX_PROFILE_BYTES:
+    if profile_bytes > contract.MAX_PROFILE_BYTES:
         found.append(((), _PROFILE_SIZE))
 
 
@@ -196,6 +201,11 @@ def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> I
                 yield (*path, name), _NESTING
             else:
                 yield from _unsound(value, (*path, name), level + 1)
+
+
+def _is_visible(text: str) -> bool:
+    """Whether nothing in a text is such that an upstream could find fault with its form."""
+    return text == text.strip() and (text.isprintable() or not _CONTROL.search(text))
 
 
 def _is_long(text: str) -> bool:
