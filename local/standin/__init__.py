@@ -1,4 +1,4 @@
-"""A stand-in for Klaviyo's bulk events API, to test a client against without an account.
+"""A stand-in for Klaviyo's bulk events API and Pipeless's batches, to test a client against.
 
 It takes `POST /api/event-bulk-create-jobs` with `Authorization: Klaviyo-API-Key <key>`, enforces the
 documented rules and rate limits (fixed windows: 10 a second, 150 a minute, for each account), keeps what it
@@ -34,12 +34,36 @@ Kinds of faults, and what each adds:
 Faults strike requests that pass authentication and limits; they are counted as requests. Events without a
 unique_id count once a second for a profile and metric, the others are lost, as with Klaviyo.
 
-In process: `httpx2.Client(transport=transport(Klaviyo({"AbC123": "pk_test"})))`.
+Beside it, it takes Pipeless's `POST /v1/apps/{app_id}/events/batch` with `Authorization: Bearer <key>`, and
+keeps what that writes: one object for each type and id, one relationship where it is `single`.
+
+  GET  /_standin/pipeless/summary                counts for each app
+  GET  /_standin/pipeless/calls?app_id=          every call taken, with its events as sent, in order
+  GET  /_standin/pipeless/objects?app_id=        every object as it is now, first written first
+  GET  /_standin/pipeless/relationships?app_id=  every relationship
+  GET  /_standin/pipeless/requests?app_id=       the log of calls
+  GET, PUT /_standin/pipeless/settings           limit (calls in 1 s; null is none), faults, seed, poison
+                                                 (texts; one in an id makes an event bad)
+  POST /_standin/pipeless/reset
+
+Its faults are Klaviyo's but for partial_failure, and name an app's id as their `site_id`.
+
+In process: `httpx2.Client(transport=transport(Klaviyo({"AbC123": "pk_test"})))`, or `Pipeless({123: "key"})`.
 """
 
 from local.standin.inprocess import transport
 from local.standin.klaviyo import Klaviyo, RequestLine, TakenEvent
+from local.standin.pipeless import Pipeless
 from local.standin.server import serving
-from local.standin.settings import Settings
+from local.standin.settings import PipelessSettings, Settings
 
-__all__ = ["Klaviyo", "RequestLine", "Settings", "TakenEvent", "serving", "transport"]
+__all__ = [
+    "Klaviyo",
+    "Pipeless",
+    "PipelessSettings",
+    "RequestLine",
+    "Settings",
+    "TakenEvent",
+    "serving",
+    "transport",
+]

@@ -12,6 +12,7 @@ import msgspec
 
 import local.standin as package
 from local.standin.klaviyo import Klaviyo
+from local.standin.pipeless import Pipeless
 from local.standin.server import HOST, serve
 from local.standin.settings import Settings
 
@@ -21,6 +22,13 @@ def _account(text: str) -> tuple[str, str]:
     if not site_id or not key:
         raise argparse.ArgumentTypeError("an account is written SITE_ID:PRIVATE_KEY")
     return site_id, key
+
+
+def _app(text: str) -> tuple[int, str]:
+    app_id, _, key = text.partition(":")
+    if not app_id.isdecimal() or not key:
+        raise argparse.ArgumentTypeError("an app is written APP_ID:API_KEY, its id a number")
+    return int(app_id), key
 
 
 def _arguments() -> argparse.Namespace:
@@ -34,14 +42,25 @@ def _arguments() -> argparse.Namespace:
         "--account",
         type=_account,
         action="append",
-        required=True,
+        default=[],
         metavar="SITE_ID:PRIVATE_KEY",
-        help="an account and its key; repeatable",
+        help="an account of Klaviyo's and its key; repeatable",
+    )
+    parser.add_argument(
+        "--app",
+        type=_app,
+        action="append",
+        default=[],
+        metavar="APP_ID:API_KEY",
+        help="an app of Pipeless's and its key; repeatable",
     )
     parser.add_argument("--ready-file", type=Path, help='write {"url", "pid"} here once listening')
     parser.add_argument("--no-limits", action="store_true", help="start without rate limits")
     parser.add_argument("--max-seconds", type=float, help="end by itself after so many seconds")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.account and not arguments.app:
+        parser.error("name an --account or an --app")
+    return arguments
 
 
 async def _run(arguments: argparse.Namespace) -> None:
@@ -58,10 +77,11 @@ async def _run(arguments: argparse.Namespace) -> None:
             half = arguments.ready_file.with_suffix(".part")
             half.write_bytes(msgspec.json.encode({"url": url, "pid": os.getpid()}))
             half.replace(arguments.ready_file)
-        print(f"Klaviyo stand-in listening on {url}", flush=True)
+        print(f"Stand-in listening on {url}", flush=True)
 
     settings = Settings.unlimited() if arguments.no_limits else Settings()
-    await serve(Klaviyo(dict(arguments.account), settings), arguments.port, stop, listening)
+    klaviyo, pipeless = Klaviyo(dict(arguments.account), settings), Pipeless(dict(arguments.app))
+    await serve(klaviyo, pipeless, arguments.port, stop, listening)
 
 
 def main() -> None:

@@ -7,9 +7,12 @@ import httpx2
 
 from local.standin.answers import Answer
 from local.standin.klaviyo import Klaviyo
+from local.standin.pipeless import Pipeless
 
 
-def transport(klaviyo: Klaviyo, sleep: Callable[[float], None] = time.sleep) -> httpx2.MockTransport:
+def transport(
+    vendor: Klaviyo | Pipeless, sleep: Callable[[float], None] = time.sleep
+) -> httpx2.MockTransport:
     """Hand a client's requests straight to the core, from any thread and for any host.
 
     A switched-on reset raises ReadError, a hang or an answer later than the client's read timeout raises
@@ -17,7 +20,7 @@ def transport(klaviyo: Klaviyo, sleep: Callable[[float], None] = time.sleep) -> 
     """
 
     def handler(request: httpx2.Request) -> httpx2.Response:
-        answer = klaviyo.handle(
+        answer = vendor.handle(
             request.method, request.url.path, dict(request.headers.items()), request.read()
         )
         _wait(answer, request, sleep)

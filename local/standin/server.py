@@ -17,19 +17,23 @@ from http import HTTPStatus
 import h11
 
 from local.standin.answers import Answer
-from local.standin.control import PREFIX, control
+from local.standin.control import PIPELESS_PREFIX, PREFIX, control, control_pipeless
 from local.standin.klaviyo import Klaviyo
+from local.standin.pipeless import ROUTES as PIPELESS_ROUTES
+from local.standin.pipeless import Pipeless
 
 HOST = "127.0.0.1"
 _CHUNK = 1 << 18
 
 
-async def serve(klaviyo: Klaviyo, port: int, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
+async def serve(
+    klaviyo: Klaviyo, pipeless: Pipeless, port: int, stop: asyncio.Event, listening: Callable[[str], None]
+) -> None:
     """Serve until `stop` is set; `listening` is called once with the URL. OSError if the port is taken."""
     with ThreadPoolExecutor(max_workers=1) as worker:
 
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await _Conversation(klaviyo, worker, reader, writer).run()
+            await _Conversation(klaviyo, pipeless, worker, reader, writer).run()
 
         server = await asyncio.start_server(converse, HOST, port, limit=_CHUNK, backlog=256)
         listening(f"http://{HOST}:{server.sockets[0].getsockname()[1]}")
@@ -40,7 +44,7 @@ async def serve(klaviyo: Klaviyo, port: int, stop: asyncio.Event, listening: Cal
 
 
 @contextlib.contextmanager
-def serving(klaviyo: Klaviyo, port: int = 0) -> Iterator[str]:
+def serving(klaviyo: Klaviyo, port: int = 0, pipeless: Pipeless | None = None) -> Iterator[str]:
     """Serve from a thread for the length of a `with` block, whose value is the URL; OSError as in `serve`."""
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
@@ -49,7 +53,7 @@ def serving(klaviyo: Klaviyo, port: int = 0) -> Iterator[str]:
     def run() -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(serve(klaviyo, port, stop, url.set_result))
+                runner.run(serve(klaviyo, pipeless or Pipeless({}), port, stop, url.set_result))
         except OSError as problem:
             url.set_exception(problem)
 
@@ -68,11 +72,13 @@ class _Conversation:
     def __init__(
         self,
         klaviyo: Klaviyo,
+        pipeless: Pipeless,
         worker: ThreadPoolExecutor,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         self._klaviyo = klaviyo
+        self._pipeless = pipeless
         self._worker = worker
         self._reader = reader
         self._writer = writer
@@ -112,10 +118,13 @@ class _Conversation:
     def _answer(self, head: h11.Request, body: bytes, arrived: float) -> Answer:
         method = head.method.decode()
         path, _, query = head.target.decode().partition("?")
+        if path.startswith(PIPELESS_PREFIX):
+            return control_pipeless(self._pipeless, method, path, query, body)
         if path.startswith(PREFIX):
             return control(self._klaviyo, method, path, query, body)
         headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
-        return self._klaviyo.handle(method, path, headers, body, arrived)
+        vendor = self._pipeless if path.startswith(PIPELESS_ROUTES) else self._klaviyo
+        return vendor.handle(method, path, headers, body, arrived)
 
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:

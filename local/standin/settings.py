@@ -17,7 +17,7 @@ type ErrorStatus = Annotated[int, Meta(ge=400, le=599)]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """Something to go wrong: for one account or all, so many times or always, surely or by chance."""
+    """Something to go wrong: for one account or app or all, so often or always, surely or by chance."""
 
     site_id: str | None = None
     count: Annotated[int, Meta(ge=1)] | None = None
@@ -137,6 +137,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def changed(self, changes: dict[str, object]) -> "Settings":
         """These settings with the named ones replaced; msgspec.ValidationError says what is wrong."""
         return msgspec.convert({**msgspec.to_builtins(self), **changes}, Settings)
+
+
+class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pipeless's settings and their defaults; it states no limit. `poison`: events with an id that contains
+    one of these are refused though they are valid.
+    """
+
+    limit: Limit | None = None
+    poison: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang, ...] = ()
+    seed: int = 0
+
+    def changed(self, changes: dict[str, object]) -> "PipelessSettings":
+        """These settings with the named ones replaced; msgspec.ValidationError says what is wrong."""
+        return msgspec.convert({**msgspec.to_builtins(self), **changes}, PipelessSettings)
 
 
 @dataclass(frozen=True, slots=True)

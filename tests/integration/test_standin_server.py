@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from klaviyo_api import KlaviyoAPI
 
-from local.standin import Klaviyo, Settings, serving, transport
+from local.standin import Klaviyo, Pipeless, Settings, serving, transport
 
 ROOT = Path(__file__).parents[2]
 ROUTE = "/api/event-bulk-create-jobs/"
@@ -230,7 +230,7 @@ def test_the_command_serves_until_sigterm(tmp_path):
         os.kill(written["pid"], signal.SIGTERM)
         out, err = process.communicate(timeout=10)
 
-    assert line == f"Klaviyo stand-in listening on {written['url']}\n"
+    assert line == f"Stand-in listening on {written['url']}\n"
     assert written["url"].startswith("http://127.0.0.1:")
     assert (answer.status_code, settings["burst_limit"]) == (202, None)
     assert (process.returncode, out, err) == (0, "", "")
@@ -267,3 +267,35 @@ def test_the_official_sdk_takes_it_for_the_real_one(client):
     sdk.Events.bulk_create_events(job("1"))
 
     assert taken(client) == ["1"]
+
+
+def test_pipeless_is_served_beside_klaviyo(klaviyo):
+    body = {
+        "events": [
+            {
+                "start_object": {"id": "u1", "type": "user"},
+                "relationship": {"type": "liked"},
+                "end_object": {"id": "a1", "type": "article"},
+            }
+        ]
+    }
+    headers = {"Authorization": "Bearer pl_test"}
+
+    with (
+        serving(klaviyo, pipeless=Pipeless({123: "pl_test"})) as url,
+        httpx2.Client(base_url=url, timeout=5, trust_env=False) as client,
+    ):
+        answer = client.post("/v1/apps/123/events/batch", json=body, headers=headers)
+        objects = [json.loads(line) for line in client.get("/_standin/pipeless/objects").iter_lines()]
+
+    assert answer.status_code == 202
+    assert [each["id"] for each in objects] == ["u1", "a1"]
+    assert klaviyo.requests() == []
+
+
+def test_a_malformed_app_is_a_usage_error():
+    with run("--app", "name:key") as process:
+        _, err = process.communicate(timeout=10)
+
+    assert process.returncode == 2
+    assert "APP_ID:API_KEY" in err
