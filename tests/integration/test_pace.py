@@ -18,6 +18,7 @@ from sluice.contract import STEADY_LIMIT
 from sluice.errors import Retryable
 from sluice.pace import OutOfTime, Pace
 from sluice.triage import Answer, retry_after
+from tests.simulation import Clock, run
 
 TABLE = "state"
 NOW = 1_800_000_000.0
@@ -71,23 +72,25 @@ def database(monkeypatch):
         yield found
 
 
-class Time:
+class Time(Clock):
     """A clock that only sleeping moves. `meanwhile` happens during the next sleep."""
 
     def __init__(self):
-        self.now = NOW
+        super().__init__(NOW)
         self.meanwhile = None
 
     def __call__(self):
         return self.now
+
+    def run(self, coroutine):
+        return run(coroutine, self)
 
     async def sleep(self, seconds):
         until = self.now + seconds
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
-        self.now = max(self.now, until)
-        await asyncio.sleep(0)
+        await asyncio.sleep(until - self.now)
 
 
 @pytest.fixture
@@ -121,10 +124,10 @@ class TestCost:
         assert database.calls == {"get_item": 1, "put_item": 1}
 
     def test_a_long_wait_is_looked_at_again_but_not_by_each_of_those_who_wait(self, database, clock):
-        asyncio.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
+        clock.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
         database.calls.clear()
 
-        asyncio.run(turns(worker(clock), 8))
+        clock.run(turns(worker(clock), 8))
 
         assert database.calls == {"get_item": 2, "put_item": 1}
 
@@ -133,13 +136,13 @@ class TestCost:
             paced = worker(clock, seconds=0.3)
             return await asyncio.gather(*(paced.turn() for _ in range(20)), return_exceptions=True)
 
-        results = asyncio.run(scenario())
+        results = clock.run(scenario())
 
         assert [type(result) for result in results] == [int] * 3 + [OutOfTime] * 17
         assert database.calls == {"get_item": 2, "put_item": 1}
 
     def test_the_item_is_small_and_goes_away_by_itself(self, database, clock):
-        asyncio.run(one_by_one(worker(clock, seconds=100), STEADY_LIMIT))
+        clock.run(one_by_one(worker(clock, seconds=100), STEADY_LIMIT))
 
         item = database.item()
 
@@ -152,28 +155,28 @@ class TestCost:
                 *(worker(clock, site_id=name).turn() for name in ("AAA111", "BBB222"))
             )
 
-        assert asyncio.run(scenario()) == [NOW_MS, NOW_MS]
+        assert clock.run(scenario()) == [NOW_MS, NOW_MS]
 
 
 class TestOutOfTime:
     def test_says_when_there_would_be_a_slot(self, database, clock):
-        asyncio.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
+        clock.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
         version = database.item()["version"]
         clock.now = NOW + 4
 
         with pytest.raises(OutOfTime) as raised:
-            asyncio.run(worker(clock, seconds=5).turn())
+            clock.run(worker(clock, seconds=5).turn())
 
         assert clock() + raised.value.after == pytest.approx(NOW + pace.SHARE_MS / 1_000, abs=0.002)
         assert database.item()["version"] == version
 
     def test_and_whoever_comes_back_then_gets_it(self, database, clock):
-        asyncio.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
+        clock.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
         with pytest.raises(OutOfTime) as raised:
-            asyncio.run(worker(clock, seconds=1).turn())
+            clock.run(worker(clock, seconds=1).turn())
 
         clock.now += raised.value.after + 0.001
-        slot = asyncio.run(worker(clock, seconds=1).turn())
+        slot = clock.run(worker(clock, seconds=1).turn())
 
         assert abs(slot - clock() * 1_000) <= 2
 
@@ -189,7 +192,7 @@ class TestOutOfTime:
                 clock.now += 10
             return found
 
-        assert asyncio.run(scenario()) == pytest.approx([60.5, 50.5], abs=0.002)
+        assert clock.run(scenario()) == pytest.approx([60.5, 50.5], abs=0.002)
 
 
 class TestPause:
@@ -209,7 +212,7 @@ class TestPause:
             await worker(clock).pause(retry_after(Answer(429, {"retry-after": text()})))
             return await worker(clock, seconds=3_600).turn()
 
-        slot = asyncio.run(scenario())
+        slot = clock.run(scenario())
 
         # A date has whole seconds only.
         assert slot / 1_000 == pytest.approx(NOW + seconds + pace.GUARD_MS / 1_000, abs=0.6)
@@ -220,7 +223,7 @@ class TestPause:
             clock.meanwhile = lambda: worker(clock).pause(15)
             return await worker(clock, seconds=60).turn()
 
-        slot = asyncio.run(scenario())
+        slot = clock.run(scenario())
 
         assert slot >= NOW_MS + 15_000 + pace.GUARD_MS
 
@@ -230,7 +233,7 @@ class TestPause:
             clock.meanwhile = lambda: paced.pause(15)
             return await turns(paced, 8)
 
-        assert min(asyncio.run(scenario())) >= NOW_MS + 15_000
+        assert min(clock.run(scenario())) >= NOW_MS + 15_000
 
     def test_is_out_of_time_if_it_is_longer_than_the_worker_has(self, database, clock):
         async def scenario():
@@ -239,7 +242,7 @@ class TestPause:
             await paced.turn()
 
         with pytest.raises(OutOfTime) as raised:
-            asyncio.run(scenario())
+            clock.run(scenario())
 
         assert raised.value.after == pytest.approx(30 + pace.GUARD_MS / 1_000, abs=0.002)
 
@@ -248,7 +251,7 @@ class TestPause:
             paced = worker(clock)
             await asyncio.gather(*(paced.pause(10) for _ in range(8)))
 
-        asyncio.run(scenario())
+        clock.run(scenario())
 
         assert database.calls == {"get_item": 1, "put_item": 1}
 
@@ -260,7 +263,7 @@ class TestObserve:
             await worker(clock).observe(slot, 3, 30.0)
             return await one_by_one(worker(clock, seconds=100), 5)
 
-        slots = asyncio.run(scenario())
+        slots = clock.run(scenario())
 
         reset = NOW_MS + 30_000
         assert sum(slot < reset for slot in slots) == 3
@@ -273,7 +276,7 @@ class TestObserve:
             database.calls.clear()
             await paced.observe(slot, STEADY_LIMIT - 1, 60.0)
 
-        asyncio.run(scenario())
+        clock.run(scenario())
 
         assert database.calls == {}
 
@@ -283,7 +286,7 @@ class TestObserve:
             await paced.observe(await paced.turn(), 0, 1e12)
             return await paced.turn()
 
-        assert asyncio.run(scenario()) <= NOW_MS + 61_000
+        assert clock.run(scenario()) <= NOW_MS + 61_000
 
     def test_fails_nothing(self, database, clock):
         async def scenario():
@@ -292,7 +295,7 @@ class TestObserve:
             database.failure = EndpointConnectionError(endpoint_url="http://127.0.0.1")
             await paced.observe(slot, 0, 60.0)
 
-        asyncio.run(scenario())
+        clock.run(scenario())
 
         assert database.calls["get_item"] == 2
 
@@ -309,7 +312,7 @@ class TestContention:
         def rival():
             database.after_read = lambda: None
             if len(rivals) < times:
-                rivals.append(asyncio.run(worker(clock, seconds=500).turn()))
+                rivals.append(clock.run(worker(clock, seconds=500).turn()))
             database.after_read = rival
 
         database.after_read = rival
@@ -321,7 +324,7 @@ class TestContention:
             return await turns(worker(clock), 4)
 
         rivals = self.compete(database, clock, times)
-        ours = asyncio.run(scenario())
+        ours = clock.run(scenario())
 
         slots = sorted([*ours, *rivals])
         assert len(set(slots)) == 4 + times
@@ -332,17 +335,17 @@ class TestContention:
         rivals = self.compete(database, clock, 1_000)
 
         with pytest.raises(Retryable, match="contended"):
-            asyncio.run(worker(clock, seconds=500).turn())
+            clock.run(worker(clock, seconds=500).turn())
 
         assert len(rivals) == pace._ATTEMPTS
 
     def test_an_item_that_has_expired_meanwhile_is_made_anew(self, database, clock):
-        asyncio.run(worker(clock).turn())
+        clock.run(worker(clock).turn())
         database.after_read = lambda: database._client.delete_item(
             TableName=TABLE, Key={"pk": {"S": "pace#AbC123"}}
         )
 
-        assert asyncio.run(worker(clock).turn()) == NOW_MS + pace.SPACING_MS
+        assert clock.run(worker(clock).turn()) == NOW_MS + pace.SPACING_MS
 
 
 class TestTrouble:
@@ -362,7 +365,7 @@ class TestTrouble:
         monkeypatch.setattr(database, broken, fail)
 
         with pytest.raises(Retryable, match="state table") as raised:
-            asyncio.run(worker(clock).turn())
+            clock.run(worker(clock).turn())
         assert not isinstance(raised.value, OutOfTime)
 
     def test_that_made_a_worker_late_costs_it_the_slot(self, database, clock):
@@ -371,7 +374,7 @@ class TestTrouble:
 
         clock.meanwhile = stall
 
-        assert asyncio.run(worker(clock).turn()) == NOW_MS + 1_000 * pace.LATE_SECONDS + 200
+        assert clock.run(worker(clock).turn()) == NOW_MS + 1_000 * pace.LATE_SECONDS + 200
 
 
 class TestEightWorkersRacing:

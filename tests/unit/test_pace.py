@@ -1,5 +1,7 @@
 """Pacing's decisions: never over the limit, nearly all of it used, pauses and others' use respected."""
 
+import asyncio
+import contextvars
 import random
 
 import pytest
@@ -9,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from local.standin.windows import FixedWindow, busiest
 from sluice import pace
-from sluice.pace import Allowance, Window, holds, next_slot, observe, pause, reserve
+from sluice.pace import Allowance, OutOfTime, Window, holds, next_slot, observe, pause, reserve
+from tests.simulation import run
 
 NOW = 1_800_000_000_000
 MINUTE = 60_000
@@ -262,3 +265,95 @@ class Workers(RuleBasedStateMachine):
 
 TestAnySequence = Workers.TestCase
 TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+class Shared(pace.Pace):
+    """A pace over a window in memory, that stands for the state table."""
+
+    window, version = Window(), 0
+
+    def _load(self):
+        return Shared.window, Shared.version
+
+    def _store(self, window, version):
+        if Shared.version != version:
+            return False
+        Shared.window, Shared.version = window, version + 1
+        return True
+
+
+AT_WORK = contextvars.ContextVar("worker")
+
+
+class Worker:
+    """One process: invocation after invocation, each with some jobs. At times all of it stands still."""
+
+    def __init__(self, seed, table_seconds):
+        self.chance = random.Random(seed)
+        self.table_seconds = table_seconds
+        self.still_until = 0.0
+        self.sent = []
+
+    @staticmethod
+    def clock():
+        return NOW / 1_000 + asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(seconds)
+        while (left := self.still_until - self.clock()) > 0:
+            await asyncio.sleep(left)
+
+    async def to_thread(self, call, *args):
+        await self.sleep(self.table_seconds * self.chance.uniform(0.25, 0.75))
+        result = call(*args)
+        await self.sleep(self.table_seconds * self.chance.uniform(0.25, 0.75))
+        return result
+
+    async def stall(self, every):
+        while every:
+            await asyncio.sleep(self.chance.expovariate(1 / every))
+            self.still_until = self.clock() + self.chance.uniform(0.1, 4.0)
+
+    async def work(self, end):
+        AT_WORK.set(self)
+        while self.clock() < end:
+            paced = Shared("state", "AbC123", self.clock() + 20, self.clock, self.sleep)
+            jobs = [self._job(paced) for _ in range(self.chance.randrange(4, 13))]
+            results = await asyncio.gather(*jobs, return_exceptions=True)
+            assert {type(result) for result in results} <= {type(None), OutOfTime}
+            await self.sleep(min((each.after for each in results if each), default=0.0))
+
+    async def _job(self, paced):
+        await paced.turn()
+        self.sent.append(self.clock())
+        await asyncio.sleep(self.chance.uniform(0.1, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("stall_every", "table_seconds", "used"),
+    [(0, 0.01, 0.99), (0, 0.2, 0.98), (300, 0.01, 0.98), (5, 0.01, 0.5), (5, 0.6, 0.5)],
+)
+def test_eight_workers_that_race_and_stall_keep_the_limits_and_use_them(
+    monkeypatch, seed, stall_every, table_seconds, used
+):
+    monkeypatch.setattr(asyncio, "to_thread", lambda call, *args: AT_WORK.get().to_thread(call, *args))
+    monkeypatch.setattr(Shared, "window", Window())
+    monkeypatch.setattr(Shared, "version", 0)
+    workers = [Worker(f"{seed}{number}", table_seconds) for number in range(8)]
+    seconds = 600
+
+    async def scenario():
+        end = workers[0].clock() + seconds
+        stalls = [asyncio.create_task(worker.stall(stall_every)) for worker in workers]
+        await asyncio.gather(*(worker.work(end) for worker in workers))
+        for stall in stalls:
+            stall.cancel()
+        return end
+
+    end = run(scenario())
+
+    sent = sorted(moment for worker in workers for moment in worker.sent)
+    assert busiest(sent, 1) <= 10
+    assert busiest(sent, 60) <= 150
+    assert sum(moment < end for moment in sent) >= used * seconds / 60 * 150

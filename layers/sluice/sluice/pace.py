@@ -5,6 +5,9 @@ little longer than the upstream's, and slots lie apart, because a request reache
 sent, and not always equally much later. A minute's requests are spread over it in shares: were they
 all sent at once, every worker would then wait out the rest of the minute, whoever else's events it
 could have sent meanwhile.
+
+A worker that is late for its slot takes another: sent beside the requests whose slots are now, its own
+could be the eleventh of a second.
 """
 
 import asyncio
@@ -30,7 +33,7 @@ GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
 MAX_PAUSE_SECONDS: Final = 900.0  # after one that says more than can be meant
 FRESH_SECONDS: Final = 1.0  # what other workers noted is known to all within this time
-LATE_SECONDS: Final = 2.0  # a slot is lost to a worker that is later than this
+LATE_SECONDS: Final = 0.25  # a slot is lost to who is later: each second's slots and this much are ten
 TOLERANCE: Final = 10  # requests by which the upstream's count may differ from ours and nobody else sends
 _MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12
@@ -139,6 +142,7 @@ class Pace:
         self._sleep = sleep
         self._lock = asyncio.Lock()
         self._reserved: list[int] = []
+        self._ahead = 0.0  # seconds that the table takes: a slot nearer than this is late when it is known
         self._waiting = 0
         self._known = Window()
         self._known_at = 0.0
@@ -148,8 +152,9 @@ class Pace:
         """Waits for a slot and returns it; raises `OutOfTime` where none is before the deadline."""
         while True:
             slot = await self._take()
-            await self._sleep(max(0.0, slot / 1_000 - self._clock()))
+            await self._wait_until(slot / 1_000 - self._ahead)
             await self._refresh()
+            await self._wait_until(slot / 1_000)
             if holds(self._known, slot) and self._clock() - slot / 1_000 <= LATE_SECONDS:
                 return slot
 
@@ -180,19 +185,29 @@ class Pace:
             await asyncio.sleep(0)  # whoever else is about to wait is counted, too
             async with self._lock:
                 if not self._reserved:
-                    self._reserved = await asyncio.to_thread(self._reserve, self._waiting)
+                    self._reserved = await self._in_thread(self._reserve, self._waiting)
                 return self._reserved.pop(0)
         finally:
             self._waiting -= 1
 
+    async def _wait_until(self, moment: float) -> None:
+        await self._sleep(max(0.0, moment - self._clock()))
+
     async def _refresh(self) -> None:
         async with self._lock:
             if self._clock() - self._known_at > FRESH_SECONDS:
-                await asyncio.to_thread(self._change, lambda _: (None, None))
+                await self._in_thread(self._change, lambda _: (None, None))
+
+    async def _in_thread[**P, T](self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        begin = self._clock()
+        result = await asyncio.to_thread(call, *args, **kwargs)
+        self._ahead = self._clock() - begin
+        return result
 
     def _reserve(self, count: int) -> list[int]:
         def change(window: Window) -> tuple[list[int], Window | None]:
-            slots, changed = reserve(window, self._now(), count, self._latest)
+            earliest = self._now() + int(self._ahead * 1_000)
+            slots, changed = reserve(window, earliest, count, self._latest)
             return slots, changed if slots else None
 
         slots = [] if self._exhausted else self._change(change)
