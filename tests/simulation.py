@@ -71,7 +71,7 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         self._moving.working += 1
         future = super().run_in_executor(executor, func, *args)
         future.add_done_callback(self._stop_working)

@@ -199,6 +199,45 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
     assert len({client for _, client in requests}) == 1
 
 
+def test_what_cannot_be_sent_at_once_is_not_sent_and_the_connection_is_kept(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    requests: list[tuple[str, Any]] = []
+
+    async def jobs(account: Account) -> list[Answer | None]:
+        async with _client() as client:
+            found = []
+            for seconds in (-1.0, 60.0, -1.0, 60.0):
+                monkeypatch.setattr(upstream, "PROMPT_SECONDS", seconds)
+                found.append(await upstream.create_job(client, account, b"{}"))
+            return found
+
+    with serving_over_tls(certificate, requests) as url:
+        answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
+
+    assert [answer and answer.status for answer in answers] == [None, 202, None, 202]
+    assert [version for version, _ in requests] == ["2"] * 2
+    assert len({client for _, client in requests}) == 1
+
+
+def test_over_http_1_what_waited_for_a_connection_of_its_own_is_sent(
+    connections: list[object], runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
+    monkeypatch.setattr(upstream, "PROMPT_SECONDS", -1.0)
+    with serving(klaviyo) as url:
+        account = Account(SITE_ID, KEY, url)
+
+        answers = [
+            runner.run(upstream.create_job(upstream.client(), account, job(f"e{n}"))) for n in range(3)
+        ]
+
+    assert [answer and answer.status for answer in answers] == [202, None, 202]
+    assert {taken.event["unique_id"] for taken in klaviyo.events()} == {"e0", "e2"}
+    assert len(connections) == 2
+
+
 def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
     certificate: tuple[Path, Path],
 ) -> None:

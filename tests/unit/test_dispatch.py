@@ -304,6 +304,21 @@ def test_hundreds_of_bad_events_named_one_at_a_time_are_all_found() -> None:
     assert rejected(world) == all_once(*ids(events))
 
 
+def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
+    world = World({SITE: KEY}, workers=1)
+    create_job, begun = world._create_job, itertools.count()
+
+    async def late_at_first(account: Any, body: bytes) -> Any:
+        return None if next(begun) < 3 else await create_job(account, body)
+
+    world._create_job = late_at_first  # type: ignore[method-assign]
+    work(world, request(("ada", "a1"), ("ada", "a2")))
+
+    assert delivered(world.klaviyo) == all_once("a1", "a2")
+    assert world.counts["UpstreamRequests"] == 1
+    assert world.queue.receives == 1
+
+
 def test_what_must_follow_a_job_that_waits_waits_too() -> None:
     world = World({SITE: KEY}, workers=1)
     world.klaviyo.configure(faults=[{"kind": "json", "status": 500, "count": 1}])

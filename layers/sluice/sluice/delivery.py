@@ -72,9 +72,12 @@ class Receipts(msgspec.Struct, frozen=True):
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What a delivery reaches the world through. All but `now` may raise `Retryable`."""
+    """What a delivery reaches the world through. All but `now` may raise `Retryable`.
 
-    create_job: Callable[[Account, bytes], Awaitable[Answer]]
+    `create_job` answers None where it did not send the job, as its turn was over.
+    """
+
+    create_job: Callable[[Account, bytes], Awaitable[Answer | None]]
     pace: Callable[[Account], Pace]
     circuits: Circuits
     receipts: Receipts
@@ -254,8 +257,10 @@ class _Delivery:
             slot = await self._pace.turn()
             if self._fault is not None:
                 break
-            self._outcome.counts["UpstreamRequests"] += 1
             answer = await self._ports.create_job(self._account, body)
+            if answer is None:
+                continue
+            self._outcome.counts["UpstreamRequests"] += 1
             verdict = triage.judge(answer, job)
             if (left := triage.rate_left(answer)) is not None:
                 with contextlib.suppress(Retryable):  # what became of the job matters more

@@ -1,12 +1,15 @@
 """All HTTP towards the upstream, and nothing else: one request in, one `Answer` out, never an exception.
 
-The client lives as long as the process, so connections outlast an invocation.
+The client lives as long as the process, so connections outlast an invocation. A request goes out at once
+or not at all: what waited for a connection or a busy process would go beside those whose turn it is now.
 """
 
 import asyncio
 import functools
+import time
+from collections.abc import Awaitable, Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 
@@ -16,6 +19,7 @@ from sluice.jsonapi import MEDIA_TYPE
 from sluice.triage import Answer
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
+PROMPT_SECONDS: Final = 0.1  # until a request is on its way; with `pace.LATE_SECONDS` a quarter of a second
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
 
@@ -30,8 +34,12 @@ def client() -> httpx2.AsyncClient:
     )
 
 
-async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) -> Answer:
-    """Posts one bulk-create job for an account."""
+class _Late(Exception):
+    """A request could not be sent at once."""
+
+
+async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) -> Answer | None:
+    """Posts one bulk-create job for an account; None where it was too late for that, and nothing was sent."""
     headers = {
         "Authorization": f"Klaviyo-API-Key {account.private_key}",
         "revision": UPSTREAM_REVISION,
@@ -41,7 +49,27 @@ async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) ->
     try:
         async with asyncio.timeout(TOTAL_SECONDS):
             url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
-            response = await http.post(url, content=body, headers=headers)
+            response = await http.post(url, content=body, headers=headers, extensions={"trace": _promptly()})
+    except _Late:
+        return None
     except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
         return Answer(None, failure=type(error).__name__)
     return Answer(response.status_code, response.headers, response.content)
+
+
+def _promptly() -> Callable[[str, Any], Awaitable[None]]:
+    """Looks on as the client sends a request, and stops it if it comes to that too late."""
+    latest = time.monotonic() + PROMPT_SECONDS
+    is_new = False
+
+    async def look(step: str, _: Any) -> None:
+        nonlocal is_new
+        is_new |= step == "connection.connect_tcp.started"
+        # Over HTTP/1.1 stopping ends the connection, so one that always takes long would never be used.
+        is_stoppable = step == "http2.send_request_headers.started" or (
+            step == "http11.send_request_headers.started" and not is_new
+        )
+        if is_stoppable and time.monotonic() > latest:
+            raise _Late
+
+    return look
