@@ -23,7 +23,7 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, intake, settings
+from sluice import accounts, aws, intake, settings
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.message import Message
 from tests.bodies import NOON, SITE_ID, bulk, entry, event, profile
@@ -289,6 +289,7 @@ def forget() -> None:
     """What a process keeps from its first request on, but for its clients: they are slow to make."""
     for cached in (settings.load, accounts.secrets):
         cached.cache_clear()
+    aws._silent_until.clear()
 
 
 @contextlib.contextmanager

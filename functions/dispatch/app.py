@@ -7,9 +7,11 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -38,6 +40,9 @@ from sluice.settings import DispatchSettings
 
 _WAIT_SECONDS: Final = 20.0  # for a turn: longer would keep other accounts' events from this worker
 _WRAP_UP_SECONDS: Final = 8.0  # for rejections, visibilities and the answer, after the last request
+_LAST_SECONDS: Final = 4.0  # of these, in which no more is noted in receipts
+_TOO_LATE_TO_NOTE: Final = "there is no time left to note it"
+_NOTES_AT_ONCE: Final = 8  # so that threads are left for what sending waits for
 _MEMORY_SHARE: Final = 4  # of the memory, for messages unpacked at the same time: jobs are made of them
 _NOT_TRIED: Final = backoff.Wait(for_turn=True)
 
@@ -46,10 +51,19 @@ metrics = Metrics()
 chance = random.SystemRandom()
 
 
+class _Times(msgspec.Struct, frozen=True):
+    """Until when (epoch seconds) requests are sent, and outcomes noted in receipts."""
+
+    last_send: float
+    last_note: float
+
+
 @functools.cache
 def _runner() -> asyncio.Runner:
     # One loop for the life of the process: the upstream's connections belong to it.
-    return asyncio.Runner()
+    runner = asyncio.Runner()
+    runner.get_loop().set_default_executor(ThreadPoolExecutor(aws.CALLS_AT_ONCE))
+    return runner
 
 
 @metrics.log_metrics
@@ -75,7 +89,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         deadline = min(last_send, time.time() + _WAIT_SECONDS)
         with _in_hand([records[number] for number in part], configuration, end) as culprit:
             batch = {number: _record(records[number], culprit=culprit) for number in part}
-            staying = _dispatch(batch, configuration, deadline, counts)
+            times = _Times(deadline, end - _LAST_SECONDS)
+            staying = _dispatch(batch, configuration, times, counts)
             _postpone(staying, records, configuration)
             kept |= staying.keys()
             if len(parts) > 1:
@@ -128,11 +143,11 @@ def _in_hand(records: list[dict[str, Any]], configuration: DispatchSettings, end
 
 
 def _dispatch(
-    batch: dict[int, Record], configuration: DispatchSettings, deadline: float, counts: Counter[str]
+    batch: dict[int, Record], configuration: DispatchSettings, times: _Times, counts: Counter[str]
 ) -> dict[int, backoff.Wait]:
     """Dispatches a part of the batch and returns what stays on the queue, by number."""
-    outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, deadline)))
-    _store_rejections(outcome, configuration)
+    outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, times)))
+    _store_rejections(outcome, configuration, times)
     counts.update(outcome.counts)
     return outcome.retry
 
@@ -152,16 +167,16 @@ def _receives(record: dict[str, Any]) -> int:
     return int(record["attributes"]["ApproximateReceiveCount"])
 
 
-def _ports(configuration: DispatchSettings, deadline: float) -> dispatch.Ports:
+def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
     table, bucket = configuration.state_table, configuration.claim_bucket
     return dispatch.Ports(
         accounts=functools.partial(_accounts, configuration),
         fetch_claim=aws.claim_reader(bucket),
         delivery=delivery.Ports(
             create_job=functools.partial(upstream.create_job, upstream.client()),
-            pace=lambda account: Pace(table, account.site_id, deadline),
+            pace=lambda account: Pace(table, account.site_id, times.last_send),
             circuits=_circuits(table, bucket),
-            receipts=_receipts(table),
+            receipts=_receipts(table, times.last_note),
             now=functools.partial(datetime.now, UTC),
         ),
     )
@@ -195,12 +210,18 @@ def _circuits(table: str, bucket: str) -> delivery.Circuits:
     return delivery.Circuits(is_open, open_circuit, close_circuit, park)
 
 
-def _receipts(table: str) -> delivery.Receipts:
+def _receipts(table: str, last_note: float) -> delivery.Receipts:
+    some = asyncio.Semaphore(_NOTES_AT_ONCE)
+
     async def done(ids: list[str]) -> dict[str, frozenset[int]]:
         return await asyncio.to_thread(receipts.done, table, ids)
 
     async def delivered(receipt: str, places: list[int]) -> None:
-        await asyncio.to_thread(receipts.note, table, receipt, delivered=places)
+        try:
+            async with asyncio.timeout(last_note - time.time()), some:
+                await asyncio.to_thread(receipts.note, table, receipt, delivered=places)
+        except TimeoutError as error:
+            raise Retryable(_TOO_LATE_TO_NOTE) from error
 
     return delivery.Receipts(done, delivered)
 
@@ -221,7 +242,7 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
     )
 
 
-def _store_rejections(outcome: delivery.Outcome, configuration: DispatchSettings) -> None:
+def _store_rejections(outcome: delivery.Outcome, configuration: DispatchSettings, times: _Times) -> None:
     """Puts the rejections that are due on their queue; messages of those it fails for are kept."""
     due = outcome.due()
     unsent = aws.send_all(
@@ -246,15 +267,20 @@ def _store_rejections(outcome: delivery.Outcome, configuration: DispatchSettings
         )
         if refusal.receipt:
             places[refusal.receipt].update(refusal.places)
-    aws.at_once(functools.partial(_note_rejected, configuration), places.items())
+    noted = aws.at_once(functools.partial(_note_rejected, configuration, times), places.items())
+    outcome.counts["ReceiptsNotNoted"] += noted.count(False)
 
 
-def _note_rejected(configuration: DispatchSettings, noted: tuple[str, set[int]]) -> None:
-    receipt, places = noted
+def _note_rejected(configuration: DispatchSettings, times: _Times, refused: tuple[str, set[int]]) -> bool:
+    receipt, places = refused
     try:
+        if time.time() > times.last_note:
+            raise Retryable(_TOO_LATE_TO_NOTE)
         receipts.note(configuration.state_table, receipt, rejected=places)
     except Retryable as error:
         logger.warning("receipt not noted", receipt=receipt, cause=str(error))
+        return False
+    return True
 
 
 def _report(counts: Counter[str], retried: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from sluice import aws, message
 from sluice.errors import Retryable
@@ -52,6 +53,53 @@ def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
         aws.store(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     assert cloud.left() == []
+
+
+class TestAnswering:
+    """What fails slowly is waited for once."""
+
+    @pytest.fixture(autouse=True)
+    def _no_silence_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(aws, "_silent_until", {})
+        monkeypatch.setattr(aws.time, "monotonic", lambda: self.now)
+
+    now = 1_000.0
+
+    def fails(self, service: str = "dynamodb", seconds: float = 0.0) -> bool:
+        """Whether a call was made and failed, after so long; False if it was not made."""
+        made = []
+
+        def call() -> None:
+            with aws.answering(service, "it cannot be reached"):
+                made.append(service)
+                self.now += seconds
+                raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
+
+        with pytest.raises(Retryable):
+            call()
+        return bool(made)
+
+    def test_a_service_that_hung_is_not_asked_again_for_a_while(self) -> None:
+        assert self.fails(seconds=6.0)
+
+        assert not self.fails()
+        self.now += aws.SILENCE_SECONDS - 0.1
+        assert not self.fails()
+        self.now += 0.2
+        assert self.fails()
+
+    def test_others_are(self) -> None:
+        self.fails(seconds=6.0)
+
+        assert self.fails("s3")
+
+    def test_so_is_one_that_failed_at_once_or_that_answers(self) -> None:
+        self.fails(seconds=aws.SLOW_SECONDS / 2)
+        assert self.fails()
+
+        with aws.answering("dynamodb", "it cannot be reached"):
+            self.now += 6.0
+        assert self.fails()
 
 
 CALLS: list[tuple[str, Callable[[Cloud], Any]]] = [

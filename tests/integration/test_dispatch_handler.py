@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from local.standin import Klaviyo, Settings, transport
-from sluice import accounts, circuit, isolation, message, unfinished, upstream
+from sluice import accounts, aws, circuit, isolation, message, unfinished, upstream
 from sluice.contract import Surface
 from tests.bodies import SITE_ID, bulk, encoded, entry, event, profile, single
 from tests.lambdas import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
@@ -348,7 +350,49 @@ def test_receipts_that_cannot_be_written_keep_nothing(dispatch: Dispatch) -> Non
     assert dispatch.invoke() == []
 
     assert dispatch.function.lines("receipt not noted")
-    assert dispatch.function.metrics()["ReceiptsNotNoted"] == 1
+    assert dispatch.function.metrics()["ReceiptsNotNoted"] == 2
+
+
+def test_notes_never_keep_an_invocation_past_its_end(
+    dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    dispatch.put(*(stored((f"a{n}", f"a{n}"), ("refused", f"x{n}"), receipt=f"r{n}") for n in range(40)))
+    hanging = threading.Event()
+
+    def hang(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        hanging.wait(60)
+        return real()
+
+    dispatch.cloud.calls.instead("UpdateItem", hang)
+    # Two seconds after the last answer no more is noted.
+    monkeypatch.setattr(dispatch.function.app, "_LAST_SECONDS", 120 - 2)
+
+    assert dispatch.invoke() == []
+
+    hanging.set()
+    assert dispatch.delivered() == Counter(f"a{n}" for n in range(40))
+    assert len(dispatch.rejections()) == 40
+    assert dispatch.function.metrics()["ReceiptsNotNoted"] == 80
+    assert len(dispatch.cloud.calls.of("UpdateItem")) <= dispatch.function.app._NOTES_AT_ONCE
+
+
+def test_a_table_that_hangs_is_waited_for_once(dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatch.cloud.name_accounts(*({"site_id": f"Acc{n:03}", "private_key": "pk"} for n in range(30)))
+    dispatch.put(*(stored((f"a{n}", f"a{n}"), receipt=f"r{n}", account=f"Acc{n:03}") for n in range(30)))
+    asked = threading.Barrier(aws.CALLS_AT_ONCE)
+
+    def fail_together(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        asked.wait(30)
+        raise ReadTimeoutError(endpoint_url="https://nowhere.example")
+
+    dispatch.cloud.calls.instead("GetItem", fail_together)
+    monkeypatch.setattr(aws, "SLOW_SECONDS", 0.0)
+
+    assert len(dispatch.invoke()) == 30
+
+    assert len(dispatch.cloud.calls.of("GetItem")) == aws.CALLS_AT_ONCE
+    assert dispatch.klaviyo.requests() == []
 
 
 @pytest.mark.parametrize("seconds", [0.5, 10, 27.5])

@@ -1,14 +1,19 @@
 """The ledger of bulk requests and the notes of trials, in an emulated table."""
 
+import contextlib
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import receipts, trials
+from sluice import aws, receipts, trials
 from sluice.contract import MAX_EVENTS_PER_REQUEST
 from sluice.errors import Retryable
 from tests.lambdas import Cloud
@@ -30,6 +35,60 @@ def test_what_is_noted_is_done(cloud: Cloud) -> None:
         "r1": {0, 1, 1_000},
         "r2": {5, 6, 7},
     }
+
+
+@pytest.fixture
+def hanging_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """The connections to a table that takes them and never answers."""
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted.append(listening.accept()[0])
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", address)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setattr(aws, "_silent_until", {})
+        aws.hurried_dynamodb.cache_clear()
+        yield accepted
+        aws.hurried_dynamodb.cache_clear()
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    for connection in accepted:
+        connection.close()
+
+
+def create(receipt: str = "r1") -> None:
+    receipts.create("state", receipt, account="AbC123", created=datetime.now(UTC), total=1)
+
+
+def test_a_table_that_hangs_is_asked_once_for_a_new_receipt(hanging_table: list[socket.socket]) -> None:
+    for _ in range(3):
+        with pytest.raises(Retryable):
+            create()
+
+    assert len(hanging_table) == 1
+
+
+def test_a_connection_that_was_closed_meanwhile_costs_no_receipt(cloud: Cloud) -> None:
+    def closed_at_first(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        if len(cloud.calls.of("PutItem")) == 1:
+            raise ConnectionClosedError(endpoint_url="https://nowhere.example")
+        return real()
+
+    cloud.calls.instead("PutItem", closed_at_first)
+
+    create()
+
+    assert receipts.find("state", "r1", datetime.now(UTC)) is not None
 
 
 def test_noting_again_changes_no_outcome_and_no_expiry(cloud: Cloud) -> None:

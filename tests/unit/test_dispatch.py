@@ -1,19 +1,25 @@
 """Dispatch in a pretended world: whatever goes wrong, an event is delivered once or refused with a reason."""
 
+import asyncio
 import itertools
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from local.standin import Klaviyo
-from sluice import intake
+from sluice import dispatch, intake
+from sluice.backoff import Wait
 from sluice.contract import Surface
-from sluice.message import Message
+from sluice.errors import Retryable
+from sluice.message import Message, encode
 from sluice.rejection import Reason
 from tests.simulation import START, World, run
 
@@ -317,6 +323,50 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
     assert delivered(world.klaviyo) == all_once("a1", "a2")
     assert world.counts["UpstreamRequests"] == 1
     assert world.queue.receives == 1
+
+
+def test_claims_are_read_some_at_a_time_and_stay_in_order() -> None:
+    world = World({SITE: KEY}, workers=1)
+    reading = most = 0
+    together = threading.Barrier(dispatch.CLAIMS_AT_ONCE)
+
+    def fetch(key: str) -> bytes:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        together.wait(timeout=30)
+        reading -= 1
+        return packed[key]
+
+    names = [f"c{n}" for n in range(2 * dispatch.CLAIMS_AT_ONCE)]
+    packed = {name: zstandard.compress(msgspec.json.encode(request(("ada", name)))) for name in names}
+    claims = [msgspec.json.encode({"sluice": 1, "claim": name}).decode() for name in names]
+    records = {n: dispatch.Record(str(n), claim, NOW) for n, claim in enumerate(claims)}
+    ports = msgspec.structs.replace(world._ports(START + 20), fetch_claim=fetch)
+
+    async def scenario() -> dispatch.Outcome:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * dispatch.CLAIMS_AT_ONCE))
+        return await dispatch.dispatch(records, ports)
+
+    assert not run(scenario()).retry
+    assert most == dispatch.CLAIMS_AT_ONCE
+    assert [taken.event["unique_id"] for taken in world.klaviyo.events(SITE)] == names
+
+
+def test_a_claim_that_cannot_be_read_keeps_its_message_alone() -> None:
+    world = World({SITE: KEY}, workers=1)
+
+    def fetch(key: str) -> bytes:
+        raise Retryable("a claim cannot be read", after=7.0)
+
+    bodies = ['{"sluice":1,"claim":"none"}', encode(single("s1")).text]
+    records = {n: dispatch.Record(str(n), body, NOW) for n, body in enumerate(bodies)}
+    ports = msgspec.structs.replace(world._ports(START + 20), fetch_claim=fetch)
+
+    outcome = run(dispatch.dispatch(records, ports))
+
+    assert outcome.retry == {0: Wait(7.0)}
+    assert delivered(world.klaviyo) == all_once("s1")
 
 
 def test_what_must_follow_a_job_that_waits_waits_too() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import batched
@@ -19,16 +20,23 @@ if TYPE_CHECKING:
 BATCH: Final = 10  # entries of one SQS batch call
 BATCH_BYTES: Final = MESSAGE_BYTES  # all bodies of one: the limit is that of a message, attributes included
 CALLS_AT_ONCE: Final = 16  # ten thousand messages take a thousand batch calls, and there are seconds for them
+SLOW_SECONDS: Final = 0.4  # what takes this long to fail would take it again
+SILENCE_SECONDS: Final = 5.0  # for which it is not asked
 
+_silent_until: Final[dict[str, float]] = {}
 _one_at_a_time: Final = threading.Lock()
 
 
-def _client(service: str, read_timeout: int = 5) -> Any:
+def _client(service: str, *, connect_timeout: float = 2, read_timeout: float = 5, attempts: int = 3) -> Any:
     import boto3  # noqa: PLC0415 - importing it costs more than a warm request
     from botocore.config import Config  # noqa: PLC0415
 
-    retries: Any = {"mode": "standard", "total_max_attempts": 3}
-    config = Config(connect_timeout=2, read_timeout=read_timeout, retries=retries, max_pool_connections=32)
+    config = Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=32,
+    )
     with _one_at_a_time:  # clients may be used by several threads, but not made by them
         return boto3.client(service, config=config)  # type: ignore[call-overload]
 
@@ -48,8 +56,13 @@ def s3() -> "S3Client":
 @functools.cache
 def dynamodb() -> "DynamoDBClient":
     """The process's DynamoDB client."""
-    # It answers in milliseconds, and who has a caller waiting must not wait for a table that does not.
-    return _client("dynamodb", read_timeout=2)  # type: ignore[no-any-return]
+    return _client("dynamodb", read_timeout=2)  # type: ignore[no-any-return]  # it answers in milliseconds
+
+
+@functools.cache
+def hurried_dynamodb() -> "DynamoDBClient":
+    """The process's DynamoDB client for what a caller should not wait for: it asks once, and not for long."""
+    return _client("dynamodb", connect_timeout=0.5, read_timeout=0.5, attempts=1)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
@@ -61,6 +74,25 @@ def reaching(otherwise: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError) as error:
         raise Retryable(otherwise) from error
+
+
+@contextlib.contextmanager
+def answering(service: str, otherwise: str) -> Iterator[None]:
+    """As `reaching`, and for a while all fails at once where something has failed slowly.
+
+    So a service that hangs is waited for once, and not by each of the many who want something of it.
+    """
+    begin = time.monotonic()
+    if begin < _silent_until.get(service, 0.0):
+        raise Retryable(otherwise)
+    try:
+        with reaching(otherwise):
+            yield
+    except Retryable:
+        now = time.monotonic()
+        if now - begin >= SLOW_SECONDS:
+            _silent_until[service] = now + SILENCE_SECONDS
+        raise
 
 
 def at_once[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
@@ -93,7 +125,7 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
     """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
 
     def fetch(key: str) -> bytes:
-        with reaching("a claim cannot be read"):
+        with answering("s3", "a claim cannot be read"):
             return s3().get_object(Bucket=claim_bucket, Key=key)["Body"].read()
 
     return fetch

@@ -25,7 +25,7 @@ _REGISTER: Final = {"pk": {"S": "parked"}}
 
 def is_open(table: str, site_id: str) -> bool:
     """Whether an account's circuit is open."""
-    with aws.reaching("the state table cannot be read"):
+    with aws.answering("dynamodb", "the state table cannot be read"):
         return "Item" in aws.dynamodb().get_item(TableName=table, Key=_key(site_id), ConsistentRead=True)
 
 
@@ -33,7 +33,7 @@ def open_circuit(table: str, site_id: str, status: int) -> bool:
     """Opens an account's circuit because of an answer's `status`; True if it was closed."""
     client = aws.dynamodb()
     item = {"status": {"N": str(status)}, "opened_at": {"N": str(int(time.time()))}}
-    with aws.reaching("the state table cannot be written"):
+    with aws.answering("dynamodb", "the state table cannot be written"):
         try:
             client.put_item(
                 TableName=table,
@@ -47,7 +47,7 @@ def open_circuit(table: str, site_id: str, status: int) -> bool:
 
 def close_circuit(table: str, site_id: str) -> None:
     """Closes an account's circuit; what is parked goes back to the queue at the next tick."""
-    with aws.reaching("the state table cannot be written"):
+    with aws.answering("dynamodb", "the state table cannot be written"):
         aws.dynamodb().delete_item(TableName=table, Key=_key(site_id))
 
 
@@ -57,7 +57,7 @@ def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> No
         # The time comes first in a key, so that a listing begins with what has waited longest.
         aws.put(bucket, f"{PARKED_PREFIX}{site_id}/{time.time():.3f}-{uuid.uuid4().hex}.jsonl.zst", lines)
     # Registered after it is there, so that whoever saw the mark before can tell it is not all.
-    with aws.reaching("the state table cannot be written"):
+    with aws.answering("dynamodb", "the state table cannot be written"):
         aws.dynamodb().update_item(
             TableName=table,
             Key=_REGISTER,
@@ -69,7 +69,7 @@ def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> No
 
 def accounts_with_parked(table: str) -> dict[str, str]:
     """The accounts that may have something parked, by site id, with their marks."""
-    with aws.reaching("the state table cannot be read"):
+    with aws.answering("dynamodb", "the state table cannot be read"):
         item = aws.dynamodb().get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
     return {name: value["S"] for name, value in item.items() if name != "pk"}
 
@@ -78,7 +78,7 @@ def forget(table: str, site_id: str, mark: str) -> None:
     """Takes an account off the register if nothing was parked since its mark was read."""
     client = aws.dynamodb()
     with (
-        aws.reaching("the state table cannot be written"),
+        aws.answering("dynamodb", "the state table cannot be written"),
         contextlib.suppress(client.exceptions.ConditionalCheckFailedException),
     ):
         client.update_item(

@@ -16,6 +16,7 @@ from sluice.errors import Misconfigured, Refused, Retryable, Undeliverable
 from sluice.message import Message, StoredMessage
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
+CLAIMS_AT_ONCE: Final = 8
 UNKNOWN_ACCOUNT_STATUS: Final = 0  # opens a circuit where there is nobody to ask
 
 
@@ -56,15 +57,16 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
         outcome.counts["AccountsNotRead"] += 1
         return outcome
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
+    claims = await _read_claims(records, accounts, ports)
     for number, record in records.items():
-        try:
-            stored = _decode(record, accounts, ports)
-            by_account[stored.account][number] = stored
-        except Undeliverable as error:
-            refused = _unreadable(record, error, accounts.only(), ports.delivery.now())
-            outcome.refusals.append(Refusal(number, refused))
-        except Retryable as error:
-            outcome.retry[number] = Wait(error.after)
+        match claims.pop(number, None) or _read(record, accounts, ports):
+            case Undeliverable() as error:
+                refused = _unreadable(record, error, accounts.only(), ports.delivery.now())
+                outcome.refusals.append(Refusal(number, refused))
+            case Retryable() as error:
+                outcome.retry[number] = Wait(error.after)
+            case stored:
+                by_account[stored.account][number] = stored
     async with asyncio.TaskGroup() as group:
         for site_id, messages in by_account.items():
             account = accounts.with_site_id(site_id)
@@ -89,6 +91,28 @@ async def _park_unknown(
         outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
     else:
         await delivery.park(site_id, messages, ports.delivery, outcome)
+
+
+async def _read_claims(
+    records: Mapping[int, Record], accounts: Accounts, ports: Ports
+) -> dict[int, StoredMessage | Undeliverable | Retryable]:
+    """What the records that are claims say, read by some threads: each takes S3 a while."""
+    some = asyncio.Semaphore(CLAIMS_AT_ONCE)
+
+    async def read(record: Record) -> StoredMessage | Undeliverable | Retryable:
+        async with some:
+            return await asyncio.to_thread(_read, record, accounts, ports)
+
+    claims = {number: record for number, record in records.items() if message.is_claim(record.body)}
+    return dict(zip(claims, await asyncio.gather(*map(read, claims.values())), strict=True))
+
+
+def _read(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | Undeliverable | Retryable:
+    """What a record says, or why that cannot be told."""
+    try:
+        return _decode(record, accounts, ports)
+    except (Undeliverable, Retryable) as error:
+        return error
 
 
 def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage:

@@ -101,6 +101,11 @@ def is_stored(body: str) -> bool:
     return body.startswith('{"sluice":')
 
 
+def is_claim(body: str) -> bool:
+    """Whether a queue message only says where in S3 the request is."""
+    return body.startswith('{"sluice":1,"claim":')
+
+
 def unpacked_size(body: str) -> int:
     """About how many bytes a body unpacks to, without unpacking it."""
     start = '{"sluice":1,"zstd":"'
@@ -108,7 +113,7 @@ def unpacked_size(body: str) -> int:
         with contextlib.suppress(binascii.Error, zstandard.ZstdError, ValueError):
             frame = base64.b64decode(body[len(start) : len(start) + 32])
             return zstandard.get_frame_parameters(frame).content_size
-    elif not body.startswith('{"sluice":1,"claim":'):
+    elif not is_claim(body):
         return len(body)
     return MAX_BODY_BYTES_IN
 
@@ -133,7 +138,7 @@ def as_stored(message: Message[Any]) -> StoredMessage:
 def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
     """The JSON that `wrap` was given; `Undeliverable` if it is damaged."""
     raw = body.encode("utf-8", "surrogatepass")
-    if not body.startswith(('{"sluice":1,"zstd":', '{"sluice":1,"claim":')):
+    if not body.startswith('{"sluice":1,"zstd":') and not is_claim(body):
         return raw
     try:
         packed = _packed_decoder.decode(raw)

@@ -235,39 +235,32 @@ class Pace:
         raise Retryable("the pace is contended")
 
     def _load(self) -> tuple[Window, int]:
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-        try:
-            answer = aws.dynamodb().get_item(
-                TableName=self._table, Key={"pk": {"S": self._key}}, ConsistentRead=True
-            )
-        except (BotoCoreError, ClientError) as error:
-            raise Retryable("the state table cannot be read") from error
+        key: Any = {"pk": {"S": self._key}}
+        with aws.answering("dynamodb", "the state table cannot be read"):
+            answer = aws.dynamodb().get_item(TableName=self._table, Key=key, ConsistentRead=True)
         item = answer.get("Item")
         if item is None:
             return Window(), 0
         return _window(item), int(item["version"]["N"])
 
     def _store(self, window: Window, version: int) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
         client = aws.dynamodb()
-        try:
-            client.put_item(
-                TableName=self._table,
-                Item={
-                    "pk": {"S": self._key},
-                    **_attributes(window),
-                    "version": {"N": str(version + 1)},
-                    "expires_at": {"N": str(int(self._clock()) + _KEEP_SECONDS)},
-                },
-                ConditionExpression="attribute_not_exists(pk) OR version = :version",
-                ExpressionAttributeValues={":version": {"N": str(version)}},
-            )
-        except client.exceptions.ConditionalCheckFailedException:
-            return False
-        except (BotoCoreError, ClientError) as error:
-            raise Retryable("the state table cannot be written") from error
+        item: Any = {
+            "pk": {"S": self._key},
+            **_attributes(window),
+            "version": {"N": str(version + 1)},
+            "expires_at": {"N": str(int(self._clock()) + _KEEP_SECONDS)},
+        }
+        with aws.answering("dynamodb", "the state table cannot be written"):
+            try:
+                client.put_item(
+                    TableName=self._table,
+                    Item=item,
+                    ConditionExpression="attribute_not_exists(pk) OR version = :version",
+                    ExpressionAttributeValues={":version": {"N": str(version)}},
+                )
+            except client.exceptions.ConditionalCheckFailedException:
+                return False
         return True
 
 

@@ -52,8 +52,12 @@ def create(
 ) -> None:
     """Writes the receipt of a request that is about to be accepted, before anything can be noted in it.
 
+    It is not waited for, as the request is accepted without it, too.
+
     `rejected` are the places of events that were rejected right away.
     """
+    from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
+
     item: dict[str, Any] = {
         **_key(receipt),
         "account": {"S": account},
@@ -63,13 +67,17 @@ def create(
     }
     if rejected:
         item["rejected"] = {"NS": [str(place) for place in rejected]}
-    with aws.reaching("the state table cannot be written"):
-        aws.dynamodb().put_item(TableName=table, Item=item)
+    client = aws.hurried_dynamodb()
+    with aws.answering("dynamodb", "the state table cannot be written"):
+        try:
+            client.put_item(TableName=table, Item=item)
+        except ConnectionClosedError:  # as those are that were kept while the process was frozen
+            client.put_item(TableName=table, Item=item)
 
 
 def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     """A receipt that was created and has not expired; None if there is none."""
-    with aws.reaching("the state table cannot be read"):
+    with aws.answering("dynamodb", "the state table cannot be read"):
         answer = aws.dynamodb().get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
     item = answer.get("Item", {})
     if "account" not in item:
@@ -102,7 +110,7 @@ def note(
     values[":noted"] = {"S": now.isoformat()}
     values[":expiry"] = {"N": str(int(now.timestamp()) + KEEP_SECONDS)}
     sets = "noted = :noted, expires_at = if_not_exists(expires_at, :expiry)"
-    with aws.reaching("the state table cannot be written"):
+    with aws.answering("dynamodb", "the state table cannot be written"):
         aws.dynamodb().update_item(
             TableName=table,
             Key=_key(receipt),
@@ -124,7 +132,7 @@ def done(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
 def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
     wanted: Any = {table: {"Keys": [_key(receipt) for receipt in receipts], "ConsistentRead": True}}
     for attempt in range(_ATTEMPTS):
-        with aws.reaching("the state table cannot be read"):
+        with aws.answering("dynamodb", "the state table cannot be read"):
             answer = aws.dynamodb().batch_get_item(RequestItems=wanted)
         yield from answer["Responses"].get(table, [])
         wanted = answer.get("UnprocessedKeys")

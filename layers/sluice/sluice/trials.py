@@ -10,7 +10,7 @@ KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 
 def begin(table: str, message_id: str) -> int:
     """Notes that a message is tried alone; how often that ended its process before."""
-    with aws.reaching("the state table cannot be written"):
+    with aws.answering("dynamodb", "the state table cannot be written"):
         answer = aws.dynamodb().update_item(
             TableName=table,
             Key=_key(message_id),
@@ -26,7 +26,7 @@ def begin(table: str, message_id: str) -> int:
 
 def end(table: str, message_id: str) -> None:
     """Notes that a message was tried and its process lives."""
-    with aws.reaching("the state table cannot be written"):
+    with aws.answering("dynamodb", "the state table cannot be written"):
         aws.dynamodb().delete_item(TableName=table, Key=_key(message_id))
 
 
