@@ -155,6 +155,7 @@ class _Worker:
                 receipts=delivery.Receipts(nothing, nothing),
                 now=lambda: datetime.now(UTC),
             ),
+            read_object=nothing,
         )
 
 

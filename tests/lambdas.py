@@ -129,7 +129,7 @@ class Cloud:
         attributes = {"VisibilityTimeout": "1380"}
         self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
         self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
-        for bucket in ("claims", "archive"):
+        for bucket in ("claims", "archive", "drops"):
             self.s3.create_bucket(Bucket=bucket)
         self.dynamodb.create_table(
             TableName="state",
@@ -169,6 +169,7 @@ class Cloud:
             self._monkeypatch.setenv(f"SLUICE_{name}", values[name])
         if function == "dispatch":
             self._monkeypatch.setenv("SLUICE_ACCOUNTS_SECRET", "accounts")
+            self._monkeypatch.setenv("SLUICE_OBJECT_BUCKETS", "exports,drops")
         self._monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", f"sluice-{function}")
         forget()
         return Function(function)

@@ -341,6 +341,9 @@ class World:
         async def delivered(receipt: str, places: list[int]) -> None:
             self.receipts[receipt].update(places)
 
+        async def read_object(*_: Any) -> None:
+            raise AssertionError("nobody speaks of objects here")
+
         return dispatch.Ports(
             accounts=lambda: self.accounts,
             fetch_claim=lambda key: b"",
@@ -351,6 +354,7 @@ class World:
                 receipts=delivery.Receipts(done, delivered),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
             ),
+            read_object=read_object,
         )
 
     async def _create_job(self, account: Account, body: bytes) -> Answer:

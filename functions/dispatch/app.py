@@ -6,7 +6,7 @@ import functools
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,6 +25,7 @@ from sluice import (
     dispatch,
     isolation,
     message,
+    objects,
     receipts,
     rejection,
     settings,
@@ -34,6 +35,7 @@ from sluice import (
 )
 from sluice.accounts import Accounts
 from sluice.dispatch import Record
+from sluice.envelopes import Object
 from sluice.errors import Misconfigured, Retryable
 from sluice.pace import Pace
 from sluice.settings import DispatchSettings
@@ -45,6 +47,8 @@ _TOO_LATE_TO_NOTE: Final = "there is no time left to note it"
 _NOTES_AT_ONCE: Final = 8  # so that threads are left for what sending waits for
 _MEMORY_SHARE: Final = 4  # of the memory, for messages unpacked at the same time: jobs are made of them
 _NOT_TRIED: Final = backoff.Wait(for_turn=True)
+
+type ObjectReader = Callable[[Object, Accounts, Counter[str]], Awaitable[backoff.Wait | None]]
 
 logger = Logger()
 metrics = Metrics()
@@ -179,6 +183,7 @@ def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
             receipts=_receipts(table, times.last_note),
             now=functools.partial(datetime.now, UTC),
         ),
+        read_object=_object_reader(configuration, times.last_send),
     )
 
 
@@ -208,6 +213,28 @@ def _circuits(table: str, bucket: str) -> delivery.Circuits:
         await asyncio.to_thread(circuit.park, table, bucket, site_id, messages)
 
     return delivery.Circuits(is_open, open_circuit, close_circuit, park)
+
+
+def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectReader:
+    begun = False
+
+    def has_time() -> bool:
+        return time.time() < deadline
+
+    async def read(each: Object, known: Accounts, counts: Counter[str]) -> backoff.Wait | None:
+        nonlocal begun
+        if begun and not has_time():
+            return _NOT_TRIED
+        begun = True
+        try:
+            done = await asyncio.to_thread(objects.read, configuration, each, known, counts, has_time)
+        except Retryable as error:
+            # Often a permission is missing, and only this line says so.
+            logger.error("object not read", bucket=each.bucket, cause=str(error.__cause__ or error))
+            raise
+        return None if done else backoff.Wait(got_on=True)
+
+    return read
 
 
 def _receipts(table: str, last_note: float) -> delivery.Receipts:

@@ -18,7 +18,7 @@ from local import stack as stacks
 
 FOLDER = Path(".local/e2e").absolute()
 # Short windows: these tests are about what happens, not about filling jobs.
-WINDOWS = {"DispatchWindow": "1", "RejectWindow": "1"}
+PARAMETERS = {"DispatchWindow": "1", "RejectWindow": "1", "ObjectBuckets": "sluice-exports,sluice-events"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def eventually[Found](look: Callable[[], Found], seconds: float = 20) -> Found:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     before = dict(os.environ)
-    with stacks.running(FOLDER, WINDOWS) as running:
+    with stacks.running(FOLDER, PARAMETERS) as running:
         # Starting it points this process at the emulator, which is not what every other test wants.
         os.environ.clear()
         os.environ.update(before)

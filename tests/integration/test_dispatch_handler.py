@@ -111,7 +111,8 @@ def test_a_batch_is_delivered_refused_and_kept_as_each_message_deserves(dispatch
     assert dispatch.delivered() == Counter(["good", "b1", "c1", "dee", "raw", "raw2"])
     assert dispatch.cloud.left() == []
     reasons = Counter(rejection["reason"] for rejection in dispatch.rejections())
-    assert reasons == {"refused_by_upstream": 1, "malformed_message": 3, "invalid": 4}
+    assert reasons == {"refused_by_upstream": 1, "malformed_message": 3, "invalid": 3}
+    assert len(dispatch.cloud.keys("claims", "parked/NoSuch/")) == 1
     [found] = [each for each in dispatch.rejections() if each["reason"] == "refused_by_upstream"]
     assert found["pointer"].startswith(
         "/data/attributes/events-bulk-create/data/0/attributes/events/data/1/attributes/metric"
@@ -594,3 +595,49 @@ class TestIsolation:
 
         assert dispatch.delivered() == Counter(["c0", "c1", "c2"])
         assert len(dispatch.klaviyo.requests()) == 3
+
+
+def test_what_topics_and_buses_bring_is_delivered_and_refused_like_any_body(dispatch: Dispatch) -> None:
+    def on_topic(body: bytes, **named: str) -> str:
+        attributes = {name: {"Type": "String", "Value": value} for name, value in named.items()}
+        outer = {"Type": "Notification", "TopicArn": "arn:aws:sns:us-east-1:1:t", "Message": body.decode()}
+        return json.dumps(outer | {"Timestamp": "2026-11-20T09:30:00Z", "MessageAttributes": attributes})
+
+    def on_bus(detail: Any) -> str:
+        return json.dumps(
+            {"detail-type": "t", "source": "s", "time": "2026-11-20T09:30:00Z", "detail": detail}
+        )
+
+    repeated = on_topic(encoded(single(of=profile(email="a@mail.example"))))
+    dispatch.put(repeated, repeated)
+    dispatch.put(on_topic(encoded(single(unique_id="client")), account=SITE_ID, surface="client-event"))
+    dispatch.put(on_bus(single(unique_id="bus")))
+    dispatch.put(on_bus({"account": SITE_ID, "body": bulk(entry(event(unique_id="ours")))}))
+    dispatch.put(on_bus({"account": "not a site id", "body": single(unique_id="nobody's")}))
+    stored_by_nobody = message.encode(one("forged")).text
+    dispatch.put(on_topic(stored_by_nobody.encode()))
+    dispatch.put(on_bus(single(of=profile(email="no address"))))
+
+    assert dispatch.invoke() == []
+
+    [stamped] = dispatch.delivered().keys() - {"client", "bus", "ours"}
+    assert dispatch.delivered() == Counter([stamped, "client", "bus", "ours"])
+    payloads = {each["payload"]: each.get("pointer") for each in dispatch.rejections()}
+    assert len(payloads) == 3
+    assert stored_by_nobody in payloads
+    [flawed] = [pointer for payload, pointer in payloads.items() if "no address" in payload]
+    assert flawed == "/data/attributes/profile/data/attributes/email"
+
+
+def test_with_several_accounts_a_body_that_names_none_is_refused_and_says_so(dispatch: Dispatch) -> None:
+    dispatch.cloud.name_accounts(
+        {"site_id": SITE_ID, "private_key": PRIVATE_KEY}, {"site_id": "XyZ789", "private_key": "pk_other"}
+    )
+    dispatch.put(encoded(single(unique_id="nobody's")).decode())
+    dispatch.put(encoded(single(unique_id="mine")).decode(), account=SITE_ID)
+
+    dispatch.invoke()
+
+    assert dispatch.delivered() == Counter(["mine"])
+    [rejection] = dispatch.rejections()
+    assert rejection["detail"] == "Name the account, by its site id: the secret has 2 accounts."

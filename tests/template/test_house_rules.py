@@ -65,6 +65,8 @@ def target(reference: Any) -> str:
             return name
         case {"Fn::Sub": str(text)} if found := re.fullmatch(r"\$\{(\w+)\.Arn\}/([a-z]+/)*\*", text):
             return found[1]
+        case {"Fn::Split": [",", {"Fn::Sub": ["arn:aws:s3:::${Names}" | "arn:aws:s3:::${Names}/*", names]}]}:
+            return target(names["Names"]["Fn::Join"][1]["Fn::Split"][1])
     return ""
 
 
@@ -73,8 +75,10 @@ def as_list(value: Any) -> list[Any]:
 
 
 def statements(role: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All a role may be allowed, what depends on a condition too."""
     for policy in role.get("Policies", []):
-        yield from policy["PolicyDocument"]["Statement"]
+        for each in policy["PolicyDocument"]["Statement"]:
+            yield each["Fn::If"][1] if "Fn::If" in each else each
 
 
 def visibility_outlasts_the_work(template: Template) -> Iterator[str]:

@@ -43,3 +43,11 @@ def test_cfn_lint_finds_nothing_in_the_expanded_template(expanded: dict[str, Any
     found = lint(json.dumps(expanded), config=arguments)
 
     assert "\n".join(map(str, found)) == ""
+
+
+def test_cfn_lint_finds_nothing_in_the_producers_template() -> None:
+    found = lint(
+        Path("docs/producers.yaml").read_text(), config=ManualArgs(regions=REGIONS, include_checks=["I"])
+    )
+
+    assert "\n".join(map(str, found)) == ""

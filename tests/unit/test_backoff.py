@@ -115,3 +115,7 @@ def test_a_failure_counts_more_than_a_turn(one: Wait, other: Wait) -> None:
 
     assert found in (one, other)
     assert found.for_turn == (one.for_turn and other.for_turn)
+
+
+def test_what_got_on_comes_back_at_once() -> None:
+    assert {backoff.delay(receives, Wait(got_on=True), random.Random(1)) for receives in range(1, 50)} == {0}

@@ -82,6 +82,7 @@ def _explained(rejection: Rejection, plain: bytes) -> Rejection:
         surface=stored.surface,
         receipt=stored.receipt,
         accepted=stored.accepted,
+        line=stored.line,
     )
 
 

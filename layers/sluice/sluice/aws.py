@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from sluice.errors import Retryable
 from sluice.message import MESSAGE_BYTES, Body
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -129,6 +132,54 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
             return s3().get_object(Bucket=claim_bucket, Key=key)["Body"].read()
 
     return fetch
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An S3 object that is being read: what its writer says of it, and its bytes in pieces."""
+
+    metadata: Mapping[str, str]
+    pieces: Iterator[bytes]
+
+
+class Gone(Exception):
+    """The object that was meant is not there: deleted, or written anew since."""
+
+
+def open_object(
+    bucket: str, key: str, *, version: str | None, etag: str | None, start: int, piece_bytes: int
+) -> Opened:
+    """An object from its byte `start` on: nothing, if it ends there.
+
+    Raises `Gone`; this and reading on may raise `Retryable`.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    which: Any = {"VersionId": version} if version else {"IfMatch": f'"{etag}"'} if etag else {}
+    if start:
+        which["Range"] = f"bytes={start}-"
+    with reaching("an object cannot be read"):
+        try:
+            answer = s3().get_object(Bucket=bucket, Key=key, **which)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "InvalidRange":
+                return Opened({}, iter(()))
+            if code in _GONE:
+                raise Gone from error
+            raise
+    return Opened(answer["Metadata"], _pieces(answer["Body"], piece_bytes))
+
+
+_GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "PreconditionFailed"})
+
+
+def _pieces(body: "StreamingBody", piece_bytes: int) -> Iterator[bytes]:
+    while True:
+        with reaching("an object cannot be read"):
+            piece = body.read(piece_bytes)
+        if not piece:
+            return
+        yield piece
 
 
 def delete(queue_url: str, receipt_handles: Iterable[str]) -> None:

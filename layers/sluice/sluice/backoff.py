@@ -14,11 +14,12 @@ PATIENCE: Final = 6  # receives a message may spend waiting for its turn before 
 class Wait(msgspec.Struct, frozen=True):
     """Why a message waits: for a turn that is known to come, or because something failed.
 
-    `seconds` is how long is known to be too early.
+    `seconds` is how long is known to be too early. One that `got_on` only gave others a chance.
     """
 
     seconds: float | None = None
     for_turn: bool = False
+    got_on: bool = False
 
 
 def longer(one: Wait, other: Wait) -> Wait:
@@ -32,6 +33,8 @@ def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     After a failure the wait doubles each time, as it does for a turn that has not come for long: no
     outage may use up a message's receives. Jitter keeps what waits together from coming back together.
     """
+    if wait.got_on:
+        return 0
     doublings = receives - (PATIENCE if wait.for_turn else 1)
     step = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** max(0, min(doublings, 10)))
     jitter = min(JITTER_SECONDS, step / 2)

@@ -379,6 +379,7 @@ class _Delivery:
                 surface=source.surface,
                 receipt=source.receipt,
                 accepted=source.accepted,
+                line=source.line,
                 id=_rejection_id(source.receipt, places),
             )
             self._outcome.refusals.append(

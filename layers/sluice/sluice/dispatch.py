@@ -1,23 +1,26 @@
 """Takes a batch of queue messages apart by account and has each account's share delivered."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from sluice import contract, delivery, intake, message
+from sluice import delivery, envelopes, message, producers
 from sluice.accounts import Account, Accounts, is_site_id
 from sluice.backoff import Wait
 from sluice.delivery import Outcome, Refusal, Share
-from sluice.errors import Misconfigured, Refused, Retryable, Undeliverable
-from sluice.message import Message, StoredMessage
+from sluice.envelopes import Body, Object, Objects
+from sluice.errors import Misconfigured, Retryable, Undeliverable
+from sluice.message import StoredMessage
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
 CLAIMS_AT_ONCE: Final = 8
 UNKNOWN_ACCOUNT_STATUS: Final = 0  # opens a circuit where there is nobody to ask
+
+type _Said = StoredMessage | Objects | Undeliverable | Retryable
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -39,11 +42,16 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What dispatch reaches the world through. `accounts` may raise `Misconfigured` as well."""
+    """What dispatch reaches the world through. All may raise `Retryable`, `accounts` also `Misconfigured`.
+
+    `read_object` puts the lines of an S3 object on the queue as requests of their own, counting them, and
+    says what to wait for before it is called again, if it has to be.
+    """
 
     accounts: Callable[[], Accounts]
     fetch_claim: Callable[[str], bytes]
     delivery: delivery.Ports
+    read_object: Callable[[Object, Accounts, Counter[str]], Awaitable[Wait | None]]
 
 
 async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
@@ -57,6 +65,7 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
         outcome.counts["AccountsNotRead"] += 1
         return outcome
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
+    notified: dict[int, Objects] = {}
     claims = await _read_claims(records, accounts, ports)
     for number, record in records.items():
         match claims.pop(number, None) or _read(record, accounts, ports):
@@ -65,6 +74,8 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
                 outcome.refusals.append(Refusal(number, refused))
             case Retryable() as error:
                 outcome.retry[number] = Wait(error.after)
+            case tuple() as objects:
+                notified[number] = objects
             case stored:
                 by_account[stored.account][number] = stored
     async with asyncio.TaskGroup() as group:
@@ -77,6 +88,7 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
                 probes = {number for number in messages if records[number].probe}
                 share = Share(messages, again, probes)
                 group.create_task(delivery.deliver(account, share, ports.delivery, outcome))
+        group.create_task(_read_objects(notified, accounts, ports, outcome))
     return outcome
 
 
@@ -93,13 +105,32 @@ async def _park_unknown(
         await delivery.park(site_id, messages, ports.delivery, outcome)
 
 
-async def _read_claims(
-    records: Mapping[int, Record], accounts: Accounts, ports: Ports
-) -> dict[int, StoredMessage | Undeliverable | Retryable]:
+async def _read_objects(
+    notified: Mapping[int, Objects], accounts: Accounts, ports: Ports, outcome: Outcome
+) -> None:
+    """Has the lines of objects put on the queue, one object after the other, each as long as there is time.
+
+    Word of them stays until there is nothing left to put.
+    """
+    for number, objects in notified.items():
+        outcome.counts["Notifications"] += 1
+        for each in objects:
+            counts: Counter[str] = Counter()
+            try:
+                wait = await ports.read_object(each, accounts, counts)
+            except Retryable as error:
+                wait = Wait(error.after)
+            outcome.counts.update(counts)
+            if wait is not None:
+                outcome.retry[number] = wait
+                break
+
+
+async def _read_claims(records: Mapping[int, Record], accounts: Accounts, ports: Ports) -> dict[int, _Said]:
     """What the records that are claims say, read by some threads: each takes S3 a while."""
     some = asyncio.Semaphore(CLAIMS_AT_ONCE)
 
-    async def read(record: Record) -> StoredMessage | Undeliverable | Retryable:
+    async def read(record: Record) -> _Said:
         async with some:
             return await asyncio.to_thread(_read, record, accounts, ports)
 
@@ -107,7 +138,7 @@ async def _read_claims(
     return dict(zip(claims, await asyncio.gather(*map(read, claims.values())), strict=True))
 
 
-def _read(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | Undeliverable | Retryable:
+def _read(record: Record, accounts: Accounts, ports: Ports) -> _Said:
     """What a record says, or why that cannot be told."""
     try:
         return _decode(record, accounts, ports)
@@ -115,7 +146,7 @@ def _read(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | U
         return error
 
 
-def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage:
+def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | Objects:
     if record.culprit:
         detail = f"Its process ended each of the {record.receives - 1} times it was tried."
         raise Undeliverable(Reason.DEAD_LETTER, detail)
@@ -124,55 +155,28 @@ def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage:
         if not is_site_id(stored.account):
             raise Undeliverable(Reason.MALFORMED, "The message's account is not a site id.")
         return stored
-    account = accounts.with_site_id(record.account) if record.account else accounts.only()
-    if account is None:
-        detail = (
-            "Name the account in the message attribute 'account': its site id, one of the accounts secret."
-        )
-        raise Undeliverable(Reason.INVALID, detail)
-    return _accept_from_producer(record, account)
+    opened = envelopes.opened(_body(record))
+    if isinstance(opened, Body):
+        return message.as_stored(producers.accept(opened, record.id, accounts))
+    return opened
 
 
-def _accept_from_producer(record: Record, account: Account) -> StoredMessage:
-    """What ingest would have stored of a body that a producer put on the queue itself."""
-    body = record.body.encode("utf-8", "surrogatepass")
-    surface = _surface(record, body)
-    try:
-        read = intake.read(surface, body, contract.UPSTREAM_REVISION, record.sent)
-    except Refused as refused:
-        first = refused.problems[0]
-        detail = " ".join(problem.detail for problem in refused.problems[:10])
-        reason = Reason.MALFORMED if first.code == "parse_error" else Reason.INVALID
-        raise Undeliverable(reason, detail, first.pointer) from refused
-    return message.as_stored(
-        Message(record.id, account.site_id, surface, record.sent, read.entries, flat=read.flat)
-    )
-
-
-def _surface(record: Record, body: bytes) -> contract.Surface:
-    try:
-        named = contract.Surface(record.surface) if record.surface else None
-        surface = named or intake.surface_of(msgspec.json.decode(body))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise Undeliverable(Reason.MALFORMED, "The message is not JSON.") from None
-    except ValueError:
-        names = ", ".join(contract.Surface)
-        raise Undeliverable(Reason.INVALID, f"The attribute 'surface' must be one of {names}.") from None
-    if surface is None:
-        detail = "The message is no body of a known surface: 'data.type' names none."
-        raise Undeliverable(Reason.INVALID, detail)
-    return surface
+def _body(record: Record) -> Body:
+    return Body(record.body, record.sent, record.account, record.surface)
 
 
 def _unreadable(record: Record, error: Undeliverable, only: Account | None, now: datetime) -> Rejection:
     known = only.site_id if only else UNKNOWN_ACCOUNT
+    body = _body(record)
+    if not record.culprit and isinstance(opened := envelopes.opened(body), Body):
+        body = opened
     return Rejection(
         Reason(error.reason),
         error.detail,
-        msgspec.Raw(msgspec.json.encode(record.body)),
+        msgspec.Raw(msgspec.json.encode(body.text)),
         now,
-        account=record.account if record.account and is_site_id(record.account) else known,
+        account=body.account if body.account and is_site_id(body.account) else known,
         pointer=error.pointer,
-        surface=record.surface,
+        surface=body.surface,
         id=record.id,
     )

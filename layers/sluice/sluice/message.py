@@ -55,6 +55,7 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
     accepted: datetime
     entries: list[Entry[Part]]
     flat: bool = False  # the caller's document had the deprecated flat shape
+    line: str | None = None  # of an S3 object, where the caller's document was one: s3://bucket/key:number
 
 
 type StoredMessage = Message[msgspec.Raw]

@@ -26,7 +26,8 @@ class Reason(StrEnum):
 class Rejection(msgspec.Struct, omit_defaults=True):
     """What was refused, and in whose words.
 
-    `pointer` leads into the caller's own document. `payload` is the profile and events as they were
+    `pointer` leads into the caller's own document, `line` names that where it was a line of an S3 object
+    (s3://bucket/key:number). `payload` is the profile and events as they were
     going upstream, or the queue message's body as a string where it could not be read.
     """
 
@@ -41,6 +42,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     surface: str | None = None
     receipt: str | None = None
     accepted: datetime | None = None
+    line: str | None = None
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
 
 

@@ -27,13 +27,17 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What dispatch needs: the queue it backs off on, where refusals go, and the shared state."""
+    """What dispatch needs: the queue it backs off on, where refusals go, and the shared state.
+
+    `object_buckets` are the buckets it may read objects of, by commas.
+    """
 
     events_queue_url: str
     rejected_queue_url: str
     state_table: str
     claim_bucket: str
     accounts_secret: str
+    object_buckets: str = ""
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,9 +62,9 @@ def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T
         for name, value in environment.items()
         if name.startswith(_PREFIX)
     }
-    expected = {field.name for field in msgspec.structs.fields(kind)}
-    missing = sorted(name for name in expected if not given.get(name, "").strip())
-    unknown = sorted(given.keys() - expected)
+    fields = msgspec.structs.fields(kind)
+    missing = sorted(f.name for f in fields if f.required and not given.get(f.name, "").strip())
+    unknown = sorted(given.keys() - {f.name for f in fields})
     if missing or unknown:
         faults = [f"{_PREFIX}{name.upper()} is not set" for name in missing]
         faults += [f"{_PREFIX}{name.upper()} is not a setting of this function" for name in unknown]

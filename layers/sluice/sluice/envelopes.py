@@ -1,0 +1,191 @@
+"""What a producer's message holds: one body, or word of S3 objects with a body in each line.
+
+SNS, EventBridge and S3 put envelopes of their own around what they send to a queue; those shapes are
+AWS's. `{"account", "surface", "body"}` is ours, for producers who cannot set message attributes. Whatever
+has another shape is a body as it is: whether it is a good one is not decided here.
+"""
+
+import urllib.parse
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+MAX_ENVELOPES: Final = 3  # one in another: S3's news by SNS, an SNS message of a bus's event
+_CREATED: Final = "ObjectCreated:"
+
+type _Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A body, when it was sent, and what its envelopes or message attributes say of it."""
+
+    text: str
+    sent: datetime
+    account: str | None = None
+    surface: str | None = None
+
+
+class Object(msgspec.Struct, frozen=True):
+    """One writing of an S3 object. `sequencer` tells it from other writings of the same key."""
+
+    bucket: str
+    key: str
+    written: datetime
+    version: str | None = None
+    etag: str | None = None
+    sequencer: str | None = None
+
+
+type Objects = tuple[Object, ...]
+
+
+def opened(body: Body) -> Body | Objects:
+    """A body without its envelopes, or the objects its sender speaks of: none where it says nothing new.
+
+    A body counts as sent when its envelope says so: services deliver at least once, and what is stamped
+    by the time must be the same each time.
+    """
+    for _ in range(MAX_ENVELOPES):
+        members = _members(body.text)
+        if members is None:
+            break
+        found = _open(body, members)
+        if not isinstance(found, Body):
+            return found
+        if found is body:
+            break
+        body = found
+    return body
+
+
+def _open(body: Body, members: dict[str, msgspec.Raw]) -> Body | Objects:
+    try:
+        if {"Type", "TopicArn", "Message"} <= members.keys():
+            return _of_topic(body)
+        if {"detail-type", "source", "detail"} <= members.keys():
+            return _of_bus(body)
+        if "body" in members and members.keys() <= {"account", "surface", "body"}:
+            return _of_ours(body)
+        if "Records" in members:
+            return _of_bucket(body)
+        if {"Service", "Event", "Bucket"} <= members.keys():
+            return _of_new_configuration(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # it only looks like an envelope
+    return body
+
+
+class _Attribute(msgspec.Struct):
+    kind: str = msgspec.field(name="Type")
+    value: str = msgspec.field(name="Value")
+
+
+class _Notification(msgspec.Struct, tag_field="Type", tag="Notification"):
+    message: str = msgspec.field(name="Message")
+    timestamp: _Time = msgspec.field(name="Timestamp")
+    attributes: dict[str, _Attribute] = msgspec.field(name="MessageAttributes", default_factory=dict)
+
+    def named(self, name: str) -> str | None:
+        found = self.attributes.get(name)
+        return found.value if found is not None and found.kind == "String" else None
+
+
+def _of_topic(body: Body) -> Body:
+    outer = msgspec.json.decode(_bytes(body.text), type=_Notification)
+    return Body(
+        outer.message,
+        min(outer.timestamp, body.sent),
+        outer.named("account") or body.account,
+        outer.named("surface") or body.surface,
+    )
+
+
+class _BusEvent(msgspec.Struct):
+    time: _Time
+    detail: msgspec.Raw
+
+
+def _of_bus(body: Body) -> Body:
+    outer = msgspec.json.decode(_bytes(body.text), type=_BusEvent)
+    return Body(_text(outer.detail), min(outer.time, body.sent), body.account, body.surface)
+
+
+class _Ours(msgspec.Struct):
+    body: msgspec.Raw
+    account: str | None = None
+    surface: str | None = None
+
+
+def _of_ours(body: Body) -> Body:
+    outer = msgspec.json.decode(_bytes(body.text), type=_Ours)
+    text = _text(outer.body)
+    return Body(text, body.sent, outer.account or body.account, outer.surface or body.surface)
+
+
+class _Bucket(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Key(msgspec.Struct, rename="camel"):
+    key: Annotated[str, msgspec.Meta(min_length=1)]
+    version_id: str | None = None
+    e_tag: str | None = None
+    sequencer: str | None = None
+
+
+class _Place(msgspec.Struct):
+    bucket: _Bucket
+    object: _Key
+
+
+class _BucketRecord(msgspec.Struct, rename="camel", tag_field="eventSource", tag="aws:s3"):
+    event_name: str
+    event_time: _Time
+    s3: _Place
+
+
+class _BucketNews(msgspec.Struct, rename="pascal"):
+    records: list[_BucketRecord]
+
+
+def _of_bucket(body: Body) -> Objects:
+    news = msgspec.json.decode(_bytes(body.text), type=_BucketNews)
+    return tuple(
+        Object(
+            record.s3.bucket.name,
+            urllib.parse.unquote_plus(record.s3.object.key),
+            min(record.event_time, body.sent),
+            record.s3.object.version_id,
+            record.s3.object.e_tag,
+            record.s3.object.sequencer,
+        )
+        for record in news.records
+        if record.event_name.startswith(_CREATED)
+    )
+
+
+class _NewConfiguration(msgspec.Struct, rename="pascal"):
+    event: Literal["s3:TestEvent"]
+
+
+def _of_new_configuration(body: Body) -> Objects:
+    """S3's test that it may send here, once for each configuration of a bucket."""
+    msgspec.json.decode(_bytes(body.text), type=_NewConfiguration)
+    return ()
+
+
+def _members(text: str) -> dict[str, msgspec.Raw] | None:
+    """What an object has by its names, unread; None of what is no object."""
+    try:
+        return msgspec.json.decode(_bytes(text), type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(raw: msgspec.Raw) -> str:
+    return bytes(raw).decode("utf-8", "surrogatepass")
