@@ -1,5 +1,7 @@
 """Archives what was refused, and what nobody could bring to an outcome, before SQS drops it."""
 
+import functools
+import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,21 +17,24 @@ from sluice.settings import RejectSettings
 
 _GROUP_BYTES: Final = 32 * 2**20  # of rejections held at the same time: unpacked they may be large
 
+_ARCHIVE_SECONDS: Final = 25.0  # for writing what was read: S3 is given up on only after 24
+
 logger = Logger()
 metrics = Metrics()
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], _: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Lambda's entry: a batch of RejectedQueue or of a dead-letter queue."""
     configuration = settings.load(RejectSettings)
+    last_read = time.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _ARCHIVE_SECONDS
     failed = {record["messageId"] for record in event["Records"]}
     archived = dead = 0
-    for rejections in _groups(event["Records"], configuration):
+    for rejections in _groups(event["Records"], configuration, last_read):
         try:
-            for key, lines in archive.objects(rejections.values()).items():
-                aws.put(configuration.archive_bucket, key, lines)
+            objects = archive.objects(rejections.values())
+            aws.at_once(functools.partial(_put, configuration.archive_bucket), objects.items())
         except Retryable as error:
             # Objects written already are written again with the same key, or known by their lines' ids.
             logger.error("archive not written", cause=str(error))
@@ -43,13 +48,22 @@ def handler(event: dict[str, Any], _: LambdaContext) -> dict[str, Any]:
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(failed)]}
 
 
-def _groups(records: list[dict[str, Any]], configuration: RejectSettings) -> Iterator[dict[str, Rejection]]:
-    """The rejections that can be read, by message id, in groups that fit the memory."""
+def _put(bucket: str, archived: tuple[str, bytes]) -> None:
+    key, lines = archived
+    aws.put(bucket, key, lines)
+
+
+def _groups(
+    records: list[dict[str, Any]], configuration: RejectSettings, last_read: float
+) -> Iterator[dict[str, Rejection]]:
+    """The rejections that can be read in time, by message id, in groups that fit the memory."""
     now = datetime.now(UTC)
     fetch_claim = aws.claim_reader(configuration.claim_bucket)
     group: dict[str, Rejection] = {}
     size = 0
     for record in records:
+        if time.monotonic() > last_read:
+            break
         try:
             rejection = archive.read(_letter(record), fetch_claim, now)
         except Retryable as error:

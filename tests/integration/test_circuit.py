@@ -70,7 +70,9 @@ class Parking:
 
 
 @pytest.fixture
-def parking(cloud: Cloud) -> Parking:
+def parking(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Parking:
+    """Where nobody is slow to park, so that an account may be forgotten at once."""
+    monkeypatch.setattr(circuit, "REGISTERED_SECONDS", 0.0)
     return Parking(cloud)
 
 
@@ -101,7 +103,7 @@ def test_a_circuit_is_open_until_it_is_closed_and_opening_is_said_once(cloud: Cl
         ("PutObject", lambda: circuit.park("state", "claims", SITE, [b"{}"])),
         ("UpdateItem", lambda: circuit.park("state", "claims", SITE, [b"{}"])),
         ("GetItem", lambda: circuit.accounts_with_parked("state")),
-        ("UpdateItem", lambda: circuit.forget("state", SITE, "mark")),
+        ("UpdateItem", lambda: circuit.forget("state", SITE, "0-mark")),
         ("ListObjectsV2", lambda: circuit.parked_objects("claims", SITE)),
         ("GetObject", lambda: circuit.parked_messages("claims", "key")),
         ("PutObject", lambda: circuit.leave("claims", "key", [b"{}"])),
@@ -297,13 +299,21 @@ def test_more_objects_than_one_listing_shows_all_come_back(parking: Parking) -> 
 class TestRegister:
     """What is parked while a resumption is at work is not forgotten, in whatever order the steps run."""
 
+    @pytest.fixture(autouse=True)
+    def _as_ever(self, parking: Parking, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.patch = monkeypatch
+        monkeypatch.setattr(circuit, "REGISTERED_SECONDS", 1_200.0)
+
+    def register(self, *, seconds_ago: float = 0.0) -> None:
+        now = time.time()
+        with self.patch.context() as patch:
+            patch.setattr(time, "time", lambda: now - seconds_ago)
+            circuit.park("state", "claims", SITE, [])
+
     def steps_of_parking(self, name: str) -> list[Callable[[Parking], None]]:
         key = f"parked/{SITE}/{time.time():.3f}-{name}.jsonl.zst"
 
-        def register(parking: Parking) -> None:
-            circuit.park("state", "claims", SITE, [])
-
-        return [lambda parking: circuit.leave("claims", key, [plain(name)]), register]
+        return [lambda _: self.register(), lambda _: circuit.leave("claims", key, [plain(name)])]
 
     def steps_of_resuming(self) -> list[Callable[[Parking], None]]:
         seen: dict[str, Any] = {}
@@ -326,7 +336,7 @@ class TestRegister:
         orders = set(itertools.permutations("".join(name[0] * count for name, count in kinds.items())))
         for order in random.Random(1).sample(sorted(orders), 60):
             if before == "registered":
-                circuit.park("state", "claims", SITE, [])
+                self.register(seconds_ago=1_201)
             queues = {
                 "p": self.steps_of_parking("a"),
                 "o": self.steps_of_resuming(),
@@ -339,15 +349,15 @@ class TestRegister:
             assert SITE in parking.store.accounts(), order
             for key in parking.objects():
                 circuit.leave("claims", key, [])
-            circuit.forget("state", SITE, parking.store.accounts()[SITE])
+            parking.cloud.dynamodb.delete_item(TableName="state", Key={"pk": {"S": "parked"}})
 
     def test_parking_runs_in_the_order_assumed_above(self, parking: Parking) -> None:
         parking.park(plain("a"))
 
-        assert [name for name, _ in parking.cloud.calls.made] == ["PutObject", "UpdateItem"]
+        assert [name for name, _ in parking.cloud.calls.made] == ["UpdateItem", "PutObject"]
 
     def test_resuming_runs_in_the_order_assumed_above(self, parking: Parking) -> None:
-        circuit.park("state", "claims", SITE, [])
+        self.register(seconds_ago=1_201)
         parking.cloud.calls.clear()
 
         parking.tick()
@@ -356,14 +366,23 @@ class TestRegister:
         assert names == ["GetItem", "GetItem", "ListObjectsV2", "UpdateItem"]
 
     def test_a_register_that_was_forgotten_and_written_again_is_another(self, parking: Parking) -> None:
-        parking.park(plain("a"))
+        self.register(seconds_ago=1_202)
         seen = parking.store.accounts()[SITE]
         circuit.forget("state", SITE, seen)
-        parking.park(plain("b"))
+        assert SITE not in parking.store.accounts()
+        self.register(seconds_ago=1_201)
 
         circuit.forget("state", SITE, seen)
 
         assert SITE in parking.store.accounts()
+
+    def test_nobody_is_forgotten_who_may_be_about_to_park(self, parking: Parking) -> None:
+        self.register(seconds_ago=1_100)
+
+        assert parking.tick() == (False, 0)
+
+        assert SITE in parking.store.accounts()
+        assert parking.cloud.calls.of("UpdateItem")[1:] == []
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
@@ -420,8 +439,10 @@ def test_parking_says_it_failed_unless_it_is_all_there_and_registered(
     with pytest.raises(Crash):
         parking.park(*messages)
 
-    # They are still on the queue, as whoever parks did not come to delete them. Parked again:
+    # They are still on the queue, as whoever parks did not come to delete them. What is parked is found:
     parking.cloud.calls.clear()
+    assert SITE in parking.store.accounts() or parking.objects() == []
+    # And parked again:
     parking.park(*messages)
     assert parking.parked().keys() == set(messages)
     while parking.tick() is not None:

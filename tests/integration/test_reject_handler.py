@@ -13,7 +13,7 @@ from sluice import message, rejection
 from sluice.archive import CLAIM_RECEIVES
 from sluice.rejection import Reason, Rejection
 from tests.bodies import NOON, SITE_ID
-from tests.lambdas import Cloud, Function, again, stored
+from tests.lambdas import Cloud, Context, Function, again, stored
 
 SECRETS = ["mail.example", "s3cret"]
 
@@ -46,10 +46,10 @@ class Reject:
                 self.cloud.s3.put_object(Bucket="claims", Key=each.claim_key, Body=each.claim_bytes)
             self.cloud.send(each if isinstance(each, str) else each.text, queue=self.cloud.rejected)
 
-    def invoke(self, records: dict[str, Any] | None = None) -> list[str]:
+    def invoke(self, records: dict[str, Any] | None = None, context: Context | None = None) -> list[str]:
         """Archives what is visible; the bodies of the messages that failed."""
         records = self.cloud.receive(self.cloud.rejected) if records is None else records
-        answer = self.function(records)
+        answer = self.function(records, context)
         self.cloud.settle(records, answer, self.cloud.rejected)
         bodies = {record["messageId"]: record["body"] for record in records["Records"]}
         return [bodies[failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
@@ -64,6 +64,13 @@ class Reject:
         found = {line["id"]: line for line in lines}
         assert len(found) == len(lines)
         return found
+
+
+class Minute(Context):
+    """An invocation that has all of its time, whatever the clock says."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
 
 
 @pytest.fixture
@@ -91,6 +98,25 @@ def test_a_batch_is_archived_by_account_and_day(reject: Reject) -> None:
     assert any("account=unknown" in partition for partition in partitions)
     metrics = reject.function.metrics()
     assert metrics == {"ArchivedRejections": 6, "DeadLetters": 2}
+
+
+def test_what_there_is_no_time_for_stays(reject: Reject, monkeypatch: pytest.MonkeyPatch) -> None:
+    reject.put(*(refused(f"r{number}", size=1_000_000) for number in range(4)), "mail.example, not JSON")
+    now = 1_000.0
+
+    def slowly(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        nonlocal now
+        now += 15
+        return real()
+
+    monkeypatch.setattr(reject.function.app.time, "monotonic", lambda: now)
+    reject.cloud.calls.instead("GetObject", slowly)
+
+    assert len(reject.invoke(context=Minute())) == 2
+
+    assert reject.archived().keys() == {"r0", "r1", "r2"}
+    assert reject.function.metrics() == {"ArchivedRejections": 3, "DeadLetters": 0}
+    assert len(reject.cloud.left(reject.cloud.rejected)) == 2
 
 
 def test_what_it_says_are_ids_and_reasons(reject: Reject) -> None:

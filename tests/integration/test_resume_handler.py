@@ -1,6 +1,8 @@
 """The resume function as its schedule calls it, with AWS emulated in process."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -49,6 +51,14 @@ def test_with_nothing_parked_it_says_that_no_circuit_is_open(resume: Resume) -> 
 
     assert resume.function.metrics() == {"OpenCircuits": 0}
     assert resume.cloud.calls.of("ListObjectsV2") == []
+
+
+def test_the_sample_event_is_a_tick(resume: Resume) -> None:
+    resume.park("a1")
+
+    resume.function(json.loads(Path("tests/events/resume.json").read_text()), Context(55.0))
+
+    assert resume.queued() == Counter(["a1"])
 
 
 def test_an_open_circuit_gets_a_probe_and_a_closed_one_everything(resume: Resume) -> None:

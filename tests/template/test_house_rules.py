@@ -229,6 +229,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         watched |= {(target(each["Value"]), alarm["MetricName"]) for each in alarm["Dimensions"]}
     for queue, metric in [
         ("EventsQueue", "ApproximateAgeOfOldestMessage"),
+        ("EventsQueue", "ApproximateNumberOfMessagesNotVisible"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesVisible"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
         ("", "OldestKeptSeconds"),
@@ -237,6 +238,21 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
     ]:
         if (queue, metric) not in watched:
             yield f"{queue or 'Sluice'}: nobody watches {metric}"
+
+
+def alarms_come_before_sqs_stops(template: Template) -> Iterator[str]:
+    """A standard queue hands out nothing, of any account, while 120,000 of its messages are in flight."""
+    for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
+        if alarm["MetricName"] == "ApproximateNumberOfMessagesNotVisible" and alarm["Threshold"] >= 120_000:
+            yield f"{name}: too late"
+
+
+def ticks_are_not_repeated(template: Template) -> Iterator[str]:
+    """A tick that is tried again would run beside the next one."""
+    for name, schedule in of_type(template, "AWS::Events::Rule").items():
+        for each in schedule["Targets"]:
+            if each.get("RetryPolicy", {}).get("MaximumRetryAttempts") != 0:
+                yield f"{name}: is tried again"
 
 
 def data_is_encrypted_and_private(template: Template) -> Iterator[str]:
@@ -289,6 +305,8 @@ RULES: list[Rule] = [
     secrets_stay_in_the_secret,
     functions_have_no_dead_letter_queue,
     alarms_see_dead_letters,
+    alarms_come_before_sqs_stops,
+    ticks_are_not_repeated,
     data_is_encrypted_and_private,
     claims_outlive_their_messages,
     what_cannot_be_made_again_is_kept,
@@ -350,6 +368,9 @@ BREACHES: list[tuple[Rule, str, Any]] = [
         "",
     ),
     (alarms_see_dead_letters, "Resources.OpenCircuitsAlarm.Properties.MetricName", "CircuitsOpened"),
+    (alarms_see_dead_letters, "Resources.EventsInFlightAlarm.Properties.Dimensions", []),
+    (alarms_come_before_sqs_stops, "Resources.EventsInFlightAlarm.Properties.Threshold", 120_000),
+    (ticks_are_not_repeated, "Resources.ResumeSchedule.Properties.Targets.0.RetryPolicy", {}),
     (what_cannot_be_made_again_is_kept, "Resources.AccountsSecret.DeletionPolicy", "Delete"),
     (what_cannot_be_made_again_is_kept, "Resources.EventsQueue.UpdateReplacePolicy", "Delete"),
 ]

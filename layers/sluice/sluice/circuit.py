@@ -3,7 +3,9 @@
 While it is open its messages are parked in S3, where waiting costs nothing and nothing is received
 again and again; one of them goes back to the queue each minute to see whether the account answers.
 The item `parked` in the state table is a register: it names each account that may have something
-parked, with a mark that is another each time something is.
+parked, with a mark that is another each time something is. An account is registered before anything
+of it is parked, so that nothing lies where nobody looks, and is not forgotten while whoever
+registered it may still be about to park.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ PARKED_PREFIX: Final = "parked/"
 # Of one object: it is sent without looking at the clock, by a function with little memory.
 OBJECT_MESSAGES: Final = 500
 OBJECT_BYTES: Final = 16 * 2**20
+REGISTERED_SECONDS: Final = 1_200.0  # at least: a third longer than any function may run
 _REGISTER: Final = {"pk": {"S": "parked"}}
 
 
@@ -53,18 +56,17 @@ def close_circuit(table: str, site_id: str) -> None:
 
 def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> None:
     """Puts an account's messages (each one's JSON) aside, safe, until its circuit closes."""
-    for lines in _objects(messages):
-        # The time comes first in a key, so that a listing begins with what has waited longest.
-        aws.put(bucket, f"{PARKED_PREFIX}{site_id}/{time.time():.3f}-{uuid.uuid4().hex}.jsonl.zst", lines)
-    # Registered after it is there, so that whoever saw the mark before can tell it is not all.
     with aws.answering("dynamodb", "the state table cannot be written"):
         aws.dynamodb().update_item(
             TableName=table,
             Key=_REGISTER,
             UpdateExpression="SET #site = :mark",
             ExpressionAttributeNames={"#site": site_id},
-            ExpressionAttributeValues={":mark": {"S": uuid.uuid4().hex}},
+            ExpressionAttributeValues={":mark": {"S": _unique_time()}},
         )
+    for lines in _objects(messages):
+        # The time comes first in a key, so that a listing begins with what has waited longest.
+        aws.put(bucket, f"{PARKED_PREFIX}{site_id}/{_unique_time()}.jsonl.zst", lines)
 
 
 def accounts_with_parked(table: str) -> dict[str, str]:
@@ -75,7 +77,9 @@ def accounts_with_parked(table: str) -> dict[str, str]:
 
 
 def forget(table: str, site_id: str, mark: str) -> None:
-    """Takes an account off the register if nothing was parked since its mark was read."""
+    """Takes an account off the register if nobody can be parking for it since its mark was read."""
+    if time.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
+        return
     client = aws.dynamodb()
     with (
         aws.answering("dynamodb", "the state table cannot be written"),
@@ -130,6 +134,10 @@ def _compressed(messages: Iterable[bytes]) -> bytes:
     # A message written by hand may have line ends, which JSON has between its tokens only.
     lines = b"\n".join(message.replace(b"\n", b" ") for message in messages)
     return zstandard.ZstdCompressor(level=3).compress(lines)
+
+
+def _unique_time() -> str:
+    return f"{time.time():.3f}-{uuid.uuid4().hex}"
 
 
 def _key(site_id: str) -> dict[str, dict[str, str]]:
