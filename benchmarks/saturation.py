@@ -24,6 +24,7 @@ from benchmarks import corpus, gateway
 from sluice import delivery, dispatch, message, pace, upstream
 from sluice.accounts import Account, Accounts
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
+from sluice.outcome import Receipts
 from sluice.pace import Pace, Window
 
 KEY: Final = "pk_upstream"
@@ -152,7 +153,7 @@ class _Worker:
                 create_job=create_job,
                 pace=lambda _: self._pace(self._item, deadline),
                 circuits=delivery.Circuits(is_open, nothing, nothing, nothing),
-                receipts=delivery.Receipts(nothing, nothing),
+                receipts=Receipts(nothing, nothing),
                 now=lambda: datetime.now(UTC),
             ),
             read_object=nothing,

@@ -12,7 +12,7 @@ import itertools
 import random
 import selectors
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from sluice import backoff, delivery, dispatch, isolation, message, pace
 from sluice.accounts import Account, Accounts
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.message import Message
+from sluice.outcome import Receipts
 from sluice.triage import Answer
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ VISIBILITY_TIMEOUT = 1_380.0
 MEMORY_BYTES = 400 * 2**20
 FUNCTION_SECONDS = 120.0
 REQUEST_SECONDS = 20.0
+PROBES = 2
 
 
 class Killed(Exception):
@@ -114,26 +116,30 @@ class Queue:
         self._receive_count = receive_count
         self._order = itertools.count()
         self._visible: list[tuple[float, int, Waiting]] = []
-        self._held: dict[int, tuple[Waiting, int]] = {}
+        self._hidden: list[tuple[float, int, Waiting]] = []
+        self._handled = 0
         self.dead: list[Waiting] = []
         self.receives = 0
+        self.most_in_flight = 0
 
     def __len__(self) -> int:
-        return len(self._visible)
+        return len(self._visible) + len(self._hidden)
 
     def send(self, body: str, *, resumed: bool = False, probe: bool = False) -> None:
         waiting = Waiting(next(self._order), body, self._clock(), resumed, probe)
-        self._put(waiting, self._clock())
+        self._show(waiting, self._clock())
 
     def send_first(self, stored: Message[Any]) -> None:
         """What fair queues do for an account that is not the one with the backlog."""
         waiting = Waiting(next(self._order), message.encode(stored).text, self._clock())
-        self._put(waiting, 0.0)
+        self._show(waiting, 0.0)
 
     def receive(self, most: int) -> list[Waiting]:
         now = self._clock()
+        while self._hidden and self._hidden[0][0] <= now:
+            heapq.heappush(self._visible, heapq.heappop(self._hidden))
         batch: list[Waiting] = []
-        while len(batch) < most and self._visible and self._visible[0][0] <= now:
+        while len(batch) < most and self._visible:
             waiting = heapq.heappop(self._visible)[2]
             if waiting.receives >= self._receive_count:
                 self.dead.append(waiting)
@@ -141,16 +147,25 @@ class Queue:
             waiting.receives += 1
             self.receives += 1
             batch.append(waiting)
+        self._handled += len(batch)
+        self.most_in_flight = max(self.most_in_flight, self._handled + len(self._hidden))
         return batch
 
     def next_visible(self) -> float:
         """When a message is there to receive."""
-        return self._visible[0][0] if self._visible else self._clock() + 1.0
+        if self._visible:
+            return float(self._clock())
+        return self._hidden[0][0] if self._hidden else self._clock() + 1.0
 
     def postpone(self, waiting: Waiting, seconds: float) -> None:
-        self._put(waiting, self._clock() + seconds)
+        self._handled -= 1
+        heapq.heappush(self._hidden, (self._clock() + seconds, next(self._order), waiting))
 
-    def _put(self, waiting: Waiting, at: float) -> None:
+    def delete(self, count: int) -> None:
+        """Forgets messages that were received and are done."""
+        self._handled -= count
+
+    def _show(self, waiting: Waiting, at: float) -> None:
         heapq.heappush(self._visible, (at, next(self._order), waiting))
 
 
@@ -201,7 +216,7 @@ class World:
         self.queue = Queue(self.clock, receive_count)
         self.windows: dict[str, pace.Window] = defaultdict(pace.Window)
         self.circuits: dict[str, int] = {}
-        self.parked: dict[str, list[bytes]] = defaultdict(list)
+        self.parked: dict[str, list[list[bytes]]] = defaultdict(list)  # objects of messages, the oldest first
         self.receipts: dict[str, set[int]] = defaultdict(set)
         self.trials: Counter[int] = Counter()
         self.unfinished: list[frozenset[int]] = []  # what was in hand when a worker was killed, by its ids
@@ -209,10 +224,11 @@ class World:
         self.counts: Counter[str] = Counter()
         self.kill_at: set[int] = set()  # numbers of upstream requests after which the sender is killed
         self.poison: str | None = None  # a worker that decodes a body with this in it is killed
+        self.answer: Callable[[bytes], Answer | None] = lambda body: None  # what is said instead of taking it
         self._workers = workers
         self._batch = batch
         self._latency = latency
-        self._requests = 0
+        self.requests = 0
         self._busy = 0
         self._stopping = False
 
@@ -290,6 +306,7 @@ class World:
                 for number, wait in outcome.retry.items():
                     waiting = batch[number]
                     self.queue.postpone(waiting, backoff.delay(waiting.receives, wait, self.chance))
+                self.queue.delete(len(part) - len(outcome.retry))
                 left -= set(part)
         finally:
             for number in left:
@@ -314,11 +331,14 @@ class World:
         """What resume does each minute."""
         while True:
             await asyncio.sleep(60.0)
-            for site_id, bodies in self.parked.items():
+            for site_id, objects in self.parked.items():
                 is_open = site_id in self.circuits
-                count = min(1, len(bodies)) if is_open else len(bodies)
-                for _ in range(count):
-                    self.queue.send(bodies.pop(0).decode(), resumed=True, probe=is_open)
+                for bodies in objects[:PROBES] if is_open else objects:
+                    due = bodies[:1] if is_open else bodies[:]
+                    del bodies[: len(due)]
+                    for body in due:
+                        self.queue.send(body.decode(), resumed=True, probe=is_open)
+                objects[:] = filter(None, objects)
 
     def _ports(self, deadline: float) -> dispatch.Ports:
         async def is_open(site_id: str) -> bool:
@@ -333,7 +353,7 @@ class World:
             self.circuits.pop(site_id, None)
 
         async def park(site_id: str, bodies: list[bytes]) -> None:
-            self.parked[site_id] += bodies
+            self.parked[site_id].append(bodies)
 
         async def done(ids: list[str]) -> dict[str, frozenset[int]]:
             return {receipt: frozenset(self.receipts[receipt]) for receipt in ids}
@@ -351,20 +371,24 @@ class World:
                 create_job=self._create_job,
                 pace=lambda account: _Pace(self, account.site_id, deadline),  # type: ignore[arg-type,return-value]
                 circuits=delivery.Circuits(is_open, open_circuit, close_circuit, park),
-                receipts=delivery.Receipts(done, delivered),
+                receipts=Receipts(done, delivered),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
             ),
             read_object=read_object,
         )
 
     async def _create_job(self, account: Account, body: bytes) -> Answer:
-        self._requests += 1
-        number = self._requests
+        self.requests += 1
+        number = self.requests
         headers = {
             "authorization": f"Klaviyo-API-Key {account.private_key}",
             "revision": UPSTREAM_REVISION,
             "content-type": "application/vnd.api+json",
         }
+        instead = self.answer(body)
+        if instead is not None:
+            await asyncio.sleep(self._latency)
+            return instead
         given = self.klaviyo.handle("POST", BULK_CREATE_JOBS_PATH, headers, body)
         await asyncio.sleep(self._latency * self.chance.uniform(0.5, 1.5))
         if number in self.kill_at:

@@ -37,6 +37,7 @@ from sluice.accounts import Accounts
 from sluice.dispatch import Record
 from sluice.envelopes import Object
 from sluice.errors import Misconfigured, Retryable
+from sluice.outcome import Outcome, Receipts
 from sluice.pace import Pace
 from sluice.settings import DispatchSettings
 
@@ -237,7 +238,7 @@ def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectRe
     return read
 
 
-def _receipts(table: str, last_note: float) -> delivery.Receipts:
+def _receipts(table: str, last_note: float) -> Receipts:
     some = asyncio.Semaphore(_NOTES_AT_ONCE)
 
     async def done(ids: list[str]) -> dict[str, frozenset[int]]:
@@ -250,7 +251,7 @@ def _receipts(table: str, last_note: float) -> delivery.Receipts:
         except TimeoutError as error:
             raise Retryable(_TOO_LATE_TO_NOTE) from error
 
-    return delivery.Receipts(done, delivered)
+    return Receipts(done, delivered)
 
 
 def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
@@ -269,7 +270,7 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
     )
 
 
-def _store_rejections(outcome: delivery.Outcome, configuration: DispatchSettings, times: _Times) -> None:
+def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: _Times) -> None:
     """Puts the rejections that are due on their queue; messages of those it fails for are kept."""
     due = outcome.due()
     unsent = aws.send_all(

@@ -199,16 +199,27 @@ def test_while_the_circuit_is_open_one_message_is_sent_each_time(parking: Parkin
     assert SITE in parking.store.accounts()
 
 
-def test_a_probe_that_came_back_waits_behind_what_was_not_asked_about(parking: Parking) -> None:
-    parking.park(*(plain(f"m{number}") for number in range(50)))
-    time.sleep(0.01)
-    parking.park(plain("probe"))
+def test_probes_that_came_back_wait_behind_what_was_not_asked_about(parking: Parking) -> None:
+    for name in ("new", "newer", "probe"):
+        parking.park(plain(name))
+        time.sleep(0.01)
     circuit.open_circuit("state", SITE, 401)
 
     parking.tick()
 
-    assert parking.queued() == Counter([plain("m0")])
-    assert parking.parked() == Counter([*(plain(f"m{number}") for number in range(1, 50)), plain("probe")])
+    assert parking.queued() == Counter([plain("new"), plain("newer")])
+    assert parking.parked() == Counter([plain("probe")])
+
+
+def test_probes_are_from_two_objects(parking: Parking) -> None:
+    parking.park(*(plain(f"a{number}") for number in range(50)))
+    time.sleep(0.01)
+    parking.park(*(plain(f"b{number}") for number in range(50)))
+    circuit.open_circuit("state", SITE, 401)
+
+    assert parking.tick() == (True, 2)
+
+    assert parking.queued() == Counter([plain("a0"), plain("b0")])
 
 
 def test_a_probe_that_cannot_be_sent_makes_no_copies(parking: Parking) -> None:

@@ -211,7 +211,7 @@ def test_metrics_account_for_every_event(dispatch: Dispatch) -> None:
     assert metrics["JobEvents"] == 3
 
 
-@pytest.mark.parametrize(
+PASSING_FAULTS = pytest.mark.parametrize(
     "fault",
     [
         {"kind": "json", "status": 503},
@@ -221,20 +221,37 @@ def test_metrics_account_for_every_event(dispatch: Dispatch) -> None:
     ],
     ids=lambda fault: fault["kind"],
 )
-@pytest.mark.parametrize(("receives", "least", "most"), [(1, 2, 4), (4, 22, 32), (40, 890, 900)])
+
+
+@PASSING_FAULTS
+@pytest.mark.parametrize(
+    ("count", "receives", "least", "most"), [(12, 1, 2, 4), (12, 3, 8, 16), (1, 40, 890, 900)]
+)
 def test_a_passing_fault_keeps_messages_for_longer_each_time(
-    dispatch: Dispatch, fault: dict[str, Any], receives: int, least: int, most: int
+    dispatch: Dispatch, fault: dict[str, Any], count: int, receives: int, least: int, most: int
 ) -> None:
     dispatch.klaviyo.configure(faults=[fault])
-    dispatch.put(*(one(f"e{n}") for n in range(12)))
+    dispatch.put(*(one(f"e{n}") for n in range(count)))
     records = again(dispatch.cloud.receive(), receives)
 
-    assert len(dispatch.invoke(records)) == 12
+    assert len(dispatch.invoke(records)) == count
 
-    assert len(dispatch.postponed()) == 12
+    assert len(dispatch.postponed()) == count
     assert all(least <= seconds <= most for seconds in dispatch.postponed())
-    assert len(dispatch.cloud.left()) == 12
-    assert dispatch.function.metrics()["RetriedMessages"] == 12
+    assert len(dispatch.cloud.left()) == count
+    assert dispatch.function.metrics()["RetriedMessages"] == count
+
+
+@PASSING_FAULTS
+def test_a_fault_that_lasts_parks_the_account(dispatch: Dispatch, fault: dict[str, Any]) -> None:
+    dispatch.klaviyo.configure(faults=[fault])
+    dispatch.put(*(one(f"e{n}") for n in range(12)))
+
+    assert dispatch.invoke(again(dispatch.cloud.receive(), 4)) == []
+
+    assert circuit.is_open("state", SITE_ID)
+    assert dispatch.cloud.left() == []
+    assert dispatch.function.metrics()["ParkedMessages"] == 12
 
 
 def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Dispatch) -> None:

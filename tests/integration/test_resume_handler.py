@@ -61,14 +61,14 @@ def test_the_sample_event_is_a_tick(resume: Resume) -> None:
     assert resume.queued() == Counter(["a1"])
 
 
-def test_an_open_circuit_gets_a_probe_and_a_closed_one_everything(resume: Resume) -> None:
+def test_an_open_circuit_gets_two_probes_and_a_closed_one_everything(resume: Resume) -> None:
     resume.park("a1", "a2", "a3")
     resume.park("b1", "b2", site_id=OTHER)
     circuit.open_circuit("state", SITE_ID, 401)
 
     resume.tick()
 
-    assert resume.queued().total() == 3
+    assert resume.queued().total() == 2 + 2
     assert resume.queued().keys() >= {"b1", "b2"}
     assert resume.open_circuits() == 1
 

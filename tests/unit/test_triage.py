@@ -342,7 +342,8 @@ class TestAccountFault:
     def test_by_status(self, status):
         verdict = judged(error("/data/", code="not_authenticated", detail="No."), status=status)
 
-        assert verdict == AccountFault(status, "No.")
+        assert verdict == AccountFault(status, Fault("not_authenticated", "No."))
+        assert verdict.is_certain == (status in {401, 410})
 
     @pytest.mark.parametrize("status", [401, 404, 410])
     @pytest.mark.parametrize(("headers", "body"), [({}, b""), (HTML, PAGE), ({}, b"gone")])
@@ -357,13 +358,15 @@ class TestAccountFault:
     def test_where_the_request_is_at_fault_and_not_its_body(self, source):
         verdict = judged(error(detail="Unknown revision.", **{source: "revision"}))
 
-        assert verdict == AccountFault(400, "Unknown revision.")
+        assert verdict == AccountFault(400, Fault("invalid", "Unknown revision."))
 
     def test_even_if_an_event_is_named(self):
         assert isinstance(judged(error(at(0, 1)), status=403), AccountFault)
 
     def test_tells_little(self):
-        assert judged(error("/data", detail="x" * 10_000), status=401) == AccountFault(401, "x" * 500)
+        verdict = judged(error("/data", detail="x" * 10_000), status=401)
+
+        assert verdict == AccountFault(401, Fault("invalid", "x" * 500))
 
 
 class TestTransient:
@@ -379,23 +382,23 @@ class TestTransient:
         ],
     )
     def test_a_page_of_something_in_between(self, status, headers, body):
-        assert judge(Answer(status, headers, body), JOB) == Transient(f"HTTP {status}")
+        assert judge(Answer(status, headers, body), JOB) == Transient(status)
 
     @pytest.mark.parametrize("body", [b"", b"error code: 1020"])
     def test_a_403_that_is_not_the_upstreams(self, body):
-        assert judge(Answer(403, {"content-type": "text/plain"}, body), JOB) == Transient("HTTP 403")
+        assert judge(Answer(403, {"content-type": "text/plain"}, body), JOB) == Transient(403)
 
     @pytest.mark.parametrize(
         "status", [301, 302, 304, 307, 308, 408, 425, 500, 501, 502, 503, 504, 520, 524, 599]
     )
     def test_by_status_even_if_an_event_is_named(self, status):
-        assert judged(error(at(0, 1)), status=status) == Transient(f"HTTP {status}")
+        assert judged(error(at(0, 1)), status=status) == Transient(status)
 
     def test_no_answer(self):
-        assert judge(Answer(None, failure="ReadTimeout"), JOB) == Transient("ReadTimeout")
+        assert judge(Answer(None, failure="ReadTimeout"), JOB) == Transient(None)
 
     def test_with_the_time_it_asks_for(self):
-        assert judge(Answer(503, {"retry-after": "7"}), JOB) == Transient("HTTP 503", 7.0)
+        assert judge(Answer(503, {"retry-after": "7"}), JOB) == Transient(503, 7.0)
 
 
 class TestThrottled:

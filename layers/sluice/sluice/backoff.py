@@ -8,6 +8,7 @@ import msgspec
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
 JITTER_SECONDS: Final = 10.0  # at most; half of a short wait
+LASTING: Final = 4  # receives of a message that has failed for half a minute and would wait for another
 PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
 
 

@@ -8,17 +8,18 @@ from typing import Final
 
 import msgspec
 
-from sluice import delivery, envelopes, message, producers
+from sluice import backoff, delivery, envelopes, message, producers
 from sluice.accounts import Account, Accounts, is_site_id
+from sluice.asking import NO_ANSWER
 from sluice.backoff import Wait
-from sluice.delivery import Outcome, Refusal, Share
+from sluice.delivery import Share
 from sluice.envelopes import Body, Object, Objects
 from sluice.errors import Misconfigured, Retryable, Undeliverable
 from sluice.message import StoredMessage
+from sluice.outcome import Outcome, Refusal
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
 CLAIMS_AT_ONCE: Final = 8
-UNKNOWN_ACCOUNT_STATUS: Final = 0  # opens a circuit where there is nobody to ask
 
 type _Said = StoredMessage | Objects | Undeliverable | Retryable
 
@@ -84,9 +85,12 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
             if account is None:
                 group.create_task(_park_unknown(site_id, messages, ports, outcome))
             else:
-                again = {number for number in messages if records[number].again}
-                probes = {number for number in messages if records[number].probe}
-                share = Share(messages, again, probes)
+                share = Share(
+                    messages,
+                    again={number for number in messages if records[number].again},
+                    probes={number for number in messages if records[number].probe},
+                    lasting={n for n in messages if records[n].receives >= backoff.LASTING},
+                )
                 group.create_task(delivery.deliver(account, share, ports.delivery, outcome))
         group.create_task(_read_objects(notified, accounts, ports, outcome))
     return outcome
@@ -97,7 +101,7 @@ async def _park_unknown(
 ) -> None:
     """Parks what is for an account the secret does not name (any more): that may be a mistake."""
     try:
-        if await ports.delivery.circuits.open(site_id, UNKNOWN_ACCOUNT_STATUS):
+        if await ports.delivery.circuits.open(site_id, NO_ANSWER):
             outcome.counts["CircuitsOpened"] += 1
     except Retryable as error:
         outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))

@@ -76,6 +76,12 @@ class Job(msgspec.Struct, gc=False):
         """The request's JSON."""
         return _JOB_HEAD + b",".join([_entry_body(entry) for entry in self.entries]) + _JOB_TAIL
 
+    def messages(self) -> set[int]:
+        """Numbers of the messages its events came from."""
+        return {
+            origin.message for entry in self.entries for event in entry.events for origin in event.origins
+        }
+
 
 class Packing(msgspec.Struct):
     """What a batch came to: jobs, in the order to send them, and events no job can hold."""
@@ -126,6 +132,11 @@ def unmerged(entry: JobEntry) -> list[JobEntry]:
             parts.append(JobEntry(entry.key, event.profile, entry.backfill, []))
         parts[-1].events.append(event)
     return parts
+
+
+def alone(job: Job, event: PackedEvent) -> Job:
+    """A job of just this one of a job's events."""
+    return job_of(job.number, [JobEntry(event.key, event.profile, event.backfill, [event])])
 
 
 def halves(job: Job) -> tuple[Job, Job]:

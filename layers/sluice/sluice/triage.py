@@ -64,17 +64,25 @@ class Throttled(msgspec.Struct, frozen=True):
 
 
 class Transient(msgspec.Struct, frozen=True):
-    """A passing fault. The job may have been taken: its unique_ids make sending it again safe."""
+    """A passing fault; no `status` where no answer came.
 
-    cause: str
+    The job may have been taken: its unique_ids make sending it again safe.
+    """
+
+    status: int | None
     after: float | None = None
 
 
 class AccountFault(msgspec.Struct, frozen=True):
-    """Every job of this account would be answered so until somebody acts."""
+    """Every job of this account would be answered so until somebody acts, as far as the answer tells."""
 
     status: int
-    detail: str
+    fault: Fault
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing in a job can be why."""
+        return self.status in _WHATEVER_THE_BODY
 
 
 type Verdict = Taken | Attributed | Unattributed | Throttled | Transient | AccountFault
@@ -89,6 +97,7 @@ _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,3}")
 _UNIQUE_ID: Final = frozenset({"/attributes/unique_id", "/unique_id"})
 _TRANSIENT: Final = frozenset({408, 425})
 _CONTENT: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
+_WHATEVER_THE_BODY: Final = frozenset({401, 410})  # the key or the revision, looked at before any body is
 _EVEN_HTML: Final = frozenset({401, 404, 410, 413})  # whoever says so, it is true of the next job as well
 _MAX_DETAIL: Final = 500
 _MAX_TAIL: Final = 1_000
@@ -106,18 +115,19 @@ class _Error(msgspec.Struct, frozen=True):
 def judge(answer: Answer, job: Job) -> Verdict:
     """What an `answer` to `job` means."""
     if answer.status is None:
-        return Transient(answer.failure)
+        return Transient(None)
     if 200 <= answer.status < 300 and not _is_html(answer):
         return Taken(_header(answer, "x-klaviyo-partial-failure"))
     if answer.status == 429:
         return Throttled(retry_after(answer))
     errors = _errors(answer)
     if _is_transient(answer, answer.status, errors):
-        return Transient(f"HTTP {answer.status}", retry_after(answer))
+        return Transient(answer.status, retry_after(answer))
     first = errors[0] if errors else _Error(detail=f"HTTP {answer.status} without an explanation.")
+    fault = Fault(first.code, first.detail)
     if answer.status not in _CONTENT or _is_about_the_request(errors):
-        return AccountFault(answer.status, first.detail)
-    return _attributed(errors, job) or Unattributed(Fault(first.code, first.detail))
+        return AccountFault(answer.status, fault)
+    return _attributed(errors, job) or Unattributed(fault)
 
 
 def retry_after(answer: Answer) -> float | None:

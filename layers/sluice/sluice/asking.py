@@ -1,0 +1,93 @@
+"""Asks the upstream about one account's jobs, each in its turn, and keeps what that says of the account."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sluice import triage
+from sluice.accounts import Account
+from sluice.errors import Retryable
+from sluice.pace import Pace
+from sluice.packing import Job
+from sluice.triage import AccountFault, Answer, Attributed, Taken, Throttled, Transient, Unattributed
+
+type Reply = Taken | Attributed | Unattributed | Transient | AccountFault
+
+NO_ANSWER: Final = 0  # the status of a fault where none came
+
+
+def is_looked_at(reply: Reply) -> bool:
+    """Whether the upstream looked at what is in the job, whatever it thinks of it."""
+    return isinstance(reply, Taken | Attributed | Unattributed)
+
+
+class Asker:
+    """An account, as one invocation comes to know it.
+
+    `looked_at` counts its jobs that were looked at, `throttled` is True after a 429. `fault` is the
+    status with which all of its jobs are refused; once it is set nothing more is asked. Whoever
+    holds `in_doubt` is finding that out, and only samples are sent meanwhile.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        pace: Pace,
+        create_job: Callable[[Account, bytes], Awaitable[Answer | None]],
+        counts: Counter[str],
+    ) -> None:
+        self.looked_at = 0
+        self.throttled = False
+        self.fault: int | None = None
+        self.in_doubt = asyncio.Lock()
+        self._account = account
+        self._pace = pace
+        self._create_job = create_job
+        self._counts = counts
+
+    async def ask(self, job: Job, *, sample: bool = False) -> Reply | None:
+        """Sends a job when it is its turn, again after a throttle, and judges the answer.
+
+        None if no job of this account is looked at for now. Raises `OutOfTime` where there is no turn.
+        """
+        body = job.body()
+        while (slot := await self._turn(sample)) is not None:
+            verdict = await self._send(job, body, slot)
+            match verdict:
+                case None:
+                    continue  # it was not sent, as its turn was over
+                case Throttled(after):
+                    self._counts["Throttles"] += 1
+                    self.throttled = True
+                    await self._pace.pause(after)
+                case AccountFault(status) if verdict.is_certain:
+                    self.fault = status
+                case _:
+                    self._counts["TransientFaults"] += isinstance(verdict, Transient)
+                    self.looked_at += is_looked_at(verdict)
+                    return verdict
+        return None
+
+    async def _turn(self, sample: bool) -> int | None:
+        while self.fault is None:
+            if not sample:
+                async with self.in_doubt:
+                    pass  # it is over
+            slot = await self._pace.turn()
+            if self.fault is not None:
+                break
+            if sample or not self.in_doubt.locked():
+                return slot
+        return None
+
+    async def _send(self, job: Job, body: bytes, slot: int) -> triage.Verdict | None:
+        answer = await self._create_job(self._account, body)
+        if answer is None:
+            return None
+        self._counts["UpstreamRequests"] += 1
+        if (left := triage.rate_left(answer)) is not None:
+            with contextlib.suppress(Retryable):  # what became of the job matters more
+                await self._pace.observe(slot, *left)
+        return triage.judge(answer, job)

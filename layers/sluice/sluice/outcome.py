@@ -1,0 +1,195 @@
+"""What becomes of a batch's messages, and of each event of one account's share of it.
+
+A message is done only when each of its events is delivered or rejected: one event that waits keeps its
+message on the queue, one that is set aside has its message parked.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+from datetime import datetime
+
+import msgspec
+
+from sluice import backoff, intake, receipts
+from sluice.backoff import Wait
+from sluice.errors import Retryable
+from sluice.message import StoredMessage
+from sluice.packing import Job, Origin, PackedEvent
+from sluice.rejection import Reason, Rejection, UpstreamPayload
+from sluice.triage import Fault
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A rejection that is due, of the events at these places of a record's message."""
+
+    record: int
+    rejection: Rejection
+    receipt: str = ""
+    places: tuple[int, ...] = ()
+
+
+class Outcome(msgspec.Struct):
+    """What became of a batch, by the records' numbers; `retry` holds those to keep on the queue, and why."""
+
+    retry: dict[int, Wait] = {}
+    parked: set[int] = set()
+    refusals: list[Refusal] = []
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def due(self) -> list[Refusal]:
+        """The rejections to store now.
+
+        Of a message that is not done only those that its receipt can keep from being found again.
+        """
+        waiting = self.retry.keys() | self.parked
+        return [refusal for refusal in self.refusals if refusal.receipt or refusal.record not in waiting]
+
+
+class Receipts(msgspec.Struct, frozen=True):
+    """The ledger of bulk requests: what is done of each of these, and noting what was delivered."""
+
+    done: Callable[[list[str]], Awaitable[dict[str, frozenset[int]]]]
+    delivered: Callable[[str, list[int]], Awaitable[None]]
+
+
+class Books:
+    """What becomes of one account's share of a batch. `messages` are what is left to do, by number."""
+
+    def __init__(
+        self,
+        messages: Mapping[int, StoredMessage],
+        outcome: Outcome,
+        ledger: Receipts,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.messages = dict(messages)
+        self.to_park: set[int] = set()
+        self._outcome = outcome
+        self._ledger = ledger
+        self._now = now
+
+    async def skip_what_is_done(self, again: Set[int]) -> None:
+        """Leaves out of redelivered bulk requests the events that their receipts say are done."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for number, message in self.messages.items():
+            if number in again and _has_receipt(message):
+                found[message.receipt].append(number)
+        if found:
+            for receipt, places in (await self._ledger.done(list(found))).items():
+                for number in found[receipt]:
+                    self.messages[number] = _without(self.messages[number], places)
+                    self._outcome.counts["SkippedEvents"] += len(places)
+
+    async def taken(self, job: Job, ignored: str) -> None:
+        """A job is recorded upstream, but for what it `ignored`."""
+        self._outcome.counts["Jobs"] += 1
+        self._outcome.counts["JobEvents"] += job.events
+        self._outcome.counts["PartialFailures"] += bool(ignored)
+        await self._delivered([event for entry in job.entries for event in entry.events])
+
+    async def recorded_before(self, events: list[PackedEvent]) -> None:
+        """Upstream has these events already."""
+        self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in events)
+        await self._delivered(events)
+
+    def keep(self, job: Job, wait: Wait) -> None:
+        """A job's messages stay on the queue."""
+        for number in job.messages():
+            self._outcome.retry[number] = backoff.longer(self._outcome.retry.get(number, wait), wait)
+
+    def park(self, job: Job) -> None:
+        """A job's messages are to wait until their account is looked at again."""
+        self.to_park |= job.messages()
+
+    def why_unsettled(self, job: Job) -> Wait | None:
+        """Why some of a job's messages are not done; None if all are."""
+        numbers = job.messages()
+        waits = [wait for number in numbers if (wait := self._outcome.retry.get(number))]
+        return waits[0] if waits else Wait() if numbers & self.to_park else None
+
+    def reject(
+        self, events: list[PackedEvent], profile: bytes, reason: Reason, fault: Fault, *, whole_entry: bool
+    ) -> None:
+        """Events are refused, a rejection for each of the callers' entries that they came from.
+
+        The rejection points at an entry where the fault is the `whole_entry`'s, else at its first event.
+        """
+        by_entry: dict[tuple[int, int], list[tuple[Origin, PackedEvent]]] = defaultdict(list)
+        for event in events:
+            for origin in event.origins:
+                by_entry[origin.message, origin.entry].append((origin, event))
+        for (number, entry), found in by_entry.items():
+            source = self.messages[number]
+            at_event = None if whole_entry else found[0][0].event
+            places = tuple(receipts.place(origin.entry, origin.event) for origin, _ in found)
+            rejection = Rejection(
+                reason,
+                fault.detail,
+                _payload(profile, [event for _, event in found]),
+                self._now(),
+                account=source.account,
+                code=fault.code or None,
+                pointer=intake.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail),
+                surface=source.surface,
+                receipt=source.receipt,
+                accepted=source.accepted,
+                line=source.line,
+                id=_rejection_id(source.receipt, places),
+            )
+            self._outcome.refusals.append(
+                Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
+            )
+
+    async def _delivered(self, events: list[PackedEvent]) -> None:
+        """Counts events as delivered, and notes those of bulk requests in their receipts."""
+        by_message: dict[int, list[int]] = defaultdict(list)
+        for event in events:
+            for origin in event.origins:
+                by_message[origin.message].append(receipts.place(origin.entry, origin.event))
+        self._outcome.counts["DeliveredEvents"] += sum(map(len, by_message.values()))
+        await asyncio.gather(
+            *(
+                self._note(self.messages[number].receipt, places)
+                for number, places in by_message.items()
+                if _has_receipt(self.messages[number])
+            )
+        )
+
+    async def _note(self, receipt: str, places: list[int]) -> None:
+        try:
+            await self._ledger.delivered(receipt, places)
+        except Retryable:
+            # Without its note an event may be sent again, which is harmless: the message need not stay.
+            self._outcome.counts["ReceiptsNotNoted"] += 1
+
+
+def _has_receipt(stored: StoredMessage) -> bool:
+    return bool(stored.receipt) and stored.surface in receipts.SURFACES
+
+
+def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
+    """A message without the events of these places, the others still saying where they were."""
+    entries = []
+    for position, entry in enumerate(stored.entries):
+        at_entry = position if entry.at is None else entry.at
+        left = [
+            msgspec.structs.replace(event, at=at_event)
+            for index, event in enumerate(entry.events)
+            if receipts.place(at_entry, at_event := index if event.at is None else event.at) not in done
+        ]
+        if left:
+            entries.append(msgspec.structs.replace(entry, events=left, at=at_entry))
+    return msgspec.structs.replace(stored, entries=entries)
+
+
+def _rejection_id(receipt: str, places: Iterable[int]) -> str:
+    """The same for the same events, so that a rejection stored twice can be told from two."""
+    return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
+
+
+def _payload(profile: bytes, events: list[PackedEvent]) -> msgspec.Raw:
+    attributes = [msgspec.Raw(event.attributes) for event in events]
+    payload = UpstreamPayload(msgspec.Raw(profile), attributes, events[0].backfill)
+    return msgspec.Raw(msgspec.json.encode(payload))

@@ -1,0 +1,261 @@
+"""What one event does to others, when answers are not about itself alone: to its job, request, account."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from sluice import backoff, pace
+from sluice.triage import Answer
+from tests.simulation import World, run
+from tests.traffic import (
+    HOUR,
+    KEY,
+    OTHER,
+    OTHER_KEY,
+    SITE,
+    all_once,
+    bulk,
+    delivered,
+    ids,
+    rejected,
+    request,
+    single,
+    work,
+)
+
+JSON_API = {"content-type": "application/vnd.api+json"}
+MINUTE = 60.0
+
+
+def refusal(status: int, **source: str) -> Answer:
+    error = {"code": "not_found", "detail": "No such profile.", "source": source or {"pointer": "/data"}}
+    return Answer(status, JSON_API, msgspec.json.encode({"errors": [error]}))
+
+
+def to_bad_ones(answer: Answer) -> Callable[[bytes], Answer | None]:
+    return lambda body: answer if b"badone" in body else None
+
+
+AS_IF_THE_ACCOUNT_WERE = pytest.mark.parametrize(
+    "answer",
+    [refusal(403), refusal(404), refusal(402), refusal(400, parameter="revision")],
+    ids=["403", "404", "402", "400-parameter"],
+)
+
+
+class TestAnEventRefusedAsIfItsAccountWere:
+    @AS_IF_THE_ACCOUNT_WERE
+    def test_is_found_among_a_thousand_and_rejected_with_the_upstreams_words(self, answer: Answer) -> None:
+        for position in (0, 400, 999):
+            world = World({SITE: KEY}, workers=1)
+            world.answer = to_bad_ones(answer)
+            names = [f"badone-{n}" if n == position else f"s{n}" for n in range(1_000)]
+
+            work(world, *map(single, names))
+
+            assert delivered(world.klaviyo) == all_once(*names[:position], *names[position + 1 :])
+            assert rejected(world) == all_once(names[position])
+            assert {(each.code, each.detail) for each in world.rejections} == {
+                ("not_found", "No such profile.")
+            }
+            assert world.requests <= 22 + 2
+            assert world.counts["CircuitsOpened"] == 0
+
+    @pytest.mark.parametrize("bad", [2, 20])
+    def test_several_are(self, bad: int) -> None:
+        world = World({SITE: KEY}, workers=1)
+        world.answer = to_bad_ones(refusal(403))
+        events = bulk("e", 1_000, customers=500)
+        for n in range(bad):
+            events[n * 49] = (events[n * 49][0], f"badone-{n}")
+        good = {unique_id for unique_id in ids(events) if not unique_id.startswith("badone")}
+
+        work(world, request(*events), limit=3 * HOUR)
+
+        assert delivered(world.klaviyo) == all_once(*good)
+        assert rejected(world) == all_once(*(set(ids(events)) - good))
+        assert world.counts["CircuitsOpened"] <= 1  # two samples may both be bad
+
+    @AS_IF_THE_ACCOUNT_WERE
+    def test_holds_up_little_traffic_once(self, answer: Answer) -> None:
+        world = World({SITE: KEY})
+        world.answer = to_bad_ones(answer)
+
+        async def scenario() -> list[float]:
+            delays = []
+            world.put(single("badone"))
+            async with world.working():
+                await world.sleep(10 * MINUTE)
+                for n in range(10):
+                    world.put(single(f"s{n}"))
+                    sent = world.clock()
+                    while not delivered(world.klaviyo)[f"s{n}"]:
+                        await world.sleep(1)
+                    delays.append(world.clock() - sent)
+                    await world.sleep(10 * MINUTE)
+            return delays
+
+        delays = run(scenario())
+
+        assert rejected(world) == all_once("badone")
+        assert world.counts["CircuitsOpened"] == world.counts["CircuitsClosed"] == 1
+        assert delays[0] <= 3 * MINUTE
+        assert max(delays[1:]) <= 15
+
+    def test_that_comes_back_as_a_probe_leads_nobody(self) -> None:
+        world = World({SITE: KEY})
+        names = [f"s{n}" for n in range(50)]
+
+        async def scenario() -> None:
+            world.answer = lambda body: refusal(403)  # the key may not, for a while
+            world.put(single("badone"))
+            async with world.working():
+                await world.sleep(10)
+                for name in names:
+                    world.put(single(name))
+                    await world.sleep(5)
+            world.answer = to_bad_ones(refusal(403))
+            await world.work_until_done(10 * MINUTE)
+
+        run(scenario())
+
+        assert delivered(world.klaviyo) == all_once(*names)
+        assert rejected(world) == all_once("badone")
+
+    @pytest.mark.parametrize(("status", "more"), [(401, 0), (410, 0), (403, 2), (404, 2)])
+    def test_is_told_from_a_refused_account_by_two_requests(self, status: int, more: int) -> None:
+        world = World({SITE: KEY}, workers=1)
+        world.answer = lambda body: refusal(status)
+
+        async def scenario() -> None:
+            world.put(request(*bulk("b", 1_000)))
+            async with world.working():
+                await world.sleep(5)
+
+        run(scenario())
+
+        assert world.requests == 1 + more
+        assert world.circuits == {SITE: status}
+        assert world.rejections == []
+
+    def test_no_job_is_sent_while_an_account_is_in_doubt(self) -> None:
+        world = World({SITE: KEY}, workers=1)
+        world.answer = lambda body: refusal(403)
+
+        async def scenario() -> None:
+            for n in range(30):
+                world.put(request(*bulk(f"b{n}", 1_000)))
+            async with world.working():
+                await world.sleep(5)
+
+        run(scenario())
+
+        assert world.requests <= 4 + 2  # what is sent before the first answer comes
+
+
+class TestAnEventTheUpstreamFailsOn:
+    @pytest.mark.parametrize("content", [JSON_API, {"content-type": "text/html"}])
+    def test_lets_its_requests_others_through_and_is_a_dead_letter_in_the_end(
+        self, content: dict[str, str]
+    ) -> None:
+        world = World({SITE: KEY}, receive_count=10)
+        world.answer = to_bad_ones(Answer(500, content, b"{}"))
+        good = [f"g{n}" for n in range(500)]
+
+        async def scenario() -> None:
+            world.put(request(("x", "badone"), *((g, g) for g in good)))
+            await world.work_until_done(10 * MINUTE)
+            assert delivered(world.klaviyo) == all_once(*good)
+            await world.work_until_done(3 * HOUR)
+
+        run(scenario())
+
+        assert delivered(world.klaviyo) == all_once(*good)
+        assert world.rejections == []
+        assert len(world.queue.dead) == 1
+        assert world.counts["CircuitsOpened"] == 0
+        assert world.requests <= 4 + 24 + 10
+
+    def test_does_not_hold_up_or_park_its_account(self) -> None:
+        world = World({SITE: KEY}, receive_count=500)
+        world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))
+        names = [f"s{n}" for n in range(240)]
+
+        async def scenario() -> None:
+            world.put(single("badone"))
+            async with world.working():
+                for name in names:
+                    world.put(single(name))
+                    await world.sleep(30)
+                await world.sleep(MINUTE)
+
+        run(scenario())
+
+        assert delivered(world.klaviyo) == all_once(*names)
+        assert world.counts["CircuitsOpened"] == 0
+        assert len(world.queue) == 1
+        assert world.requests <= 240 + 60
+
+
+def test_a_fault_that_passes_costs_a_job_that_waited_long_two_requests() -> None:
+    world = World({SITE: KEY}, workers=1)
+    events = bulk("b", 1_000)
+    world.answer = lambda body: refusal(503) if world.requests <= backoff.LASTING else None
+
+    work(world, request(*events))
+
+    assert delivered(world.klaviyo) == all_once(*ids(events))
+    assert world.requests == backoff.LASTING + 2
+
+
+class TestALastingFault:
+    @pytest.fixture(autouse=True)
+    def a_tenth_of_everything(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Batches and rate, so SQS would stop at 12,000 messages in flight."""
+        for name in ("SPACING_MS", "SHARE_MS", "STEADY_MS"):
+            monkeypatch.setattr(pace, name, 10 * getattr(pace, name))
+
+    @pytest.mark.parametrize(
+        ("fault", "most"),
+        [
+            ({"kind": "json", "status": 503}, 10_500),
+            ({"kind": "hang", "taken": False}, 10_500),
+            ({"kind": "throttle", "retry_after": 600}, 10_500),
+            ({"kind": "throttle", "retry_after": 30}, 20_000),  # for the time of some pauses
+        ],
+        ids=lambda fault: "-".join(map(str, fault.values())) if isinstance(fault, dict) else None,
+    )
+    def test_of_one_account_leaves_room_on_the_queue_for_others(
+        self, fault: dict[str, Any], most: int
+    ) -> None:
+        world = World({SITE: KEY, OTHER: OTHER_KEY}, batch=1_000)
+        names = [f"s{n}" for n in range(20_000)]
+        theirs = [f"o{n}" for n in range(30)]
+
+        async def scenario() -> int:
+            world.klaviyo.configure(faults=[{**fault, "site_id": SITE}])
+            for name in names:
+                world.put(single(name))
+            async with world.working():
+                for name in theirs:
+                    await world.sleep(6 * MINUTE)
+                    world.put(single(name, OTHER))
+                    sent = world.clock()
+                    while not delivered(world.klaviyo, OTHER)[name]:
+                        await world.sleep(1)
+                    assert world.clock() - sent <= MINUTE
+            asked = world.requests - len(theirs)
+            world.klaviyo.configure(faults=[])
+            await world.work_until_done(HOUR)
+            return asked
+
+        asked = run(scenario())
+
+        assert world.queue.most_in_flight <= most
+        assert asked <= 100 + 180  # a probe a minute
+        assert delivered(world.klaviyo) == all_once(*names)
+        assert delivered(world.klaviyo, OTHER) == all_once(*theirs)
+        assert world.queue.dead == []
+        assert world.rejections == []
