@@ -59,6 +59,10 @@ bench: setup $(BENCH) ## measure it beside others (ARGS=--quick for a minute)
 build: setup ## build functions and layers for AWS
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build
 
+.PHONY: openapi
+openapi: setup ## write the API's description anew, after a change of its types or limits
+	@PYTHONPATH=layers/sluice:. $(RUN) local.openapi
+
 .PHONY: lock
 lock: ## pin the requirements anew, with hashes (needs uv)
 	cd layers/dependencies && uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt

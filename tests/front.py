@@ -64,6 +64,13 @@ class Front:
             handler.setStream(self.said)
 
     def invoke(self, proxy_request: dict[str, Any]) -> Answer:
+        answer = self.handle(proxy_request)
+        headers = {name: ", ".join(values) for name, values in answer["multiValueHeaders"].items()}
+        assert answer["isBase64Encoded"] is False
+        return Answer(answer["statusCode"], headers, answer["body"])
+
+    def handle(self, proxy_request: dict[str, Any]) -> dict[str, Any]:
+        """What the function answers to API Gateway."""
         context = SimpleNamespace(
             function_name="ingest",
             memory_limit_in_mb=1024,
@@ -71,10 +78,8 @@ class Front:
             aws_request_id="request-1",
         )
         with contextlib.redirect_stdout(self.said):
-            answer = self.app.handler(proxy_request, context)
-        headers = {name: ", ".join(values) for name, values in answer["multiValueHeaders"].items()}
-        assert answer["isBase64Encoded"] is False
-        return Answer(answer["statusCode"], headers, answer["body"])
+            answer: dict[str, Any] = self.app.handler(proxy_request, context)
+        return answer
 
     def send(
         self,

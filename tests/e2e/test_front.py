@@ -281,3 +281,15 @@ def test_a_producers_own_body_is_stamped_and_delivered(stack: Stack) -> None:
     eventually(lambda: len(stack.taken_of(email)) == 2)
     ids = [each["event"]["unique_id"] for each in stack.taken_of(email)]
     assert sorted(map(len, ids)) == [len("mine"), 32]
+
+
+def test_the_api_is_described_beside_its_routes(stack: Stack) -> None:
+    description = httpx2.get(f"{stack.api}/openapi.json", timeout=30)
+    page = httpx2.get(f"{stack.api}/docs", timeout=30)
+    again = httpx2.get(f"{stack.api}/docs", headers={"If-None-Match": page.headers["ETag"]}, timeout=30)
+
+    assert BULK in description.json()["paths"]
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "SwaggerUIBundle" in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert (again.status_code, again.content) == (304, b"")

@@ -24,7 +24,8 @@ MAPPING = "AWS::Lambda::EventSourceMapping"
 QUEUE = "AWS::SQS::Queue"
 ROLE = "AWS::IAM::Role"
 BUCKET = "AWS::S3::Bucket"
-SETTINGS: dict[str, type[msgspec.Struct]] = {
+SETTINGS: dict[str, type[msgspec.Struct] | None] = {
+    "DocsFunction": None,
     "IngestFunction": settings.IngestSettings,
     "DispatchFunction": settings.DispatchSettings,
     "RejectFunction": settings.RejectSettings,
@@ -181,12 +182,14 @@ def logs_expire(template: Template) -> Iterator[str]:
 def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
     """Settings refuses a variable it does not know, and one that is missing."""
     for name, function in of_type(template, FUNCTION).items():
-        variables = function["Environment"]["Variables"]
+        variables = function.get("Environment", {}).get("Variables", {})
         given = {variable for variable in variables if variable.startswith("SLUICE_")}
-        read = {f"SLUICE_{field.name.upper()}" for field in msgspec.structs.fields(SETTINGS[name])}
+        kind = SETTINGS[name]
+        read = {f"SLUICE_{field.name.upper()}" for field in msgspec.structs.fields(kind)} if kind else set()
         if given != read:
             yield f"{name}: {sorted(given ^ read)}"
-        if variables.get("POWERTOOLS_SERVICE_NAME") != f"sluice-{name.removesuffix('Function').lower()}":
+        service = f"sluice-{name.removesuffix('Function').lower()}" if kind else None
+        if variables.get("POWERTOOLS_SERVICE_NAME") != service:
             yield f"{name}: logs under another name"
 
 
@@ -197,7 +200,7 @@ def what_is_named_may_be_used(template: Template) -> Iterator[str]:
     for name, function in of_type(template, FUNCTION).items():
         role = template["Resources"][target(function["Role"])]["Properties"]
         allowed = {target(resource) for each in statements(role) for resource in as_list(each["Resource"])}
-        for variable, value in function["Environment"]["Variables"].items():
+        for variable, value in function.get("Environment", {}).get("Variables", {}).items():
             if variable.startswith("SLUICE_") and target(value) not in allowed | shown:
                 yield f"{name}: {variable} is {value}"
 
@@ -342,6 +345,11 @@ BREACHES: list[tuple[Rule, str, Any]] = [
         {"Ref": "ArchiveBucket"},
     ),
     (environment_is_what_the_function_reads, f"{ENVIRONMENT}.POWERTOOLS_SERVICE_NAME", "service"),
+    (
+        environment_is_what_the_function_reads,
+        "Resources.DocsFunction.Properties.Environment",
+        {"Variables": {"SLUICE_ARCHIVE_BUCKET": {"Ref": "ArchiveBucket"}}},
+    ),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_CLAIM_BUCKET", {"Ref": "ArchiveBucket"}),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_ACCOUNTS_SECRET", "pk_0123456789"),
     (what_is_named_may_be_used, "Parameters.AllowedOrigins.NoEcho", True),

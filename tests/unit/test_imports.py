@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-FUNCTIONS = ["ingest", "dispatch", "reject", "resume"]
+FUNCTIONS = ["docs", "ingest", "dispatch", "reject", "resume"]
 
 
 @cache
@@ -61,3 +61,9 @@ def test_a_function_loads_none_of_the_others_work(function: str, modules: set[st
 def test_only_ingest_loads_the_resolver(function: str) -> None:
     assert "aws_lambda_powertools.event_handler" not in loaded(function)
     assert "aws_lambda_powertools.event_handler" in loaded("ingest")
+
+
+@pytest.mark.parametrize("package", ["sluice", "msgspec", "aws_lambda_powertools"])
+def test_docs_loads_nothing_but_python(package: str) -> None:
+    """It has no layers."""
+    assert package not in loaded("docs")

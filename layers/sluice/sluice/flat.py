@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sluice.jsonapi import Problem
 
-_ATTRIBUTES: Final = {
+ATTRIBUTES: Final = {
     "$email": "email",
     "$phone_number": "phone_number",
     "$first_name": "first_name",
@@ -17,7 +17,7 @@ _ATTRIBUTES: Final = {
     "$organization": "organization",
     "$id": "external_id",
 }
-_LOCATION: Final = {
+LOCATION: Final = {
     f"${name}": name
     for name in (
         "city",
@@ -32,8 +32,8 @@ _LOCATION: Final = {
     )
 }
 _FLAT_NAMES: Final = {
-    **{new: old for old, new in _ATTRIBUTES.items()},
-    **{f"location/{new}": old for old, new in _LOCATION.items()},
+    **{new: old for old, new in ATTRIBUTES.items()},
+    **{f"location/{new}": old for old, new in LOCATION.items()},
 }
 
 _PROFILE: Final = "/attributes/profile"
@@ -81,9 +81,9 @@ def to_caller(problem: Problem) -> Problem:
 
 
 def _profile_data(profile: dict[Any, Any]) -> dict[str, Any]:
-    attributes = {_ATTRIBUTES[name]: value for name, value in profile.items() if name in _ATTRIBUTES}
-    location = {_LOCATION[name]: value for name, value in profile.items() if name in _LOCATION}
-    rest = {name: value for name, value in profile.items() if name not in _ATTRIBUTES | _LOCATION}
+    attributes = {ATTRIBUTES[name]: value for name, value in profile.items() if name in ATTRIBUTES}
+    location = {LOCATION[name]: value for name, value in profile.items() if name in LOCATION}
+    rest = {name: value for name, value in profile.items() if name not in ATTRIBUTES | LOCATION}
     if location:
         attributes["location"] = location
     if rest:

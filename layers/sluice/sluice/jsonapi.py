@@ -12,7 +12,7 @@ MAX_PROBLEMS_LISTED: Final = 100
 MAX_PROBLEMS_COUNTED: Final = 10_000  # beyond the listed ones: a bound on the work for one refusal
 MAX_POINTER: Final = 500
 
-_TITLES: Final = {
+TITLES: Final = {
     "invalid": "Invalid input.",
     "parse_error": "Malformed request.",
     "not_authenticated": "Authentication credentials were not provided.",
@@ -75,7 +75,7 @@ def error(status: int, problem: Problem) -> dict[str, object]:
         "id": str(uuid.uuid4()),
         "status": status,
         "code": problem.code,
-        "title": _TITLES[problem.code],
+        "title": TITLES[problem.code],
         "detail": problem.detail,
         "source": {name: value for name, value in source.items() if value is not None},
         "links": {},

@@ -1,0 +1,60 @@
+"""The API's description and a page to read it, for anybody: files alone, and Python alone to serve them."""
+
+import base64
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+_FOLDER: Final = Path(__file__).parent
+_VIEWER: Final = re.compile(r"{(viewer/[a-z.-]+)}")
+_PART: Final = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
+_CACHED_SECONDS: Final = 300
+
+type _Document = tuple[str, dict[str, str]]
+
+
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Lambda's entry: a proxy request of a REST API to one of the two routes."""
+    body, headers = _description() if event["resource"] == "/openapi.json" else _page()
+    asked = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    # A gateway on the way may have weakened the tag.
+    if headers["ETag"] in asked.get("if-none-match", "").replace("W/", "").split(", "):
+        return {"statusCode": 304, "headers": headers}
+    return {"statusCode": 200, "headers": headers, "body": body}
+
+
+@cache
+def _description() -> _Document:
+    return _document((_FOLDER / "openapi.json").read_text("utf-8"), "application/json")
+
+
+@cache
+def _page() -> _Document:
+    """The page with all that it consists of in it, so that nothing else may be loaded or run."""
+    page = _VIEWER.sub(_included, (_FOLDER / "page.html").read_text("utf-8"))
+    allowed = {"style": "", "script": ""}
+    for kind, text in _PART.findall(page):
+        allowed[kind] += f" 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    policy = (
+        f"default-src 'none'; script-src{allowed['script']}; style-src{allowed['style']}; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return _document(page, "text/html; charset=utf-8", {"Content-Security-Policy": policy})
+
+
+def _included(found: re.Match[str]) -> str:
+    # Within a page a browser would take a script with this in it for something else.
+    return (_FOLDER / found[1]).read_text("utf-8").replace("<!--", r"\x3c!--")
+
+
+def _document(body: str, media_type: str, further: dict[str, str] | None = None) -> _Document:
+    return body, {
+        "Content-Type": media_type,
+        "ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"',
+        "Cache-Control": f"public, max-age={_CACHED_SECONDS}",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        **(further or {}),
+    }

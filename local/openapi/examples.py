@@ -1,0 +1,216 @@
+"""Requests that ingest accepts, and what it answers: each is put through the functions that decide it.
+
+A request that would be refused, or a refusal that would be a success, is an error here, so none is published.
+"""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from sluice import admission, contract, ingest, intake, jsonapi
+from sluice.accounts import Account, Accounts, IngestKey
+from sluice.contract import Surface
+from sluice.errors import Refused
+from sluice.ingest import Accepted
+from sluice.receipts import KEEP_SECONDS, Receipt
+
+NOW: Final = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+SITE_ID: Final = "AbC123"
+RECEIPT: Final = "6c1f2a0d9b3e4c5d8f7a6b5c4d3e2f10"
+_REVISION: Final = contract.UPSTREAM_REVISION
+_ERROR_ID: Final = "0f8c6a52-6f0e-4d0b-9a53-0d8d1c1f8b7e"
+
+
+def _ingest_key(key: str, scope: str) -> IngestKey:
+    return IngestKey(hashlib.sha256(key.encode()).hexdigest(), frozenset({scope}))
+
+
+_ACCOUNTS: Final = Accounts(
+    (
+        Account(
+            SITE_ID,
+            "pk_upstream",
+            keys=(
+                _ingest_key("pk_reader", contract.SCOPE_EVENTS_READ),
+                _ingest_key("pk_other", "profiles:read"),
+            ),
+        ),
+    )
+)
+_READER: Final = {"authorization": "Klaviyo-API-Key pk_reader"}
+_OTHER: Final = {"authorization": "Klaviyo-API-Key pk_other"}
+
+type Document = dict[str, Any]
+
+_METRIC: Final = {"data": {"type": "metric", "attributes": {"name": "Placed Order"}}}
+_EVENT: Final = {
+    "properties": {"order": "1001", "items": ["Desk lamp"]},
+    "metric": _METRIC,
+    "time": "2026-11-21T09:29:58Z",
+    "value": 19.9,
+    "value_currency": "EUR",
+    "unique_id": "order-1001",
+}
+_PROFILE: Final = {
+    "data": {"type": "profile", "attributes": {"email": "ada@example.com", "first_name": "Ada"}}
+}
+_STRANGER: Final = {"data": {"type": "profile", "attributes": {"anonymous_id": "visitor-42"}}}
+_VIEWED: Final = {
+    "properties": {"product": "Desk lamp"},
+    "metric": {"data": {"type": "metric", "attributes": {"name": "Viewed Product"}}},
+}
+
+
+def _entry(profile: Document, *events: Document) -> Document:
+    listed = {"data": [{"type": "event", "attributes": event} for event in events]}
+    return {"type": "event-bulk-create", "attributes": {"profile": profile, "events": listed}}
+
+
+def _bulk(*entries: Document) -> Document:
+    listed = {"events-bulk-create": {"data": list(entries)}}
+    return {"data": {"type": "event-bulk-create-job", "attributes": listed}}
+
+
+BULK: Final = _bulk(_entry(_PROFILE, _EVENT, _VIEWED))
+SINGLE: Final = {"data": {"type": "event", "attributes": {"profile": _PROFILE, **_EVENT}}}
+FLAT: Final = {
+    "data": {
+        "type": "event",
+        "attributes": {
+            "profile": {"$email": "ada@example.com", "$first_name": "Ada", "favourite_colour": "blue"},
+            "metric": {"name": "Placed Order"},
+            "properties": {"order": "1001"},
+            "time": "2026-11-21T09:29:58",
+        },
+    }
+}
+CLIENT_BULK: Final = {"data": _entry(_STRANGER, _VIEWED)}
+CLIENT_SINGLE: Final = {"data": {"type": "event", "attributes": {"profile": _STRANGER, **_VIEWED}}}
+
+# Each body with something wrong in it.
+_UNNAMED: Final = {**_EVENT, "metric": {"data": {"type": "metric", "attributes": {}}}, "time": "yesterday"}
+_MISPLACED: Final = {"data": {"type": "profile", "attributes": {"properties": {"email": "ada@example.com"}}}}
+BAD_BULK: Final = _bulk(_entry(_PROFILE, _EVENT, _UNNAMED), _entry(_MISPLACED, _EVENT))
+BAD_SINGLE: Final = {"data": {"type": "event", "attributes": {"profile": _MISPLACED, **_UNNAMED}}}
+BAD_CLIENT_BULK: Final = {"data": _entry(_MISPLACED, _UNNAMED)}
+
+
+def accepted(surface: Surface, *bodies: Document) -> Document:
+    """The answer to such a request."""
+    for body in bodies:
+        intake.read(surface, msgspec.json.encode(body), _REVISION, NOW)
+    read = intake.read(surface, msgspec.json.encode(bodies[0]), _REVISION, NOW)
+    return _receipt(Accepted(RECEIPT, SITE_ID, read.events, NOW, frozenset(), frozenset()))
+
+
+def accepted_leniently(body: Document) -> Document:
+    """The answer to a bulk request of which some events are bad."""
+    read = intake.read_leniently(msgspec.json.encode(body), _REVISION, NOW)
+    rejected = sum(len(bad.events) for bad in read.bad)
+    applied = frozenset({ingest.LENIENT})
+    return _receipt(Accepted(RECEIPT, SITE_ID, read.events, NOW, frozenset(), applied, read.bad, rejected))
+
+
+def progress() -> Document:
+    """The answer to who asks about a bulk request."""
+    receipt = Receipt(
+        SITE_ID, NOW, NOW + timedelta(seconds=KEEP_SECONDS), 1000, 998, 1, NOW + timedelta(seconds=7)
+    )
+    return _decoded(ingest.progress(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: receipt))
+
+
+def invalid(surface: Surface, body: Document) -> Document:
+    """The refusal of a body with something wrong in it."""
+    return _refusal(lambda: intake.read(surface, msgspec.json.encode(body), _REVISION, NOW))
+
+
+def not_json(surface: Surface) -> Document:
+    return _refusal(lambda: intake.read(surface, b'{"data": NaN}', _REVISION, NOW))
+
+
+def without_revision() -> Document:
+    return _refusal(lambda: admission.revision({}, NOW))
+
+
+def retired_revision() -> Document:
+    headers = {"revision": "2022-10-17", "x-klaviyo-revision-fall-forward-opt-out": "1"}
+    return _refusal(lambda: admission.revision(headers, NOW))
+
+
+def unknown_company() -> Document:
+    return _refusal(lambda: admission.admit(Surface.CLIENT_EVENT, {}, {"company_id": "nobody"}, _ACCOUNTS))
+
+
+def exposed_key() -> Document:
+    return _refusal(lambda: admission.admit(Surface.CLIENT_EVENT, _OTHER, {}, _ACCOUNTS))
+
+
+def not_authenticated() -> Document:
+    return _refusal(lambda: admission.admit(Surface.EVENT, {}, {}, _ACCOUNTS))
+
+
+def unknown_key() -> Document:
+    headers = {"authorization": "Klaviyo-API-Key pk_unknown"}
+    return _refusal(lambda: admission.admit(Surface.EVENT, headers, {}, _ACCOUNTS))
+
+
+def without_scope(*scopes: str) -> Document:
+    return _refusal(lambda: admission.authorized(_OTHER, _ACCOUNTS, frozenset(scopes)))
+
+
+def unknown_receipt() -> Document:
+    return _refusal(lambda: ingest.progress(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: None))
+
+
+def too_large() -> Document:
+    body = b" " * (contract.MAX_BODY_BYTES_IN + 1)
+    return _refusal(lambda: admission.readable({"content-type": jsonapi.MEDIA_TYPE}, body))
+
+
+def unsupported() -> Document:
+    return _refusal(lambda: admission.readable({"content-type": "text/plain"}, b"{}"))
+
+
+def gateway(kind: str) -> Document:
+    """What the gateway answers by itself, by its own name for it."""
+    template = yaml.load(Path("template.yaml").read_text("utf-8"), _Template)
+    [answer] = template["Resources"]["Api"]["Properties"]["GatewayResponses"][kind][
+        "ResponseTemplates"
+    ].values()
+    return _with_id(_decoded(answer.encode()))
+
+
+class _Template(yaml.SafeLoader):
+    """Reads CloudFormation's tags as nothing: no answer has any."""
+
+
+_Template.add_multi_constructor("!", lambda *_: None)
+
+
+def _receipt(accepted: Accepted) -> Document:
+    return _with_id(_decoded(ingest.receipt_document(accepted)))
+
+
+def _refusal(refuse: Callable[[], object]) -> Document:
+    try:
+        refuse()
+    except Refused as refused:
+        return _with_id(_decoded(jsonapi.envelope(refused.status, refused.problems)))
+    raise AssertionError("an example of a refusal is accepted")
+
+
+def _decoded(answer: bytes) -> Document:
+    document: Document = msgspec.json.decode(answer)
+    return document
+
+
+def _with_id(document: Document) -> Document:
+    """Errors with one id, so that the same description is written each time."""
+    for error in document.get("errors", []) + document.get("meta", {}).get("errors", []):
+        error["id"] = _ERROR_ID
+    return document
