@@ -138,9 +138,9 @@ _ALLOWED: Final = {
 
 @app.not_found
 def _not_found(_: Exception) -> Response[str]:
-    path = PurePosixPath(app.current_event.path)
+    path, method = PurePosixPath(app.current_event.path), app.current_event.http_method
     for route, methods in _ALLOWED.items():
-        if path.full_match(route):
+        if path.full_match(route) and method not in methods.split(", "):
             problem = Problem("method_not_allowed", f"Allowed here: {methods}.")
             return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": methods})
     return _answer(404, jsonapi.envelope(404, [Problem("not_found", "There is nothing at this path.")]))

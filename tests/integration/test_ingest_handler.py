@@ -177,6 +177,7 @@ REFUSED: list[tuple[int, str, dict[str, Any]]] = [
     (403, "permission_denied", {"Authorization": f"Klaviyo-API-Key {READ_ONLY_KEY}"}),
     (404, "not_found", {"path": "/s3cret"}),
     (404, "not_found", {"path": "/api/events/s3cret"}),
+    (404, "not_found", {"path": f'{BULK}/"s3cret"', "method": "GET"}),
     (405, "method_not_allowed", {"method": "GET"}),
     (405, "method_not_allowed", {"method": "PUT", "path": f"{CLIENT_EVENT}/"}),
     (405, "method_not_allowed", {"path": f"{BULK}/s3cret"}),
