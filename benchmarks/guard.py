@@ -13,7 +13,7 @@ from benchmarks.floor import floor
 
 MARGIN: Final = 1.4
 _RECORDED: Final = Path(__file__).parent / "guard.json"
-_ROUNDS: Final = 40
+_ROUNDS: Final = 20
 
 
 def ratios() -> dict[str, float]:

@@ -712,7 +712,7 @@ class TestMessages:
         expected = bulk_document()
         expected["data"]["attributes"]["events-bulk-create"]["data"] = entries
         assert json.loads(job.body()) == expected
-        assert [each.origins for each in events_of(job)] == [
+        assert [list(each.origins) for each in events_of(job)] == [
             [Origin(7, 0, 0)],
             [Origin(7, 0, 1)],
             [Origin(7, 1, 0)],
@@ -757,7 +757,7 @@ class TestMessages:
 
         [job] = pack([(0, stored)]).jobs
 
-        assert [each.origins for each in events_of(job)] == [[Origin(0, 4, 0)], [Origin(0, 4, 8)]]
+        assert [list(each.origins) for each in events_of(job)] == [[Origin(0, 4, 0)], [Origin(0, 4, 8)]]
 
 
 def shared(size):

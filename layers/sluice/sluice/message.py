@@ -36,7 +36,7 @@ class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
     at: int | None = None
 
 
-class Entry[Part](msgspec.Struct, omit_defaults=True):
+class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
     """Events of one profile. `key` is equal for equal identifiers, and only for those."""
 
     key: str
@@ -62,7 +62,7 @@ type StoredMessage = Message[msgspec.Raw]
 
 
 class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag_field="sluice", tag=1):
-    zstd: str | None = None
+    zstd: bytes | None = None  # base64 in JSON
     claim: str | None = None
 
 
@@ -91,7 +91,7 @@ def wrap(plain: bytes, claim_key: str) -> Body:
         # SQS refuses two characters that JSON has. Here they can only stand in strings.
         return Body(plain.decode().replace("\ufffe", r"\ufffe").replace("\uffff", r"\uffff"))
     packed = zstandard.ZstdCompressor(level=1).compress(plain)
-    text = msgspec.json.encode(_Packed(zstd=base64.b64encode(packed).decode())).decode()
+    text = msgspec.json.encode(_Packed(zstd=packed)).decode()
     if len(text) <= MESSAGE_BYTES:
         return Body(text)
     return Body(msgspec.json.encode(_Packed(claim=claim_key)).decode(), claim_key, packed)
@@ -145,8 +145,8 @@ def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
         packed = _packed_decoder.decode(raw)
         if packed.claim is not None:
             return _decompressed(fetch_claim(packed.claim))
-        return _decompressed(base64.b64decode(packed.zstd or "", validate=True))
-    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, zstandard.ZstdError) as error:
+        return _decompressed(packed.zstd or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError, zstandard.ZstdError) as error:
         raise Undeliverable("malformed_message", "The message's compressed form is damaged.") from error
 
 

@@ -44,14 +44,17 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 
 
 class PackedEvent(msgspec.Struct, gc=False):
-    """One event of a job: its attributes and own profile as JSON, and all who sent it."""
+    """One event of a job: its attributes and own profile as JSON, and all who sent it.
+
+    `origins` become a list with the second: a tuple is one thing less for the garbage collector to visit.
+    """
 
     key: str
     id: str
     attributes: bytes
     profile: bytes
     backfill: bool
-    origins: list[Origin]
+    origins: tuple[Origin, ...] | list[Origin]
 
 
 class JobEntry(msgspec.Struct, gc=False):
@@ -200,7 +203,7 @@ def _events(number: int, message: StoredMessage) -> list[PackedEvent]:
         at_entry = position if entry.at is None else entry.at
         for index, event in enumerate(entry.events):
             origin = Origin(number, at_entry, index if event.at is None else event.at)
-            packed.append(PackedEvent(key, event.id, bytes(event.attributes), profile, backfill, [origin]))
+            packed.append(PackedEvent(key, event.id, bytes(event.attributes), profile, backfill, (origin,)))
     return packed
 
 
@@ -366,6 +369,7 @@ class _Packer:
             last = placed.entry.events[-1]
             self._told |= {_statement(last), _statement(event)}
             last.profile = merge_profiles(last.profile, event.profile) or placed.entry.profile
+        like.origins = like.origins if isinstance(like.origins, list) else list(like.origins)
         like.origins += event.origins
         return True
 

@@ -205,7 +205,7 @@ def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> I
 
 def _is_visible(text: str) -> bool:
     """Whether nothing in a text is such that an upstream could find fault with its form."""
-    return text == text.strip() and (text.isprintable() or not _CONTROL.search(text))
+    return (text.isprintable() or not _CONTROL.search(text)) and text == text.strip()
 
 
 def _is_long(text: str) -> bool:
