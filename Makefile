@@ -56,8 +56,8 @@ bench: setup $(BENCH) ## measure it beside others (ARGS=--quick for a minute)
 	@PYTHONPATH=.:layers/sluice .venv-bench/bin/python -m benchmarks $(ARGS)
 
 .PHONY: build
-build: setup ## build functions and layers for AWS
-	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build
+build: setup ## build functions and layers for AWS (ARCHITECTURE=x86_64 for that instead of arm64)
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build $(if $(ARCHITECTURE),--parameter-overrides Architecture=$(ARCHITECTURE))
 
 .PHONY: openapi
 openapi: setup ## write the API's description anew, after a change of its types or limits
