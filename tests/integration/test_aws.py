@@ -55,6 +55,14 @@ def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
     assert cloud.left() == []
 
 
+def here() -> None:
+    """A service."""
+
+
+def there() -> None:
+    """Another."""
+
+
 class TestAnswering:
     """What fails slowly is waited for once."""
 
@@ -65,13 +73,13 @@ class TestAnswering:
 
     now = 1_000.0
 
-    def fails(self, service: str = "dynamodb", seconds: float = 0.0) -> bool:
+    def fails(self, service: Callable[[], None] = here, seconds: float = 0.0) -> bool:
         """Whether a call was made and failed, after so long; False if it was not made."""
         made = []
 
         def call() -> None:
             with aws.answering(service, "it cannot be reached"):
-                made.append(service)
+                made.append(True)
                 self.now += seconds
                 raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
 
@@ -91,13 +99,13 @@ class TestAnswering:
     def test_others_are(self) -> None:
         self.fails(seconds=6.0)
 
-        assert self.fails("s3")
+        assert self.fails(there)
 
     def test_so_is_one_that_failed_at_once_or_that_answers(self) -> None:
         self.fails(seconds=aws.SLOW_SECONDS / 2)
         assert self.fails()
 
-        with aws.answering("dynamodb", "it cannot be reached"):
+        with aws.answering(here, "it cannot be reached"):
             self.now += 6.0
         assert self.fails()
 

@@ -26,7 +26,7 @@ CALLS_AT_ONCE: Final = 16  # ten thousand messages take a thousand batch calls, 
 SLOW_SECONDS: Final = 0.4  # what takes this long to fail would take it again
 SILENCE_SECONDS: Final = 5.0  # for which it is not asked
 
-_silent_until: Final[dict[str, float]] = {}
+_silent_until: Final[dict[Callable[[], Any], float]] = {}
 _one_at_a_time: Final = threading.Lock()
 
 
@@ -80,17 +80,18 @@ def reaching(otherwise: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def answering(service: str, otherwise: str) -> Iterator[None]:
-    """As `reaching`, and for a while all fails at once where something has failed slowly.
+def answering[Client](service: Callable[[], Client], otherwise: str) -> Iterator[Client]:
+    """As `reaching` with a service's client, and for a while all fails at once where something failed slowly.
 
     So a service that hangs is waited for once, and not by each of the many who want something of it.
     """
+    client = service()
     begin = time.monotonic()
     if begin < _silent_until.get(service, 0.0):
         raise Retryable(otherwise)
     try:
         with reaching(otherwise):
-            yield
+            yield client
     except Retryable:
         now = time.monotonic()
         if now - begin >= SLOW_SECONDS:
@@ -128,8 +129,8 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
     """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
 
     def fetch(key: str) -> bytes:
-        with answering("s3", "a claim cannot be read"):
-            return s3().get_object(Bucket=claim_bucket, Key=key)["Body"].read()
+        with answering(s3, "a claim cannot be read") as client:
+            return client.get_object(Bucket=claim_bucket, Key=key)["Body"].read()
 
     return fetch
 
@@ -187,8 +188,8 @@ def delete(queue_url: str, receipt_handles: Iterable[str]) -> None:
 
     def delete_batch(handles: Sequence[str]) -> None:
         entries: Any = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(handles)]
-        with contextlib.suppress(Retryable), reaching("a queue cannot be reached"):
-            sqs().delete_message_batch(QueueUrl=queue_url, Entries=entries)
+        with contextlib.suppress(Retryable), answering(sqs, "a queue cannot be reached") as client:
+            client.delete_message_batch(QueueUrl=queue_url, Entries=entries)
 
     at_once(delete_batch, batched(receipt_handles, BATCH, strict=False))
 
@@ -213,8 +214,8 @@ def send_all(
         try:
             for index in indexes:
                 _store_claim(bodies[index], claim_bucket)
-            with reaching("a queue cannot be reached"):
-                answer = sqs().send_message_batch(QueueUrl=queue_url, Entries=entries)
+            with answering(sqs, "a queue cannot be reached") as client:
+                answer = client.send_message_batch(QueueUrl=queue_url, Entries=entries)
         except Retryable:
             return set(indexes)
         return {int(failed["Id"]) for failed in answer.get("Failed", [])}
@@ -233,8 +234,8 @@ def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for number, (handle, seconds) in enumerate(chunk)
         ]
-        with contextlib.suppress(Retryable), reaching("a queue cannot be reached"):
-            sqs().change_message_visibility_batch(QueueUrl=queue_url, Entries=entries)
+        with contextlib.suppress(Retryable), answering(sqs, "a queue cannot be reached") as client:
+            client.change_message_visibility_batch(QueueUrl=queue_url, Entries=entries)
 
     at_once(postpone_batch, batched(delays, BATCH, strict=False))
 

@@ -28,15 +28,14 @@ _REGISTER: Final = {"pk": {"S": "parked"}}
 
 def is_open(table: str, site_id: str) -> bool:
     """Whether an account's circuit is open."""
-    with aws.answering("dynamodb", "the state table cannot be read"):
-        return "Item" in aws.dynamodb().get_item(TableName=table, Key=_key(site_id), ConsistentRead=True)
+    with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+        return "Item" in client.get_item(TableName=table, Key=_key(site_id), ConsistentRead=True)
 
 
 def open_circuit(table: str, site_id: str, status: int) -> bool:
     """Opens an account's circuit because of an answer's `status`; True if it was closed."""
-    client = aws.dynamodb()
     item = {"status": {"N": str(status)}, "opened_at": {"N": str(int(time.time()))}}
-    with aws.answering("dynamodb", "the state table cannot be written"):
+    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
         try:
             client.put_item(
                 TableName=table,
@@ -50,14 +49,14 @@ def open_circuit(table: str, site_id: str, status: int) -> bool:
 
 def close_circuit(table: str, site_id: str) -> None:
     """Closes an account's circuit; what is parked goes back to the queue at the next tick."""
-    with aws.answering("dynamodb", "the state table cannot be written"):
-        aws.dynamodb().delete_item(TableName=table, Key=_key(site_id))
+    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+        client.delete_item(TableName=table, Key=_key(site_id))
 
 
 def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> None:
     """Puts an account's messages (each one's JSON) aside, safe, until its circuit closes."""
-    with aws.answering("dynamodb", "the state table cannot be written"):
-        aws.dynamodb().update_item(
+    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+        client.update_item(
             TableName=table,
             Key=_REGISTER,
             UpdateExpression="SET #site = :mark",
@@ -71,8 +70,8 @@ def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> No
 
 def accounts_with_parked(table: str) -> dict[str, str]:
     """The accounts that may have something parked, by site id, with their marks."""
-    with aws.answering("dynamodb", "the state table cannot be read"):
-        item = aws.dynamodb().get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
+    with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+        item = client.get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
     return {name: value["S"] for name, value in item.items() if name != "pk"}
 
 
@@ -80,9 +79,8 @@ def forget(table: str, site_id: str, mark: str) -> None:
     """Takes an account off the register if nobody can be parking for it since its mark was read."""
     if time.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
         return
-    client = aws.dynamodb()
     with (
-        aws.answering("dynamodb", "the state table cannot be written"),
+        aws.answering(aws.dynamodb, "the state table cannot be written") as client,
         contextlib.suppress(client.exceptions.ConditionalCheckFailedException),
     ):
         client.update_item(

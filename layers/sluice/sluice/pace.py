@@ -236,22 +236,21 @@ class Pace:
 
     def _load(self) -> tuple[Window, int]:
         key: Any = {"pk": {"S": self._key}}
-        with aws.answering("dynamodb", "the state table cannot be read"):
-            answer = aws.dynamodb().get_item(TableName=self._table, Key=key, ConsistentRead=True)
+        with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+            answer = client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
         item = answer.get("Item")
         if item is None:
             return Window(), 0
         return _window(item), int(item["version"]["N"])
 
     def _store(self, window: Window, version: int) -> bool:
-        client = aws.dynamodb()
         item: Any = {
             "pk": {"S": self._key},
             **_attributes(window),
             "version": {"N": str(version + 1)},
             "expires_at": {"N": str(int(self._clock()) + _KEEP_SECONDS)},
         }
-        with aws.answering("dynamodb", "the state table cannot be written"):
+        with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
             try:
                 client.put_item(
                     TableName=self._table,

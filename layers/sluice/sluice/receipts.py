@@ -67,8 +67,7 @@ def create(
     }
     if rejected:
         item["rejected"] = {"NS": [str(place) for place in rejected]}
-    client = aws.hurried_dynamodb()
-    with aws.answering("dynamodb", "the state table cannot be written"):
+    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
         try:
             client.put_item(TableName=table, Item=item)
         except ConnectionClosedError:  # as those are that were kept while the process was frozen
@@ -77,8 +76,8 @@ def create(
 
 def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     """A receipt that was created and has not expired; None if there is none."""
-    with aws.answering("dynamodb", "the state table cannot be read"):
-        answer = aws.dynamodb().get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
+    with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+        answer = client.get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
     item = answer.get("Item", {})
     if "account" not in item:
         return None
@@ -110,8 +109,8 @@ def note(
     values[":noted"] = {"S": now.isoformat()}
     values[":expiry"] = {"N": str(int(now.timestamp()) + KEEP_SECONDS)}
     sets = "noted = :noted, expires_at = if_not_exists(expires_at, :expiry)"
-    with aws.answering("dynamodb", "the state table cannot be written"):
-        aws.dynamodb().update_item(
+    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+        client.update_item(
             TableName=table,
             Key=_key(receipt),
             UpdateExpression=f"SET {sets} ADD {adds}",
@@ -132,8 +131,8 @@ def done(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
 def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
     wanted: Any = {table: {"Keys": [_key(receipt) for receipt in receipts], "ConsistentRead": True}}
     for attempt in range(_ATTEMPTS):
-        with aws.answering("dynamodb", "the state table cannot be read"):
-            answer = aws.dynamodb().batch_get_item(RequestItems=wanted)
+        with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+            answer = client.batch_get_item(RequestItems=wanted)
         yield from answer["Responses"].get(table, [])
         wanted = answer.get("UnprocessedKeys")
         if not wanted:

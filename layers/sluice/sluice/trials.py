@@ -10,8 +10,8 @@ KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 
 def begin(table: str, message_id: str) -> int:
     """Notes that a message is tried alone; how often that ended its process before."""
-    with aws.answering("dynamodb", "the state table cannot be written"):
-        answer = aws.dynamodb().update_item(
+    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+        answer = client.update_item(
             TableName=table,
             Key=_key(message_id),
             UpdateExpression="SET expires_at = :expiry ADD trials :one",
@@ -26,8 +26,8 @@ def begin(table: str, message_id: str) -> int:
 
 def end(table: str, message_id: str) -> None:
     """Notes that a message was tried and its process lives."""
-    with aws.answering("dynamodb", "the state table cannot be written"):
-        aws.dynamodb().delete_item(TableName=table, Key=_key(message_id))
+    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+        client.delete_item(TableName=table, Key=_key(message_id))
 
 
 def _key(message_id: str) -> dict[str, dict[str, str]]:
