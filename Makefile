@@ -10,7 +10,7 @@ READY := $(ENVIRONMENTS:%=%/.ready)
 CLIENTS := .venv-clients-9 .venv-clients-1
 CLIENTS_READY := $(CLIENTS:%=%/.ready) $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
 BENCH := .venv-bench/.ready
-CODE := layers/sluice functions local benchmarks
+CODE := layers/sluice functions local ops benchmarks
 RUN := .venv/bin/python -m
 
 .PHONY: help

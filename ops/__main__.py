@@ -1,0 +1,5 @@
+"""`python -m ops` is `sluicectl`."""
+
+from ops.cli import sluicectl
+
+sluicectl(prog_name="sluicectl")

@@ -1,0 +1,53 @@
+"""`sluicectl` as it is called, with a stack."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from tests.e2e.conftest import Stack
+
+DOCUMENT = """\
+sources:
+  own:
+    account: AbC123
+    secret: own
+    signature: {scheme: github}
+    events:
+      signed-up: {metric: Signed Up, profile: {email: user.email}}
+"""
+
+
+def sluicectl(stack: Stack, folder: Path, *arguments: str) -> str:
+    """What a command that succeeds says, from any folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {
+        "AWS_ENDPOINT_URL": stack.aws,
+        "AWS_REGION": stack.region,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+    command = [str(Path("sluicectl").absolute()), "sources", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_sources_document_is_put_shown_and_tried(stack: Stack, tmp_path: Path) -> None:
+    s3, bucket = stack.client("s3"), stack.outputs["ConfigBucketName"]
+    (tmp_path / "s.yaml").write_text(DOCUMENT)
+    (tmp_path / "p.json").write_text('{"user": {"email": "ada@example.com"}}')
+    before = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+    dry = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--dry-run", "--json"))
+    first = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
+    second = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
+    shown = json.loads(sluicectl(stack, tmp_path, "show", "--json"))
+    tried = json.loads(sluicectl(stack, tmp_path, "try", "own", "p.json", "--json"))
+
+    assert [each["stored"] for each in (dry, first, second)] == [False, True, False]
+    assert not second["changed"]
+    assert shown["sources"]["own"]["account"] == "AbC123"
+    assert [each["valid"] for each in tried["events"]] == [True]
+    if not before:
+        s3.delete_object(Bucket=bucket, Key="sources.json")
