@@ -46,10 +46,11 @@ _EVENT: Final[dict[str, Schema]] = {
     "value": {"description": "An integer must fit in 64 bits with sign."},
     "value_currency": {"pattern": "^[A-Z]{3}$", "description": "ISO 4217."},
     "unique_id": {
+        "pattern": r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$",
         "description": (
             "Counts once for a profile and metric. Ours: without it, a hash of profile, metric, "
             "second, properties, value and currency; no control characters, nor spaces at its ends."
-        )
+        ),
     },
     "backfill": {"description": "Record without triggering flows."},
 }
@@ -206,13 +207,7 @@ def _readable(node: Any) -> Any:
 
 
 def _readable_part(name: str, part: Any) -> Any:
-    match name, part:
-        case "$ref", str():
-            return _plain(part)
-        case "pattern", str():  # JSON Schema has JavaScript's regular expressions
-            return part.replace(r"\Z", "$")
-        case _:
-            return _readable(part)
+    return _plain(part) if name == "$ref" and isinstance(part, str) else _readable(part)
 
 
 def _is_title(name: str, part: Any) -> bool:
