@@ -27,7 +27,7 @@ def ingest(body: bytes) -> Body:
 def read(bodies: Sequence[Body]) -> list[StoredMessage]:
     """What dispatch reads of queue messages."""
     claims = {body.claim_key or "": body.claim_bytes for body in bodies}
-    return [message.decode(body.text, claims.__getitem__) for body in bodies]
+    return [message.decode(body.text, claims.__getitem__) for body in bodies]  # type: ignore[misc]
 
 
 def jobs(messages: Sequence[StoredMessage]) -> list[Job]:

@@ -151,6 +151,7 @@ class _Worker:
             fetch_claim=lambda _: b"",
             delivery=delivery.Ports(
                 create_job=create_job,
+                create_events=nothing,
                 pace=lambda _: self._pace(self._item, deadline),
                 circuits=delivery.Circuits(is_open, nothing, nothing, nothing),
                 receipts=Receipts(nothing, nothing),

@@ -60,7 +60,7 @@ def _bulk_messages(count: int) -> Iterator[StoredMessage]:
         # Each with profiles and events of its own.
         text = plain.replace(b"order-", b"order-%x-" % number).replace(b"customer.", b"customer.%x." % number)
         text = text.replace(b'"key":"', b'"key":"%x' % number)
-        yield message.decode(text.decode(), lambda _: b"")
+        yield message.decode(text.decode(), lambda _: b"")  # type: ignore[misc]
 
 
 def drain(backlog: int) -> dict[str, Any]:

@@ -122,3 +122,24 @@ def replaced(document: dict[str, Any], pointer: str, value: Any) -> dict[str, An
 
 def _key(holder: Any, part: str) -> Any:
     return int(part) if isinstance(holder, list) else part.replace("~1", "/").replace("~0", "~")
+
+
+APP_ID = 123
+APP = f"pipeless-{APP_ID}"
+APP_KEY = "sluice_0123456789abcdef"
+
+
+def happening(
+    start: str = "u1", end: str = "a1", *, of: str = "liked", dates: Any = None, **relationship: Any
+) -> dict[str, Any]:
+    """An event of Pipeless's: user `start` likes article `end`. `dates` are the start object's."""
+    return {
+        "start_object": {"id": start, "type": "user", **(dates or {})},
+        "relationship": {"type": of, **relationship},
+        "end_object": {"id": end, "type": "article"},
+    }
+
+
+def batch(*events: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A batch for Pipeless."""
+    return {"events": list(events or [happening()]), **fields}

@@ -20,7 +20,7 @@ import msgspec
 
 from local.standin import Klaviyo
 from sluice import backoff, delivery, dispatch, isolation, message, pace
-from sluice.accounts import Account, Accounts
+from sluice.accounts import Account, Accounts, App
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.message import Message
 from sluice.outcome import Receipts
@@ -369,7 +369,8 @@ class World:
             fetch_claim=lambda key: b"",
             delivery=delivery.Ports(
                 create_job=self._create_job,
-                pace=lambda account: _Pace(self, account.site_id, deadline),  # type: ignore[arg-type,return-value]
+                create_events=_never,
+                pace=lambda account: _Pace(self, account.id, deadline),  # type: ignore[arg-type,return-value]
                 circuits=delivery.Circuits(is_open, open_circuit, close_circuit, park),
                 receipts=Receipts(done, delivered),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
@@ -402,6 +403,10 @@ class World:
         content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
         lower = {name.lower(): value for name, value in given.headers.items()}
         return Answer(given.status, lower, content)
+
+
+async def _never(app: App, body: bytes) -> Answer:
+    raise AssertionError("nothing in this world is Pipeless's")
 
 
 def _record(waiting: Waiting, culprit: bool) -> dispatch.Record:

@@ -26,6 +26,7 @@ from sluice import (
     isolation,
     message,
     objects,
+    pace,
     receipts,
     rejection,
     settings,
@@ -33,7 +34,7 @@ from sluice import (
     unfinished,
     upstream,
 )
-from sluice.accounts import Accounts
+from sluice.accounts import Account, Accounts, App
 from sluice.dispatch import Record
 from sluice.envelopes import Object
 from sluice.errors import Misconfigured, Retryable
@@ -174,12 +175,18 @@ def _receives(record: dict[str, Any]) -> int:
 
 def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
     table, bucket = configuration.state_table, configuration.claim_bucket
+
+    def pace_of(account: Account | App) -> Pace:
+        rate = pace.evenly(account.calls_per_minute) if isinstance(account, App) else pace.KLAVIYO
+        return Pace(table, account.id, times.last_send, rate=rate)
+
     return dispatch.Ports(
         accounts=functools.partial(_accounts, configuration),
         fetch_claim=aws.claim_reader(bucket),
         delivery=delivery.Ports(
             create_job=functools.partial(upstream.create_job, upstream.client()),
-            pace=lambda account: Pace(table, account.site_id, times.last_send),
+            create_events=functools.partial(upstream.create_events, upstream.client()),
+            pace=pace_of,
             circuits=_circuits(table, bucket),
             receipts=_receipts(table, times.last_note),
             now=functools.partial(datetime.now, UTC),

@@ -3,24 +3,29 @@
 import base64
 import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, cors, ingest, jsonapi, receipts, rejection, settings
+from sluice.accounts import App
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
 from sluice.message import Body
+from sluice.pipeless import ingest as pipeless
+from sluice.pipeless.documents import BatchDocument
 from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 
+_PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
 # API Gateway hands bodies over as text, with U+FFFD in place of bytes that are not UTF-8. Taken for what it
 # is, damaged text would be accepted; made such a byte again, it is refused.
@@ -107,6 +112,29 @@ def _create_client_event() -> Response[str]:
     return _accept(Surface.CLIENT_EVENT)
 
 
+@app.post("/v1/apps/<app_id>/events/batch")
+def _create_batch(app_id: str) -> Response[str]:
+    configuration = settings.load(IngestSettings)
+    headers = _headers()
+    destination = pipeless.admit(app_id, headers, accounts.load(configuration.accounts_secret))
+    batch = pipeless.read(destination, headers, _body_bytes())
+    if batch.synchronous:
+        return _create_now(destination, batch)
+    accepted = pipeless.accept(destination, batch, _ports(configuration).store, datetime.now(UTC))
+    metrics.add_metric("AcceptedEvents", MetricUnit.Count, accepted.events)
+    logger.info("accepted", receipt=accepted.receipt, account=accepted.account, events=accepted.events)
+    return _answer(202, msgspec.json.encode({"receipt": accepted.receipt}))
+
+
+def _create_now(destination: App, batch: BatchDocument) -> Response[str]:
+    from sluice.pipeless import synchronous  # noqa: PLC0415 - it brings HTTP, which no other route needs
+
+    reply = synchronous.create(destination, batch)
+    metrics.add_metric("SynchronousRequests", MetricUnit.Count, 1)
+    logger.info("forwarded", account=destination.id, events=len(batch.events), status=reply.status)
+    return _answer(reply.status, reply.body, reply.headers)
+
+
 @app.get("/api/event-bulk-create-jobs/<receipt>")
 def _tell_progress(receipt: str) -> Response[str]:
     configuration = settings.load(IngestSettings)
@@ -133,6 +161,7 @@ _ALLOWED: Final = {
     "/api/events": "POST",
     "/client/event-bulk-create": "POST, OPTIONS",
     "/client/events": "POST, OPTIONS",
+    "/v1/apps/*/events/batch": "POST",
 }
 
 
@@ -142,22 +171,22 @@ def _not_found(_: Exception) -> Response[str]:
     for route, methods in _ALLOWED.items():
         if path.full_match(route) and method not in methods.split(", "):
             problem = Problem("method_not_allowed", f"Allowed here: {methods}.")
-            return _answer(405, jsonapi.envelope(405, [problem]), {"Allow": methods})
-    return _answer(404, jsonapi.envelope(404, [Problem("not_found", "There is nothing at this path.")]))
+            return _refuse(405, [problem], {"Allow": methods})
+    return _refuse(404, [Problem("not_found", "There is nothing at this path.")])
 
 
 @app.exception_handler(Refused)  # type: ignore[untyped-decorator]
 def _refused(refused: Refused) -> Response[str]:
     codes = sorted({problem.code for problem in refused.problems})
     logger.info("refused", status=refused.status, codes=codes, problems=len(refused.problems))
-    return _answer(refused.status, jsonapi.envelope(refused.status, refused.problems), refused.headers)
+    return _refuse(refused.status, refused.problems, refused.headers)
 
 
 @app.exception_handler(Retryable)  # type: ignore[untyped-decorator]
 def _unavailable(error: Retryable) -> Response[str]:
     logger.error("unavailable", cause=str(error), error=type(error.__cause__).__name__)
     problem = Problem("unavailable", "Nothing was accepted. Send the same request again later.")
-    return _answer(503, jsonapi.envelope(503, [problem]), {"Retry-After": str(_RETRY_AFTER_SECONDS)})
+    return _refuse(503, [problem], {"Retry-After": str(_RETRY_AFTER_SECONDS)})
 
 
 @app.exception_handler(Misconfigured)  # type: ignore[untyped-decorator]
@@ -176,16 +205,25 @@ def _broken(error: Exception) -> Response[str]:
 
 def _fail() -> Response[str]:
     problem = Problem("error", "Nothing was accepted. The fault is on this side.")
-    return _answer(500, jsonapi.envelope(500, [problem]))
+    return _refuse(500, [problem])
+
+
+def _refuse(
+    status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None
+) -> Response[str]:
+    """Problems in the words of the API that was called."""
+    if app.current_event.path.startswith(_PIPELESS):
+        return _answer(status, pipeless.errors(problems), headers)
+    return _answer(status, jsonapi.envelope(status, problems), headers)
 
 
 def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response[str]:
     if status >= 400:
         name = "RefusedRequests" if status < 500 else "FailedRequests"
         metrics.add_metric(name, MetricUnit.Count, 1)
-    return Response(
-        status, jsonapi.MEDIA_TYPE, body.decode(), {**cors.headers(*_web_page()), **(headers or {})}
-    )
+    is_pipeless = app.current_event.path.startswith(_PIPELESS)
+    media_type = "application/json" if is_pipeless else jsonapi.MEDIA_TYPE
+    return Response(status, media_type, body.decode(), {**cors.headers(*_web_page()), **(headers or {})})
 
 
 def _web_page() -> tuple[str, str | None, str]:

@@ -91,3 +91,54 @@ def test_a_document_that_cannot_be_right_is_an_operators_to_mend(document: str) 
     assert "account" in str(raised.value)
     assert KEY not in str(raised.value)
     assert DIGEST not in str(raised.value)
+
+
+APP: dict[str, Any] = {"app_id": 123, "api_key": "pl_upstream"}
+
+
+def with_apps(*apps: dict[str, Any]) -> accounts.Accounts:
+    return accounts.parse(json.dumps({"accounts": [account()], "pipeless": list(apps)}))
+
+
+def test_an_app_has_a_name_that_no_account_has() -> None:
+    [app] = with_apps(APP).pipeless
+
+    assert (app.id, app.base_url) == ("pipeless-123", "https://api.pipeless.io")
+    assert (app.object_types, app.calls_per_minute) == (frozenset(), 120)
+    assert accounts.is_account_id(app.id)
+    assert accounts.is_account_id(SITE_ID)
+    assert "pl_upstream" not in repr(app)
+
+
+@pytest.mark.parametrize("text", ["pipeless-", "pipeless-0", "pipeless-x", "../..", "AbC12", "AbC123\n", ""])
+def test_nothing_else_is_an_accounts_id(text: str) -> None:
+    assert not accounts.is_account_id(text)
+
+
+def test_an_app_is_found_by_id_by_key_or_alone() -> None:
+    other = APP | {"app_id": 7, "keys": [{"sha256": "1" * 64}]}
+    one, two = with_apps(APP), with_apps(APP, other)
+
+    assert (one.app(None), one.app("pipeless-123")) == (one.pipeless[0],) * 2
+    assert (two.app(None), two.app("pipeless-8"), two.app("123")) == (None,) * 3
+    assert two.with_app_id(7) == two.app("pipeless-7") == two.pipeless[1]
+    assert two.with_app_key(KEY) is None
+    assert two.with_key(KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("apps", "fault"),
+    [
+        ([APP, APP], "app_id twice"),
+        ([APP | {"keys": [{"sha256": DIGEST}]}], "key twice"),
+        ([APP | {"base_url": "http://api.pipeless.io"}], "account pipeless-123 must be https"),
+        ([APP | {"app_id": 0}], "app_id"),
+        ([APP | {"app_id": "123"}], "app_id"),
+        ([APP | {"api_key": "a b"}], "api_key"),
+        ([APP | {"calls_per_minute": 59}], "calls_per_minute"),
+        ([APP | {"site_id": SITE_ID}], "site_id"),
+    ],
+)
+def test_an_app_that_cannot_be_right_is_a_misconfiguration(apps: list[Any], fault: str) -> None:
+    with pytest.raises(Misconfigured, match=fault):
+        with_apps(*apps)

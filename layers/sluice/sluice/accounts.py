@@ -1,5 +1,8 @@
 """The accounts document: who may send, and how each account is reached upstream.
 
+An account is Klaviyo's (`Account`) or one of Pipeless's apps (`App`). Each has an `id` that is no other's
+and may be part of a key: it names the account on the queue, in the state table and in the archive.
+
 One JSON document in Secrets Manager, cached for `CACHE_SECONDS`, so a new key works within that time.
 """
 
@@ -8,11 +11,18 @@ import hashlib
 import hmac
 import re
 import urllib.parse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
-from sluice.contract import KLAVIYO_BASE_URL
+from sluice.contract import (
+    CALLS_PER_MINUTE,
+    KLAVIYO_BASE_URL,
+    MAX_INTEGER,
+    MIN_CALLS_PER_MINUTE,
+    PIPELESS_BASE_URL,
+)
 from sluice.errors import Misconfigured, Retryable
 
 if TYPE_CHECKING:
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
 
 CACHE_SECONDS: Final = 60
 _SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
+_ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9]{6}|pipeless-[1-9][0-9]{0,18}")
 _HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line end can never be sent
 
 
@@ -38,14 +49,43 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
 
+    @property
+    def id(self) -> str:
+        """What the account is called wherever there are others."""
+        return self.site_id
+
     def __repr__(self) -> str:
         return f"Account({self.site_id!r})"  # a representation may end in a log, a private key must not
 
 
+class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of Pipeless's apps: the key we call it with, the keys callers use, how often it may be called.
+
+    `object_types` and `relationship_types` are names the vendor has added for it to the documented ones.
+    """
+
+    app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+    api_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
+    base_url: str = PIPELESS_BASE_URL
+    keys: tuple[IngestKey, ...] = ()
+    calls_per_minute: Annotated[int, msgspec.Meta(ge=MIN_CALLS_PER_MINUTE, le=6_000)] = CALLS_PER_MINUTE
+    object_types: frozenset[str] = frozenset()
+    relationship_types: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        """What the app is called where there are other accounts."""
+        return f"pipeless-{self.app_id}"
+
+    def __repr__(self) -> str:
+        return f"App({self.app_id})"  # as above
+
+
 class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every account of this deployment; site ids and ingest keys are unique."""
+    """Every account of this deployment, `pipeless` being the apps; ids and ingest keys are unique."""
 
     accounts: tuple[Account, ...]
+    pipeless: tuple[App, ...] = ()
 
     def with_site_id(self, site_id: str) -> Account | None:
         """The account with this public site id."""
@@ -53,22 +93,29 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def with_key(self, key: str) -> tuple[Account, IngestKey] | None:
         """Whose ingest key this is. Looks at every key in constant time, found or not."""
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        found = None
-        for account in self.accounts:
-            for candidate in account.keys:
-                if hmac.compare_digest(digest, candidate.sha256):
-                    found = account, candidate
-        return found
+        return _holder(key, self.accounts)
 
     def only(self) -> Account | None:
         """The account, if there is exactly one."""
         return self.accounts[0] if len(self.accounts) == 1 else None
 
+    def with_app_id(self, app_id: int) -> App | None:
+        """The app with this id."""
+        return next((app for app in self.pipeless if app.app_id == app_id), None)
 
-def is_site_id(text: str) -> bool:
-    """Whether this has the form of a site id."""
-    return re.search(_SITE_ID, text) is not None
+    def with_app_key(self, key: str) -> tuple[App, IngestKey] | None:
+        """As `with_key`, of the apps."""
+        return _holder(key, self.pipeless)
+
+    def app(self, named: str | None) -> App | None:
+        """The app with this `id`; without one, the app if there is exactly one."""
+        apps = [app for app in self.pipeless if named in {None, app.id}]
+        return apps[0] if len(apps) == 1 else None
+
+
+def is_account_id(text: str) -> bool:
+    """Whether this has the form of an account's `id`."""
+    return _ACCOUNT_ID.fullmatch(text) is not None
 
 
 def parse(document: bytes | str) -> Accounts:
@@ -80,8 +127,10 @@ def parse(document: bytes | str) -> Accounts:
     except (UnicodeError, RecursionError):
         raise Misconfigured("the accounts secret is not valid: it is not JSON") from None
     _check_unique("site_id", [account.site_id for account in accounts.accounts])
-    _check_unique("key", [key.sha256 for account in accounts.accounts for key in account.keys])
-    for account in accounts.accounts:
+    _check_unique("app_id", [app.app_id for app in accounts.pipeless])
+    every: list[Account | App] = [*accounts.accounts, *accounts.pipeless]
+    _check_unique("key", [key.sha256 for account in every for key in account.keys])
+    for account in every:
         _check_base_url(account)
     return accounts
 
@@ -109,14 +158,24 @@ def secrets() -> "SecretsProvider":
     return SecretsProvider(boto_config=Config(connect_timeout=2, read_timeout=3, retries=retries))
 
 
-def _check_unique(name: str, values: list[str]) -> None:
+def _holder[Holder: (Account, App)](key: str, holders: Iterable[Holder]) -> tuple[Holder, IngestKey] | None:
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    found = None
+    for holder in holders:
+        for candidate in holder.keys:
+            if hmac.compare_digest(digest, candidate.sha256):
+                found = holder, candidate
+    return found
+
+
+def _check_unique(name: str, values: list[str] | list[int]) -> None:
     if len(set(values)) != len(values):
         raise Misconfigured(f"the accounts secret has one {name} twice")
 
 
-def _check_base_url(account: Account) -> None:
+def _check_base_url(account: Account | App) -> None:
     if not _is_safe(account.base_url):
-        raise Misconfigured(f"the base_url of account {account.site_id} must be https")
+        raise Misconfigured(f"the base_url of account {account.id} must be https")
 
 
 def _is_safe(base_url: str) -> bool:

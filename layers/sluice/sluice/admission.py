@@ -72,12 +72,12 @@ def preferences(headers: Mapping[str, str]) -> frozenset[str]:
     return frozenset(each.partition(";")[0].replace(" ", "").replace('"', "") for each in given)
 
 
-def readable(headers: Mapping[str, str], body: bytes) -> bytes:
+def readable(headers: Mapping[str, str], body: bytes, media_types: Set[str] = contract.MEDIA_TYPES) -> bytes:
     """The body, decompressed, if it is in a media type, encoding and size that is taken."""
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = _CHARSET.search(parameters)
-    if media_type.strip().lower() not in contract.MEDIA_TYPES:
-        raise _unsupported(f"Send {' or '.join(sorted(contract.MEDIA_TYPES))}.")
+    if media_type.strip().lower() not in media_types:
+        raise _unsupported(f"Send {' or '.join(sorted(media_types))}.")
     if charset and charset[1].lower() not in {"utf-8", "utf8"}:
         raise _unsupported("Send the body in UTF-8.")
     if len(body) > contract.MAX_BODY_BYTES_IN:

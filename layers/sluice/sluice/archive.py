@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from sluice import message
-from sluice.accounts import is_site_id
+from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
@@ -49,7 +49,7 @@ def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
     grouped: dict[str, list[Rejection]] = defaultdict(list)
     for rejection in rejections:
         # A producer may have named anything as the account, and not everything can be part of a key.
-        account = rejection.account if is_site_id(rejection.account) else UNKNOWN_ACCOUNT
+        account = rejection.account if is_account_id(rejection.account) else UNKNOWN_ACCOUNT
         grouped[f"account={account}/day={rejection.rejected_at:%Y-%m-%d}"].append(rejection)
     return {
         f"rejections/{partition}/{_name(group)}.jsonl": b"".join(map(_line, group))
@@ -72,7 +72,7 @@ def _plain(letter: Letter, body: str, fetch_claim: Callable[[str], bytes]) -> by
 def _explained(rejection: Rejection, plain: bytes) -> Rejection:
     """A dead letter with what its message says of itself, if it can be read, and then unpacked."""
     try:
-        stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw])
+        stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw] | message.Batch)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return rejection
     return msgspec.structs.replace(

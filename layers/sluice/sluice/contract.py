@@ -56,3 +56,30 @@ KLAVIYO_BASE_URL: Final = "https://a.klaviyo.com"
 BULK_CREATE_JOBS_PATH: Final = "/api/event-bulk-create-jobs"
 BURST_LIMIT: Final = 10
 STEADY_LIMIT: Final = 150
+
+# Pipeless: the vendor's.
+PIPELESS_BASE_URL: Final = "https://api.pipeless.io"
+PIPELESS_EVENTS_PATH: Final = "/v1/apps/{app_id}/events/batch"
+PIPELESS_MEDIA_TYPES: Final = frozenset({"application/json"})
+PIPELESS_SURFACE: Final = "pipeless"  # ours: what its requests are called on the queue and in rejections
+MAX_EVENTS_PER_CALL: Final = 10
+MAX_OBJECT_ID: Final = 40
+OBJECT_TYPES: Final = frozenset(
+    {
+        *("user", "product", "image", "comment", "article", "post", "video", "content", "tag", "category"),
+        *("app", "book", "person", "skill", "job", "company", "account", "card", "country", "state"),
+        *("film", "cart"),
+    }
+)
+RELATIONSHIP_TYPES: Final = frozenset(
+    {
+        *("posted", "followed", "liked", "favorited", "saved", "disliked", "purchased", "commentedOn"),
+        *("created", "viewed", "reported", "blocked", "deleted", "authored", "used", "dismissed"),
+        *("loggedIn", "taggedWith", "categorizedIn", "interestedIn", "locatedIn", "readQuarter"),
+        *("readHalf", "readAll", "subscribedTo", "subscribedFrom", "addedTo", "madeBy", "pausedOn"),
+    }
+)
+CALLS_PER_MINUTE: Final = 120  # ours: the vendor states no limit, and a month of this is five million calls
+MIN_CALLS_PER_MINUTE: Final = (
+    60  # ours: in the time one worker waits there are enough to find what is bad in ten
+)

@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 
 from sluice import contract, packing
-from sluice.accounts import Account
+from sluice.accounts import Account, App
 from sluice.asking import Asker
 from sluice.backoff import Wait
 from sluice.errors import Retryable
-from sluice.message import StoredMessage
+from sluice.message import Batch, StoredMessage
 from sluice.outcome import Books, Outcome, Receipts
 from sluice.pace import Pace
 from sluice.packing import Job
@@ -29,7 +29,7 @@ CONCURRENT_JOBS: Final = 8  # of one account, in one invocation
 
 
 class Circuits(msgspec.Struct, frozen=True):
-    """The accounts' circuits, by site id. `open` takes the status that opens one; True if it was closed."""
+    """The accounts' circuits, by `id`. `open` takes the status that opens one; True if it was closed."""
 
     is_open: Callable[[str], Awaitable[bool]]
     open: Callable[[str, int], Awaitable[bool]]
@@ -44,20 +44,21 @@ class Ports(msgspec.Struct, frozen=True):
     """
 
     create_job: Callable[[Account, bytes], Awaitable[Answer | None]]
-    pace: Callable[[Account], Pace]
+    create_events: Callable[[App, bytes], Awaitable[Answer]]
+    pace: Callable[[Account | App], Pace]
     circuits: Circuits
     receipts: Receipts
     now: Callable[[], datetime]
 
 
-class Share(msgspec.Struct):
+class Share[Kind: (StoredMessage, Batch) = StoredMessage](msgspec.Struct):
     """One account's messages of a batch, by their records' numbers.
 
     Those that come `again` may be delivered in part; `probes` were sent back to the queue to find out
     whether the account answers again; `lasting` ones were received `backoff.LASTING` times and more.
     """
 
-    messages: dict[int, StoredMessage]
+    messages: dict[int, Kind]
     again: Set[int] = frozenset()
     probes: Set[int] = frozenset()
     lasting: Set[int] = frozenset()
@@ -68,12 +69,14 @@ async def deliver(account: Account, share: Share, ports: Ports, outcome: Outcome
     await _Delivery(account, share, ports, outcome).run()
 
 
-async def park(site_id: str, messages: Mapping[int, StoredMessage], ports: Ports, outcome: Outcome) -> None:
-    """Parks messages; on the queue stay those that cannot be."""
+async def park(
+    account: str, messages: Mapping[int, StoredMessage | Batch], circuits: Circuits, outcome: Outcome
+) -> None:
+    """Parks messages of an account, by its `id`; on the queue stay those that cannot be."""
     if not messages:
         return
     try:
-        await ports.circuits.park(site_id, [msgspec.json.encode(message) for message in messages.values()])
+        await circuits.park(account, [msgspec.json.encode(message) for message in messages.values()])
     except Retryable as error:
         outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
         return
@@ -108,7 +111,7 @@ class _Delivery:
             for number in self._share.messages:
                 self._outcome.retry.setdefault(number, Wait(error.after))
         waiting = {number: self._books.messages[number] for number in self._books.to_park}
-        await park(self._site_id, waiting, self._ports, self._outcome)
+        await park(self._site_id, waiting, self._ports.circuits, self._outcome)
 
     async def _probe(self) -> None:
         """Tries only what was sent back for that, while the circuit is open; parks all else."""

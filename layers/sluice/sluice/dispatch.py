@@ -9,19 +9,20 @@ from typing import Final
 import msgspec
 
 from sluice import backoff, delivery, envelopes, message, producers
-from sluice.accounts import Account, Accounts, is_site_id
+from sluice.accounts import Account, Accounts, App, is_account_id
 from sluice.asking import NO_ANSWER
 from sluice.backoff import Wait
 from sluice.delivery import Share
 from sluice.envelopes import Body, Object, Objects
 from sluice.errors import Misconfigured, Retryable, Undeliverable
-from sluice.message import StoredMessage
+from sluice.message import Batch, StoredMessage
 from sluice.outcome import Outcome, Refusal
+from sluice.pipeless import delivery as pipeless
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
 CLAIMS_AT_ONCE: Final = 8
 
-type _Said = StoredMessage | Objects | Undeliverable | Retryable
+type _Said = StoredMessage | Batch | Objects | Undeliverable | Retryable
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
         return outcome
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
     notified: dict[int, Objects] = {}
+    by_app: dict[int, dict[int, Batch]] = defaultdict(dict)
     claims = await _read_claims(records, accounts, ports)
     for number, record in records.items():
         match claims.pop(number, None) or _read(record, accounts, ports):
@@ -77,36 +79,70 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
                 outcome.retry[number] = Wait(error.after)
             case tuple() as objects:
                 notified[number] = objects
+            case Batch() as batch:
+                by_app[batch.app_id][number] = batch
             case stored:
                 by_account[stored.account][number] = stored
     async with asyncio.TaskGroup() as group:
         for site_id, messages in by_account.items():
             account = accounts.with_site_id(site_id)
-            if account is None:
-                group.create_task(_park_unknown(site_id, messages, ports, outcome))
-            else:
-                share = Share(
-                    messages,
-                    again={number for number in messages if records[number].again},
-                    probes={number for number in messages if records[number].probe},
-                    lasting={n for n in messages if records[n].receives >= backoff.LASTING},
-                )
-                group.create_task(delivery.deliver(account, share, ports.delivery, outcome))
+            group.create_task(_deliver(account, messages, records, ports, outcome))
+        for app_id, batches in by_app.items():
+            app = accounts.with_app_id(app_id)
+            group.create_task(_deliver_batches(app, batches, records, ports, outcome))
         group.create_task(_read_objects(notified, accounts, ports, outcome))
     return outcome
 
 
+async def _deliver(
+    account: Account | None,
+    messages: dict[int, StoredMessage],
+    records: Mapping[int, Record],
+    ports: Ports,
+    outcome: Outcome,
+) -> None:
+    if account is None:
+        await _park_unknown(messages, ports, outcome)
+    else:
+        await delivery.deliver(account, _share(messages, records), ports.delivery, outcome)
+
+
+async def _deliver_batches(
+    app: App | None,
+    batches: dict[int, Batch],
+    records: Mapping[int, Record],
+    ports: Ports,
+    outcome: Outcome,
+) -> None:
+    if app is None:
+        await _park_unknown(batches, ports, outcome)
+    else:
+        await pipeless.deliver(app, _share(batches, records), ports.delivery, outcome)
+
+
+def _share[Kind: (StoredMessage, Batch)](
+    messages: dict[int, Kind], records: Mapping[int, Record]
+) -> Share[Kind]:
+    return Share(
+        messages,
+        again={number for number in messages if records[number].again},
+        probes={number for number in messages if records[number].probe},
+        lasting={number for number in messages if records[number].receives >= backoff.LASTING},
+    )
+
+
 async def _park_unknown(
-    site_id: str, messages: Mapping[int, StoredMessage], ports: Ports, outcome: Outcome
+    messages: Mapping[int, StoredMessage | Batch], ports: Ports, outcome: Outcome
 ) -> None:
     """Parks what is for an account the secret does not name (any more): that may be a mistake."""
+    account = next(iter(messages.values())).account
     try:
-        if await ports.delivery.circuits.open(site_id, NO_ANSWER):
+        if await ports.delivery.circuits.open(account, NO_ANSWER):
             outcome.counts["CircuitsOpened"] += 1
     except Retryable as error:
         outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
     else:
-        await delivery.park(site_id, messages, ports.delivery, outcome)
+        await delivery.park(account, messages, ports.delivery.circuits, outcome)
 
 
 async def _read_objects(
@@ -150,13 +186,13 @@ def _read(record: Record, accounts: Accounts, ports: Ports) -> _Said:
         return error
 
 
-def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | Objects:
+def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | Batch | Objects:
     if record.culprit:
         detail = f"Its process ended each of the {record.receives - 1} times it was tried."
         raise Undeliverable(Reason.DEAD_LETTER, detail)
     if message.is_stored(record.body):
         stored = message.decode(record.body, ports.fetch_claim)
-        if not is_site_id(stored.account):
+        if not is_account_id(stored.account):
             raise Undeliverable(Reason.MALFORMED, "The message's account is not a site id.")
         return stored
     opened = envelopes.opened(_body(record))
@@ -179,7 +215,7 @@ def _unreadable(record: Record, error: Undeliverable, only: Account | None, now:
         error.detail,
         msgspec.Raw(msgspec.json.encode(body.text)),
         now,
-        account=body.account if body.account and is_site_id(body.account) else known,
+        account=body.account if body.account and is_account_id(body.account) else known,
         pointer=error.pointer,
         surface=body.surface,
         id=record.id,

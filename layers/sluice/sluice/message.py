@@ -11,13 +11,14 @@ import binascii
 import contextlib
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import zstandard
 
-from sluice.contract import MAX_BODY_BYTES_IN, Surface
+from sluice.contract import MAX_BODY_BYTES_IN, MAX_INTEGER, PIPELESS_SURFACE, Surface
 from sluice.errors import Undeliverable
+from sluice.pipeless import documents as pipeless
 
 PLAIN_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
@@ -61,6 +62,26 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
 type StoredMessage = Message[msgspec.Raw]
 
 
+class Batch(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
+    """One accepted request of Pipeless's, its events stamped."""
+
+    receipt: str
+    app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+    accepted: datetime
+    events: list[pipeless.Event]
+    line: str | None = None
+
+    @property
+    def account(self) -> str:
+        """The `id` of its app."""
+        return f"pipeless-{self.app_id}"
+
+    @property
+    def surface(self) -> str:
+        """Where it came in."""
+        return PIPELESS_SURFACE
+
+
 class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag_field="sluice", tag=1):
     zstd: bytes | None = None  # base64 in JSON
     claim: str | None = None
@@ -74,11 +95,13 @@ class Body(msgspec.Struct, frozen=True):
     claim_bytes: bytes = b""
 
 
-_decoder: Final = msgspec.json.Decoder(Message[msgspec.Raw])
+_decoder: Final[msgspec.json.Decoder[StoredMessage | Batch]] = msgspec.json.Decoder(
+    Message[msgspec.Raw] | Batch
+)
 _packed_decoder: Final = msgspec.json.Decoder(_Packed)
 
 
-def encode(message: Message[Any]) -> Body:
+def encode(message: Message[Any] | Batch) -> Body:
     """An accepted request as a queue message."""
     return wrap(
         msgspec.json.encode(message), f"claims/{message.accepted:%Y/%m/%d}/{message.receipt}.json.zst"
@@ -119,7 +142,7 @@ def unpacked_size(body: str) -> int:
     return MAX_BODY_BYTES_IN
 
 
-def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage:
+def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | Batch:
     """The message of a body `encode` wrote; `Undeliverable` if it is damaged.
 
     `fetch_claim` gives an S3 object's bytes by key, or raises.
@@ -131,7 +154,7 @@ def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage:
         raise Undeliverable("malformed_message", f"The message cannot be read: {error}") from error
 
 
-def as_stored(message: Message[Any]) -> StoredMessage:
+def as_stored(message: Message[Any] | Batch) -> StoredMessage | Batch:
     """A message as it would be read back from the queue."""
     return _decoder.decode(msgspec.json.encode(message))
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from sluice import aws, envelopes, lines, producers, rejection
-from sluice.accounts import Accounts, is_site_id
+from sluice.accounts import Accounts, is_account_id
 from sluice.envelopes import Body, Object
 from sluice.errors import Retryable, Undeliverable
 from sluice.lines import Line
@@ -193,7 +193,7 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
         error.detail,
         msgspec.Raw(msgspec.json.encode(said.text)),
         datetime.now(UTC),
-        account=said.account if said.account and is_site_id(said.account) else known,
+        account=said.account if said.account and is_account_id(said.account) else known,
         pointer=error.pointer,
         surface=said.surface,
         accepted=source.object.written,

@@ -136,7 +136,7 @@ class Books:
                 receipt=source.receipt,
                 accepted=source.accepted,
                 line=source.line,
-                id=_rejection_id(source.receipt, places),
+                id=rejection_id(source.receipt, places),
             )
             self._outcome.refusals.append(
                 Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
@@ -184,7 +184,7 @@ def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
     return msgspec.structs.replace(stored, entries=entries)
 
 
-def _rejection_id(receipt: str, places: Iterable[int]) -> str:
+def rejection_id(receipt: str, places: Iterable[int]) -> str:
     """The same for the same events, so that a rejection stored twice can be told from two."""
     return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
 

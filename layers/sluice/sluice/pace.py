@@ -42,6 +42,27 @@ _ATTEMPTS: Final = 12
 _KEEP_SECONDS: Final = 3_600
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """How slots lie: so far apart, and at most so many in a share of time; for how long they are known.
+
+    All times are milliseconds.
+    """
+
+    spacing: int
+    share_limit: int
+    share: int
+    kept: int
+
+
+KLAVIYO: Final = Rate(SPACING_MS, SHARE_LIMIT, SHARE_MS, STEADY_MS)
+
+
+def evenly(per_minute: int) -> Rate:
+    """The rate at which so many requests go out in a minute, all equally far apart."""
+    spacing = -(-_MINUTE_MS // per_minute)
+    return Rate(spacing, 1, spacing, spacing)
+
+
 class OutOfTime(Retryable):
     """No slot before the given deadline. `after` says when there would be one."""
 
@@ -65,19 +86,21 @@ class Window(msgspec.Struct, frozen=True):
     allowance: Allowance | None = None
 
 
-def reserve(window: Window, now: int, count: int, latest: int) -> tuple[list[int], Window]:
+def reserve(
+    window: Window, now: int, count: int, latest: int, rate: Rate = KLAVIYO
+) -> tuple[list[int], Window]:
     """Up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
-    slots = [slot for slot in window.slots if slot > now - STEADY_MS]
+    slots = [slot for slot in window.slots if slot > now - rate.kept]
     reserved: list[int] = []
-    while len(reserved) < count and (slot := _next(slots, window, now)) <= latest:
+    while len(reserved) < count and (slot := _next(slots, window, now, rate)) <= latest:
         slots.append(slot)
         reserved.append(slot)
     return reserved, msgspec.structs.replace(window, slots=tuple(slots))
 
 
-def next_slot(window: Window, now: int) -> int:
+def next_slot(window: Window, now: int, rate: Rate = KLAVIYO) -> int:
     """The first free slot."""
-    return _next([slot for slot in window.slots if slot > now - STEADY_MS], window, now)
+    return _next([slot for slot in window.slots if slot > now - rate.kept], window, now, rate)
 
 
 def pause(window: Window, until: int) -> Window:
@@ -110,12 +133,12 @@ def holds(window: Window, slot: int) -> bool:
     return sum(left.since < sent <= slot for sent in window.slots) <= left.remaining
 
 
-def _next(slots: list[int], window: Window, now: int) -> int:
+def _next(slots: list[int], window: Window, now: int, rate: Rate) -> int:
     slot = max(now, window.paused_until)
     if slots:
-        slot = max(slot, slots[-1] + SPACING_MS)
-    if len(slots) >= SHARE_LIMIT:
-        slot = max(slot, slots[-SHARE_LIMIT] + SHARE_MS)
+        slot = max(slot, slots[-1] + rate.spacing)
+    if len(slots) >= rate.share_limit:
+        slot = max(slot, slots[-rate.share_limit] + rate.share)
     left = window.allowance
     if left is not None and slot < left.until and sum(sent > left.since for sent in slots) >= left.remaining:
         slot = left.until + GUARD_MS
@@ -136,12 +159,15 @@ class Pace:
         deadline: float,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        rate: Rate = KLAVIYO,
     ) -> None:
         self._table = table
         self._key = f"pace#{site_id}"
         self._latest = int(deadline * 1_000)
         self._clock = clock
         self._sleep = sleep
+        self._rate = rate
         self._lock = asyncio.Lock()
         self._reserved: list[int] = []
         self._ahead = 0.0  # seconds that the table takes: a slot nearer than this is late when it is known
@@ -209,14 +235,14 @@ class Pace:
     def _reserve(self, count: int) -> list[int]:
         def change(window: Window) -> tuple[list[int], Window | None]:
             earliest = self._now() + int(self._ahead * 1_000)
-            slots, changed = reserve(window, earliest, count, self._latest)
+            slots, changed = reserve(window, earliest, count, self._latest, self._rate)
             return slots, changed if slots else None
 
         slots = [] if self._exhausted else self._change(change)
         if not slots:
             self._exhausted = True
             now = self._now()
-            after = (next_slot(self._known, now) - now) / 1_000
+            after = (next_slot(self._known, now, self._rate) - now) / 1_000
             raise OutOfTime("no slot before the deadline", after)
         return slots
 

@@ -9,18 +9,22 @@ import msgspec
 
 from sluice import contract, intake
 from sluice.accounts import Accounts, is_site_id
+from sluice.contract import PIPELESS_SURFACE, Surface
 from sluice.envelopes import Body
 from sluice.errors import Refused, Undeliverable
-from sluice.message import Message
+from sluice.message import Batch, Message
+from sluice.pipeless import intake as pipeless
 from sluice.rejection import Reason
 
 
-def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any]:
+def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Batch:
     """The request that a body is, under this receipt."""
-    site_id = _site_id(body.account, accounts)
     content = body.text.encode("utf-8", "surrogatepass")
     surface = _surface(body, content)
     try:
+        if surface is None:
+            return _batch(content, body, receipt, accounts)
+        site_id = _site_id(body.account, accounts)
         read = intake.read(surface, content, contract.UPSTREAM_REVISION, body.sent)
     except Refused as refused:
         first = refused.problems[0]
@@ -28,6 +32,15 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any]:
         reason = Reason.MALFORMED if first.code == "parse_error" else Reason.INVALID
         raise Undeliverable(reason, detail, first.pointer) from refused
     return Message(receipt, site_id, surface, body.sent, read.entries, flat=read.flat)
+
+
+def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> Batch:
+    app = accounts.app(body.account)
+    if app is None:
+        detail = "Name an app of the accounts secret as the account: 'pipeless-' and its id."
+        raise Undeliverable(Reason.INVALID, detail)
+    batch = pipeless.read(content, app)
+    return Batch(receipt, app.app_id, body.sent, pipeless.stamped(batch.events, body.sent))
 
 
 def _site_id(named: str | None, accounts: Accounts) -> str:
@@ -43,16 +56,26 @@ def _site_id(named: str | None, accounts: Accounts) -> str:
     return named
 
 
-def _surface(body: Body, content: bytes) -> contract.Surface:
+def _surface(body: Body, content: bytes) -> Surface | None:
+    """Where the body could have come in; None is Pipeless's route."""
+    if body.surface:
+        return _named_surface(body.surface)
     try:
-        named = contract.Surface(body.surface) if body.surface else None
-        surface = named or intake.surface_of(msgspec.json.decode(content))
+        document = msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Undeliverable(Reason.MALFORMED, "The message is not JSON.") from None
-    except ValueError:
-        names = ", ".join(contract.Surface)
-        raise Undeliverable(Reason.INVALID, f"What names the surface must be one of {names}.") from None
-    if surface is None:
+    surface = intake.surface_of(document)
+    if surface is None and not pipeless.is_batch(document):
         detail = "The message is no body of a known surface: 'data.type' names none."
         raise Undeliverable(Reason.INVALID, detail)
     return surface
+
+
+def _named_surface(name: str) -> Surface | None:
+    if name == PIPELESS_SURFACE:
+        return None
+    try:
+        return Surface(name)
+    except ValueError:
+        names = ", ".join([*Surface, PIPELESS_SURFACE])
+        raise Undeliverable(Reason.INVALID, f"What names the surface must be one of {names}.") from None

@@ -55,8 +55,8 @@ def refused(surface: Surface, body: bytes, limits: Rules) -> Refused:
 def problems(surface: Surface, body: bytes, limits: Rules) -> Iterator[Problem]:
     """Everything that is wrong with a body; raises `Refused` (400) itself if it is not JSON."""
     document = parse(body)
-    if names := _repeated(body):
-        return (_parse_error(_repeats(name)) for name in names)
+    if repeated := repeats(body):
+        return iter(repeated)
     current = flat.to_current(document) if surface is Surface.EVENT else None
     if current is None:
         return _problems(surface, document, limits)
@@ -89,15 +89,14 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
     return f"The body cannot be read: {error}."
 
 
-def _repeated(body: bytes) -> list[str]:
+def repeats(body: bytes) -> list[Problem]:
+    """A problem for each key that stands twice in an object of a JSON text."""
     try:
-        return repeated_keys(body)
+        names = repeated_keys(body)
     except RecursionError:
         raise Refused(400, [_parse_error(_TOO_DEEP)]) from None
-
-
-def _repeats(name: str) -> str:
-    return f"'{name[:_MAX_NAME]}' stands more than once in one object: send it once."
+    detail = "'{}' stands more than once in one object: send it once."
+    return [_parse_error(detail.format(name[:_MAX_NAME])) for name in names]
 
 
 def _parse_error(detail: str) -> Problem:

@@ -96,7 +96,7 @@ _ITEM: Final = re.compile(
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,3}")
 _UNIQUE_ID: Final = frozenset({"/attributes/unique_id", "/unique_id"})
 _TRANSIENT: Final = frozenset({408, 425})
-_CONTENT: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
+CONTENT: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
 _WHATEVER_THE_BODY: Final = frozenset({401, 410})  # the key or the revision, looked at before any body is
 _EVEN_HTML: Final = frozenset({401, 404, 410, 413})  # whoever says so, it is true of the next job as well
 _MAX_DETAIL: Final = 500
@@ -116,16 +116,16 @@ def judge(answer: Answer, job: Job) -> Verdict:
     """What an `answer` to `job` means."""
     if answer.status is None:
         return Transient(None)
-    if 200 <= answer.status < 300 and not _is_html(answer):
+    if is_success(answer):
         return Taken(_header(answer, "x-klaviyo-partial-failure"))
     if answer.status == 429:
         return Throttled(retry_after(answer))
     errors = _errors(answer)
-    if _is_transient(answer, answer.status, errors):
+    if is_passing(answer, answer.status, explained=bool(errors)):
         return Transient(answer.status, retry_after(answer))
     first = errors[0] if errors else _Error(detail=f"HTTP {answer.status} without an explanation.")
     fault = Fault(first.code, first.detail)
-    if answer.status not in _CONTENT or _is_about_the_request(errors):
+    if answer.status not in CONTENT or _is_about_the_request(errors):
         return AccountFault(answer.status, fault)
     return _attributed(errors, job) or Unattributed(fault)
 
@@ -157,12 +157,21 @@ def _seconds(text: str) -> float:
     return max(0.0, seconds)
 
 
-def _is_transient(answer: Answer, status: int, errors: list[_Error]) -> bool:
+def is_success(answer: Answer) -> bool:
+    """Whether what was sent is taken. A page says nothing of that, whatever its status."""
+    return answer.status is not None and 200 <= answer.status < 300 and not _is_html(answer)
+
+
+def is_passing(answer: Answer, status: int, *, explained: bool) -> bool:
+    """Whether an answer that takes nothing says more of the moment than of what was sent, or for whom.
+
+    It is `explained` if it has errors of the upstream's own shape.
+    """
     if status >= 500 or status in _TRANSIENT or status < 400:
         return True
     # What is not the upstream's own comes from something in between, such as a CDN's challenge.
     is_page = _is_html(answer) and status not in _EVEN_HTML
-    return is_page or (status == 403 and not errors)
+    return is_page or (status == 403 and not explained)
 
 
 def _is_about_the_request(errors: list[_Error]) -> bool:

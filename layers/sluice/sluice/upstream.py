@@ -1,4 +1,4 @@
-"""All HTTP towards the upstream, and nothing else: one request in, one `Answer` out, never an exception.
+"""All HTTP towards the upstreams, and nothing else: one request in, one `Answer` out, never an exception.
 
 The client lives as long as the process, so connections outlast an invocation. A request goes out at once
 or not at all: what waited for a connection or a busy process would go beside those whose turn it is now.
@@ -7,14 +7,14 @@ or not at all: what waited for a connection or a busy process would go beside th
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx2
 
-from sluice.accounts import Account
-from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
+from sluice.accounts import Account, App
+from sluice.contract import BULK_CREATE_JOBS_PATH, PIPELESS_EVENTS_PATH, UPSTREAM_REVISION
 from sluice.jsonapi import MEDIA_TYPE
 from sluice.triage import Answer
 
@@ -46,12 +46,39 @@ async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) ->
         "Accept": MEDIA_TYPE,
         "Content-Type": MEDIA_TYPE,
     }
+    url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
     try:
-        async with asyncio.timeout(TOTAL_SECONDS):
-            url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
-            response = await http.post(url, content=body, headers=headers, extensions={"trace": _promptly()})
+        return await _post(http, url, headers, body, seconds=TOTAL_SECONDS, trace=_promptly())
     except _Late:
         return None
+
+
+async def create_events(
+    http: httpx2.AsyncClient, app: App, body: bytes, seconds: float = TOTAL_SECONDS
+) -> Answer:
+    """Posts one batch for one of Pipeless's apps, which has no windows that it could be late for."""
+    headers = {
+        "Authorization": f"Bearer {app.api_key}",
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+    }
+    url = app.base_url.rstrip("/") + PIPELESS_EVENTS_PATH.format(app_id=app.app_id)
+    return await _post(http, url, headers, body, seconds=seconds)
+
+
+async def _post(
+    http: httpx2.AsyncClient,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    seconds: float,
+    trace: Callable[[str, Any], Awaitable[None]] | None = None,
+) -> Answer:
+    extensions = {} if trace is None else {"trace": trace}
+    try:
+        async with asyncio.timeout(seconds):
+            response = await http.post(url, content=body, headers=headers, extensions=extensions)
     except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
         return Answer(None, failure=type(error).__name__)
     return Answer(response.status_code, response.headers, response.content)

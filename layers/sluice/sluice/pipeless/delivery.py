@@ -1,0 +1,195 @@
+"""Delivers one app's messages: in calls of ten, one after the other, each in its turn.
+
+As with Klaviyo every event ends delivered, rejected or parked, or its message stays on the queue. But a
+call that is sent again writes again: what of a message is done is noted when the rest of it has to wait.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from typing import Final
+
+import msgspec
+
+from sluice import backoff, contract, delivery
+from sluice.accounts import App
+from sluice.backoff import Wait
+from sluice.delivery import Ports, Share
+from sluice.errors import Retryable
+from sluice.jsonapi import pointer
+from sluice.message import Batch
+from sluice.outcome import Outcome, Refusal, rejection_id
+from sluice.pace import OutOfTime
+from sluice.pipeless import packing
+from sluice.pipeless.packing import PackedEvent, Thing, Value
+from sluice.pipeless.triage import judge
+from sluice.rejection import Reason, Rejection
+from sluice.triage import AccountFault, Fault, Taken, Throttled, Transient, Unattributed
+
+OUTAGE: Final = 2  # calls one after the other that come to nothing: the next would as well
+
+
+async def deliver(app: App, share: Share[Batch], ports: Ports, outcome: Outcome) -> None:
+    """Sees to every message of a share: each is delivered, refused, parked or kept for a retry."""
+    await _Delivery(app, share, ports, outcome).run()
+
+
+class _Delivery:
+    """One app's share of a batch."""
+
+    def __init__(self, app: App, share: Share[Batch], ports: Ports, outcome: Outcome) -> None:
+        self._app = app
+        self._share = share
+        self._ports = ports
+        self._outcome = outcome
+        self._pace = ports.pace(app)
+        self._fault: AccountFault | None = None
+        self._answered = False  # the app's calls are looked at, whatever becomes of them
+        self._failures = 0  # calls in a row that came to nothing
+        self._waiting: defaultdict[Thing, set[Value]] = defaultdict(set)  # what is left would write
+        self._delivered: defaultdict[int, set[int]] = defaultdict(set)  # indexes, by message
+        self._to_park: set[int] = set()
+
+    async def run(self) -> None:
+        """Sees to every message: each is delivered, refused, parked or kept for a retry."""
+        try:
+            done = await self._done_before()
+            if await self._ports.circuits.is_open(self._app.id):
+                await self._probe(done)
+            else:
+                await self._send(self._share.messages, done)
+            if self._fault is not None and await self._ports.circuits.open(self._app.id, self._fault.status):
+                self._outcome.counts["CircuitsOpened"] += 1
+        except Retryable as error:
+            for number in self._share.messages:
+                self._outcome.retry.setdefault(number, Wait(error.after))
+        await self._note_progress()
+        parked = {number: self._share.messages[number] for number in self._to_park}
+        await delivery.park(self._app.id, parked, self._ports.circuits, self._outcome)
+
+    async def _done_before(self) -> Mapping[int, Set[int]]:
+        """The events of redelivered messages that are done, by their messages' numbers."""
+        again = {n: batch.receipt for n, batch in self._share.messages.items() if n in self._share.again}
+        if not again:
+            return {}
+        by_receipt = await self._ports.receipts.done(list(set(again.values())))
+        done = {number: by_receipt.get(receipt, frozenset()) for number, receipt in again.items()}
+        self._outcome.counts["SkippedEvents"] += sum(map(len, done.values()))
+        return done
+
+    async def _probe(self, done: Mapping[int, Set[int]]) -> None:
+        """Tries only what was sent back for that, while the circuit is open; parks all else."""
+        messages, probes = self._share.messages, self._share.probes
+        rest = {number: batch for number, batch in messages.items() if number not in probes}
+        await self._send({n: batch for n, batch in messages.items() if n in probes}, done)
+        if self._answered and self._fault is None:
+            await self._ports.circuits.close(self._app.id)
+            self._outcome.counts["CircuitsClosed"] += 1
+            await self._send(rest, done)
+        else:
+            # Probes that were not looked at, too: on the queue they would be tried between the minutes.
+            self._to_park.update(rest, self._share.probes & self._outcome.retry.keys())
+
+    async def _send(self, messages: Mapping[int, Batch], done: Mapping[int, Set[int]]) -> None:
+        for call in packing.pack(messages.items(), done):
+            await self._deliver(call)
+
+    async def _deliver(self, call: Sequence[PackedEvent]) -> bool:
+        """Sees to every event of a call; True if all of it was taken as it was."""
+        verdict = await self._ask(call)
+        match verdict:
+            case Taken():
+                self._outcome.counts["Calls"] += 1
+                self._outcome.counts["CallEvents"] += len(call)
+                self._take(call)
+                return True
+            case Unattributed(fault) if len(call) == 1:
+                self._reject(call[0], fault)
+            case Unattributed():
+                await self._bisect(call)
+            case AccountFault():
+                self._to_park |= packing.messages_of(call)
+            case Wait():
+                self._keep(call, verdict)
+        return False
+
+    async def _ask(self, call: Sequence[PackedEvent]) -> Taken | Unattributed | AccountFault | Wait:
+        """Sends a call when it is its turn, again after a throttle; a wait if nothing is known of it yet."""
+        if any(packing.must_follow(each.event, self._waiting) for each in call):
+            return Wait()
+        body = packing.body(call)
+        while self._fault is None:
+            if self._failures >= OUTAGE:
+                return Wait()
+            try:
+                await self._pace.turn()
+            except Retryable as error:
+                return Wait(error.after, for_turn=isinstance(error, OutOfTime))
+            self._outcome.counts["UpstreamRequests"] += 1
+            verdict = judge(await self._ports.create_events(self._app, body))
+            match verdict:
+                case Throttled(after):
+                    self._outcome.counts["Throttles"] += 1
+                    await self._pace.pause(after)
+                case Transient(_, after):
+                    self._outcome.counts["TransientFaults"] += 1
+                    self._failures += 1
+                    return Wait(after)
+                case AccountFault():
+                    self._fault = verdict
+                case _:
+                    self._answered = True
+                    self._failures = 0
+                    return verdict
+        return self._fault
+
+    async def _bisect(self, call: Sequence[PackedEvent]) -> None:
+        """Finds what is bad in a call of several events."""
+        middle = len(call) // 2
+        left, right = call[:middle], call[middle:]
+        # If the left half is fine what is bad is in the right one, and nobody needs to be asked about all of
+        # it. One event alone is asked about, since what was refused may have been a combination.
+        if await self._deliver(left) and len(right) > 1:
+            await self._bisect(right)
+        else:
+            await self._deliver(right)
+
+    def _take(self, call: Sequence[PackedEvent]) -> None:
+        for origin in (origin for each in call for origin in each.origins):
+            self._delivered[origin.message].add(origin.event)
+            self._outcome.counts["DeliveredEvents"] += 1
+
+    def _keep(self, call: Sequence[PackedEvent], wait: Wait) -> None:
+        """Leaves a call's messages on the queue; what must follow its events waits, too."""
+        for number in packing.messages_of(call):
+            self._outcome.retry[number] = backoff.longer(self._outcome.retry.get(number, wait), wait)
+        for each in call:
+            for thing, value in packing.writes(each.event).items():
+                self._waiting[thing].add(value)
+
+    def _reject(self, refused: PackedEvent, fault: Fault) -> None:
+        for origin in refused.origins:
+            source = self._share.messages[origin.message]
+            rejection = Rejection(
+                Reason.REFUSED,
+                fault.detail,
+                msgspec.Raw(msgspec.json.encode({"events": [refused.event]})),
+                self._ports.now(),
+                account=self._app.id,
+                pointer=pointer("events", origin.event),
+                surface=contract.PIPELESS_SURFACE,
+                receipt=source.receipt,
+                accepted=source.accepted,
+                line=source.line,
+                id=rejection_id(source.receipt, (origin.event,)),
+            )
+            places = (origin.event,)
+            self._outcome.refusals.append(Refusal(origin.message, rejection, source.receipt, places))
+
+    async def _note_progress(self) -> None:
+        """Notes what is delivered of messages that come again, as sending it again would write it again."""
+        for number in (self._outcome.retry.keys() | self._to_park) & self._delivered.keys():
+            receipt = self._share.messages[number].receipt
+            try:
+                await self._ports.receipts.delivered(receipt, sorted(self._delivered[number]))
+            except Retryable:
+                self._outcome.counts["ReceiptsNotNoted"] += 1

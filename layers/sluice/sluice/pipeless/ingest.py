@@ -1,0 +1,78 @@
+"""Accepts one batch: admitted, read, stamped, stored as one message. 202 means stored."""
+
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from sluice import admission, contract, message
+from sluice.accounts import Accounts, App
+from sluice.errors import Refused
+from sluice.jsonapi import Problem
+from sluice.message import Batch, Body
+from sluice.pipeless import intake
+from sluice.pipeless.documents import BatchDocument
+
+_AUTHORIZATION: Final = re.compile(r"(?:Bearer[ ]+)?([^\s]+)", re.IGNORECASE)
+_WHOLE: Final = {None, "/", "/data", "/data/"}  # pointers to no part of a batch
+_APP_ID: Final = re.compile(r"[1-9][0-9]{0,18}")
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A stored batch: its receipt id, the `id` of its app, the number of its events."""
+
+    receipt: str
+    account: str
+    events: int
+
+
+def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> App:
+    """The app a request is for, whose key it shows. `headers` are by lower-case name; `Refused` if not.
+
+    Who has no key learns nothing about which apps there are.
+    """
+    match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
+    if match is None:
+        raise _refused(401, "not_authenticated", "Send 'Authorization: Bearer' with an API key.")
+    found = accounts.with_app_key(match[1])
+    if found is None:
+        raise _refused(401, "authentication_failed", "Incorrect API key.")
+    app = accounts.with_app_id(int(app_id)) if _APP_ID.fullmatch(app_id) else None
+    if app is None:
+        raise _refused(404, "not_found", "There is no such app.")
+    owner, key = found
+    if owner is not app:
+        raise _refused(403, "permission_denied", "This API key is another app's.")
+    if contract.SCOPE_EVENTS_WRITE not in key.scopes:
+        detail = f"This API key does not have the scope {contract.SCOPE_EVENTS_WRITE}."
+        raise _refused(403, "permission_denied", detail)
+    return app
+
+
+def read(app: App, headers: Mapping[str, str], body: bytes) -> BatchDocument:
+    """The batch in a request's body; `Refused` with every problem if it cannot be taken."""
+    return intake.read(admission.readable(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
+
+
+def accept(app: App, batch: BatchDocument, store: Callable[[Body, str], None], now: datetime) -> Accepted:
+    """Stores a batch, whole or not at all: once `store` returns, it is safe. Raises what `store` raises."""
+    receipt = uuid.uuid4().hex
+    stored = Batch(receipt, app.app_id, now, intake.stamped(batch.events, now))
+    store(message.encode(stored), app.id)
+    return Accepted(receipt, app.id, len(batch.events))
+
+
+def errors(problems: Sequence[Problem]) -> bytes:
+    """A refusal's body: errors are strings, each with where it is in the caller's document."""
+    return msgspec.json.encode({"errors": [_text(problem) for problem in problems]})
+
+
+def _text(problem: Problem) -> str:
+    return problem.detail if problem.pointer in _WHOLE else f"{problem.pointer}: {problem.detail}"
+
+
+def _refused(status: int, code: str, detail: str) -> Refused:
+    return Refused(status, [Problem(code, detail)])

@@ -1,0 +1,99 @@
+"""Batches into calls of ten: as few calls as there can be, every event in its place in the order.
+
+Calls go out one after the other, so objects are written in the order in which they were first seen, and
+no two writes of one object change places. Two events of which neither changes what the other writes may.
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from itertools import batched
+from typing import Final
+
+import msgspec
+
+from sluice.contract import MAX_EVENTS_PER_CALL
+from sluice.message import Batch
+from sluice.pipeless.documents import Event, Object
+
+type Thing = tuple[str, ...]
+type Value = tuple[object, ...]
+
+_ADDED: Final[Value] = (
+    "added",
+)  # beside what there is: that it is written again changes nothing written before
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where an event came from: a message's number, and its index in its caller's document."""
+
+    message: int
+    event: int
+
+
+class PackedEvent(msgspec.Struct):
+    """An event on its way. Repeats that change nothing have collapsed into it: they share its fate."""
+
+    event: Event
+    origins: list[Origin]
+
+
+type Call = tuple[PackedEvent, ...]
+
+
+def pack(messages: Iterable[tuple[int, Batch]], done: Mapping[int, Set[int]]) -> list[Call]:
+    """The calls for some messages, by number, without the events that are `done` (indexes, by number)."""
+    packed: list[PackedEvent] = []
+    known: dict[tuple[str, int] | bytes, PackedEvent] = {}
+    current: dict[Thing, Value] = {}
+    for number, batch in sorted(messages, key=lambda each: each[1].accepted):
+        for index, event in enumerate(batch.events):
+            if index in done.get(number, ()):
+                continue
+            written = writes(event)
+            origin = Origin(number, index)
+            same = known.get((batch.receipt, index)) or (
+                known.get(msgspec.json.encode(event)) if _changes_nothing(event, written, current) else None
+            )
+            if same is not None:
+                same.origins.append(origin)
+                continue
+            current |= written
+            fresh = PackedEvent(event, [origin])
+            known[batch.receipt, index] = known[msgspec.json.encode(event)] = fresh
+            packed.append(fresh)
+    return list(batched(packed, MAX_EVENTS_PER_CALL, strict=False))
+
+
+def body(call: Iterable[PackedEvent]) -> bytes:
+    """A call as Pipeless takes it."""
+    return msgspec.json.encode({"events": [each.event for each in call], "synchronous": False})
+
+
+def messages_of(call: Iterable[PackedEvent]) -> set[int]:
+    """The numbers of the messages whose events are in a call."""
+    return {origin.message for each in call for origin in each.origins}
+
+
+def writes(event: Event) -> dict[Thing, Value]:
+    """What an event writes to which objects, and to the relationship between them."""
+    found: dict[Thing, Value] = {}
+    for each in (event.start_object, event.end_object):
+        thing = _thing(each)
+        found[thing] = (*found.get(thing, ()), each.created_on, each.modified_on)
+    relationship = event.relationship
+    between = (*_thing(event.start_object), relationship.type, *_thing(event.end_object))
+    found[between] = (relationship.created_on,) if relationship.single else _ADDED
+    return found
+
+
+def must_follow(event: Event, waiting: Mapping[Thing, Set[Value]]) -> bool:
+    """Whether an event may not be sent before what waits, as they write something differently."""
+    return any(waiting.get(thing, {value}) != {value} for thing, value in writes(event).items())
+
+
+def _changes_nothing(event: Event, written: Mapping[Thing, Value], current: Mapping[Thing, Value]) -> bool:
+    """Whether an event, sent once more, would leave everything as it is."""
+    return event.relationship.single and all(current.get(thing) == value for thing, value in written.items())
+
+
+def _thing(each: Object) -> Thing:
+    return each.type, each.id

@@ -1,0 +1,70 @@
+"""A synchronous batch: straight to Pipeless within the caller's request, answered with what came of it.
+
+Nothing is stored, so nothing is tried again: where it is not known whether the batch was taken, the answer
+says so. Apart from the rest of the front, as only this needs HTTP.
+"""
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from sluice import triage, upstream
+from sluice.accounts import App
+from sluice.pipeless.documents import BatchDocument
+from sluice.pipeless.triage import errors, judge
+from sluice.triage import Answer, Taken, Throttled, Unattributed
+
+SECONDS: Final = 10.0  # for the upstream's answer: the function that waits has fifteen
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What the caller is answered, with JSON as its body."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = {}
+
+
+def create(app: App, batch: BatchDocument) -> Reply:
+    """Has a batch written and says what came of it."""
+    body = msgspec.json.encode(batch)
+    return reply(runner().run(upstream.create_events(upstream.client(), app, body, SECONDS)))
+
+
+@functools.cache
+def runner() -> asyncio.Runner:
+    """The process's event loop, to which the connections to the upstream belong."""
+    return asyncio.Runner()
+
+
+def reply(answer: Answer) -> Reply:
+    """An upstream's answer as an answer to the caller, who is not told of faults that are not the batch's."""
+    if answer.status is None:
+        return _failed(504, "Pipeless did not answer. It may have taken the batch.")
+    match judge(answer):
+        case Taken():
+            return Reply(answer.status, answer.body if _is_json(answer.body) else b"{}")
+        case Unattributed(fault):
+            return _failed(answer.status, *(errors(answer) or [fault.detail]))
+        case Throttled(after):
+            headers = {} if after is None else {"Retry-After": str(max(1, round(after)))}
+            return _failed(429, "Pipeless has too many requests.", headers=headers)
+        case triage.AccountFault():
+            return _failed(502, "Pipeless refused this gateway's request for the app. Nothing was taken.")
+        case _:
+            return _failed(502, f"Pipeless failed ({answer.status}). It may have taken the batch.")
+
+
+def _failed(status: int, *said: str, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, msgspec.json.encode({"errors": said}), headers or {})
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
