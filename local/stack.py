@@ -58,6 +58,8 @@ class Stack:
     upstream: str
     site_id: str
     key: str
+    app_id: int
+    app_key: str
     pids: dict[str, int]
     sources: str
     folder: str = str(WORKSPACE)
@@ -111,11 +113,17 @@ class Stack:
 
 @dataclass(frozen=True)
 class Account:
-    """The one account of a local stack: the key callers use and the key we use are different ones."""
+    """The one account of a local stack and its one app of Pipeless's.
+
+    The keys callers use and the keys we use are different ones.
+    """
 
     site_id: str
     private_key: str
     key: str
+    app_id: int
+    api_key: str
+    app_key: str
 
     @classmethod
     def create(cls) -> Self:
@@ -125,11 +133,13 @@ class Account:
             site_id=given_site_id or "".join(secrets.choice(letters) for _ in range(6)),
             private_key=given_key or f"pk_{secrets.token_hex(17)}",
             key=f"pk_{secrets.token_hex(17)}",
+            app_id=secrets.randbelow(9_000) + 1_000,
+            api_key=f"pl_{secrets.token_hex(17)}",
+            app_key=f"pl_{secrets.token_hex(17)}",
         )
 
     def document(self, upstream: str) -> str:
-        """The accounts secret that holds this account alone."""
-        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        """The accounts secret that holds nothing else."""
         return json.dumps(
             {
                 "accounts": [
@@ -137,11 +147,23 @@ class Account:
                         "site_id": self.site_id,
                         "private_key": self.private_key,
                         "base_url": upstream,
-                        "keys": [{"sha256": digest, "scopes": ["events:write"]}],
+                        "keys": [_ingest_key(self.key)],
                     }
-                ]
+                ],
+                "pipeless": [
+                    {
+                        "app_id": self.app_id,
+                        "api_key": self.api_key,
+                        "base_url": upstream,
+                        "keys": [_ingest_key(self.app_key)],
+                    }
+                ],
             }
         )
+
+
+def _ingest_key(text: str) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "scopes": ["events:write"]}
 
 
 def up(port: int | None, upstream: str | None) -> Stack:
@@ -222,6 +244,8 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
             upstream=upstream,
             site_id=account.site_id,
             key=account.key,
+            app_id=account.app_id,
+            app_key=account.app_key,
             pids=pids,
             sources=sources,
             folder=str(folder),
@@ -267,7 +291,10 @@ def _start_standin(folder: Path, account: Account, started: contextlib.ExitStack
     ready = _ready_file(folder, "standin")
     standin = service.start(
         "local.standin",
-        ["--port", "0", "--account", f"{account.site_id}:{account.private_key}"],
+        [
+            *("--port", "0", "--account", f"{account.site_id}:{account.private_key}"),
+            *("--app", f"{account.app_id}:{account.api_key}"),
+        ],
         ready,
         _log(folder, "standin"),
         START_SECONDS,

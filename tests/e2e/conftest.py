@@ -29,6 +29,8 @@ class Stack:
     upstream: str
     site_id: str
     key: str
+    app_id: int
+    app_key: str
     read_only_key: str
     outputs: dict[str, str]
     aws: str
@@ -97,6 +99,8 @@ def stack() -> Iterator[Stack]:
             upstream=running.upstream,
             site_id=running.site_id,
             key=running.key,
+            app_id=running.app_id,
+            app_key=running.app_key,
             read_only_key=f"{running.key}0",
             outputs=running.outputs,
             aws=running.aws,

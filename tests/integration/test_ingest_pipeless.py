@@ -1,4 +1,4 @@
-"""Pipeless's route of the ingest function as API Gateway calls it, the stand-in behind what is synchronous."""
+"""Pipeless's route of the ingest function as API Gateway calls it, the stand-in behind synchronous ones."""
 
 import asyncio
 import gzip

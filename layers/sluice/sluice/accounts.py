@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CACHE_SECONDS: Final = 60
 _SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
-_ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9]{6}|pipeless-[1-9][0-9]{0,18}")
+_APP: Final = re.compile(r"pipeless-[1-9][0-9]{0,18}")
 _HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line end can never be sent
 
 
@@ -113,9 +113,14 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return apps[0] if len(apps) == 1 else None
 
 
+def is_site_id(text: str) -> bool:
+    """Whether this has the form of a site id."""
+    return re.search(_SITE_ID, text) is not None
+
+
 def is_account_id(text: str) -> bool:
     """Whether this has the form of an account's `id`."""
-    return _ACCOUNT_ID.fullmatch(text) is not None
+    return is_site_id(text) or _APP.fullmatch(text) is not None
 
 
 def parse(document: bytes | str) -> Accounts:
