@@ -646,6 +646,14 @@ def test_what_topics_and_buses_bring_is_delivered_and_refused_like_any_body(disp
     assert flawed == "/data/attributes/profile/data/attributes/email"
 
 
+def test_while_there_is_no_account_yet_a_body_that_names_none_waits(dispatch: Dispatch) -> None:
+    dispatch.cloud.name_accounts()
+    dispatch.put(encoded(single(unique_id="early")).decode())
+
+    assert len(dispatch.invoke()) == 1
+    assert dispatch.rejections() == []
+
+
 def test_with_several_accounts_a_body_that_names_none_is_refused_and_says_so(dispatch: Dispatch) -> None:
     dispatch.cloud.name_accounts(
         {"site_id": SITE_ID, "private_key": PRIVATE_KEY}, {"site_id": "XyZ789", "private_key": "pk_other"}

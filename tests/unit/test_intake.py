@@ -111,6 +111,7 @@ def unique_id_of(document: dict[str, Any], seconds: float = 0) -> str:
         single(time="2026-07-20T14:00:00+02:00", properties={"a": 1, "b": 2}),
         single(time="2026-07-20T12:00:00", properties={"a": 1, "b": 2}),
         single(profile(email="ann@example.com", first_name="Ann"), properties={"a": 1, "b": 2}),
+        single(profile(email="Ann@Example.COM"), properties={"a": 1, "b": 2}),
     ],
 )
 def test_an_event_repeated_in_its_second_gets_the_same_unique_id(same: dict[str, Any]) -> None:
@@ -132,6 +133,7 @@ DIFFERENT = [
     single(profile(email="bob@example.com")),
     single(profile(email="ann@example.com", external_id="1")),
     single(profile(external_id="ann@example.com")),
+    single(profile(external_id="Ann@example.com")),
     single(profile(anonymous_id="ann@example.com")),
 ]
 

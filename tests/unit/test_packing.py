@@ -181,6 +181,13 @@ class TestMergeProfiles:
         found = None if merged is None else json.loads(merged)["attributes"]
         assert found == (None if expected is None else {"external_id": "ann", **expected})
 
+    @pytest.mark.parametrize("email", [{}, {"email": None}])
+    def test_never_changes_the_case_of_an_address(self, email):
+        lower, mixed = profile(email="ann@mail.example"), profile(email="Ann@mail.example")
+
+        assert merge_profiles(lower, mixed) is merge_profiles(mixed, lower) is None
+        assert json.loads(merge_profiles(profile(**email), ANN))["attributes"].items() >= email.items()
+
     def test_never_merges_patches_but_of_one_entry(self):
         appending = profile(meta={"patch_properties": {"append": {"seen": "x"}}})
         again = bytes(bytearray(appending))

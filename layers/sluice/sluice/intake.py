@@ -269,7 +269,8 @@ def _entry_of(document: SingleDocument) -> Entry:
 
 
 def _key(profile: ProfileData) -> str:
-    return _digest([value or None for value in rules.identifiers(profile)])
+    profile_id, email, *others = (value or None for value in rules.identifiers(profile))
+    return _digest([profile_id, email and email.lower(), *others])
 
 
 def _stamp(entry: Entry, keys: Mapping[int, str], accepted: datetime) -> StampedEntry[Any]:

@@ -166,17 +166,17 @@ def job_of(number: int, entries: list[JobEntry]) -> Job:
 def merge_profiles(older: bytes, newer: bytes) -> bytes | None:
     """One profile that does what `older` and then `newer` would, or None where none surely does.
 
-    Both are profile data as JSON with equal identifiers. Attributes and custom properties are set
+    Both are profile data as JSON of one key. Attributes and custom properties are set
     one by one upstream, so the newer value wins. Patches (`meta`) act each time they are applied, so
-    they are not merged; nor is what the upstream's documents leave open: a null among two sets of
-    properties, and a location, unless it is replaced by one with at least its fields.
+    they are not merged; nor is what the upstream's documents leave open: addresses that differ in case, a
+    null among two sets of properties, and a location, unless it is replaced by one with at least its fields.
     """
     if _does_the_same(older, newer):
         return older
     old, new = msgspec.json.decode(older), msgspec.json.decode(newer)
-    if "meta" in old or "meta" in new:
-        return None
     before, after = old["attributes"], new["attributes"]
+    if "meta" in old or "meta" in new or (before.get("email") or "") != (after.get("email") or ""):
+        return None
     merged = before | after
     if "location" in before and "location" in after and before["location"].keys() - after["location"].keys():
         return None

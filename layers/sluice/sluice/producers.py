@@ -11,14 +11,17 @@ from sluice import contract, intake
 from sluice.accounts import Accounts, is_site_id
 from sluice.contract import PIPELESS_SURFACE, Surface
 from sluice.envelopes import Body
-from sluice.errors import Refused, Undeliverable
+from sluice.errors import Refused, Retryable, Undeliverable
 from sluice.message import Batch, Message
 from sluice.pipeless import intake as pipeless
 from sluice.rejection import Reason
 
 
 def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Batch:
-    """The request that a body is, under this receipt."""
+    """The request that a body is, under this receipt.
+
+    `Retryable` while there is no account that it could be of.
+    """
     content = body.text.encode("utf-8", "surrogatepass")
     surface = _surface(body, content)
     try:
@@ -48,6 +51,8 @@ def _site_id(named: str | None, accounts: Accounts) -> str:
     only = accounts.only()
     if not named and only is not None:
         return only.site_id
+    if not named and not accounts.accounts:
+        raise Retryable("the accounts secret names no account yet")
     if not named:
         detail = f"Name the account, by its site id: the secret has {len(accounts.accounts)} accounts."
         raise Undeliverable(Reason.INVALID, detail)
