@@ -51,8 +51,8 @@ def _site_id(named: str | None, accounts: Accounts) -> str:
     only = accounts.only()
     if not named and only is not None:
         return only.site_id
-    if not named and not accounts.accounts:
-        raise Retryable("the accounts secret names no account yet")
+    if not named and not (accounts.accounts or accounts.pipeless):
+        raise Retryable("the accounts secret names nobody yet")
     if not named:
         detail = f"Name the account, by its site id: the secret has {len(accounts.accounts)} accounts."
         raise Undeliverable(Reason.INVALID, detail)
