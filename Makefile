@@ -51,7 +51,7 @@ check: setup ## run linters, type checks and every test: what a change has to pa
 	$(MAKE) test
 
 .PHONY: bench
-bench: setup $(BENCH) ## measure it beside others (ARGS=--quick for a minute)
+bench: .venv-sam/.ready $(BENCH) ## measure it beside others (ARGS=--quick for a minute)
 	@if command -v npm >/dev/null && [ ! -d benchmarks/node/node_modules ]; then npm ci --prefix benchmarks/node --ignore-scripts --silent; fi
 	@PYTHONPATH=.:layers/sluice .venv-bench/bin/python -m benchmarks $(ARGS)
 

@@ -51,7 +51,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
         results[name] = part()
         print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     hot = results["hotpath"]["singles"]
-    results["cost"] = cost.run(results["singles"]["warm"], hot["seconds"] / hot["events"])
+    reading = results["hotpath"]["ungrouped"]["steps"]["read and stamp"] / 1e6
+    results["cost"] = cost.run(results["singles"]["warm"], reading, hot["seconds"] / hot["events"])
     return results
 
 

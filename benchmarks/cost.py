@@ -37,36 +37,46 @@ BATCH: Final = 10  # messages of one receive or delete
 SERVICE_CALL_MS: Final = 8.0
 
 
-def run(warm: dict[str, Any], seconds_per_event: float) -> dict[str, Any]:
-    """Dollars by part for each route; `warm` is ingest's times, the other dispatch's processor time."""
+def run(warm: dict[str, Any], reading: float, dispatching: float) -> dict[str, Any]:
+    """Dollars by part for each route.
+
+    `warm` are ingest's times in milliseconds, the others processor time in seconds an event: to check and
+    stamp it, and to deliver what was stored of it.
+    """
     orders = corpus.orders()
     single = encode(gateway.stored(corpus.single(orders[0]), Surface.EVENT))
     bulk = encode(gateway.stored(corpus.ungrouped(orders)))
     sent = len(gateway.dispatch([bulk])[0]) / corpus.EVENTS
     return {
         "single events": _route(
-            1, len(single.text), warm["single event, without calls to AWS"]["p50"], seconds_per_event, sent
+            1, len(single.text), warm["single event, without calls to AWS"]["p50"], dispatching, sent
         ),
         "bulk requests of 1,000": _route(
             corpus.EVENTS,
             len(bulk.text),
             warm["bulk request of 1,000, without calls to AWS"]["p50"],
-            seconds_per_event,
+            dispatching,
             sent,
         ),
+        "single events on the queue": _route(1, len(single.text), None, reading + dispatching, sent),
         "assumed": {"service_call_ms": SERVICE_CALL_MS, "prices": "us-east-1, November 2026"},
     }
 
 
 def _route(
-    events: int, message_bytes: int, handler_ms: float, dispatch_seconds: float, sent: float
+    events: int, message_bytes: int, handler_ms: float | None, dispatch_seconds: float, sent: float
 ) -> dict[str, Any]:
+    """Requests of so many events each; without `handler_ms` a producer sends them to the queue itself."""
     requests = EVENTS / events
     units = math.ceil(message_bytes / PLAIN_BYTES)  # of SQS billing, in one call with one message
     jobs = EVENTS / MAX_EVENTS_PER_REQUEST
-    slowdown = max(1.0, PROCESSOR_MB / (INGEST_GB * 1_024))
-    calls = 1 if events == 1 else 2  # SendMessage, and a bulk request's receipt
-    ingest_seconds = requests * (handler_ms * slowdown + calls * SERVICE_CALL_MS) / 1_000
+    api = ingest = 0.0
+    if handler_ms is not None:
+        slowdown = max(1.0, PROCESSOR_MB / (INGEST_GB * 1_024))
+        calls = 1 if events == 1 else 2  # SendMessage, and a bulk request's receipt
+        seconds = requests * (handler_ms * slowdown + calls * SERVICE_CALL_MS) / 1_000
+        api = requests * API_REQUEST
+        ingest = requests * LAMBDA_REQUEST + seconds * INGEST_GB * LAMBDA_GB_SECOND
     per_invocation = min(10_000.0, INVOCATION_BYTES / (message_bytes + RECORD_BYTES))
     invocations = requests / per_invocation
     # At the limit's pace workers mostly wait for turns: one of them all the time.
@@ -77,8 +87,8 @@ def _route(
     # to open it, and one of its places, about 5 bytes each.
     writes = jobs + (requests * (1 + math.ceil(events * 5 / 1_024)) if events > 1 else 0)
     parts = {
-        "API Gateway": requests * API_REQUEST,
-        "Lambda, ingest": requests * LAMBDA_REQUEST + ingest_seconds * INGEST_GB * LAMBDA_GB_SECOND,
+        "API Gateway": api,
+        "Lambda, ingest": ingest,
         "SQS": (requests * units + receives + requests / BATCH) * SQS_REQUEST,
         "Lambda, dispatch": invocations * LAMBDA_REQUEST
         + (waiting + EVENTS * dispatch_seconds) * DISPATCH_GB * LAMBDA_GB_SECOND,

@@ -48,6 +48,9 @@ def _ours(body: bytes, rounds: int) -> dict[str, Any]:
         "bytes_sent": sum(map(len, gateway.whole(body))),
         "bytes_queued": len(queued[0].text),
         "seconds": seconds,
+        "seconds_warm": measure.best_warm(
+            {"floor": lambda: floor(body), "whole": lambda: gateway.whole(body)}, rounds
+        ),
         "events_per_second": corpus.EVENTS / seconds["whole"],
         "memory": _memory(_whole, body),
         "floor_memory": _memory(floor, body),
