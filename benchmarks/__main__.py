@@ -41,7 +41,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "hotpath": lambda: hotpath.run(10 if quick else 40),
         "singles": lambda: singles.run(*((500, 1) if quick else (3_000, 5))),
-        "saturation": lambda: saturation.run(*((1, 3.0) if quick else (15, 15.0))),
+        "saturation": lambda: saturation.run(*((1, 3.0) if quick else (10, 15.0))),
         "waste": waste.run,
         "scale": lambda: scale.run(*((10**5, 20_000) if quick else (10**6, 10**6))),
     }
