@@ -177,6 +177,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         "SLUICE_STATE_TABLE": TABLE,
         "SLUICE_ACCOUNTS_SECRET": "accounts",
         "SLUICE_ALLOWED_ORIGINS": "*",
+        "SLUICE_INBOUND_LIMITS": "off",
     }
     for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
         monkeypatch.delenv(name)

@@ -14,7 +14,7 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, cors, ingest, jsonapi, receipts, rejection, settings
+from sluice import accounts, allowance, aws, cors, ingest, jsonapi, receipts, rejection, settings
 from sluice.accounts import App
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
@@ -66,6 +66,18 @@ def _accept(surface: Surface) -> Response[str]:
 
 
 def _ports(configuration: IngestSettings) -> ingest.Ports:
+    def count(caller: str, surface: Surface, now: datetime) -> None:
+        if configuration.inbound_limits == "off":
+            return
+        try:
+            left = allowance.count(configuration.state_table, caller, surface, now)
+        except Retryable as error:
+            # The limits spare nothing that would break without them: the queue takes what comes.
+            metrics.add_metric("RequestsNotCounted", MetricUnit.Count, 1)
+            logger.warning("request not counted", cause=str(error))
+        else:
+            app.append_context(rate_limit=left.headers())  # type: ignore[no-untyped-call]
+
     def store(body: Body, account: str) -> None:
         queue_url, bucket = configuration.events_queue_url, configuration.claim_bucket
         aws.store(body, account, queue_url=queue_url, claim_bucket=bucket)
@@ -89,7 +101,7 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
             metrics.add_metric("ReceiptsNotWritten", MetricUnit.Count, 1)
             logger.warning("receipt not written", receipt=receipt, cause=str(error))
 
-    return ingest.Ports(store, reject, open_receipt)
+    return ingest.Ports(count, store, reject, open_receipt)
 
 
 @app.post("/api/event-bulk-create-jobs")
@@ -223,7 +235,8 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
         metrics.add_metric(name, MetricUnit.Count, 1)
     is_pipeless = app.current_event.path.startswith(_PIPELESS)
     media_type = "application/json" if is_pipeless else jsonapi.MEDIA_TYPE
-    return Response(status, media_type, body.decode(), {**cors.headers(*_web_page()), **(headers or {})})
+    about_caller: Mapping[str, str] = {**cors.headers(*_web_page()), **app.context.get("rate_limit", {})}
+    return Response(status, media_type, body.decode(), {**about_caller, **(headers or {})})
 
 
 def _web_page() -> tuple[str, str | None, str]:

@@ -59,10 +59,17 @@ class Queue:
         self.stored: list[tuple[Body, str]] = []
         self.receipts: list[tuple[str, str, datetime, int, list[int]]] = []
         self.rejections: list[Rejection] = []
+        self.counted: list[str] = []
+        self.full = False
         self.fails = fails
 
     def ports(self) -> Ports:
-        return Ports(self.store, self.reject, self.open_receipt)
+        return Ports(self.count, self.store, self.reject, self.open_receipt)
+
+    def count(self, caller: str, surface: Surface, now: datetime) -> None:
+        self.counted.append(caller)
+        if self.full:
+            raise Refused(429, [])
 
     def store(self, body: Body, account: str) -> None:
         if self.fails:
@@ -192,6 +199,30 @@ def test_only_a_bulk_request_opens_a_receipt(
     accepted = accept(queue, document, surface, headers, {"company_id": SITE_ID})
 
     assert queue.receipts == [(accepted.receipt, SITE_ID, NOON, total, []) for total in opened]
+
+
+def test_who_sends_too_many_is_told_so_before_a_body_is_read(queue: Queue) -> None:
+    queue.full = True
+
+    with pytest.raises(Refused) as raised:
+        accept(queue, b"{")
+
+    assert raised.value.status == 429
+    assert (queue.stored, queue.receipts) == ([], [])
+
+
+def test_only_who_was_let_in_is_counted_each_key_by_itself(queue: Queue) -> None:
+    with pytest.raises(Refused):
+        accept(queue, headers={**HEADERS, "authorization": "Bearer pk_unknown"})
+    accept(queue)
+    accept(queue, headers={**HEADERS, "authorization": f"Bearer {KEY}"})
+    accept(queue, client_bulk(), Surface.CLIENT_BULK, CLIENT_HEADERS, {"company_id": SITE_ID})
+
+    by_key, again, anybody = queue.counted
+    assert by_key == again != anybody
+    assert by_key.startswith(f"{SITE_ID}#")
+    assert anybody.startswith(f"{SITE_ID}#")
+    assert KEY not in by_key
 
 
 RECEIPT = "0123456789abcdef0123456789abcdef"

@@ -13,13 +13,14 @@ ENVIRONMENT = {
     "SLUICE_CLAIM_BUCKET": "claims",
     "SLUICE_ACCOUNTS_SECRET": "secret",
     "SLUICE_ALLOWED_ORIGINS": "*",
+    "SLUICE_INBOUND_LIMITS": "off",
     "AWS_REGION": "us-east-1",
 }
 
 
 def test_settings_are_read_from_the_environment() -> None:
     assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings(
-        "https://queue", "https://rejected", "state", "claims", "secret", "*"
+        "https://queue", "https://rejected", "state", "claims", "secret", "*", "off"
     )
 
 
@@ -28,6 +29,10 @@ def test_settings_are_read_from_the_environment() -> None:
     [
         ({"SLUICE_CLAIM_BUCKET": ""}, "SLUICE_CLAIM_BUCKET is not set"),
         ({"SLUICE_CLAIM_BUCKET": "  "}, "SLUICE_CLAIM_BUCKET is not set"),
+        (
+            {"SLUICE_INBOUND_LIMITS": "on"},
+            "a setting is not valid: Invalid enum value 'on' - at `$.inbound_limits`",
+        ),
         ({"SLUICE_CLAIM_BUKET": "x"}, "SLUICE_CLAIM_BUKET is not a setting of this function"),
         (
             {"SLUICE_CLAIM_BUCKET": "", "SLUICE_ACCOUNTS_SECRET": ""},

@@ -3,6 +3,7 @@
 Each check raises `Refused` with the answer the contract documents; nothing here looks into events.
 """
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping, Set
@@ -49,6 +50,13 @@ def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str])
         detail = f"This API key does not have the scope {' or '.join(sorted(scopes))}."
         raise Refused(403, [Problem("permission_denied", detail, "/data/")])
     return account
+
+
+def caller(account: Account, headers: Mapping[str, str]) -> str:
+    """Who sends an admitted request: an account and one of its keys, or anybody who knows its site id."""
+    match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
+    key = hashlib.sha256(match[1].encode("utf-8", "surrogatepass")).hexdigest()[:16] if match else "anybody"
+    return f"{account.site_id}#{key}"
 
 
 def revision(headers: Mapping[str, str], now: datetime) -> str:

@@ -51,6 +51,10 @@ LATEST_TIME_AHEAD: Final = timedelta(days=365)
 
 IDENTIFIERS: Final = ("id", "email", "phone_number", "external_id", "anonymous_id", "_kx")
 
+# Single events, inbound: the vendor's. Bulk requests have the limits that the upstream has for us.
+EVENT_BURST_LIMIT: Final = 350
+EVENT_STEADY_LIMIT: Final = 3_500
+
 # Upstream: the vendor's.
 KLAVIYO_BASE_URL: Final = "https://a.klaviyo.com"
 BULK_CREATE_JOBS_PATH: Final = "/api/event-bulk-create-jobs"

@@ -17,7 +17,10 @@ _PREFLIGHT: Final = {
     "Access-Control-Max-Age": "86400",
 }
 _READABLE: Final = {
-    "Access-Control-Expose-Headers": "Preference-Applied, Retry-After, X-Klaviyo-Partial-Failure"
+    "Access-Control-Expose-Headers": (
+        "Preference-Applied, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After,"
+        " X-Klaviyo-Partial-Failure"
+    )
 }
 
 

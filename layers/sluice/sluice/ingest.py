@@ -36,12 +36,15 @@ _MAY_ASK: Final = frozenset({contract.SCOPE_EVENTS_WRITE, contract.SCOPE_EVENTS_
 class Ports(msgspec.Struct, frozen=True):
     """What accepting a request reaches the world through.
 
-    `store` takes the encoded message and the account's site id; once it returns, the events are safe.
-    `reject` does the same for rejections. `open_receipt` takes a bulk request's receipt id, site id, time,
-    number of events and the places of those rejected. It is a service to who asks later: if it cannot be
-    written, that is no reason not to take the events, so it never raises.
+    `count` takes the caller of an admitted request, the surface and the time; it raises `Refused` where
+    the caller sends too many. `store` takes the encoded message and the account's site id; once it
+    returns, the events are safe. `reject` does the same for rejections. `open_receipt` takes a bulk
+    request's receipt id, site id, time, number of events and the places of those rejected. It is a
+    service to who asks later: if it cannot be written, that is no reason not to take the events, so it
+    never raises.
     """
 
+    count: Callable[[str, Surface, datetime], None]
     store: Callable[[Body, str], None]
     reject: Callable[[list[Rejection]], None]
     open_receipt: Callable[[str, str, datetime, int, list[int]], None]
@@ -80,6 +83,7 @@ def accept(
     `headers` are by lower-case name. Raises `Refused`, or what `ports.store` and `ports.reject` raise.
     """
     account = admission.admit(surface, headers, query, accounts)
+    ports.count(admission.caller(account, headers), surface, now)
     revision = admission.revision(headers, now)
     applied = admission.preferences(headers) & _PREFERENCES[surface]
     plain = admission.readable(headers, body)

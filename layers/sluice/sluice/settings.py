@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -24,6 +24,7 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     claim_bucket: str
     accounts_secret: str
     allowed_origins: str
+    inbound_limits: Literal["off", "documented"]
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +70,10 @@ def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T
         faults = [f"{_PREFIX}{name.upper()} is not set" for name in missing]
         faults += [f"{_PREFIX}{name.upper()} is not a setting of this function" for name in unknown]
         raise Misconfigured("; ".join(faults))
-    return msgspec.convert(given, kind)
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"a setting is not valid: {error}") from error
 
 
 @functools.cache

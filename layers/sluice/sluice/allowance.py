@@ -1,0 +1,84 @@
+"""How many requests a caller may still send: optional inbound limits in fixed windows (contract: limits).
+
+One item of the state table for each caller, kind of route and minute counts the minute and each of its
+seconds, so that one write decides both windows. What is refused is not counted.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from sluice import aws, contract
+from sluice.contract import Surface
+from sluice.errors import Refused
+from sluice.jsonapi import Problem
+from sluice.receipts import SURFACES as BULK_SURFACES
+
+WINDOW_SECONDS: Final = 60
+KEEP_SECONDS: Final = 120
+_MINUTE: Final = "minute"
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What is left of the minute for a caller whose request has been counted."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+    def headers(self) -> Mapping[str, str]:
+        """As Klaviyo tells it."""
+        return {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset),
+        }
+
+
+def count(table: str, caller: str, surface: Surface, now: datetime) -> Allowance:
+    """Counts a request; `Refused` (429) where it is one too many.
+
+    `caller` is any text that is another for another caller.
+    """
+    is_bulk = surface in BULK_SURFACES
+    burst = contract.BURST_LIMIT if is_bulk else contract.EVENT_BURST_LIMIT
+    steady = contract.STEADY_LIMIT if is_bulk else contract.EVENT_STEADY_LIMIT
+    minute, second = divmod(int(now.timestamp()), WINDOW_SECONDS)
+    reset = math.ceil((minute + 1) * WINDOW_SECONDS - now.timestamp())
+    client = aws.hurried_dynamodb()
+    with aws.answering("dynamodb", "the state table cannot be written"):
+        try:
+            answer = client.update_item(
+                TableName=table,
+                Key={"pk": {"S": f"inbound#{caller}#{'bulk' if is_bulk else 'event'}#{minute}"}},
+                UpdateExpression="SET expires_at = :expiry ADD #minute :one, #second :one",
+                ConditionExpression=(
+                    "(attribute_not_exists(#minute) OR #minute < :steady)"
+                    " AND (attribute_not_exists(#second) OR #second < :burst)"
+                ),
+                ExpressionAttributeNames={"#minute": _MINUTE, "#second": f"second_{second}"},
+                ExpressionAttributeValues={
+                    ":one": {"N": "1"},
+                    ":burst": {"N": str(burst)},
+                    ":steady": {"N": str(steady)},
+                    ":expiry": {"N": str((minute + 1) * WINDOW_SECONDS + KEEP_SECONDS)},
+                },
+                ReturnValues="UPDATED_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except client.exceptions.ConditionalCheckFailedException as error:
+            spent = _minute(error.response.get("Item", {})) >= steady
+            raise _throttled(reset if spent else 1) from None
+    return Allowance(steady, steady - _minute(answer["Attributes"]), reset)
+
+
+def _minute(item: Any) -> int:
+    return int(item.get(_MINUTE, {}).get("N", 0))
+
+
+def _throttled(seconds: int) -> Refused:
+    detail = f"Request was throttled. Expected available in {seconds} second{'s' * (seconds != 1)}."
+    return Refused(429, [Problem("throttled", detail, "/data/")], {"Retry-After": str(seconds)})
