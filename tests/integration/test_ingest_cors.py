@@ -25,6 +25,7 @@ def test_a_preflight_is_answered_without_a_body_or_a_key(front: Front, path: str
     assert answer.headers["Access-Control-Allow-Methods"] == "POST"
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("status", "path", "request_"),
     [
@@ -54,6 +55,7 @@ def test_even_when_nothing_can_be_stored(front: Front) -> None:
     assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (503, "*")
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("origin", "named"), [(SHOP, SHOP), ("https://other.example", None)])
 def test_only_named_origins_are_allowed(
     front: Front, monkeypatch: pytest.MonkeyPatch, origin: str, named: str | None
@@ -67,6 +69,7 @@ def test_only_named_origins_are_allowed(
     assert answer.headers.get("Access-Control-Allow-Origin") == named
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("path", "method"), [(BULK, "POST"), (EVENT, "POST"), (EVENT, "OPTIONS"), (f"{BULK}/x", "GET")]
 )

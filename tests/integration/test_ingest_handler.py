@@ -45,6 +45,7 @@ def test_a_cold_start_loads_only_what_the_first_answer_needs() -> None:
     assert {"boto3", "httpx2", "hypothesis", "pydantic"}.isdisjoint(run.stdout.split())
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize(
     ("path", "document", "query"),
@@ -83,6 +84,7 @@ def test_the_sample_events_are_real_requests(front: Front, name: str) -> None:
     assert len(front.queued()) == 1
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
 def test_header_names_may_have_any_case(front: Front, spell: Any) -> None:
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", "revision": NEWEST}
@@ -133,6 +135,7 @@ def test_every_character_gets_to_the_queue(front: Front, character: str) -> None
     assert json.loads(bytes(stored.events[0].attributes))["properties"] == {"p": character}
 
 
+@pytest.mark.rule
 def test_what_was_left_out_is_announced(front: Front) -> None:
     document = bulk(entry(of=profile(email="ann@example.com", phone_number="5")))
 
@@ -140,6 +143,7 @@ def test_what_was_left_out_is_announced(front: Front) -> None:
     assert "X-Klaviyo-Partial-Failure" not in front.send().headers
 
 
+@pytest.mark.rule
 def test_who_prefers_a_minimal_answer_gets_an_empty_one(front: Front) -> None:
     answer = front.send(Prefer="return=minimal")
 
@@ -189,6 +193,7 @@ REFUSED: list[tuple[int, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("status", "code", "request_"), REFUSED, ids=[f"{status}-{code}" for status, code, _ in REFUSED]
 )
@@ -232,12 +237,14 @@ def unavailable(front: Front) -> bool:
     )
 
 
+@pytest.mark.rule
 def test_without_its_queue_nothing_is_accepted(front: Front) -> None:
     boto3.client("sqs").delete_queue(QueueUrl=front.queue_url)
 
     assert unavailable(front)
 
 
+@pytest.mark.rule
 def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
     boto3.client("secretsmanager").delete_secret(SecretId="accounts", ForceDeleteWithoutRecovery=True)
 
@@ -270,6 +277,7 @@ def test_settings_that_are_missing_are_this_sides_fault(
     assert "SLUICE_ALLOWED_ORIGINS is not set" in front.said.getvalue()
 
 
+@pytest.mark.rule
 def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ValueError("s3cret")

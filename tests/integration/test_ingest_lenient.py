@@ -28,6 +28,7 @@ def ask(front: Front, receipt: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.rule
 def test_good_events_are_taken_and_bad_ones_rejected_and_told(front: Front) -> None:
     answer = front.send(document=MIXED, Prefer=LENIENT)
 

@@ -41,6 +41,7 @@ def refusal(now: datetime, surface: Surface = Surface.BULK) -> int:
     return int(seconds)
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", [Surface.BULK, Surface.CLIENT_BULK])
 def test_ten_bulk_requests_fit_a_second_and_the_next_second_is_new(front: Front, surface: Surface) -> None:
     late = NOON + timedelta(milliseconds=990)
@@ -50,6 +51,7 @@ def test_ten_bulk_requests_fit_a_second_and_the_next_second_is_new(front: Front,
     assert count(1, late + timedelta(milliseconds=10), surface) == [Allowance(150, 139, 59)]
 
 
+@pytest.mark.rule
 def test_a_hundred_and_fifty_fit_a_minute_and_the_next_minute_is_new(front: Front) -> None:
     for number in range(15):
         count(10, NOON + number * SECOND)
@@ -67,6 +69,7 @@ def test_what_is_refused_costs_nothing_of_the_minute(front: Front) -> None:
     assert count(1, NOON + SECOND) == [Allowance(150, 139, 59)]
 
 
+@pytest.mark.rule
 def test_single_events_have_limits_of_their_own(front: Front) -> None:
     count(10, NOON)
 

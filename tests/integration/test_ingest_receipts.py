@@ -27,6 +27,7 @@ def counts(answer: Answer) -> tuple[str, int, int, int]:
     return told["status"], told["total_count"], told["completed_count"], told["failed_count"]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_receipt_follows_its_request_to_the_end(front: Front, slash: str) -> None:
     accepted = front.send(document=THREE).document["data"]
@@ -59,6 +60,7 @@ def test_an_event_noted_twice_counts_once_and_as_delivered_if_it_ever_was(front:
     assert counts(ask(front, receipt)) == ("processing", 3, 1, 1)
 
 
+@pytest.mark.rule
 def test_a_client_request_has_a_receipt_for_who_has_a_key(front: Front) -> None:
     accepted = front.send(CLIENT_BULK, client_bulk(), query={"company_id": SITE_ID})
     receipt = accepted.document["data"]["id"]
@@ -73,6 +75,7 @@ def test_a_single_event_writes_nothing_but_its_message(front: Front) -> None:
     assert ask(front, receipt).status == 404
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("authorization", "status", "code"),
     [

@@ -53,6 +53,7 @@ def test_each_is_answered(expanded: Template) -> None:
     assert responses(expanded).keys() == ANSWERS.keys()
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_it_has_the_envelope_of_every_other_error(expanded: Template, kind: str) -> None:
     response = responses(expanded)[kind]
@@ -66,6 +67,7 @@ def test_it_has_the_envelope_of_every_other_error(expanded: Template, kind: str)
     assert headers(response)["Content-Type"] == f"'{jsonapi.MEDIA_TYPE}'"
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_what_may_be_tried_again_says_when_and_pages_may_read_it(expanded: Template, kind: str) -> None:
     told = headers(responses(expanded)[kind])

@@ -37,6 +37,7 @@ def refusal(raised: pytest.ExceptionInfo[Refused]) -> tuple[int, Problem]:
     return raised.value.status, problem
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", SERVER)
 @pytest.mark.parametrize(
     "authorization",
@@ -52,6 +53,7 @@ def test_a_key_names_its_account(surface: Surface, authorization: str) -> None:
     assert admission.admit(surface, {"authorization": authorization}, {}, ACCOUNTS) is OURS
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", SERVER)
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
@@ -79,6 +81,7 @@ def test_who_cannot_show_a_key_with_the_scope_is_refused(
     assert KEY[:-1] not in problem.detail
 
 
+@pytest.mark.rule
 def test_a_missing_key_is_answered_in_the_words_of_the_contract() -> None:
     with pytest.raises(Refused) as raised:
         admission.admit(Surface.BULK, {}, {}, ACCOUNTS)
@@ -86,11 +89,13 @@ def test_a_missing_key_is_answered_in_the_words_of_the_contract() -> None:
     assert refusal(raised)[1].detail == "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 def test_a_site_id_names_its_account(surface: Surface) -> None:
     assert admission.admit(surface, {}, {"company_id": SITE_ID}, ACCOUNTS) is OURS
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 @pytest.mark.parametrize(
     "query", [{}, {"company_id": ""}, {"company_id": "Nobody"}, {"company_id": "abc123"}]
@@ -103,6 +108,7 @@ def test_an_unknown_site_id_is_refused(surface: Surface, query: dict[str, str]) 
     assert (status, problem.code, problem.parameter) == (400, "invalid", "company_id")
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 @pytest.mark.parametrize(
     ("headers", "query"),
@@ -124,6 +130,7 @@ def test_a_private_key_on_a_client_route_is_refused_with_a_warning(
     assert KEY not in problem.detail
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("given", "date"),
     [
@@ -137,6 +144,7 @@ def test_a_revision_is_a_date_with_or_without_a_suffix(given: str, date: str) ->
     assert admission.revision({"revision": given}, NOON) == date
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     "given",
     [
@@ -159,6 +167,7 @@ def test_a_wrong_or_future_revision_is_refused(given: str) -> None:
     assert (status, problem.code, problem.parameter) == (400, "invalid", "revision")
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("age", "opted_out", "gone"),
     [(730, "1", False), (731, "1", True), (731, "0", False), (731, None, False), (2_000, "1", True)],
@@ -183,6 +192,7 @@ def test_a_leap_day_is_a_day_like_any_other() -> None:
     assert admission.revision({"revision": "2026-07-15"}, datetime(2028, 2, 29, tzinfo=NOON.tzinfo))
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     "media_type",
     [
@@ -197,6 +207,7 @@ def test_both_media_types_are_read_with_their_parameters(media_type: str) -> Non
     assert admission.readable({"content-type": media_type}, b"{}") == b"{}"
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     "headers",
     [
@@ -222,11 +233,13 @@ def compressed(encoding: str, body: bytes) -> tuple[dict[str, str], bytes]:
     return {"content-type": "application/json", "content-encoding": encoding}, compress(body)
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", " gzip "])
 def test_a_compressed_body_is_read(encoding: str) -> None:
     assert admission.readable(*compressed(encoding.strip(), b"{}")) == b"{}"
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("body", [b"{}", b' \r\n\t{"data": 1}', b"{"])
 def test_a_body_the_gateway_decompressed_is_read_whatever_the_header_says(encoding: str, body: bytes) -> None:
@@ -253,6 +266,7 @@ def test_an_identity_body_is_read_as_it_is() -> None:
     assert admission.readable(headers, b"{}") == b"{}"
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
 def test_the_size_limit_holds_for_what_comes_out(encoding: str) -> None:
     def request(size: int) -> tuple[dict[str, str], bytes]:
@@ -267,6 +281,7 @@ def test_the_size_limit_holds_for_what_comes_out(encoding: str) -> None:
     assert (status, problem.code) == (413, "payload_too_large")
 
 
+@pytest.mark.rule
 def test_a_body_that_would_unpack_to_gigabytes_is_refused_at_the_limit() -> None:
     headers, bomb = compressed("gzip", b"\0" * (MAX_BODY_BYTES_IN * 40))
 

@@ -42,6 +42,7 @@ def test_server_routes_have_none(path: str, allowed: str) -> None:
     assert cors.headers(path, SHOP, allowed) == cors.preflight(path, SHOP, allowed) == {}
 
 
+@pytest.mark.rule
 def test_a_preflight_allows_what_a_client_sends_and_no_key() -> None:
     told = cors.preflight(CLIENT[0], SHOP, SHOP)
 

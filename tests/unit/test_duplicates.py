@@ -49,6 +49,7 @@ def truth(text: str) -> bool:
     return any(found)
 
 
+@pytest.mark.rule
 @given(JSON, st.booleans())
 def test_a_repeated_key_is_found_exactly_where_there_is_one(value: Any, escape: bool) -> None:
     text = written(value, escape)
@@ -72,6 +73,7 @@ REPEATS = [
 ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("surface", "document", "once", "twice"), REPEATS)
 def test_a_body_with_a_repeated_key_is_refused(
     surface: Surface, document: dict[str, Any], once: bytes, twice: bytes

@@ -36,6 +36,7 @@ REQUIRED = [
 ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("kind", "where"), [(kind, where) for kind, several in REQUIRED for where in several]
 )
@@ -48,6 +49,7 @@ def test_a_required_field_that_is_missing_is_named(kind: str, where: str) -> Non
     assert f"'{where.rpartition('/')[2]}' is a required field for the resource" in problem.detail
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("kind", "where", "resource"),
     [
@@ -75,6 +77,7 @@ def test_an_unknown_field_is_refused_in_the_words_of_the_contract(
     assert problem.detail == f"'extra' is not a valid field for the resource '{resource}'."
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("kind", "where", "value", "detail"),
     [
@@ -131,6 +134,7 @@ NULLABLE = [
 ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("where", NULLABLE)
 def test_an_optional_field_may_be_null(where: str) -> None:
     assert refusal(Surface.BULK, replaced(bulk(), where, None)) == []

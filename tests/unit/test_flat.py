@@ -14,6 +14,7 @@ ATTRIBUTES = ["email", "phone_number", "first_name", "last_name", "image", "titl
 LOCATION = ["city", "region", "country", "zip", "address1", "address2", "latitude", "longitude", "timezone"]
 
 
+@pytest.mark.rule
 def test_every_field_goes_where_the_table_says() -> None:
     given: dict[str, Any] = {f"${name}": f"+15005550006 {name}" for name in ATTRIBUTES + LOCATION}
     given |= {"$email": "ann@example.com", "$phone_number": "+15005550006"}
@@ -33,6 +34,7 @@ def test_every_field_goes_where_the_table_says() -> None:
     }
 
 
+@pytest.mark.rule
 def test_the_event_is_that_of_the_current_shape() -> None:
     attributes: dict[str, Any] = {"time": "2022-11-08T00:00:00Z", "value": 9.99, "unique_id": "order-1"}
     metric = {"name": "Viewed Product", "service": "api"}
@@ -46,6 +48,7 @@ def test_the_event_is_that_of_the_current_shape() -> None:
     }
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("time", ["2022-11-08T09:15:27", "2022-11-08T09:15:27.654321"])
 def test_a_time_without_an_offset_is_in_utc(time: str) -> None:
     assert only_event(read(Surface.EVENT, flat(time=time)))["time"] == f"{time}Z"
@@ -56,6 +59,7 @@ def test_other_routes_do_not_take_it(surface: Surface) -> None:
     assert refusal(surface, flat())
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("document", "where"),
     [
@@ -88,6 +92,7 @@ def test_an_identifier_that_is_missing_is_asked_for_by_its_flat_name() -> None:
     assert problem.detail == "A profile needs at least one identifier: $email, $phone_number or $id."
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("document", [None, [], {}, {"data": []}, {"data": {"attributes": {}}}, single()])
 def test_only_a_profile_without_data_makes_a_document_flat(document: object) -> None:
     assert flat_shape.to_current(document) is None

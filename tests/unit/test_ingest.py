@@ -179,6 +179,7 @@ def test_nothing_is_stored_of_what_is_refused(queue: Queue, changes: dict[str, s
     assert queue.receipts == []
 
 
+@pytest.mark.rule
 def test_a_request_that_cannot_be_stored_is_not_accepted() -> None:
     with pytest.raises(Retryable):
         accept(Queue(fails=True))
@@ -244,6 +245,7 @@ def progress(found: Receipt | None, receipt: str = RECEIPT, authorization: str =
         assert asked in ([], [RECEIPT])
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("delivered", "rejected", "noted", "status", "completed_at"),
     [

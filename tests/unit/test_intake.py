@@ -32,6 +32,7 @@ def client_document(surface: Surface, of: dict[str, Any]) -> dict[str, Any]:
     return client_bulk(of=of) if surface is Surface.CLIENT_BULK else single(of)
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("surface", "document"), [(surface, document) for surface in SHAPES for document in SHAPES[surface]]
 )
@@ -48,6 +49,7 @@ def test_the_smallest_body_of_each_surface_is_accepted(surface: Surface, documen
     }
 
 
+@pytest.mark.rule
 def test_what_the_caller_set_is_not_stamped() -> None:
     given_by_caller: dict[str, Any] = {
         "time": "2026-03-02T09:15:27Z",
@@ -63,6 +65,7 @@ def test_what_the_caller_set_is_not_stamped() -> None:
     }
 
 
+@pytest.mark.rule
 def test_nulls_zeros_and_empty_strings_are_kept() -> None:
     kept: dict[str, Any] = {
         "a": None,
@@ -88,6 +91,7 @@ def test_nulls_zeros_and_empty_strings_are_kept() -> None:
     }
 
 
+@pytest.mark.rule
 def test_the_stamped_time_is_the_second_of_acceptance() -> None:
     accepted = read(
         Surface.EVENT, encoded(single(time=None)), accepted=NOON + timedelta(microseconds=999_999)
@@ -102,6 +106,7 @@ def unique_id_of(document: dict[str, Any], seconds: float = 0) -> str:
     return unique_id
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     "same",
     [
@@ -138,6 +143,7 @@ DIFFERENT = [
 ]
 
 
+@pytest.mark.rule
 def test_different_events_get_different_unique_ids() -> None:
     assert len({unique_id_of(document) for document in DIFFERENT}) == len(DIFFERENT)
 
@@ -151,6 +157,7 @@ def test_no_two_metrics_and_unique_ids_share_an_id() -> None:
     assert len({each["id"] for each in entry_of_all["events"]}) == len(pairs)
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 def test_an_anonymous_caller_keeps_only_the_strongest_identifier(surface: Surface) -> None:
     everything = profile(
@@ -170,6 +177,7 @@ def test_an_anonymous_caller_keeps_only_the_strongest_identifier(surface: Surfac
     assert (by_id["id"], by_id["attributes"]) == ("01ABC", {"first_name": "Ann"})
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 def test_an_anonymous_caller_cannot_patch_identifiers(surface: Surface) -> None:
     patches = {"patch_identifiers": {"append": {"email": "victim@example.com"}}}
@@ -200,6 +208,7 @@ def test_a_server_side_caller_keeps_all_identifiers() -> None:
     assert sent["meta"] == {"patch_identifiers": {"append": {"a": 1}}}
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("surface", [Surface.BULK, Surface.CLIENT_BULK])
 def test_a_request_holds_a_thousand_events_over_all_entries(surface: Surface) -> None:
     where = {
@@ -217,6 +226,7 @@ def test_a_request_holds_a_thousand_events_over_all_entries(surface: Surface) ->
     assert pointers(surface, document(MAX_EVENTS_PER_REQUEST + 1)) == [where[surface]]
 
 
+@pytest.mark.rule
 def test_a_request_needs_an_event_and_so_does_each_entry() -> None:
     none = bulk()
     none["data"]["attributes"]["events-bulk-create"]["data"] = []
@@ -244,6 +254,7 @@ WAYS_TO_WRITE_ONE_ENTRY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("time", "of_event", "of_entry"), WAYS_TO_WRITE_ONE_ENTRY)
 @pytest.mark.parametrize("unique_id", [{}, {"unique_id": "view-1"}])
 def test_one_event_is_the_same_on_the_queue_whichever_client_wrote_it(
@@ -255,6 +266,7 @@ def test_one_event_is_the_same_on_the_queue_whichever_client_wrote_it(
     assert encoded(delivered(read(Surface.BULK, written))) == encoded(delivered(read(Surface.BULK, plain)))
 
 
+@pytest.mark.rule
 def test_an_event_is_backfilled_when_it_or_its_entry_says_so() -> None:
     [first, second] = delivered(
         read(Surface.BULK, bulk(entry(event(backfill=True)), entry(event(backfill=False), backfill=True)))

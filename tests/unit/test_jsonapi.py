@@ -7,6 +7,7 @@ from sluice import errors, jsonapi
 from sluice.jsonapi import MAX_POINTER, MAX_PROBLEMS_COUNTED, MAX_PROBLEMS_LISTED, Problem
 
 
+@pytest.mark.rule
 def test_an_envelope_has_the_shape_of_the_contract() -> None:
     problems = [
         Problem("invalid", "Too small.", "/data/attributes/value"),
@@ -59,6 +60,7 @@ def test_a_pointer_leads_as_far_as_its_length_allows() -> None:
     assert jsonapi.pointer("data", longest + "x", 0) == "/data"
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("count", "more"),
     [

@@ -81,6 +81,7 @@ class TestReserve:
         assert most_in(slots, MINUTE) <= 150
         assert most_in(slots, 1_000) <= 10
 
+    @pytest.mark.rule
     @given(st.integers(0, MINUTE), st.integers(0, 2**16))
     @settings(max_examples=20, deadline=None)
     def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(self, alignment, seed):

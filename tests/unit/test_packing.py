@@ -276,6 +276,7 @@ def some_order(jobs, seed):
 
 
 class TestEveryBatch:
+    @pytest.mark.rule
     @given(groups())
     @settings(max_examples=150, deadline=None)
     def test_each_event_is_in_one_place_and_no_job_passes_a_limit(self, batch):
@@ -479,6 +480,7 @@ class TestFill:
         assert numbers_of(packed) == [1_000]
         assert 0.97 < len(packed.jobs[0].body()) / packed.jobs[0].size <= 1
 
+    @pytest.mark.rule
     def test_the_limit_is_met_to_the_byte(self):
         rest = MAX_BODY_BYTES_OUT - packing._JOB_BYTES - packing._lone_size(event(size=1_000)) + 1_000
 

@@ -8,6 +8,7 @@ from tests.bodies import bulk, encoded, entry, event, profile
 from tests.reading import pointers, refusal
 
 
+@pytest.mark.rule
 def test_every_problem_is_named_at_once() -> None:
     document = bulk(
         entry(event(value="x"), event(), event(time="1980-01-01T00:00:00Z"), of=profile(email="ann")),
@@ -26,6 +27,7 @@ def test_every_problem_is_named_at_once() -> None:
     ]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
@@ -63,6 +65,7 @@ def test_json_that_is_no_object_is_invalid(body: bytes) -> None:
     assert (problem.code, problem.detail) == ("invalid", "The body must be an object.")
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     "document",
     [

@@ -173,6 +173,7 @@ class TestDuplicates:
 
         assert items(verdict) == ({(0, 0), (1, None)}, {(0, 1)})
 
+    @pytest.mark.rule
     @pytest.mark.parametrize("order", [1, -1])
     def test_count_as_delivered_whatever_else_is_said_of_them(self, order):
         errors = [error(at(0, 1, "/attributes/unique_id")), error(at(0, 1, "/attributes/time"))]

@@ -42,6 +42,7 @@ def _new_client() -> Iterator[None]:
     upstream.client.cache_clear()
 
 
+@pytest.mark.rule
 def test_a_request_is_what_the_contract_says() -> None:
     requests: list[httpx2.Request] = []
 
