@@ -20,12 +20,15 @@ _NO_ROUTE: dict[str, Any] = {"statusCode": 404}
 
 def routes() -> list[tuple[str, str, str]]:
     """Each route of the template: method, path and function, what is exact before the rest."""
-    template = yaml_parse(Path("template.yaml").read_text())
+    resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
+    methods = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::ApiGateway::Method"]
     found = [
-        (event["Properties"]["Method"], event["Properties"]["Path"], name)
-        for name, resource in template["Resources"].items()
-        for event in resource.get("Properties", {}).get("Events", {}).values()
-        if event["Type"] == "Api"
+        (
+            method["HttpMethod"],
+            f"/{resources[method['ResourceId']['Ref']]['Properties']['PathPart']}",
+            re.findall(r"functions/\$\{(\w+)\.Arn\}", method["Integration"]["Uri"]["Fn::Sub"])[0],
+        )
+        for method in methods
     ]
     return sorted(found, key=lambda route: _GREEDY in route[1])
 
@@ -38,7 +41,7 @@ def application(functions: Mapping[str, Invoke]) -> Application:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         answer = _NO_ROUTE
         for allowed, resource, function in known:
-            if allowed == method and _leads(resource, path):
+            if allowed in {method, "ANY"} and _leads(resource, path):
                 answer = functions[function](_event(environ, resource))
                 break
         headers = [*answer.get("headers", {}).items()]

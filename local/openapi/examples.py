@@ -179,9 +179,8 @@ def unsupported() -> Document:
 def gateway(kind: str) -> Document:
     """What the gateway answers by itself, by its own name for it."""
     template = yaml.load(Path("template.yaml").read_text("utf-8"), _Template)
-    [answer] = template["Resources"]["Api"]["Properties"]["GatewayResponses"][kind][
-        "ResponseTemplates"
-    ].values()
+    found = (resource.get("Properties", {}) for resource in template["Resources"].values())
+    [answer] = next(each for each in found if each.get("ResponseType") == kind)["ResponseTemplates"].values()
     return _with_id(_decoded(answer.encode()))
 
 

@@ -281,12 +281,14 @@ def test_a_success_is_returned_as_the_client_returns_it(outcomes: Outcomes, clie
 def throttled() -> Answer:
     """What API Gateway answers above the stage's rate: the emulator has an answer of its own there."""
     template = yaml_parse(Path("template.yaml").read_text())
-    response = template["Resources"]["Api"]["Properties"]["GatewayResponses"]["THROTTLED"]
-    parameters = response["ResponseParameters"]["Headers"]
-    static = {name: value.strip("'") for name, value in parameters.items() if isinstance(value, str)}
-    headers = httpx2.Headers(static)
+    response = template["Resources"]["ApiThrottled"]["Properties"]
+    static = {
+        name.removeprefix("gatewayresponse.header."): value.strip("'")
+        for name, value in response["ResponseParameters"].items()
+        if isinstance(value, str)
+    }
     body = response["ResponseTemplates"]["application/json"].replace("$context.requestId", str(uuid.uuid4()))
-    return Answer(response["StatusCode"], headers, body.encode())
+    return Answer(int(response["StatusCode"]), httpx2.Headers(static), body.encode())
 
 
 @pytest.fixture(scope="module")

@@ -233,6 +233,14 @@ def test_another_method_is_told_which_one_is_allowed(stack: Stack) -> None:
     assert answer.json()["errors"][0]["code"] == "method_not_allowed"
 
 
+def test_the_gateways_own_answer_is_like_every_other(stack: Stack) -> None:
+    answer = httpx2.get(f"{stack.api}/")  # no path at all: nothing that our code is asked about
+
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["status"], error["code"]) == (404, 404, "not_found")
+    assert answer.headers["Content-Type"] == "application/vnd.api+json"
+
+
 def test_a_browser_may_call_the_client_routes_and_no_others(stack: Stack) -> None:
     asking = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
 

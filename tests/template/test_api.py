@@ -1,5 +1,6 @@
 """What API Gateway answers by itself, before any of our code runs: in the one shape of every error."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -28,21 +29,22 @@ ANSWERS = {
 
 
 def responses(template: Template) -> dict[str, Any]:
-    found: dict[str, Any] = template["Resources"]["Api"]["Properties"]["Body"][
-        "x-amazon-apigateway-gateway-responses"
-    ]
-    return found
+    return {
+        resource["Properties"]["ResponseType"]: resource["Properties"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::ApiGateway::GatewayResponse"
+    }
 
 
 def headers(response: dict[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix("gatewayresponse.header."): value
-        for name, value in response["responseParameters"].items()
+        for name, value in response["ResponseParameters"].items()
     }
 
 
 def error(response: dict[str, Any]) -> dict[str, Any]:
-    [template] = response["responseTemplates"].values()
+    [template] = response["ResponseTemplates"].values()
     [found] = json.loads(template.replace("$context.requestId", "request-1"))["errors"]
     assert "$" not in json.dumps(found)
     result: dict[str, Any] = found
@@ -63,7 +65,7 @@ def test_it_has_the_envelope_of_every_other_error(expanded: Template, kind: str)
 
     like = jsonapi.error(status, Problem(code, found["detail"], found["source"].get("pointer")))
     assert found == {**like, "id": "request-1"}
-    assert int(response["statusCode"]) == status
+    assert int(response["StatusCode"]) == status
     assert headers(response)["Content-Type"] == f"'{jsonapi.MEDIA_TYPE}'"
 
 
@@ -92,11 +94,39 @@ def test_the_size_is_the_one_ingest_allows(expanded: Template) -> None:
     assert str(MAX_BODY_BYTES_IN) in error(responses(expanded)["REQUEST_TOO_LARGE"])["detail"]
 
 
-def test_they_are_part_of_the_api(source: Template, expanded: Template) -> None:
-    """As resources of their own they are gone once SAM deploys the API anew."""
-    kinds = {resource["Type"] for resource in {**source["Resources"], **expanded["Resources"]}.values()}
+def snapshot(template: Template) -> dict[str, Any]:
+    """What a deployment of the API takes with it."""
+    kinds = {f"AWS::ApiGateway::{kind}" for kind in ("RestApi", "Resource", "Method", "GatewayResponse")}
+    return {name: each for name, each in template["Resources"].items() if each["Type"] in kinds}
 
-    assert "AWS::ApiGateway::GatewayResponse" not in kinds
+
+def deployment(template: Template) -> tuple[str, dict[str, Any]]:
+    [(name, found)] = [
+        (name, each)
+        for name, each in template["Resources"].items()
+        if each["Type"] == "AWS::ApiGateway::Deployment"
+    ]
+    return name, found
+
+
+def test_what_changes_is_deployed(expanded: Template) -> None:
+    """CloudFormation makes a new deployment only of one with a new name: give it this one."""
+    content = json.dumps(snapshot(expanded), sort_keys=True).encode()
+
+    assert deployment(expanded)[0] == f"ApiDeployment{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def test_nothing_is_deployed_before_it_is_there(expanded: Template) -> None:
+    name, found = deployment(expanded)
+
+    paths = {path for path in snapshot(expanded) if path.endswith("Path")}  # each method depends on its own
+    assert {*found["DependsOn"], *paths, "Api"} == snapshot(expanded).keys()
+    assert expanded["Resources"]["ApiStage"]["Properties"]["DeploymentId"] == {"Ref": name}
+
+
+def test_the_api_has_no_body(expanded: Template) -> None:
+    """API Gateway drops answers that are resources of their own when it imports one."""
+    assert {"Body", "BodyS3Location"}.isdisjoint(expanded["Resources"]["Api"]["Properties"])
 
 
 def test_answers_are_compressed_where_it_pays(expanded: Template) -> None:
