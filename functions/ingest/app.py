@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -16,6 +16,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, allowance, aws, cors, ingest, jsonapi, receipts, rejection, settings
 from sluice.accounts import App
+from sluice.catalogue import Catalogue
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
@@ -34,6 +35,7 @@ _UNDECODABLE: Final = "\ufffd".encode()
 logger = Logger()
 metrics = Metrics()
 app = APIGatewayRestResolver()
+catalogue = Catalogue()
 
 
 def _accept(surface: Surface) -> Response[str]:
@@ -66,17 +68,18 @@ def _accept(surface: Surface) -> Response[str]:
 
 
 def _ports(configuration: IngestSettings) -> ingest.Ports:
+    table = configuration.state_table
+
     def count(caller: str, surface: Surface, now: datetime) -> None:
-        if configuration.inbound_limits == "off":
-            return
-        try:
-            left = allowance.count(configuration.state_table, caller, surface, now)
-        except Retryable as error:
-            # The limits spare nothing that would break without them: the queue takes what comes.
-            metrics.add_metric("RequestsNotCounted", MetricUnit.Count, 1)
-            logger.warning("request not counted", cause=str(error))
-        else:
-            app.append_context(rate_limit=left.headers())  # type: ignore[no-untyped-call]
+        if configuration.inbound_limits == "documented":
+            with _if_it_can_be("RequestsNotCounted", "request not counted"):
+                left = allowance.count(table, caller, surface, now)
+                app.append_context(rate_limit=left.headers())  # type: ignore[no-untyped-call]
+
+    def enter_metrics(site_id: str, names: Iterable[str], partly: bool) -> Set[str]:
+        with _if_it_can_be("MetricsNotCounted", "metrics not counted"):
+            return catalogue.enter(table, site_id, names, partly=partly)
+        return frozenset()
 
     def store(body: Body, account: str) -> None:
         queue_url, bucket = configuration.events_queue_url, configuration.claim_bucket
@@ -88,20 +91,20 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
             raise Retryable("the rejected queue cannot be reached")
 
     def open_receipt(receipt: str, account: str, created: datetime, total: int, rejected: list[int]) -> None:
-        try:
-            receipts.create(
-                configuration.state_table,
-                receipt,
-                account=account,
-                created=created,
-                total=total,
-                rejected=rejected,
-            )
-        except Retryable as error:
-            metrics.add_metric("ReceiptsNotWritten", MetricUnit.Count, 1)
-            logger.warning("receipt not written", receipt=receipt, cause=str(error))
+        with _if_it_can_be("ReceiptsNotWritten", "receipt not written", receipt=receipt):
+            receipts.create(table, receipt, account=account, created=created, total=total, rejected=rejected)
 
-    return ingest.Ports(count, store, reject, open_receipt)
+    return ingest.Ports(count, enter_metrics, store, reject, open_receipt)
+
+
+@contextlib.contextmanager
+def _if_it_can_be(otherwise: str, warning: str, **fields: Any) -> Iterator[None]:
+    """Around what a request can do without: if the state table is out of reach, that is counted."""
+    try:
+        yield
+    except Retryable as error:
+        metrics.add_metric(otherwise, MetricUnit.Count, 1)
+        logger.warning(warning, cause=str(error), **fields)
 
 
 @app.post("/api/event-bulk-create-jobs")

@@ -1,7 +1,7 @@
 """Accepting a request: stored once and whole, or not at all."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -64,12 +64,15 @@ class Queue:
         self.fails = fails
 
     def ports(self) -> Ports:
-        return Ports(self.count, self.store, self.reject, self.open_receipt)
+        return Ports(self.count, self.enter_metrics, self.store, self.reject, self.open_receipt)
 
     def count(self, caller: str, surface: Surface, now: datetime) -> None:
         self.counted.append(caller)
         if self.full:
             raise Refused(429, [])
+
+    def enter_metrics(self, site_id: str, names: Iterable[str], partly: bool) -> frozenset[str]:
+        raise AssertionError("no account here limits its metrics")
 
     def store(self, body: Body, account: str) -> None:
         if self.fails:

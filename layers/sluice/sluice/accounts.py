@@ -48,6 +48,7 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     private_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
+    limit_metrics: bool = False  # whether it is held to `MAX_METRICS`
 
     @property
     def id(self) -> str:

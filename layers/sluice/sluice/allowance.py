@@ -48,27 +48,26 @@ def count(table: str, caller: str, surface: Surface, now: datetime) -> Allowance
     steady = contract.STEADY_LIMIT if is_bulk else contract.EVENT_STEADY_LIMIT
     minute, second = divmod(int(now.timestamp()), WINDOW_SECONDS)
     reset = math.ceil((minute + 1) * WINDOW_SECONDS - now.timestamp())
-    client = aws.hurried_dynamodb()
-    with aws.answering("dynamodb", "the state table cannot be written"):
+    update: Any = {
+        "Key": {"pk": {"S": f"inbound#{caller}#{'bulk' if is_bulk else 'event'}#{minute}"}},
+        "UpdateExpression": "SET expires_at = :expiry ADD #minute :one, #second :one",
+        "ConditionExpression": (
+            "(attribute_not_exists(#minute) OR #minute < :steady)"
+            " AND (attribute_not_exists(#second) OR #second < :burst)"
+        ),
+        "ExpressionAttributeNames": {"#minute": _MINUTE, "#second": f"second_{second}"},
+        "ExpressionAttributeValues": {
+            ":one": {"N": "1"},
+            ":burst": {"N": str(burst)},
+            ":steady": {"N": str(steady)},
+            ":expiry": {"N": str((minute + 1) * WINDOW_SECONDS + KEEP_SECONDS)},
+        },
+        "ReturnValues": "UPDATED_NEW",
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
         try:
-            answer = client.update_item(
-                TableName=table,
-                Key={"pk": {"S": f"inbound#{caller}#{'bulk' if is_bulk else 'event'}#{minute}"}},
-                UpdateExpression="SET expires_at = :expiry ADD #minute :one, #second :one",
-                ConditionExpression=(
-                    "(attribute_not_exists(#minute) OR #minute < :steady)"
-                    " AND (attribute_not_exists(#second) OR #second < :burst)"
-                ),
-                ExpressionAttributeNames={"#minute": _MINUTE, "#second": f"second_{second}"},
-                ExpressionAttributeValues={
-                    ":one": {"N": "1"},
-                    ":burst": {"N": str(burst)},
-                    ":steady": {"N": str(steady)},
-                    ":expiry": {"N": str((minute + 1) * WINDOW_SECONDS + KEEP_SECONDS)},
-                },
-                ReturnValues="UPDATED_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
+            answer = aws.reconnecting(lambda: client.update_item(TableName=table, **update))
         except client.exceptions.ConditionalCheckFailedException as error:
             spent = _minute(error.response.get("Item", {})) >= steady
             raise _throttled(reset if spent else 1) from None

@@ -99,6 +99,16 @@ def answering[Client](service: Callable[[], Client], otherwise: str) -> Iterator
         raise
 
 
+def reconnecting[T](call: Callable[[], T]) -> T:
+    """A call of a client that asks once, once more if its connection was closed while the process was frozen."""
+    from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
+
+    try:
+        return call()
+    except ConnectionClosedError:
+        return call()
+
+
 def at_once[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
     """What a call answers to each argument, some calls at a time."""
     with ThreadPoolExecutor(CALLS_AT_ONCE) as threads:

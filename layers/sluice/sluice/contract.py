@@ -40,6 +40,7 @@ MAX_PROFILE_BYTES: Final = 97_280  # ours: "95 KB" as bytes of the profile's JSO
 MAX_ARRAY_LENGTH: Final = 4_000
 MAX_NESTING: Final = 10  # ours: `properties` itself is level 1
 MAX_METRIC_NAME: Final = 127
+MAX_METRICS: Final = 200  # of an account; stated until 2023-06-15, so held only where an account asks for it
 MAX_UNIQUE_ID: Final = 255
 MAX_EMAIL: Final = 99
 MAX_EVENT_BYTES: Final = MAX_BODY_BYTES_OUT - 500  # ours: with its profile; leaves room for stamps and frame

@@ -5,16 +5,17 @@ Of a bulk request it also tells later what became of it.
 
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from sluice import admission, contract, intake, jsonapi, message, receipts
-from sluice.accounts import Accounts
+from sluice import admission, catalogue, contract, intake, jsonapi, message, receipts
+from sluice.accounts import Account, Accounts
 from sluice.contract import Surface
 from sluice.errors import Refused
+from sluice.intake import Intake
 from sluice.jsonapi import Problem
 from sluice.lenient import Bad
 from sluice.message import Body, Message
@@ -37,7 +38,9 @@ class Ports(msgspec.Struct, frozen=True):
     """What accepting a request reaches the world through.
 
     `count` takes the caller of an admitted request, the surface and the time; it raises `Refused` where
-    the caller sends too many. `store` takes the encoded message and the account's site id; once it
+    the caller sends too many. `enter_metrics` takes the site id of an account that is held to its number of
+    metrics, the names in a request, and whether it may enter some of them only; it returns those that are
+    too many. `store` takes the encoded message and the account's site id; once it
     returns, the events are safe. `reject` does the same for rejections. `open_receipt` takes a bulk
     request's receipt id, site id, time, number of events and the places of those rejected. It is a
     service to who asks later: if it cannot be written, that is no reason not to take the events, so it
@@ -45,6 +48,7 @@ class Ports(msgspec.Struct, frozen=True):
     """
 
     count: Callable[[str, Surface, datetime], None]
+    enter_metrics: Callable[[str, Iterable[str], bool], Set[str]]
     store: Callable[[Body, str], None]
     reject: Callable[[list[Rejection]], None]
     open_receipt: Callable[[str, str, datetime, int, list[int]], None]
@@ -91,6 +95,8 @@ def accept(
         read = intake.read_leniently(plain, revision, now)
     else:
         read = intake.read(surface, plain, revision, now)
+    if account.limit_metrics:
+        read = _within_metrics(read, surface, account, ports, partly=LENIENT in applied)
     receipt = uuid.uuid4().hex
     stored = Message(receipt, account.site_id, surface, now, read.entries, flat=read.flat)
     rejected = [receipts.place(bad.entry, event) for bad in read.bad for event in bad.events]
@@ -103,6 +109,21 @@ def accept(
     return Accepted(
         receipt, account.site_id, read.events, now, read.ignored, applied, read.bad, len(rejected)
     )
+
+
+def _within_metrics(
+    read: Intake, surface: Surface, account: Account, ports: Ports, *, partly: bool
+) -> Intake:
+    """What was read, less the events of metrics that are too many for the account; refused if it may not be
+    taken `partly`, or if there is nothing else in it.
+    """
+    excess = ports.enter_metrics(account.site_id, catalogue.names(read), partly)
+    if not excess:
+        return read
+    left = catalogue.without(read, surface, excess)
+    if not partly or not left.entries:
+        raise Refused(400, jsonapi.listed(problem for bad in left.bad for problem in bad.problems))
+    return left
 
 
 def receipt_document(accepted: Accepted) -> bytes:

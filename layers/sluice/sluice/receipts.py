@@ -56,8 +56,6 @@ def create(
 
     `rejected` are the places of events that were rejected right away.
     """
-    from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
-
     item: dict[str, Any] = {
         **_key(receipt),
         "account": {"S": account},
@@ -68,10 +66,7 @@ def create(
     if rejected:
         item["rejected"] = {"NS": [str(place) for place in rejected]}
     with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
-        try:
-            client.put_item(TableName=table, Item=item)
-        except ConnectionClosedError:  # as those are that were kept while the process was frozen
-            client.put_item(TableName=table, Item=item)
+        aws.reconnecting(lambda: client.put_item(TableName=table, Item=item))
 
 
 def find(table: str, receipt: str, now: datetime) -> Receipt | None:

@@ -1,0 +1,187 @@
+"""The number of an account's metrics, where it is limited: who gets the last ones, and who is told."""
+
+import json
+from typing import Any
+
+import boto3
+import pytest
+
+from sluice import aws, catalogue, message
+from sluice.catalogue import Catalogue
+from sluice.contract import MAX_METRICS
+from tests.bodies import KEY, SITE_ID, bulk, client_bulk, entry, event, flat, metric, profile, single
+from tests.front import CLIENT_BULK, CLIENT_EVENT, EVENT, OTHER_KEY, TABLE, Front, document_of_keys
+
+ENTRIES = "/data/attributes/events-bulk-create/data"
+NAME = "attributes/metric/data/attributes/name"
+
+
+@pytest.fixture
+def limited(front: Front) -> Front:
+    """The function, with an account that is held to its number of metrics, and one that is not."""
+    document = json.loads(document_of_keys((KEY, "events:write")))
+    document["accounts"][0]["limit_metrics"] = True
+    boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+    return front
+
+
+def of(*names: str) -> dict[str, Any]:
+    """A bulk request with an event of each metric, two to an entry."""
+    events = [event(metric=metric(name)) for name in names]
+    return bulk(*(entry(*events[at : at + 2]) for at in range(0, len(events), 2)))
+
+
+def numbered(start: int, end: int) -> list[str]:
+    return [f"metric {number}" for number in range(start, end)]
+
+
+def entered() -> set[str]:
+    """The names in the account's item."""
+    answer = boto3.client("dynamodb").get_item(TableName=TABLE, Key={"pk": {"S": f"metrics#{SITE_ID}"}})
+    return set(answer.get("Item", {}).get("names", {"SS": []})["SS"])
+
+
+@pytest.mark.rule
+def test_an_account_has_room_for_so_many_metrics_and_no_more(limited: Front) -> None:
+    most = numbered(0, MAX_METRICS)
+    assert limited.send(document=of(*most[:-1])).status == 202
+    assert limited.send(document=of(most[-1])).status == 202
+
+    answer = limited.send(document=of(most[0], "one more"))
+
+    assert (answer.status, answer.codes) == (400, ["invalid"])
+    [error] = answer.document["errors"]
+    assert error["source"] == {"pointer": f"{ENTRIES}/0/attributes/events/data/1/{NAME}"}
+    assert "one more: use the name" in error["detail"]
+    assert entered() == set(most)
+    assert limited.send(document=of(most[0], most[-1])).status == 202
+    assert len(limited.queued()) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "where"),
+    [
+        (EVENT, single(), f"/data/{NAME}"),
+        (EVENT, flat(), "/data/attributes/metric/name"),
+        (CLIENT_EVENT, single(), f"/data/{NAME}"),
+        (CLIENT_BULK, client_bulk(), f"/data/attributes/events/data/0/{NAME}"),
+    ],
+)
+def test_every_route_is_held_to_it(limited: Front, path: str, document: Any, where: str) -> None:
+    Catalogue().enter(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
+
+    answer = limited.send(path, document, query={"company_id": SITE_ID})
+
+    assert (answer.status, answer.document["errors"][0]["source"]["pointer"]) == (400, where)
+    assert limited.queued() == []
+
+
+def test_what_is_refused_takes_up_no_room(limited: Front) -> None:
+    assert limited.send(document=of(*numbered(0, MAX_METRICS + 1))).status == 400
+    assert limited.send(document=bulk(entry(event(value="1", metric=metric("bad"))))).status == 400
+
+    assert entered() == set()
+
+
+def test_every_event_that_is_too_many_is_named(limited: Front) -> None:
+    names = [*numbered(0, MAX_METRICS), "a", "b", "a"]
+
+    answer = limited.send(document=of(*names))
+
+    assert [error["source"]["pointer"] for error in answer.document["errors"]] == [
+        f"{ENTRIES}/{number // 2}/attributes/events/data/{number % 2}/{NAME}"
+        for number in range(MAX_METRICS, MAX_METRICS + 3)
+    ]
+
+
+def test_a_lenient_request_is_taken_but_for_those_too_many(limited: Front) -> None:
+    Catalogue().enter(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
+    invalid = entry(event(value="1"))
+    of_ann = profile(email="ann@example.com")
+    document = bulk(
+        invalid, entry(*[event(metric=metric(name)) for name in ("one", "two", "three", "one")], of=of_ann)
+    )
+
+    answer = limited.send(document=document, Prefer="handling=lenient")
+
+    told = answer.document["data"]["attributes"]
+    assert (answer.status, told["total_count"], told["failed_count"]) == (202, 5, 2)
+    assert entered() == {*numbered(2, MAX_METRICS), "one", "two"}
+    [stored] = message.decode(limited.queued()[0], lambda _: b"").entries
+    assert (stored.at, [each.at for each in stored.events]) == (1, [0, 1, 3])
+    _, rejection = limited.rejected()
+    assert rejection.pointer == f"{ENTRIES}/1/attributes/events/data/2/{NAME}"
+    payload = json.loads(bytes(rejection.payload))
+    assert payload["profile"] == of_ann["data"]
+    assert [each["metric"] for each in payload["events"]] == [metric("three")]
+
+
+def test_a_lenient_request_of_nothing_else_is_refused(limited: Front) -> None:
+    Catalogue().enter(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
+
+    assert limited.send(document=of("one", "two"), Prefer="handling=lenient").status == 400
+    assert (limited.queued(), limited.rejected()) == ([], [])
+
+
+def test_an_account_that_does_not_ask_for_it_is_not_counted(limited: Front) -> None:
+    answer = limited.send(
+        document=of(*numbered(0, MAX_METRICS + 1)), Authorization=f"Klaviyo-API-Key {OTHER_KEY}"
+    )
+
+    assert answer.status == 202
+    assert [item for item in limited.items() if item["pk"]["S"].startswith("metrics#")] == []
+
+
+def test_without_the_table_all_are_taken(limited: Front) -> None:
+    boto3.client("dynamodb").delete_table(TableName=TABLE)
+
+    assert limited.send(EVENT, single()).status == 202
+    assert "MetricsNotCounted" in limited.said.getvalue()
+
+
+def test_what_has_been_seen_is_not_asked_again(front: Front) -> None:
+    made: list[str] = []
+    aws.hurried_dynamodb().meta.events.register(
+        "before-call.dynamodb", lambda model, **_: made.append(model.name)
+    )
+    first, other = Catalogue(), Catalogue()
+
+    first.enter(TABLE, SITE_ID, ["a", "b"], partly=False)
+    assert made == ["GetItem", "UpdateItem"]
+    first.enter(TABLE, SITE_ID, ["b", "a"], partly=False)
+    assert made == ["GetItem", "UpdateItem"]
+    other.enter(TABLE, SITE_ID, ["a"], partly=False)
+    assert made == ["GetItem", "UpdateItem", "GetItem"]
+
+
+@pytest.mark.parametrize(
+    ("others", "partly", "excess", "in_the_end"),
+    [
+        (["x"], False, {"b"}, {"x"}),
+        (["x"], True, {"b"}, {"x", "a"}),
+        (["a"], False, set(), {"a", "b"}),
+        (["a", "x"], False, {"b"}, {"a", "x"}),
+        (["x", "y"], True, {"a", "b"}, {"x", "y"}),
+    ],
+)
+def test_who_is_overtaken_looks_again(
+    front: Front,
+    monkeypatch: pytest.MonkeyPatch,
+    others: list[str],
+    partly: bool,
+    excess: set[str],
+    in_the_end: set[str],
+) -> None:
+    Catalogue().enter(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
+    read = catalogue._read
+
+    def overtaken(table: str, site_id: str) -> frozenset[str]:
+        found = read(table, site_id)
+        monkeypatch.setattr(catalogue, "_read", read)
+        Catalogue().enter(TABLE, SITE_ID, others, partly=False)
+        return found
+
+    monkeypatch.setattr(catalogue, "_read", overtaken)
+
+    assert Catalogue().enter(TABLE, SITE_ID, ["a", "b"], partly=partly) == excess
+    assert entered() == {*numbered(2, MAX_METRICS), *in_the_end}
