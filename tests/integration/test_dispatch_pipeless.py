@@ -72,6 +72,7 @@ def stored(*users: str, receipt: str = "r1", after: float = 0.0, app_id: int = A
     return Batch(receipt, app_id, NOON + timedelta(seconds=after), events)
 
 
+@pytest.mark.rule
 def test_batches_become_calls_of_ten_in_order(dispatch: Dispatch) -> None:
     dispatch.put(*(stored(*(f"u{n}-{i}" for i in range(3)), receipt=f"r{n}", after=n) for n in range(7)))
 
@@ -158,6 +159,7 @@ def test_a_refused_app_is_paused_without_its_neighbours(dispatch: Dispatch) -> N
     assert dispatch.cloud.item(f"circuit#{SITE_ID}") is None
 
 
+@pytest.mark.rule
 def test_calls_take_their_turns(dispatch: Dispatch) -> None:
     dispatch.name({"app_id": APP_ID, "api_key": API_KEY, "calls_per_minute": 600})
     dispatch.put(stored(*(f"u{n}" for n in range(10))), stored("u10", receipt="r2", after=1))

@@ -66,6 +66,7 @@ def errors(answer: Answer) -> list[str]:
     return found
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("fields", [{}, {"synchronous": False}])
 def test_a_batch_is_stored_and_answered_with_its_receipt(
@@ -80,6 +81,7 @@ def test_a_batch_is_stored_and_answered_with_its_receipt(
     assert pipeless.requests() == []
 
 
+@pytest.mark.rule
 def test_a_synchronous_batch_is_written_at_once_and_not_stored(app: Front, pipeless: Pipeless) -> None:
     answers = [send(app, batch(happening(f"u{n}"), synchronous=True)) for n in range(2)]
 
@@ -90,6 +92,7 @@ def test_a_synchronous_batch_is_written_at_once_and_not_stored(app: Front, pipel
     ]
 
 
+@pytest.mark.rule
 def test_a_synchronous_batch_is_refused_in_pipeless_own_words(app: Front, pipeless: Pipeless) -> None:
     pipeless.configure(poison=["bad"])
 
@@ -154,6 +157,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("given", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_refusal_is_strings(app: Front, given: dict[str, Any], status: int) -> None:
     answer = send(app, **given)
@@ -164,6 +168,7 @@ def test_a_refusal_is_strings(app: Front, given: dict[str, Any], status: int) ->
     assert app.is_empty()
 
 
+@pytest.mark.rule
 def test_all_problems_are_told_at_once_with_their_places(app: Front) -> None:
     answer = send(app, batch(happening(""), happening(of="hated", created_on="today")))
 
@@ -180,6 +185,7 @@ def test_a_compressed_batch_is_taken(app: Front) -> None:
     assert answer.status == 202
 
 
+@pytest.mark.rule
 def test_the_raw_key_is_taken(app: Front) -> None:
     assert send(app, Authorization=APP_KEY).status == 202
 

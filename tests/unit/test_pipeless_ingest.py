@@ -42,6 +42,7 @@ ACCOUNTS = accounts.parse(
 SHOWN = [f"Bearer {APP_KEY}", f"bearer   {APP_KEY}", APP_KEY, f" Bearer {APP_KEY} "]
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("authorization", SHOWN)
 def test_a_key_opens_its_app(authorization: str) -> None:
     assert ingest.admit("123", {"authorization": authorization}, ACCOUNTS).id == APP
@@ -63,6 +64,7 @@ SHUT = {
 }
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("app_id", "authorization", "status", "code"), SHUT.values(), ids=SHUT.keys())
 def test_nothing_else_does(app_id: str, authorization: str | None, status: int, code: str) -> None:
     headers = {} if authorization is None else {"authorization": authorization}
@@ -73,6 +75,7 @@ def test_nothing_else_does(app_id: str, authorization: str | None, status: int, 
     assert (caught.value.status, [problem.code for problem in caught.value.problems]) == (status, [code])
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
@@ -123,6 +126,7 @@ def test_what_is_not_stored_is_not_accepted() -> None:
         ingest.accept(app, ingest.read(app, JSON, encoded(batch())), fail, NOON)
 
 
+@pytest.mark.rule
 def test_errors_are_strings_that_say_where() -> None:
     problems = [
         Problem("invalid", "Wrong.", "/events/0/start_object/id"),

@@ -52,16 +52,19 @@ def test_a_batch_is_taken_as_it_is() -> None:
     assert json.loads(msgspec.json.encode(read(sent))) == sent
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("type_", sorted(OBJECT_TYPES))
 def test_every_documented_object_is_taken(type_: str) -> None:
     read(batch({**happening(), "start_object": {"id": "1", "type": type_}}))
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize("type_", sorted(RELATIONSHIP_TYPES))
 def test_every_documented_relationship_is_taken(type_: str) -> None:
     read(batch(happening(of=type_)))
 
 
+@pytest.mark.rule
 def test_an_app_may_have_names_of_its_own() -> None:
     app = App(APP_ID, "k", object_types=frozenset({"planet"}), relationship_types=frozenset({"orbits"}))
     sent = batch({**happening(of="orbits"), "end_object": {"id": "1", "type": "planet"}})
@@ -99,6 +102,7 @@ BOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.rule
 @pytest.mark.parametrize(("taken", "refused", "pointer"), BOUNDS.values(), ids=BOUNDS.keys())
 def test_a_limit_is_kept_and_not_one_less(taken: Any, refused: Any, pointer: str) -> None:
     read(taken)
@@ -190,6 +194,7 @@ def test_what_is_wrong_is_refused_where_it_is(document: Any, pointer: str, detai
     assert detail in what
 
 
+@pytest.mark.rule
 def test_all_problems_are_listed_at_once() -> None:
     bad = happening("", of="hated", created_on="today") | {"more": 1}
 
@@ -235,6 +240,7 @@ def test_a_detail_never_repeats_a_value() -> None:
     assert all("s3cret" not in what for _, what in refusal(document))
 
 
+@pytest.mark.rule
 def test_stamping_dates_a_relationship_but_no_object() -> None:
     accepted = datetime(2026, 7, 20, 14, 0, 0, 999_999, timezone(timedelta(hours=2)))
     events = read(batch(happening(), happening(created_on="2001-01-01T00:00:00"))).events

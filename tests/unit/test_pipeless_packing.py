@@ -60,6 +60,7 @@ def test_what_is_done_is_left_out() -> None:
     assert origins(calls) == [[(0, 1)]]
 
 
+@pytest.mark.rule
 def test_a_call_is_what_pipeless_takes() -> None:
     sent = [happening(created_on="2026-01-01T00:00:00"), happening(single=False)]
     [call] = packed(stored(*sent))
@@ -139,6 +140,7 @@ happenings = st.builds(
 requests = st.lists(st.lists(happenings, min_size=1, max_size=10), min_size=1, max_size=8)
 
 
+@pytest.mark.rule
 @given(requests)
 def test_nothing_is_lost_or_sent_twice_in_as_few_calls_as_can_be(sent: list[list[Any]]) -> None:
     batches = [stored(*events, receipt=f"r{n}", after=n) for n, events in enumerate(sent)]
@@ -172,6 +174,7 @@ def writing(calls: list[list[dict[str, Any]]]) -> Pipeless:
     return pipeless
 
 
+@pytest.mark.rule
 @given(requests)
 def test_pipeless_is_left_as_if_each_batch_had_been_sent_by_itself(sent: list[list[Any]]) -> None:
     batches = [stored(*events, receipt=f"r{n}", after=n) for n, events in enumerate(sent)]
@@ -186,6 +189,7 @@ def test_pipeless_is_left_as_if_each_batch_had_been_sent_by_itself(sent: list[li
     assert state(ours) == state(theirs)
 
 
+@pytest.mark.rule
 @given(happenings, happenings)
 def test_what_waits_holds_back_what_would_change_with_it(first: Any, second: Any) -> None:
     waiting = {thing: {value} for thing, value in packing.writes(event_of(first)).items()}

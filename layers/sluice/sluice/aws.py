@@ -100,7 +100,7 @@ def answering[Client](service: Callable[[], Client], otherwise: str) -> Iterator
 
 
 def reconnecting[T](call: Callable[[], T]) -> T:
-    """A call of a client that asks once, once more if its connection was closed while the process was frozen."""
+    """A call of a client that asks once: once more if its connection was closed while the process froze."""
     from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
 
     try:
