@@ -92,6 +92,18 @@ class ProgressData(_Answer):
     attributes: ProgressAttributes
 
 
+class StringErrors(_Answer):
+    """Every problem, each as a string: where it is, as a JSON pointer, and what."""
+
+    errors: Annotated[list[str], Meta(min_length=1)]
+
+
+class Stored(_Answer):
+    """A stored batch. Ours: Pipeless's answer is not documented."""
+
+    receipt: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+
+
 class Progress(_Answer):
     """What became of a bulk request. Ours, in the shape of Klaviyo's other bulk jobs."""
 

@@ -52,6 +52,7 @@ _TAGS: Final = {
         "For browsers and apps, without a key. Ours: what a stranger sends joins jobs of the server, so a "
         "profile keeps its strongest identifier alone and loses `patch_identifiers`."
     ),
+    "Pipeless": "Batches for Pipeless, with an ingest key of the app. Errors are strings.",
     "Description": "This description.",
 }
 
@@ -247,6 +248,13 @@ def _accepting(
     }
 
 
+def _batch_refusal(description: str, example: Document | None = None) -> Part:
+    """A refusal on Pipeless's route; what the gateway says by itself has the shape of the other routes."""
+    said = _content(["application/json"], ["StringErrors"], {"": example} if example else {})
+    by_gateway = _content([jsonapi.MEDIA_TYPE], ["Errors"], {})
+    return {"description": description, "content": {**said["content"], **by_gateway["content"]}}
+
+
 def _any_key(*scopes: str) -> list[dict[str, list[str]]]:
     return [{scheme: [scope]} for scheme in _SECURITY for scope in scopes]
 
@@ -348,6 +356,60 @@ PATHS: Final[dict[str, Part]] = {
             refused=_CLIENT_REFUSALS
             | {"several problems": examples.invalid(Surface.CLIENT_EVENT, examples.BAD_SINGLE)},
         )
+    },
+    contract.PIPELESS_EVENTS_PATH: {
+        "post": {
+            "operationId": "create_events_batch",
+            "summary": "Create events of an app at once",
+            "description": (
+                f"At most {contract.MAX_EVENTS_PER_CALL}, taken whole or refused whole (ours). Objects are "
+                "written by type and id: created if missing, else reused. It needs no `revision`."
+            ),
+            "tags": ["Pipeless"],
+            "security": [{"Bearer": [contract.SCOPE_EVENTS_WRITE]}],
+            "parameters": [
+                {
+                    "name": "app_id",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "integer", "minimum": 1},
+                    "example": 123,
+                }
+            ],
+            "requestBody": {
+                "required": True,
+                **_content(contract.PIPELESS_MEDIA_TYPES, ["BatchDocument"], {"a purchase": examples.BATCH}),
+            },
+            "responses": {
+                "201": {
+                    "description": "With `synchronous`: Pipeless has taken the batch; this is its answer.",
+                    "content": {"application/json": {"schema": {}}},
+                },
+                "202": {
+                    "description": "The batch is stored. Ours: with a receipt.",
+                    **_content(["application/json"], ["Stored"], {"a receipt": examples.stored_batch()}),
+                },
+                "400": _batch_refusal("Something in the batch is wrong.", examples.bad_batch()),
+                "401": _batch_refusal("No key, or one that is not known.", examples.no_app_key()),
+                "403": _batch_refusal(
+                    f"The key is another app's, or lacks the scope `{contract.SCOPE_EVENTS_WRITE}`.",
+                    examples.other_apps_key(),
+                ),
+                "404": _batch_refusal("No such app.", examples.unknown_app()),
+                "413": _batch_refusal("The body is too large.", examples.too_large_batch()),
+                "415": _batch_refusal(
+                    "A media type or encoding that is not taken.", examples.unsupported_batch()
+                ),
+                "422": _batch_refusal("With `synchronous`: Pipeless finds something in the batch wrong."),
+                "429": _batch_refusal("Too many requests, here or with `synchronous` at Pipeless."),
+                "500": _batch_refusal("The fault is on this side. Nothing was accepted."),
+                "502": _batch_refusal("Ours. With `synchronous`: Pipeless failed, or refuses this gateway."),
+                "503": _batch_refusal("Nothing can be stored. Try again after `Retry-After`."),
+                "504": _batch_refusal(
+                    "Ours. With `synchronous`: Pipeless did not answer, and may have taken the batch."
+                ),
+            },
+        }
     },
     "/openapi.json": {
         "get": _serving("get_description", "This description", "application/json", {"type": "object"})

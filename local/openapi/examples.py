@@ -13,10 +13,12 @@ import msgspec
 import yaml
 
 from sluice import admission, contract, ingest, intake, jsonapi
-from sluice.accounts import Account, Accounts, IngestKey
+from sluice.accounts import Account, Accounts, App, IngestKey
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.ingest import Accepted
+from sluice.pipeless import ingest as pipeless
+from sluice.pipeless import intake as pipeless_intake
 from sluice.receipts import KEEP_SECONDS, Receipt
 
 NOW: Final = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -30,18 +32,13 @@ def _ingest_key(key: str, scope: str) -> IngestKey:
     return IngestKey(hashlib.sha256(key.encode()).hexdigest(), frozenset({scope}))
 
 
-_ACCOUNTS: Final = Accounts(
-    (
-        Account(
-            SITE_ID,
-            "pk_upstream",
-            keys=(
-                _ingest_key("pk_reader", contract.SCOPE_EVENTS_READ),
-                _ingest_key("pk_other", "profiles:read"),
-            ),
-        ),
-    )
+_KEYS: Final = (
+    _ingest_key("pk_reader", contract.SCOPE_EVENTS_READ),
+    _ingest_key("pk_other", "profiles:read"),
 )
+_APP: Final = App(123, "upstream", keys=(_ingest_key("app", contract.SCOPE_EVENTS_WRITE),))
+_ACCOUNTS: Final = Accounts((Account(SITE_ID, "pk_upstream", keys=_KEYS),), (_APP, App(7, "upstream")))
+_APP_KEY: Final = {"authorization": "Bearer app"}
 _READER: Final = {"authorization": "Klaviyo-API-Key pk_reader"}
 _OTHER: Final = {"authorization": "Klaviyo-API-Key pk_other"}
 
@@ -92,11 +89,24 @@ FLAT: Final = {
 CLIENT_BULK: Final = {"data": _entry(_STRANGER, _VIEWED)}
 CLIENT_SINGLE: Final = {"data": {"type": "event", "attributes": {"profile": _STRANGER, **_VIEWED}}}
 
+BATCH: Final = {
+    "events": [
+        {
+            "start_object": {"id": "ada", "type": "user"},
+            "relationship": {"type": "purchased"},
+            "end_object": {"id": "1001", "type": "product", "created_on": "2026-11-01T08:00:00"},
+        }
+    ]
+}
+
 # Each body with something wrong in it.
 _UNNAMED: Final = {**_EVENT, "metric": {"data": {"type": "metric", "attributes": {}}}, "time": "yesterday"}
 _MISPLACED: Final = {"data": {"type": "profile", "attributes": {"properties": {"email": "ada@example.com"}}}}
 BAD_BULK: Final = _bulk(_entry(_PROFILE, _EVENT, _UNNAMED), _entry(_MISPLACED, _EVENT))
 BAD_SINGLE: Final = {"data": {"type": "event", "attributes": {"profile": _MISPLACED, **_UNNAMED}}}
+BAD_BATCH: Final = {
+    "events": [{"start_object": {"id": "ada", "type": "visitor"}, "end_object": {"id": "1001"}}]
+}
 BAD_CLIENT_BULK: Final = {"data": _entry(_MISPLACED, _UNNAMED)}
 
 
@@ -176,6 +186,41 @@ def unsupported() -> Document:
     return _refusal(lambda: admission.readable({"content-type": "text/plain"}, b"{}"))
 
 
+def stored_batch() -> Document:
+    """The answer to a batch for Pipeless."""
+    pipeless_intake.read(msgspec.json.encode(BATCH), _APP)
+    return {"receipt": RECEIPT}
+
+
+def bad_batch() -> Document:
+    return _pipeless_refusal(lambda: pipeless_intake.read(msgspec.json.encode(BAD_BATCH), _APP))
+
+
+def no_app_key() -> Document:
+    return _pipeless_refusal(lambda: pipeless.admit("123", {}, _ACCOUNTS))
+
+
+def other_apps_key() -> Document:
+    return _pipeless_refusal(lambda: pipeless.admit("7", _APP_KEY, _ACCOUNTS))
+
+
+def unknown_app() -> Document:
+    return _pipeless_refusal(lambda: pipeless.admit("9", _APP_KEY, _ACCOUNTS))
+
+
+def unsupported_batch() -> Document:
+    return _pipeless_refusal(lambda: pipeless.read(_APP, {"content-type": "text/plain"}, b"{}"))
+
+
+def too_large_batch() -> Document:
+    body = b" " * (contract.MAX_BODY_BYTES_IN + 1)
+    return _pipeless_refusal(lambda: pipeless.read(_APP, {"content-type": "application/json"}, body))
+
+
+def _pipeless_refusal(refuse: Callable[[], object]) -> Document:
+    return _decoded(pipeless.errors(_refused(refuse).problems))
+
+
 def gateway(kind: str) -> Document:
     """What the gateway answers by itself, by its own name for it."""
     template = yaml.load(Path("template.yaml").read_text("utf-8"), _Template)
@@ -196,10 +241,15 @@ def _receipt(accepted: Accepted) -> Document:
 
 
 def _refusal(refuse: Callable[[], object]) -> Document:
+    refused = _refused(refuse)
+    return _with_id(_decoded(jsonapi.envelope(refused.status, refused.problems)))
+
+
+def _refused(refuse: Callable[[], object]) -> Refused:
     try:
         refuse()
     except Refused as refused:
-        return _with_id(_decoded(jsonapi.envelope(refused.status, refused.problems)))
+        return refused
     raise AssertionError("an example of a refusal is accepted")
 
 

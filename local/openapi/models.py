@@ -1,5 +1,6 @@
 """Schemas of what the routes take and answer: the types, and what only `sluice.rules` knows beside them."""
 
+from collections.abc import Set
 from typing import Any, Final
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from local.openapi import answers
 from sluice import contract, flat
 from sluice.documents import BulkDocument, ClientBulkDocument, SingleDocument
+from sluice.pipeless.documents import BatchDocument
 
 type Schema = dict[str, Any]
 
@@ -17,6 +19,9 @@ _TYPES: Final = (
     answers.Accepted,
     answers.Progress,
     answers.Errors,
+    BatchDocument,
+    answers.Stored,
+    answers.StringErrors,
 )
 _REF: Final = "#/components/schemas/"
 
@@ -32,6 +37,11 @@ _TIME: Final = (
     "and at most a year ahead. Without it, the second in which the request is accepted. "
     "Ours: without an offset it is in UTC."
 )
+
+
+def _one_of(names: Set[str]) -> Schema:
+    return {"anyOf": [{"enum": sorted(names)}, {"description": "One that Pipeless has added for the app."}]}
+
 
 _EVENT: Final[dict[str, Schema]] = {
     "properties": {
@@ -54,6 +64,7 @@ _EVENT: Final[dict[str, Schema]] = {
     },
     "backfill": {"description": "Record without triggering flows."},
 }
+_DATE: Final = {"pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}$"}
 # What a type does not say of a field: `rules` checks it, or `intake` does it.
 FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("EntryList", "data"): {"minItems": 1, "maxItems": contract.MAX_EVENTS_PER_REQUEST},
@@ -94,6 +105,15 @@ FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("PatchProperties", "unappend"): {"description": _FREE},
     ("PatchIdentifiers", "append"): {"description": _FREE},
     ("PatchIdentifiers", "unappend"): {"description": _FREE},
+    ("BatchDocument", "events"): {"minItems": 1, "maxItems": contract.MAX_EVENTS_PER_CALL},
+    ("Object", "type"): _one_of(contract.OBJECT_TYPES),
+    ("Object", "created_on"): {**_DATE, "description": "In UTC, without an offset."},
+    ("Object", "modified_on"): {**_DATE, "description": "In UTC, without an offset."},
+    ("Relationship", "type"): _one_of(contract.RELATIONSHIP_TYPES),
+    ("Relationship", "created_on"): {
+        **_DATE,
+        "description": "In UTC, without an offset. Ours: without it, when the batch is accepted.",
+    },
 }
 
 _TEXT_SCHEMA: Final = {"type": "string", "minLength": 1}

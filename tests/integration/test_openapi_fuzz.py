@@ -1,7 +1,12 @@
 """The API's description as others read it: a validator, and a fuzzer that makes requests from it."""
 
+import json
 import time
+from collections.abc import Iterator
+from hashlib import sha256
 
+import boto3
+import httpx2
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +15,11 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS
 
 from local.openapi import document
+from local.standin import Pipeless, transport
+from sluice import upstream
+from sluice.pipeless import synchronous
 from tests import gateway
-from tests.bodies import KEY, NEWEST, SITE_ID
+from tests.bodies import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
 from tests.front import Front
 from tests.unit.test_docs import load_docs
 
@@ -25,6 +33,21 @@ LEFT_OUT = {"positive_data_acceptance", "ignored_auth", "unsupported_method"}
 
 def test_it_is_valid() -> None:
     validate(document.description())
+
+
+@pytest.fixture
+def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    """The function with an app of Pipeless's, too."""
+    secrets = boto3.client("secretsmanager")
+    document = json.loads(secrets.get_secret_value(SecretId="accounts")["SecretString"])
+    keys = [{"sha256": sha256(APP_KEY.encode()).hexdigest(), "scopes": ["events:write"]}]
+    document["pipeless"] = [{"app_id": APP_ID, "api_key": "upstream", "keys": keys}]
+    secrets.put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+    client = httpx2.AsyncClient(transport=transport(Pipeless({APP_ID: "upstream"})))
+    monkeypatch.setattr(upstream, "client", lambda: client)
+    yield front
+    synchronous.runner().close()
+    synchronous.runner.cache_clear()
 
 
 @pytest.mark.parametrize(("path", "method", "mode"), KINDS)
@@ -58,7 +81,10 @@ def look_past_the_headers(case: Case) -> None:
     """Puts right what is looked at before a body is."""
     if case.path.startswith("/api/"):
         case.headers["Authorization"] = f"Klaviyo-API-Key {KEY}"
-    if case.method == "POST":
+    if case.path.startswith("/v1/"):
+        case.headers["Authorization"] = f"Bearer {APP_KEY}"
+        case.path_parameters["app_id"] = APP_ID
+    elif case.method == "POST":
         case.headers["revision"] = NEWEST
         case.headers.pop("X-Klaviyo-Revision-Fall-Forward-Opt-Out", None)
     if case.path.startswith("/client/"):
