@@ -278,7 +278,7 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
     work(world, request(("ada", "a1"), ("ada", "a2")))
 
     assert delivered(world.klaviyo) == all_once("a1", "a2")
-    assert world.counts["UpstreamRequests"] == 1
+    assert (world.counts["UpstreamRequests"], world.counts["MissedTurns"]) == (1, 3)
     assert world.queue.receives == 1
 
 

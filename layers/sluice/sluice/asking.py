@@ -85,6 +85,7 @@ class Asker:
     async def _send(self, job: Job, body: bytes, slot: int) -> triage.Verdict | None:
         answer = await self._create_job(self._account, body)
         if answer is None:
+            self._counts["MissedTurns"] += 1
             return None
         self._counts["UpstreamRequests"] += 1
         if (left := triage.rate_left(answer)) is not None:
