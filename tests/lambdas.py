@@ -154,7 +154,7 @@ class Cloud:
         environment = {
             "dispatch": ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
             "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-            "reject": ("ARCHIVE_BUCKET", "CLAIM_BUCKET"),
+            "reject": ("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE"),
         }[function]
         values = {
             "EVENTS_QUEUE_URL": self.events,

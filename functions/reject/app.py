@@ -10,7 +10,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import archive, aws, settings
+from sluice import archive, aws, receipts, settings
 from sluice.errors import Retryable
 from sluice.rejection import Reason, Rejection
 from sluice.settings import RejectSettings
@@ -43,6 +43,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         archived += len(rejections)
         dead += sum(rejection.reason is Reason.DEAD_LETTER for rejection in rejections.values())
         _log(rejections.values())
+        undelivered = filter(None, map(archive.undelivered, rejections.values()))
+        aws.at_once(functools.partial(_note, configuration.state_table), undelivered)
     metrics.add_metric("ArchivedRejections", MetricUnit.Count, archived)
     metrics.add_metric("DeadLetters", MetricUnit.Count, dead)
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(failed)]}
@@ -75,6 +77,15 @@ def _groups(
             yield group
             group, size = {}, 0
     yield group
+
+
+def _note(table: str, undelivered: tuple[str, list[int]]) -> None:
+    receipt, places = undelivered
+    try:
+        receipts.note(table, receipt, rejected=places)
+    except Retryable as error:
+        metrics.add_metric("ReceiptsNotNoted", MetricUnit.Count, 1)
+        logger.warning("receipt not noted", receipt=receipt, cause=str(error))
 
 
 def _log(rejections: Iterable[Rejection]) -> None:

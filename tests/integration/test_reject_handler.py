@@ -3,14 +3,16 @@
 import json
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from sluice import message, rejection
+from sluice import message, receipts, rejection
 from sluice.archive import CLAIM_RECEIVES
+from sluice.contract import Surface
 from sluice.rejection import Reason, Rejection
 from tests.bodies import NOON, SITE_ID
 from tests.lambdas import Cloud, Context, Function, again, stored
@@ -205,6 +207,44 @@ def test_whatever_a_producer_calls_its_account_is_archived(reject: Reject, accou
     assert reject.invoke() == []
 
     assert reject.archived()["one"]["account"] == account
+
+
+@pytest.mark.parametrize("form", ["as it was", "given up by dispatch"])
+def test_a_dead_letter_completes_its_receipt(reject: Reject, form: str) -> None:
+    receipt = "0" * 32
+    body = message.encode(stored(("ann", "a0"), ("ann", "a1"), ("bob", "b0"), receipt=receipt))
+    receipts.create("state", receipt, account=SITE_ID, created=datetime.now(UTC), total=3)
+    receipts.note("state", receipt, delivered=[receipts.place(0, 1)])
+    given_up: dict[str, Any] = {
+        "reason": Reason.DEAD_LETTER,
+        "payload": msgspec.Raw(msgspec.json.encode(body.text)),
+    }
+
+    reject.put(body if form == "as it was" else refused("one", **given_up))
+
+    assert reject.invoke() == []
+    found = receipts.find("state", receipt, datetime.now(UTC))
+    assert found is not None
+    assert (found.total, found.delivered, found.rejected) == (3, 1, 2)
+
+
+def test_a_receipt_that_cannot_be_noted_keeps_nothing_from_the_archive(reject: Reject) -> None:
+    reject.put(message.encode(stored(("ann", "a0"), receipt="r1")))
+    reject.cloud.calls.fail("UpdateItem")
+
+    assert reject.invoke() == []
+
+    assert len(reject.archived()) == 1
+    assert reject.function.metrics()["ReceiptsNotNoted"] == 1
+
+
+def test_what_has_no_receipt_gets_none(reject: Reject) -> None:
+    single = message.encode(stored(("ann", "a0"), receipt="r1", surface=Surface.EVENT))
+    reject.put(single, "not JSON", refused("one", receipt="r2", surface="bulk"))
+
+    assert reject.invoke() == []
+
+    assert reject.cloud.calls.of("UpdateItem") == []
 
 
 def test_an_empty_batch_is_no_error(reject: Reject) -> None:

@@ -49,7 +49,7 @@ def test_only_dispatch_speaks_http(function: str, package: str) -> None:
             },
         ),
         ("dispatch", {"ingest", "admission", "resume", "archive"}),
-        ("reject", {"circuit", "receipts", "intake", "rules", "packing", "pace", "dispatch", "upstream"}),
+        ("reject", {"circuit", "intake", "rules", "packing", "pace", "dispatch", "upstream"}),
         ("resume", {"receipts", "intake", "rules", "packing", "pace", "accounts", "rejection", "archive"}),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sluice import message
+from sluice import message, receipts
 from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
@@ -42,6 +42,17 @@ def read(letter: Letter, fetch_claim: Callable[[str], bytes], now: datetime) -> 
         # Its payload is a queue message's body as it was, of which nobody has looked at the inside.
         return _explained(rejection, _plain(letter, msgspec.json.decode(rejection.payload), fetch_claim))
     return rejection
+
+
+def undelivered(rejection: Rejection) -> tuple[str, list[int]] | None:
+    """The receipt and the places of a dead letter's events, if it is a request that has a receipt."""
+    if rejection.reason is not Reason.DEAD_LETTER or rejection.surface not in receipts.SURFACES:
+        return None
+    try:
+        stored = msgspec.json.decode(rejection.payload, type=message.Message[msgspec.Raw])
+    except msgspec.MsgspecError:
+        return None
+    return stored.receipt, receipts.places(stored)
 
 
 def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:

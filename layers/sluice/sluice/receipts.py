@@ -17,6 +17,7 @@ import msgspec
 from sluice import aws
 from sluice.contract import MAX_EVENTS_PER_REQUEST, Surface
 from sluice.errors import Retryable
+from sluice.message import StoredMessage
 
 KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})
@@ -39,6 +40,15 @@ class Receipt(msgspec.Struct, frozen=True):
 def place(entry: int, event: int) -> int:
     """One number for an event's position in the caller's document."""
     return entry * MAX_EVENTS_PER_REQUEST + event
+
+
+def places(message: StoredMessage) -> list[int]:
+    """The places of all events of a message."""
+    return [
+        place(index if entry.at is None else entry.at, number if event.at is None else event.at)
+        for index, entry in enumerate(message.entries)
+        for number, event in enumerate(entry.events)
+    ]
 
 
 def create(

@@ -50,10 +50,11 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What reject needs: where the archive is, and the claims that dead letters may point to."""
+    """What reject needs: where the archive is, the claims that dead letters may point to, the receipts."""
 
     archive_bucket: str
     claim_bucket: str
+    state_table: str
 
 
 def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T:
