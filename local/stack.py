@@ -26,7 +26,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +39,7 @@ from local.service import Service, ServiceError
 WORKSPACE = Path(".local").absolute()
 DEFAULT_PORT = 4566
 START_SECONDS = 60
+PRESETS = ("shopify", "stripe", "woocommerce")
 # How long invocations that run may take to finish before they are cut off, as a Lambda timeout would.
 GRACE_SECONDS = 5
 
@@ -49,7 +50,10 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """What `stack.json` in its folder says: where everything is, and which processes are ours."""
+    """What `stack.json` in its folder says: where everything is, and which processes are ours.
+
+    `webhook_secrets` are what senders sign with, by the name of the webhook source.
+    """
 
     api: str
     aws: str
@@ -63,6 +67,7 @@ class Stack:
     pids: dict[str, int]
     sources: str
     folder: str = str(WORKSPACE)
+    webhook_secrets: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path = WORKSPACE) -> Self | None:
@@ -229,10 +234,11 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
                 upstream, pids["standin"] = _start_standin(folder, account, started)
         _build(folder, sources)
         outputs = _deploy(folder, parameters)
-        with _step("writing the account, starting the event source mappings"):
+        with _step("writing the account and webhook sources, starting the event source mappings"):
             boto3.client("secretsmanager").put_secret_value(
                 SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
             )
+            webhook_secrets = _write_sources(outputs, account.site_id)
             mapping = _start_mapping(folder, emulated.endpoint)
             started.callback(mapping.stop, 0)
         pids["mapping"] = mapping.pid
@@ -249,6 +255,7 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
             pids=pids,
             sources=sources,
             folder=str(folder),
+            webhook_secrets=webhook_secrets,
         )
         stack.save()
         started.pop_all()
@@ -275,6 +282,22 @@ def _refresh(stack: Stack) -> Stack:
     stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources)
     stack.save()
     return stack
+
+
+def _write_sources(outputs: dict[str, str], site_id: str) -> dict[str, str]:
+    """A webhook source for each preset, and their secrets by name."""
+    webhook_secrets = {preset: f"whsec_{secrets.token_hex(16)}" for preset in PRESETS}
+    for name, secret in webhook_secrets.items():
+        boto3.client("secretsmanager").create_secret(
+            Name=outputs["WebhookSecretsPrefix"] + name, SecretString=secret
+        )
+    sources = {name: {"account": site_id, "secret": name, "preset": name} for name in webhook_secrets}
+    boto3.client("s3").put_object(
+        Bucket=outputs["ConfigBucketName"],
+        Key="sources.json",
+        Body=json.dumps({"sources": sources}).encode(),
+    )
+    return webhook_secrets
 
 
 def _start_emulator(folder: Path, port: int) -> Emulator:

@@ -178,6 +178,8 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         "SLUICE_ACCOUNTS_SECRET": "accounts",
         "SLUICE_ALLOWED_ORIGINS": "*",
         "SLUICE_INBOUND_LIMITS": "off",
+        "SLUICE_CONFIG_BUCKET": "configuration",
+        "SLUICE_WEBHOOK_SECRETS": "sluice/webhooks/",
     }
     for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
         monkeypatch.delenv(name)
@@ -189,6 +191,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         rejected_url = boto3.client("sqs").create_queue(QueueName="rejected")["QueueUrl"]
         monkeypatch.setenv("SLUICE_REJECTED_QUEUE_URL", rejected_url)
         boto3.client("s3").create_bucket(Bucket="claims")
+        boto3.client("s3").create_bucket(Bucket="configuration")
         boto3.client("secretsmanager").create_secret(
             Name="accounts",
             SecretString=document_of_keys(

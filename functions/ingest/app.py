@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+import functools
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aws_lambda_powertools import Logger, Metrics
@@ -25,6 +27,9 @@ from sluice.pipeless import ingest as pipeless
 from sluice.pipeless.documents import BatchDocument
 from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
+
+if TYPE_CHECKING:
+    from sluice.sources import Shelf
 
 _PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
@@ -150,6 +155,59 @@ def _create_now(destination: App, batch: BatchDocument) -> Response[str]:
     return _answer(reply.status, reply.body, reply.headers)
 
 
+@app.post("/webhooks/<source>")
+def _accept_delivery(source: str) -> Response[str]:
+    from sluice import webhooks  # noqa: PLC0415 - most deployments have no webhooks
+
+    configuration = settings.load(IngestSettings)
+    found = _shelf().sources().sources.get(source)
+    if found is None:
+        raise Refused(404, [Problem("not_found", "There is no source of this name.")])
+    common = _ports(configuration)
+    delivered = webhooks.accept(
+        found,
+        _headers(),
+        _raw_body(),
+        ports=webhooks.Ports(
+            secret=lambda name: accounts.secret_text(configuration.webhook_secrets + name),
+            store=common.store,
+            reject=common.reject,
+        ),
+        now=datetime.now(UTC),
+    )
+    metrics.add_metric("WebhookDeliveries", MetricUnit.Count, 1)
+    metrics.add_metric("AcceptedEvents", MetricUnit.Count, delivered.events)
+    if delivered.rejected:
+        metrics.add_metric("RejectedDeliveries", MetricUnit.Count, 1)
+    if not delivered.events and not delivered.rejected:
+        metrics.add_metric("EmptyDeliveries", MetricUnit.Count, 1)
+    logger.info(
+        "delivered",
+        source=found.name,
+        receipt=delivered.receipt,
+        account=delivered.account,
+        events=delivered.events,
+        rejected=delivered.rejected,
+    )
+    return _answer(202 if delivered.events else 200, webhooks.answer(delivered))
+
+
+@functools.cache
+def _shelf() -> "Shelf":
+    """The process's copy of the sources document."""
+    from sluice import sources  # noqa: PLC0415
+
+    bucket = settings.load(IngestSettings).config_bucket
+
+    def report(cause: str) -> None:
+        metrics.add_metric("SourcesNotTaken", MetricUnit.Count, 1)
+        logger.critical("sources not taken", cause=cause)
+
+    return sources.Shelf(
+        lambda etag: aws.get_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
+    )
+
+
 @app.get("/api/event-bulk-create-jobs/<receipt>")
 def _tell_progress(receipt: str) -> Response[str]:
     configuration = settings.load(IngestSettings)
@@ -177,6 +235,7 @@ _ALLOWED: Final = {
     "/client/event-bulk-create": "POST, OPTIONS",
     "/client/events": "POST, OPTIONS",
     "/v1/apps/*/events/batch": "POST",
+    "/webhooks/*": "POST",
 }
 
 
@@ -255,12 +314,15 @@ def _headers() -> dict[str, str]:
     return {name.lower(): value for name, value in (app.current_event.headers or {}).items()}
 
 
-def _body_bytes() -> bytes:
+def _raw_body() -> bytes:
     event = app.current_event
     body = event.get("body") or ""
-    if event.is_base64_encoded:
-        return base64.b64decode(body)
-    return body.encode("utf-8", "surrogatepass").replace(_UNDECODABLE, b"\xff")
+    return base64.b64decode(body) if event.is_base64_encoded else body.encode("utf-8", "surrogatepass")
+
+
+def _body_bytes() -> bytes:
+    body = _raw_body()
+    return body if app.current_event.is_base64_encoded else body.replace(_UNDECODABLE, b"\xff")
 
 
 @metrics.log_metrics

@@ -35,6 +35,7 @@ class Stack:
     outputs: dict[str, str]
     aws: str
     region: str
+    webhook_secrets: dict[str, str]
 
     def client(self, service: str) -> Any:
         """A boto3 client that may do everything."""
@@ -105,6 +106,7 @@ def stack() -> Iterator[Stack]:
             outputs=running.outputs,
             aws=running.aws,
             region=running.region,
+            webhook_secrets=running.webhook_secrets,
         )
         _allow_reading_only(started)
         yield started

@@ -22,6 +22,11 @@ DAY = 24 * 60 * 60
 FUNCTION = "AWS::Lambda::Function"
 MAPPING = "AWS::Lambda::EventSourceMapping"
 QUEUE = "AWS::SQS::Queue"
+# The secrets of webhook sources, which operators make: the start of their names, and their ARNs.
+WEBHOOK_SECRETS = (
+    "${AWS::StackName}/webhooks/",
+    "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:${AWS::StackName}/webhooks/*",
+)
 ROLE = "AWS::IAM::Role"
 BUCKET = "AWS::S3::Bucket"
 SETTINGS: dict[str, type[msgspec.Struct] | None] = {
@@ -60,8 +65,12 @@ def look_up(template: Template, expression: Any, parameters: dict[str, Any]) -> 
 
 
 def target(reference: Any) -> str:
-    """The logical id a Ref, a GetAtt, or a Sub of a bucket's objects points to; else nothing."""
+    """The logical id a Ref, a GetAtt, or a Sub of a bucket's objects points to; else nothing. The secrets of
+    webhook sources count as one thing of the stack's.
+    """
     match reference:
+        case {"Fn::Sub": text} if text in WEBHOOK_SECRETS:
+            return "WebhookSecrets"
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
             return name
         case {"Fn::Sub": str(text)} if found := re.fullmatch(r"\$\{(\w+)\.Arn\}/([a-z]+/)*\*", text):
@@ -285,7 +294,7 @@ def claims_outlive_their_messages(template: Template) -> Iterator[str]:
 
 def what_cannot_be_made_again_is_kept(template: Template) -> Iterator[str]:
     """Deleting the stack must not delete the archive or the keys; replacing a store must not empty it."""
-    for name in ("ArchiveBucket", "AccountsSecret"):
+    for name in ("ArchiveBucket", "ConfigBucket", "AccountsSecret"):
         if template["Resources"][name].get("DeletionPolicy") != "Retain":
             yield f"{name}: goes with the stack"
     for kind in (QUEUE, BUCKET, "AWS::DynamoDB::Table", "AWS::SecretsManager::Secret"):
@@ -332,6 +341,11 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (dead_letters_wait_longest, "Resources.NewQueue", {"Type": QUEUE, "Properties": {}}),
     (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.1.Resource", "*"),
     (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.2.Resource", {"Fn::Sub": "${ClaimBucket.Arn}*"}),
+    (
+        roles_are_narrow,
+        f"{STATEMENTS.format('Ingest')}.1.Resource.1",
+        {"Fn::Sub": WEBHOOK_SECRETS[1].replace("${AWS::StackName}/webhooks/", "")},
+    ),
     (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.3.Action", "sqs:*"),
     (roles_are_narrow, "Resources.RejectFunctionRole.Properties.ManagedPolicyArns", []),
     (roles_are_narrow, "Resources.RejectFunction.Properties.Role", {"Ref": "IngestFunctionRole"}),
@@ -390,7 +404,7 @@ def breach(template: Template, path: str, value: Any) -> Template:
     place: Any = broken
     for step in parents:
         place = place[int(step)] if isinstance(place, list) else place[step]
-    place[last] = value
+    place[int(last) if isinstance(place, list) else last] = value
     return broken
 
 

@@ -493,6 +493,6 @@ def test_the_same_document_always_gets_the_same_unique_ids(drawn: tuple[Surface,
 
 @given(st.binary(max_size=200) | JSON.map(encoded))
 def test_no_bytes_at_all_raise_anything_but_a_refusal(body: bytes) -> None:
-    for surface in Surface:
+    for surface in intake.BODIES:
         with pytest.raises(Refused):
             read(surface, body)

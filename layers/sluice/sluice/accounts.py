@@ -143,13 +143,17 @@ def parse(document: bytes | str) -> Accounts:
 
 def load(secret: str) -> Accounts:
     """Accounts from Secrets Manager by the secret's name or ARN, cached."""
+    return _parse_once(secret_text(secret, "the accounts secret cannot be read"))
+
+
+def secret_text(secret: str, otherwise: str = "a webhook's secret cannot be read") -> Any:
+    """A secret's text by its name or ARN, cached; `Retryable` says `otherwise` if there is none."""
     from aws_lambda_powertools.utilities.parameters import GetParameterError  # noqa: PLC0415
 
     try:
-        document: Any = secrets().get(secret, max_age=CACHE_SECONDS)
+        return secrets().get(secret, max_age=CACHE_SECONDS)
     except GetParameterError as error:
-        raise Retryable("the accounts secret cannot be read") from error
-    return _parse_once(document)
+        raise Retryable(otherwise) from error
 
 
 @functools.cache

@@ -88,9 +88,14 @@ def readable(headers: Mapping[str, str], body: bytes, media_types: Set[str] = co
         raise _unsupported(f"Send {' or '.join(sorted(media_types))}.")
     if charset and charset[1].lower() not in {"utf-8", "utf8"}:
         raise _unsupported("Send the body in UTF-8.")
+    check_size(body)
+    return _decompressed(headers.get("content-encoding", "").strip().lower(), body)
+
+
+def check_size(body: bytes) -> None:
+    """Refuses a body above the limit."""
     if len(body) > contract.MAX_BODY_BYTES_IN:
         raise _too_large()
-    return _decompressed(headers.get("content-encoding", "").strip().lower(), body)
 
 
 def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: Accounts) -> Account:

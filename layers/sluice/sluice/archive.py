@@ -91,6 +91,7 @@ def _explained(rejection: Rejection, plain: bytes) -> Rejection:
         payload=msgspec.Raw(plain),
         account=stored.account,
         surface=stored.surface,
+        source=stored.source,
         receipt=stored.receipt,
         accepted=stored.accepted,
         line=stored.line,

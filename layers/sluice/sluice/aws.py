@@ -135,6 +135,27 @@ def remove(bucket: str, key: str) -> None:
         s3().delete_object(Bucket=bucket, Key=key)
 
 
+def get_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
+    """An object's ETag and bytes, or None if it still has the given ETag. Of one that does not exist both are
+    empty. `Retryable` if S3 does not answer.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    condition: Any = {"IfNoneMatch": etag} if etag else {}
+    try:
+        with reaching("an object cannot be read"):
+            answer = s3().get_object(Bucket=bucket, Key=key, **condition)
+            return answer["ETag"], answer["Body"].read()
+    except Retryable as error:
+        cause = error.__cause__
+        code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else ""
+        if code in {"304", "NotModified"}:
+            return None
+        if code == "NoSuchKey":
+            return "", b""
+        raise
+
+
 def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
     """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
 

@@ -16,6 +16,7 @@ class Surface(StrEnum):
     EVENT = "event"
     CLIENT_BULK = "client-bulk"
     CLIENT_EVENT = "client-event"
+    WEBHOOK = "webhook"  # ours: the events of one delivery, as an array of Create Event's `data`
 
 
 # Requests: the vendor's.

@@ -82,11 +82,11 @@ def measure(value: object, room: int, depth: int = 0) -> int:
         raise Unmappable("The result is nested too deeply.")
     match value:
         case str():
-            size = len(value.encode("utf-8", "surrogatepass")) + 2
+            size = _encoded_size(value) + 2
         case bool() | None:
             size = 5
-        case int():
-            size = value.bit_length() // 4 + 1
+        case int() if value.bit_length() <= 64:
+            size = 8
         case float() if math.isfinite(value):
             size = 8
         case dict() | list():
@@ -96,6 +96,13 @@ def measure(value: object, room: int, depth: int = 0) -> int:
     if size > room:
         raise Exhausted(f"What is made of the payload must not exceed {MAX_BYTES} bytes.")
     return size
+
+
+def _encoded_size(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise Unmappable("The result has half a surrogate pair in it, which is no character.") from None
 
 
 def _measure_parts(container: dict[Any, Any] | list[Any], room: int, depth: int) -> int:

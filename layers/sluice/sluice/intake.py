@@ -54,6 +54,7 @@ class Intake(msgspec.Struct, frozen=True):
 
 type _Any = BulkDocument | ClientBulkDocument | SingleDocument
 
+BODIES: Final = frozenset(Surface) - {Surface.WEBHOOK}  # the surfaces whose bodies can be read here
 _CLIENT: Final = frozenset({Surface.CLIENT_BULK, Surface.CLIENT_EVENT})
 
 _decoders: Final[dict[Surface, Decoder[_Any]]] = {
@@ -138,6 +139,8 @@ def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | Non
 
     `tail` is a pointer within the upstream's entry or event, such as `/attributes/time`.
     """
+    if surface is Surface.WEBHOOK:
+        return pointer("data", entry) + tail
     root = pointer(*refusal.ROOTS[surface])
     if is_flat:
         return root + flat.caller_tail(tail)

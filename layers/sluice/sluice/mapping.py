@@ -225,10 +225,9 @@ def _event(mapping: EventMapping, node: object, evaluation: Evaluation, default_
 
 def _without_empty(profile: dict[str, Any]) -> dict[str, Any]:
     """A profile that says nothing where its source knows nothing: an empty name would replace a known one."""
-    kept = {name: value for name, value in profile.items() if name == "properties" or value not in ("", {})}
-    if isinstance(location := kept.get("location"), dict):
-        kept["location"] = _without_empty(location)
-    return kept
+    if isinstance(location := profile.get("location"), dict):
+        profile = {**profile, "location": _without_empty(location)}
+    return {name: value for name, value in profile.items() if name == "properties" or value not in ("", {})}
 
 
 def _of(
@@ -247,7 +246,7 @@ def _problem(path: Path, error: Unmappable) -> Problem:
 
 
 def _is_true(value: object) -> bool:
-    return value not in (None, False, "", [], {})
+    return value is not None and value is not False and value not in ("", [], {})
 
 
 def _allowed_id(given: object) -> object:

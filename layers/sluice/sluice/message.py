@@ -48,7 +48,10 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=1):
-    """One accepted request. `Part` is `msgspec.Raw` where it is read, a document where it is written."""
+    """One accepted request. `Part` is `msgspec.Raw` where it is read, a document where it is written.
+
+    `source` is the name of the webhook source it came by.
+    """
 
     receipt: str
     account: str
@@ -57,6 +60,7 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
     entries: list[Entry[Part]]
     flat: bool = False  # the caller's document had the deprecated flat shape
     line: str | None = None  # of an S3 object, where the caller's document was one: s3://bucket/key:number
+    source: str | None = None
 
 
 type StoredMessage = Message[msgspec.Raw]

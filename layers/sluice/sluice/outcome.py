@@ -133,6 +133,7 @@ class Books:
                 code=fault.code or None,
                 pointer=intake.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail),
                 surface=source.surface,
+                source=source.source,
                 receipt=source.receipt,
                 accepted=source.accepted,
                 line=source.line,

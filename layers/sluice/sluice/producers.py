@@ -3,7 +3,7 @@
 Nobody waits for an answer here: what a caller would be told is `Undeliverable` and becomes a rejection.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,8 @@ from sluice.errors import Refused, Retryable, Undeliverable
 from sluice.message import Batch, Message
 from sluice.pipeless import intake as pipeless
 from sluice.rejection import Reason
+
+_NAMED: Final = {surface.value: surface for surface in Surface if surface in intake.BODIES}
 
 
 def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Batch:
@@ -80,7 +82,7 @@ def _named_surface(name: str) -> Surface | None:
     if name == PIPELESS_SURFACE:
         return None
     try:
-        return Surface(name)
-    except ValueError:
-        names = ", ".join([*Surface, PIPELESS_SURFACE])
+        return _NAMED[name]
+    except KeyError:
+        names = ", ".join([*_NAMED, PIPELESS_SURFACE])
         raise Undeliverable(Reason.INVALID, f"What names the surface must be one of {names}.") from None

@@ -27,8 +27,8 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     """What was refused, and in whose words.
 
     `pointer` leads into the caller's own document, `line` names that where it was a line of an S3 object
-    (s3://bucket/key:number). `payload` is the profile and events as they were
-    going upstream, or the queue message's body as a string where it could not be read.
+    (s3://bucket/key:number), and `source` is the webhook source that it came by. `payload` is the profile
+    and events as they were going upstream, or the body as a string where it could not be read.
     """
 
     reason: Reason
@@ -40,6 +40,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     status: int | None = None
     pointer: str | None = None
     surface: str | None = None
+    source: str | None = None
     receipt: str | None = None
     accepted: datetime | None = None
     line: str | None = None

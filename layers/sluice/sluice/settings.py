@@ -13,9 +13,10 @@ _PREFIX: Final = "SLUICE_"
 
 
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ingest needs: where requests and refused events go, where receipts and accounts are.
+    """What ingest needs: where requests and refused events go, where receipts, accounts and sources are.
 
-    `allowed_origins` are those of the web pages that may call the client routes, by commas, or `*`.
+    `webhook_secrets` is what the names of all webhook sources' secrets begin with. `allowed_origins` are
+    those of the web pages that may call the client routes, by commas, or `*`.
     """
 
     events_queue_url: str
@@ -23,6 +24,8 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_table: str
     claim_bucket: str
     accounts_secret: str
+    config_bucket: str
+    webhook_secrets: str
     allowed_origins: str
     inbound_limits: Literal["off", "documented"]
 
