@@ -6,8 +6,9 @@ SHELL := /bin/bash
 
 ENVIRONMENTS := .venv .venv-emulator .venv-sam
 READY := $(ENVIRONMENTS:%=%/.ready)
-# Older SDKs that tests call the gateway with. Node's is tested where there is Node.
-CLIENTS := .venv-clients-9 .venv-clients-1
+# Older SDKs that tests call the gateway with, and the libraries of webhooks' senders. Node's SDK is tested
+# where there is Node.
+CLIENTS := .venv-clients-9 .venv-clients-1 .venv-webhooks
 CLIENTS_READY := $(CLIENTS:%=%/.ready) $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
 BENCH := .venv-bench/.ready
 CODE := layers/sluice functions local ops benchmarks
@@ -66,7 +67,7 @@ openapi: setup ## write the API's description anew, after a change of its types 
 .PHONY: lock
 lock: ## pin the requirements anew, with hashes (needs uv)
 	cd layers/dependencies && uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
-	cd requirements && for each in project emulator sam clients-9 clients-1 bench; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
+	cd requirements && for each in project emulator sam clients-9 clients-1 webhooks bench; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
 
 .PHONY: clean
 clean: ## stop the local stack and remove everything made here
@@ -79,6 +80,7 @@ clean: ## stop the local stack and remove everything made here
 .venv-sam/.ready: requirements/sam.txt
 .venv-clients-9/.ready: requirements/clients-9.txt
 .venv-clients-1/.ready: requirements/clients-1.txt
+.venv-webhooks/.ready: requirements/webhooks.txt
 .venv-bench/.ready: requirements/bench.txt
 
 $(READY) $(CLIENTS:%=%/.ready) $(BENCH): %/.ready:
