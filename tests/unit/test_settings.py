@@ -12,6 +12,8 @@ ENVIRONMENT = {
     "SLUICE_STATE_TABLE": "state",
     "SLUICE_CLAIM_BUCKET": "claims",
     "SLUICE_ACCOUNTS_SECRET": "secret",
+    "SLUICE_CONFIG_BUCKET": "configuration",
+    "SLUICE_WEBHOOK_SECRETS": "sluice/webhooks/",
     "SLUICE_ALLOWED_ORIGINS": "*",
     "SLUICE_INBOUND_LIMITS": "off",
     "AWS_REGION": "us-east-1",
@@ -20,7 +22,15 @@ ENVIRONMENT = {
 
 def test_settings_are_read_from_the_environment() -> None:
     assert settings.parse(IngestSettings, ENVIRONMENT) == IngestSettings(
-        "https://queue", "https://rejected", "state", "claims", "secret", "*", "off"
+        "https://queue",
+        "https://rejected",
+        "state",
+        "claims",
+        "secret",
+        "configuration",
+        "sluice/webhooks/",
+        "*",
+        "off",
     )
 
 
