@@ -379,3 +379,6 @@ def _e164(phone: str, calling_code: str = "") -> str | None:
         national = digits.removeprefix("0")
         digits = f"+{code[1]}{national}"
     return digits if _E164.fullmatch(digits) else None
+
+
+FUNCTIONS: Final = frozenset(_Functions.FUNCTION_TABLE)  # every one that an expression may call
