@@ -180,9 +180,10 @@ class _Pace:
     async def turn(self) -> int:
         now = int(self._world.clock() * 1_000)
         window = self._world.windows[self._site_id]
-        slots, self._world.windows[self._site_id] = pace.reserve(window, now, 1, self._deadline)
+        rate = self._world.rate
+        slots, self._world.windows[self._site_id] = pace.reserve(window, now, 1, self._deadline, rate)
         if not slots:
-            raise pace.OutOfTime("no slot", after=(pace.next_slot(window, now) - now) / 1_000)
+            raise pace.OutOfTime("no slot", after=(pace.next_slot(window, now, rate) - now) / 1_000)
         await asyncio.sleep(slots[0] / 1_000 - self._world.clock())
         return slots[0]
 
@@ -209,6 +210,7 @@ class World:
         batch: int = 10_000,
         receive_count: int = 50,
         latency: float = 0.3,
+        rate: pace.Rate = pace.KLAVIYO,
     ) -> None:
         self.chance = random.Random(seed)
         self.accounts = Accounts(tuple(Account(site_id, key) for site_id, key in accounts.items()))
@@ -228,6 +230,7 @@ class World:
         self._workers = workers
         self._batch = batch
         self._latency = latency
+        self.rate = rate
         self.requests = 0
         self._busy = 0
         self._stopping = False

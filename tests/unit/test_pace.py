@@ -60,6 +60,16 @@ class TestReserve:
 
         assert slots[-1] == NOW + pace.SHARE_MS
 
+    @given(st.integers(60, 6_000), st.integers(1, 50))
+    def test_an_even_rate_is_kept_in_any_minute(self, per_minute, count):
+        rate = pace.evenly(per_minute)
+
+        slots, window = reserve(Window(), NOW, count, FOREVER, rate)
+
+        assert slots[-1] - slots[0] >= (count - 1) * MINUTE / per_minute
+        assert next_slot(window, NOW, rate) >= NOW + count * MINUTE / per_minute
+        assert len(reserve(window, slots[-1] + MINUTE, 1, FOREVER, rate)[1].slots) == 1
+
     def test_what_is_over_is_forgotten(self):
         _, window = reserve(Window(), NOW, 20, FOREVER)
         later = window.slots[-1] + pace.STEADY_MS

@@ -210,13 +210,11 @@ def test_a_fault_that_passes_costs_a_job_that_waited_long_two_requests() -> None
     assert world.requests == backoff.LASTING + 2
 
 
-class TestALastingFault:
-    @pytest.fixture(autouse=True)
-    def a_tenth_of_everything(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Batches and rate, so SQS would stop at 12,000 messages in flight."""
-        for name in ("SPACING_MS", "SHARE_MS", "STEADY_MS"):
-            monkeypatch.setattr(pace, name, 10 * getattr(pace, name))
+# Of the rate and of the batches, so SQS would stop at 12,000 messages in flight.
+A_TENTH = pace.Rate(10 * pace.SPACING_MS, pace.SHARE_LIMIT, 10 * pace.SHARE_MS, 10 * pace.STEADY_MS)
 
+
+class TestALastingFault:
     @pytest.mark.parametrize(
         ("fault", "most"),
         [
@@ -230,7 +228,7 @@ class TestALastingFault:
     def test_of_one_account_leaves_room_on_the_queue_for_others(
         self, fault: dict[str, Any], most: int
     ) -> None:
-        world = World({SITE: KEY, OTHER: OTHER_KEY}, batch=1_000)
+        world = World({SITE: KEY, OTHER: OTHER_KEY}, batch=1_000, rate=A_TENTH)
         names = [f"s{n}" for n in range(20_000)]
         theirs = [f"o{n}" for n in range(30)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from local.standin import Klaviyo, Settings, transport
 from sluice import accounts, upstream
-from sluice.accounts import Account
+from sluice.accounts import Account, App
 from sluice.errors import Misconfigured
 from sluice.triage import Answer
 from tests.bodies import SITE_ID, bulk, encoded, entry, event
@@ -227,3 +227,51 @@ def test_an_address_that_no_request_can_go_to_is_a_mistake_in_the_secret(url: st
 def test_a_secret_that_is_no_text_is_a_mistake_too(document: bytes | str) -> None:
     with pytest.raises(Misconfigured):
         accounts.parse(document)
+
+
+def create_events(respond: Respond, app: App, body: bytes = b"{}") -> Answer:
+    """Posts a batch for an app with the process's own client, only its network replaced."""
+
+    async def post() -> Answer:
+        upstream.client.cache_clear()
+        client = upstream.client()
+        client._transport = httpx2.MockTransport(respond)
+        client._mounts.clear()
+        async with client:
+            return await upstream.create_events(client, app, body)
+
+    return asyncio.run(post())
+
+
+@pytest.mark.parametrize(
+    ("app", "url"),
+    [
+        (App(123, KEY), "https://api.pipeless.io/v1/apps/123/events/batch"),
+        (App(7, KEY, base_url="http://127.0.0.1:9/p/"), "http://127.0.0.1:9/p/v1/apps/7/events/batch"),
+    ],
+)
+def test_a_batch_is_posted_as_pipeless_documents(app: App, url: str) -> None:
+    requests: list[httpx2.Request] = []
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(202, content=b"{}")
+
+    answer = create_events(respond, app, body=b'{"events":[]}')
+
+    [request] = requests
+    assert (request.method, str(request.url), request.content) == ("POST", url, b'{"events":[]}')
+    headers = {name: value for name, value in request.headers.items() if name not in TRANSPORT}
+    assert headers == {
+        "authorization": f"Bearer {KEY}",
+        "accept": "application/json",
+        "content-type": "application/json",
+    }
+    assert (answer.status, answer.body) == (202, b"{}")
+
+
+def test_a_batch_that_gets_no_answer_is_an_answer_too() -> None:
+    def fail(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("cut", request=request)
+
+    assert create_events(fail, App(123, KEY)) == Answer(None, failure="ReadError")
