@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from sluice import accounts, aws, intake, message, settings
+from sluice.contract import MAX_BODY_BYTES_IN
 from tests.bodies import KEY, NEWEST, SITE_ID, bulk, client_bulk, encoded, entry, event, flat, profile, single
 from tests.front import (
     BULK,
@@ -124,6 +125,40 @@ def test_a_large_body_that_does_not_compress_is_claimed(front: Front) -> None:
     stored = message.decode(queued, aws.claim_reader("claims"))
     assert len(stored.entries[0].events) == len(events)
     assert noise[:100_000].encode() in bytes(stored.entries[0].events[0].attributes)
+
+
+LAMBDA_REQUEST_BYTES = 6_291_456
+ESCAPED = 1_000_000  # what the README allows a body of the largest size
+
+
+def densest() -> bytes:
+    """A bulk body of the largest size, a fifth of it characters that take two bytes in a JSON string."""
+    dense = {f"{number:03}": "" for number in range(240)}
+    events = [event(properties={**dense, "n": number, "fill": ""}) for number in range(1_000)]
+
+    def written() -> bytes:
+        return json.dumps(bulk(entry(*events)), separators=(",", ":")).encode()
+
+    missing = ESCAPED - written().count(b'"')
+    each, rest = divmod(MAX_BODY_BYTES_IN - len(written()) - missing, len(events))
+    for number, made in enumerate(events):
+        made["attributes"]["properties"]["fill"] = "x" * (each + (number < rest))
+    events[0]["attributes"]["properties"]["fill"] += '"' * (missing // 2)
+    return written()
+
+
+@pytest.mark.rule
+def test_the_densest_body_of_the_largest_size_fits_a_lambda_request(front: Front) -> None:
+    body = densest()
+    assert len(body) == MAX_BODY_BYTES_IN
+    assert sum(body.count(each) for each in (b'"', b"\\")) == ESCAPED
+    request = json.dumps(proxy_event() | {"body": body.decode()}).encode()
+
+    answer = front.send(document=body)
+
+    assert len(request) <= LAMBDA_REQUEST_BYTES - 10_240  # as much as headers may take
+    assert (answer.status, answer.document["data"]["attributes"]["total_count"]) == (202, 1_000)
+    assert len(front.queued()) == 1
 
 
 @pytest.mark.parametrize("character", ["\ufffe", "\uffff", "\x00", "\U0001f389", "\x7f"])
