@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -11,18 +12,21 @@ _FOLDER: Final = Path(__file__).parent
 _VIEWER: Final = re.compile(r"{(viewer/[a-z.-]+)}")
 _PART: Final = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 _CACHED_SECONDS: Final = 300
+_METHODS: Final = ("GET", "HEAD")
 
 type _Document = tuple[str, dict[str, str]]
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Lambda's entry: a proxy request of a REST API to one of the two routes."""
+    if event["httpMethod"] not in _METHODS:
+        return _not_allowed(event["requestContext"]["requestId"])
     body, headers = _description() if event["resource"] == "/openapi.json" else _page()
     asked = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
     # A gateway on the way may have weakened the tag.
     if headers["ETag"] in asked.get("if-none-match", "").replace("W/", "").split(", "):
         return {"statusCode": 304, "headers": headers}
-    return {"statusCode": 200, "headers": headers, "body": body}
+    return {"statusCode": 200, "headers": headers, "body": "" if event["httpMethod"] == "HEAD" else body}
 
 
 @cache
@@ -47,6 +51,22 @@ def _page() -> _Document:
 def _included(found: re.Match[str]) -> str:
     # Within a page a browser would take a script with this in it for something else.
     return (_FOLDER / found[1]).read_text("utf-8").replace("<!--", r"\x3c!--")
+
+
+def _not_allowed(request: str) -> dict[str, Any]:
+    allowed = ", ".join(_METHODS)
+    error = {
+        "id": request,
+        "status": 405,
+        "code": "method_not_allowed",
+        "title": "Method not allowed.",
+        "detail": f"Allowed here: {allowed}.",
+        "source": {},
+        "links": {},
+        "meta": {},
+    }
+    headers = {"Content-Type": "application/vnd.api+json", "Allow": allowed}
+    return {"statusCode": 405, "headers": headers, "body": json.dumps({"errors": [error]})}
 
 
 def _document(body: str, media_type: str, further: dict[str, str] | None = None) -> _Document:

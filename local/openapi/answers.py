@@ -104,6 +104,18 @@ class Stored(_Answer):
     receipt: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
 
+class DeliveryMeta(_Answer):
+    receipt: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    events: Annotated[int, Meta(ge=0, description="Events stored.")]
+    rejected: Annotated[int, Meta(ge=0, description="Rejections.")]
+
+
+class Delivery(_Answer):
+    """What a webhook's delivery has become. Ours."""
+
+    meta: DeliveryMeta
+
+
 class Progress(_Answer):
     """What became of a bulk request. Ours, in the shape of Klaviyo's other bulk jobs."""
 

@@ -33,8 +33,9 @@ rest is as Klaviyo documents it.
   (ours: up to {MAX_PROBLEMS_LISTED}, and then their number), unless lenient handling is asked for.
 - **Browsers** may call the client routes: they answer `OPTIONS` too, and have CORS headers for the allowed
   origins. Server routes have none.
-- A route's other methods are answered 405 with `Allow` (404 where this description is served), other paths
-  404, in the shape of every error.
+- **Limits.** Where this deployment limits its callers, answers to admitted requests have `RateLimit-Limit`,
+  `-Remaining` and `-Reset`, and one request too many is answered 429.
+- A route's other methods are answered 405 with `Allow`, other paths 404, in the shape of every error.
 """,
 }
 _SECURITY: Final = {
@@ -52,6 +53,7 @@ _TAGS: Final = {
         "For browsers and apps, without a key. Ours: what a stranger sends joins jobs of the server, so a "
         "profile keeps its strongest identifier alone and loses `patch_identifiers`."
     ),
+    "Webhooks": "Deliveries of the sources that this deployment declares. Ours.",
     "Pipeless": "Batches for Pipeless, with an ingest key of the app. Errors are strings.",
     "Description": "This description.",
 }
@@ -115,6 +117,14 @@ _HEADERS: Final[dict[str, Part]] = {
         "description": "Ours: the preferences that were followed.",
         "schema": {"type": "string"},
     },
+    "RateLimitLimit": {
+        "description": (
+            f"Requests a minute: {contract.STEADY_LIMIT} in bulk, {contract.EVENT_STEADY_LIMIT:,} of one."
+        ),
+        "schema": {"type": "integer"},
+    },
+    "RateLimitRemaining": {"description": "How many are left of them.", "schema": {"type": "integer"}},
+    "RateLimitReset": {"description": "Seconds until there are all again.", "schema": {"type": "integer"}},
     "ETag": {"description": "Of what is served.", "required": True, "schema": {"type": "string"}},
 }
 
@@ -122,8 +132,18 @@ _NAMES: Final = {
     "RetryAfter": "Retry-After",
     "PartialFailure": "X-Klaviyo-Partial-Failure",
     "PreferenceApplied": "Preference-Applied",
+    "RateLimitLimit": "RateLimit-Limit",
+    "RateLimitRemaining": "RateLimit-Remaining",
+    "RateLimitReset": "RateLimit-Reset",
     "ETag": "ETag",
 }
+_OF_ACCEPTED: Final = (
+    "PartialFailure",
+    "PreferenceApplied",
+    "RateLimitLimit",
+    "RateLimitRemaining",
+    "RateLimitReset",
+)
 
 
 def _ref(kind: str, name: str) -> Part:
@@ -141,8 +161,12 @@ def _content(media_types: Iterable[str], schemas: Sequence[str], shown: dict[str
 
 
 def _refusal(description: str, shown: dict[str, Document], *headers: str) -> Part:
-    named = {"headers": {_NAMES[header]: _ref("headers", header) for header in headers}} if headers else {}
-    return {"description": description, **named, **_content([jsonapi.MEDIA_TYPE], ["Errors"], shown)}
+    content = _content([jsonapi.MEDIA_TYPE], ["Errors"], shown)
+    return {"description": description, **_headers(*headers), **content}
+
+
+def _headers(*names: str) -> Part:
+    return {"headers": {_NAMES[name]: _ref("headers", name) for name in names}} if names else {}
 
 
 _RESPONSES: Final[dict[str, Part]] = {
@@ -237,9 +261,7 @@ def _accepting(
         "responses": {
             "202": {
                 "description": "The events are stored. Ours: a receipt unless `return=minimal` is preferred.",
-                "headers": {
-                    _NAMES[each]: _ref("headers", each) for each in ("PartialFailure", "PreferenceApplied")
-                },
+                **_headers(*_OF_ACCEPTED),
                 **_content([jsonapi.MEDIA_TYPE], ["Accepted"], answers),
             },
             **refusals,
@@ -261,7 +283,7 @@ def _any_key(*scopes: str) -> list[dict[str, list[str]]]:
 
 def _serving(name: str, summary: str, media_type: str, schema: Part) -> Part:
     """An operation that serves a part of this description."""
-    tag = {"headers": {"ETag": _ref("headers", "ETag")}}
+    tag = _headers("ETag")
     return {
         "operationId": name,
         "summary": summary,
@@ -356,6 +378,55 @@ PATHS: Final[dict[str, Part]] = {
             refused=_CLIENT_REFUSALS
             | {"several problems": examples.invalid(Surface.CLIENT_EVENT, examples.BAD_SINGLE)},
         )
+    },
+    "/webhooks/{source}": {
+        "post": {
+            "operationId": "deliver_webhook",
+            "summary": "Deliver a webhook",
+            "description": (
+                "The source's declaration says how a delivery is signed and which events become of it. What "
+                "makes no sense is a rejection and a success all the same, unless the source is to refuse "
+                "it: senders switch off a hook that keeps failing."
+            ),
+            "tags": ["Webhooks"],
+            "security": [],
+            "parameters": [
+                {
+                    "name": "source",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string"},
+                    "example": "shopify",
+                }
+            ],
+            "requestBody": {
+                "description": "As the sender signed it: JSON, or a form.",
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {}, "example": {"id": 1001, "total_price": "19.90"}},
+                    "application/x-www-form-urlencoded": {
+                        "schema": {"type": "object"},
+                        "example": {"id": "1001", "total_price": "19.90"},
+                    },
+                },
+            },
+            "responses": {
+                "200": {
+                    "description": "There is no event in it, or nothing but rejections.",
+                    **_content([jsonapi.MEDIA_TYPE], ["Delivery"], {"200": examples.delivery(0)}),
+                },
+                "202": {
+                    "description": "Its events are stored.",
+                    **_content([jsonapi.MEDIA_TYPE], ["Delivery"], {"202": examples.delivery(1)}),
+                },
+                "400": _refusal("The source is to refuse what makes no sense, and this does not.", {}),
+                "401": _refusal("Not signed as the source asks, or not just now.", {}),
+                "403": _ref("responses", "Filtered"),
+                "404": _refusal("No such source.", {}),
+                "413": _ref("responses", "TooLarge"),
+                **_FAULTS,
+            },
+        }
     },
     contract.PIPELESS_EVENTS_PATH: {
         "post": {

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from sluice import admission, contract, ingest, intake, jsonapi
+from sluice import admission, contract, ingest, intake, jsonapi, webhooks
 from sluice.accounts import Account, Accounts, App, IngestKey
 from sluice.contract import Surface
 from sluice.errors import Refused
@@ -219,6 +219,11 @@ def too_large_batch() -> Document:
 
 def _pipeless_refusal(refuse: Callable[[], object]) -> Document:
     return _decoded(pipeless.errors(_refused(refuse).problems))
+
+
+def delivery(events: int) -> Document:
+    """The answer to a webhook of so many events."""
+    return _decoded(webhooks.answer(webhooks.Delivered(RECEIPT, SITE_ID, events=events)))
 
 
 def gateway(kind: str) -> Document:

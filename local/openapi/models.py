@@ -21,6 +21,7 @@ _TYPES: Final = (
     answers.Errors,
     BatchDocument,
     answers.Stored,
+    answers.Delivery,
     answers.StringErrors,
 )
 _REF: Final = "#/components/schemas/"
@@ -78,6 +79,12 @@ FIELDS: Final[dict[tuple[str, str], Schema]] = {
         (holder, name): schema
         for holder in ("EventAttributes", "SingleAttributes", "FlatAttributes")
         for name, schema in _EVENT.items()
+    },
+    ("MetricAttributes", "name"): {
+        "description": (
+            f"Where an account is held to Klaviyo's former limit of {contract.MAX_METRICS} metrics (ours: "
+            "off by default), one of these."
+        )
     },
     ("MetricAttributes", "service"): {"description": f"{_TEXT}."},
     ("ProfileData", "id"): {"description": f"Klaviyo's own id. {_IDENTIFIER}"},

@@ -25,8 +25,9 @@ from tests.unit.test_docs import load_docs
 
 SECONDS = 2.0  # after which no more requests of one kind are sent
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+WEBHOOKS = "/webhooks/{source}"  # whose bodies may be anything
 KINDS = [(path, method, GOOD) for path, methods in document.PATHS.items() for method in methods]
-KINDS += [(path, method, BAD) for path, method, _ in KINDS if "requestBody" in document.PATHS[path][method]]
+KINDS += [(path, "post", BAD) for path, method, _ in KINDS if method == "post" and path != WEBHOOKS]
 # Not for a schema to say: that a time is too long ago, that a route takes no key; and what the gateway does.
 LEFT_OUT = {"positive_data_acceptance", "ignored_auth", "unsupported_method"}
 

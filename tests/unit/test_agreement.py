@@ -151,7 +151,7 @@ FLAT = st.builds(
     FREE,
     TIMES,
 )
-REQUESTS = st.sampled_from(list(Surface)).flatmap(
+REQUESTS = st.sampled_from(list(DOCUMENTS)).flatmap(
     lambda surface: st.tuples(st.just(surface), of(inspect.type_info(DOCUMENTS[surface])))
 ) | st.tuples(st.just(Surface.EVENT), FLAT)
 

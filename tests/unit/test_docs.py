@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from sluice import jsonapi
+from sluice.jsonapi import Problem
+
 FOLDER = Path("functions/docs")
 LAMBDA_BYTES = 6 * 1024 * 1024  # of an answer, as JSON
 
@@ -30,9 +33,17 @@ def app() -> ModuleType:
     return load_docs()
 
 
-def ask(app: ModuleType, resource: str, **headers: str) -> dict[str, Any]:
+def ask(app: ModuleType, resource: str, method: str = "GET", **headers: str) -> dict[str, Any]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer: dict[str, Any] = app.handler({"resource": resource, "headers": named or None}, None)
+    answer: dict[str, Any] = app.handler(
+        {
+            "resource": resource,
+            "httpMethod": method,
+            "headers": named or None,
+            "requestContext": {"requestId": "request-1"},
+        },
+        None,
+    )
     return answer
 
 
@@ -60,6 +71,21 @@ def test_who_has_it_already_is_told_so(app: ModuleType, resource: str, given: st
 def test_who_has_something_else_gets_it(app: ModuleType, given: str) -> None:
     assert ask(app, "/docs", If_None_Match=given)["statusCode"] == 200
     assert ask(app, "/docs")["headers"]["ETag"] != ask(app, "/openapi.json")["headers"]["ETag"]
+
+
+@pytest.mark.parametrize("resource", ["/openapi.json", "/docs"])
+def test_who_asks_for_the_headers_alone_gets_them(app: ModuleType, resource: str) -> None:
+    assert ask(app, resource, "HEAD") == {**ask(app, resource), "body": ""}
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
+def test_nothing_else_can_be_done_with_it(app: ModuleType, method: str) -> None:
+    answer = ask(app, "/docs", method)
+
+    like = jsonapi.error(405, Problem("method_not_allowed", "Allowed here: GET, HEAD."))
+    assert (answer["statusCode"], answer["headers"]["Allow"]) == (405, "GET, HEAD")
+    assert answer["headers"]["Content-Type"] == jsonapi.MEDIA_TYPE
+    assert json.loads(answer["body"]) == {"errors": [{**like, "id": "request-1"}]}
 
 
 def test_the_page_may_run_what_is_in_it_and_nothing_else(app: ModuleType) -> None:
