@@ -78,6 +78,16 @@ class TestAnEventRefusedAsIfItsAccountWere:
         assert rejected(world) == all_once(*(set(ids(events)) - good))
         assert world.counts["CircuitsOpened"] <= 1  # two samples may both be bad
 
+    def test_is_found_among_one_profiles_events(self) -> None:
+        world = World({SITE: KEY}, workers=1)
+        world.answer = to_bad_ones(refusal(403))
+
+        work(world, request(("ada", "badone"), *(("ada", f"a{n}") for n in range(5))))
+
+        assert delivered(world.klaviyo) == all_once(*(f"a{n}" for n in range(5)))
+        assert rejected(world) == all_once("badone")
+        assert world.counts["CircuitsOpened"] == 0
+
     @AS_IF_THE_ACCOUNT_WERE
     def test_holds_up_little_traffic_once(self, answer: Answer) -> None:
         world = World({SITE: KEY})
@@ -177,6 +187,39 @@ class TestAnEventTheUpstreamFailsOn:
         assert len(world.queue.dead) == 1
         assert world.counts["CircuitsOpened"] == 0
         assert world.requests <= 4 + 24 + 10
+
+    def test_lets_its_profiles_others_through(self) -> None:
+        world = World({SITE: KEY})
+        world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))
+
+        work(world, request(("ada", "badone"), *(("ada", f"a{n}") for n in range(5))), limit=10 * MINUTE)
+
+        assert delivered(world.klaviyo) == all_once(*(f"a{n}" for n in range(5)))
+        assert world.counts["CircuitsOpened"] == 0
+
+    def test_is_not_rejected_though_its_account_is_refused_while_it_is_looked_for(self) -> None:
+        world = World({SITE: KEY}, workers=1)
+        jobs: list[bytes] = []
+
+        def fail_then_refuse(body: bytes) -> Answer | None:
+            is_sample = body.count(b"unique_id") == 1
+            if not is_sample:
+                jobs.append(body)
+            if len(jobs) > backoff.LASTING + 1:
+                return refusal(403)
+            return None if is_sample and b"badone" not in body else Answer(500, JSON_API)
+
+        world.answer = fail_then_refuse
+        names = [f"a{n}" for n in range(40)]
+
+        async def scenario() -> None:
+            world.put(request(("x", "badone"), *((name, name) for name in names)))
+            await world.work_until_done(5 * MINUTE)
+
+        run(scenario())
+
+        assert world.rejections == []
+        assert world.circuits == {SITE: 403}
 
     def test_does_not_hold_up_or_park_its_account(self) -> None:
         world = World({SITE: KEY}, receive_count=500)

@@ -24,6 +24,7 @@ SAMPLES: Final = 2  # events asked about, each alone, to tell a job's fault from
 LONG_PAUSE_SECONDS: Final = 61.0  # more than any limit takes to be whole again
 
 type _Unexplained = Unattributed | Transient | AccountFault
+type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's index and an event's
 
 
 class Sifting:
@@ -34,7 +35,7 @@ class Sifting:
         self._books = books
         self._lasting = lasting
         self._requests_left = SEARCH_REQUESTS
-        self._is_in_the_job = False  # the account's jobs are looked at: what refuses this one is in it
+        self._in_the_job: set[type[_Unexplained]] = set()  # what refuses this job in these ways is in it
 
     async def see_to(self, job: Job) -> bool:
         """Sees to every event of a job; True if the upstream took all of it as it was."""
@@ -76,7 +77,7 @@ class Sifting:
                 return await self._excise(job, reply)
             case Transient(after=after) if not self._lasting or job.events == 1:
                 self._books.keep(job, Wait(after))
-            case Transient() | AccountFault() if not self._is_in_the_job:
+            case Transient() | AccountFault() if type(reply) not in self._in_the_job:
                 await self._compare(job, reply)
             case Unattributed(fault) | AccountFault(fault=fault) if job.events == 1:
                 [entry] = job.entries
@@ -114,42 +115,41 @@ class Sifting:
         asker, looked_at = self._asker, self._asker.looked_at
         async with asker.in_doubt:
             samples = await self._ask_samples(job, looked_at)
-            self._is_in_the_job = asker.looked_at > looked_at
-            if not self._is_in_the_job and (samples or not asker.looked_at):
+            works = asker.looked_at > looked_at
+            if not works and (samples or not asker.looked_at):
                 asker.fault = asker.fault or refusal.status or NO_ANSWER
-        if self._is_in_the_job:
+        if works:
+            self._in_the_job.add(type(refusal))
             await self._sift(job, refusal, samples)
         elif asker.fault is not None:
             self._books.park(job)
         else:
             self._books.keep(job, Wait(refusal.after if isinstance(refusal, Transient) else None))
 
-    async def _ask_samples(self, job: Job, looked_at: int) -> dict[int, tuple[Job, Reply]]:
-        """Asks about single events until one is looked at; each that was answered, by its entry's index."""
-        samples: dict[int, tuple[Job, Reply]] = {}
-        for index in _entries_to_sample(job) if job.events > 1 else ():
+    async def _ask_samples(self, job: Job, looked_at: int) -> _Samples:
+        """Asks about single events until one is looked at; each that was answered, by its place."""
+        samples: _Samples = {}
+        for entry, event in _to_sample(job) if job.events > 1 else ():
             if self._asker.looked_at > looked_at:
                 break  # perhaps by an answer that was on its way
-            sample = packing.alone(job, job.entries[index].events[0])
+            sample = packing.alone(job, job.entries[entry].events[event])
             try:
                 reply = await self._asker.ask(sample, sample=True)
             except Retryable:
                 break
             if reply is not None:
-                samples[index] = sample, reply
+                samples[entry, event] = sample, reply
         self._requests_left -= len(samples)
         return samples
 
-    async def _sift(
-        self, job: Job, refusal: Transient | AccountFault, samples: dict[int, tuple[Job, Reply]]
-    ) -> None:
+    async def _sift(self, job: Job, refusal: Transient | AccountFault, samples: _Samples) -> None:
         """Settles the samples of a job that is at fault itself, and finds the fault in the rest of it."""
         for sample, reply in samples.values():
             if isinstance(reply, Taken):
                 await self._books.taken(sample, reply.ignored)
             else:
                 await self._settle(sample, reply)
-        rest = packing.without(job, {(index, 0) for index in samples})
+        rest = packing.without(job, samples.keys())
         if rest is None:
             return
         explained = not all(is_looked_at(reply) for _, reply in samples.values())
@@ -184,15 +184,20 @@ class Sifting:
         return self._requests_left >= 0
 
 
-def _entries_to_sample(job: Job) -> list[int]:
-    """Indexes of entries whose first event may be sent before all others, those of different messages first.
+def _to_sample(job: Job) -> list[tuple[int, int]]:
+    """Places of events to ask about, of different messages where there are several.
 
-    By chance, so that what is at fault is not drawn again and again; and of a profile only what it
-    begins with, as its later events must not overtake earlier ones.
+    By chance, so that what is at fault is not drawn again and again; and only those that say of their
+    profile what the first of it says, as newer attributes must not go before older ones.
     """
     firsts = {entry.key: index for index, entry in reversed(list(enumerate(job.entries)))}
-    drawn = list(firsts.values())
+    drawn = [
+        (index, number)
+        for index in firsts.values()
+        for number, event in enumerate(job.entries[index].events)
+        if event.profile == job.entries[index].events[0].profile
+    ]
     random.shuffle(drawn)
-    by_message = {job.entries[index].events[0].origins[0].message: index for index in drawn}
-    first_choice = set(by_message.values())
-    return sorted(drawn, key=lambda index: index not in first_choice)[:SAMPLES]
+    by_message = {job.entries[e].events[n].origins[0].message: (e, n) for e, n in drawn}
+    of_each = set(by_message.values())
+    return sorted(drawn, key=lambda place: place not in of_each)[:SAMPLES]
