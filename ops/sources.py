@@ -334,7 +334,8 @@ def _draw_attempt(
         console.print(Text.assemble(("not mapped: ", "bold red"), f"{problem.pointer}: {problem.detail}"))
     if not events and not mapped.problems:
         console.print("No mapping of this source is meant for this payload.")
-    bad = len(mapped.problems) + sum(bool(each.problems) for each in events)
+    # What cannot be mapped of a delivery is one rejection.
+    bad = bool(mapped.problems) + sum(bool(each.problems) for each in events)
     if bad and source.refuses:
         console.print(Text("The sender would be answered 400, and nothing kept.", "red"))
     elif bad:

@@ -326,3 +326,32 @@ def test_a_buckets_test_of_its_configuration_is_no_news(drops: Drops) -> None:
 
     assert drops.rejections() == []
     assert drops.cloud.left() == []
+
+
+def test_single_events_travel_together_and_fill_jobs(drops: Drops) -> None:
+    drops.klaviyo.configure(poison=[{"contains": "refused"}])
+    names = [f"e{n}" for n in range(120)] + ["refused"] + [f"f{n}" for n in range(120)]
+    client = b'{"surface": "client-event", "body": %s}' % encoded(line("client"))
+    drops.cloud.send(drops.drop(*map(line, names), client))
+
+    drops.invoke()
+    messages = drops.cloud.left()
+    drops.invoke()
+
+    assert sorted(body.count('"at":') for body in messages) == [1, 41, 100, 100]
+    assert drops.delivered() == Counter({*names, "client"} - {"refused"})
+    assert drops.function.metrics()["PutLines"] == 242
+    [rejection] = drops.rejections()
+    assert rejection["line"] == "s3://drops/day one.jsonl:121"
+    assert rejection["pointer"].startswith("/data/attributes/")
+
+
+def test_lines_that_travel_together_are_no_more_than_one_request_can_be(
+    drops: Drops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "MAX_BODY_BYTES_IN", 2 * len(encoded(line("e0"))) + 1)
+    drops.cloud.send(drops.drop(*(line(f"e{n}") for n in range(5))))
+
+    drops.invoke()
+
+    assert sorted(body.count('"at":') for body in drops.cloud.left()) == [1, 2, 2]

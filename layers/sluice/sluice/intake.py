@@ -150,6 +150,11 @@ def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | Non
     return at_entry + tail if event is None else f"{at_entry}/attributes/events/data/{event}{tail}"
 
 
+def caller_line(surface: Surface, line: str | None, entry: int) -> str | None:
+    """Which line of an S3 object an entry of a message was in, where it was in one."""
+    return f"{line}:{entry}" if line and surface in refusal.SINGLE else line
+
+
 def surface_of(document: object) -> Surface | None:
     """Which server-side surface's body this parsed JSON is, by its type; None if it is none's."""
     match document:

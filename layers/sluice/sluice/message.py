@@ -50,7 +50,9 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
 class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=1):
     """One accepted request. `Part` is `msgspec.Raw` where it is read, a document where it is written.
 
-    `source` is the name of the webhook source it came by.
+    `source` is the name of the webhook source it came by. `line` is s3://bucket/key:number, where the
+    caller's document was a line of an S3 object; of a single event's surface it is s3://bucket/key: each
+    entry was a line of its own, and that is its `at`.
     """
 
     receipt: str
@@ -59,7 +61,7 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
     accepted: datetime
     entries: list[Entry[Part]]
     flat: bool = False  # the caller's document had the deprecated flat shape
-    line: str | None = None  # of an S3 object, where the caller's document was one: s3://bucket/key:number
+    line: str | None = None
     source: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""Puts each line of an S3 object on the events queue, as a request of its own.
+"""Puts the lines of an S3 object on the events queue: each as a request, single events some together.
 
 How far it got is kept in the state table, and noted only once that is on the queue (and what was bad in
 it on RejectedQueue): reading may stop anywhere and be done again. What is then put twice is stamped
@@ -15,13 +15,14 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws, envelopes, lines, producers, rejection
+from sluice import aws, envelopes, lines, producers, refusal, rejection
 from sluice.accounts import Accounts, is_account_id
+from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.envelopes import Body, Object
 from sluice.errors import Retryable, Undeliverable
 from sluice.lines import Line
+from sluice.message import Batch, Message, wrap
 from sluice.message import Body as Stored
-from sluice.message import wrap
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.settings import DispatchSettings
 
@@ -30,6 +31,7 @@ KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 # Of what is put before it is noted: little enough for the memory, and for the time there is.
 GROUP_LINES: Final = 1_000
 GROUP_BYTES: Final = 8 * 2**20
+LINES_TOGETHER: Final = 100  # single events that travel as one message; about what SQS bills as one
 MAX_BAD_LINES: Final = 10_000  # then it is no such object, and its archive would be of no use
 
 
@@ -56,17 +58,27 @@ class Source(msgspec.Struct, frozen=True):
         """The same for the same line of the same writing of an object."""
         return _digest(self.id, line)
 
-    def name(self, line: int) -> str:
-        return f"s3://{self.object.bucket}/{self.object.key}:{line}"
+    @property
+    def name(self) -> str:
+        return f"s3://{self.object.bucket}/{self.object.key}"
+
+
+class _Filling(msgspec.Struct):
+    """A message that takes further lines, and the bytes of those it has."""
+
+    message: Message[Any]
+    size: int
 
 
 class _Group(msgspec.Struct):
-    """What some lines came to: messages by account, and rejections."""
+    """What some lines came to: messages by account, those that are not full yet, and rejections."""
 
     good: dict[str, list[Stored]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    filling: dict[tuple[str, str, bool], _Filling] = {}
     bad: list[Rejection] = []
-    size: int = 0
     lines: int = 0
+    put: int = 0
+    size: int = 0
 
 
 def read(
@@ -161,10 +173,34 @@ def _add(group: _Group, source: Source, line: Line) -> None:
         group.bad.append(_rejection(source, line.number, error, body))
         group.size += len(body.text)
         return
-    accepted.line = source.name(line.number)
+    group.put += 1
+    group.size += len(body.text)
+    if isinstance(accepted, Message) and accepted.surface in refusal.SINGLE:
+        _fill(group, source, line, accepted)
+    else:
+        accepted.line = f"{source.name}:{line.number}"
+        _store(group, accepted)
+
+
+def _fill(group: _Group, source: Source, line: Line, accepted: Message[Any]) -> None:
+    """Adds one event to a message of such events: so they are received together, and fill jobs."""
+    accepted.line = source.name
+    accepted.entries[0].at = line.number
+    size = len(line.content or b"")
+    kind = accepted.account, accepted.surface, accepted.flat
+    filling = group.filling.get(kind)
+    if filling and len(filling.message.entries) < LINES_TOGETHER and filling.size + size <= MAX_BODY_BYTES_IN:
+        filling.message.entries += accepted.entries
+        filling.size += size
+        return
+    if filling:
+        _store(group, filling.message)
+    group.filling[kind] = _Filling(accepted, size)
+
+
+def _store(group: _Group, accepted: Message[Any] | Batch) -> None:
     stored = wrap(msgspec.json.encode(accepted), f"claims/lines/{accepted.receipt}.json.zst")
     group.good[accepted.account].append(stored)
-    group.size += len(stored.text) + len(stored.claim_bytes)
 
 
 def _body(source: Source, line: Line) -> Body:
@@ -197,12 +233,14 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
         pointer=error.pointer,
         surface=said.surface,
         accepted=source.object.written,
-        line=source.name(line),
+        line=f"{source.name}:{line}",
         id=source.receipt(line),
     )
 
 
 def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> None:
+    for filling in group.filling.values():
+        _store(group, filling.message)
     bucket = settings.claim_bucket
     unsent = len(
         aws.send_all(
@@ -212,9 +250,9 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
     for account, bodies in group.good.items():
         unsent += len(aws.send_all(settings.events_queue_url, bodies, claim_bucket=bucket, group=account))
     if unsent:
-        raise Retryable(f"{unsent} lines did not get to the queue")
+        raise Retryable(f"{unsent} messages of lines did not get to their queues")
     counts["RejectedEvents"] += len(group.bad)
-    counts["PutLines"] += sum(map(len, group.good.values()))
+    counts["PutLines"] += group.put
 
 
 def _progress(table: str, id: str) -> Progress:

@@ -136,7 +136,7 @@ class Books:
                 source=source.source,
                 receipt=source.receipt,
                 accepted=source.accepted,
-                line=source.line,
+                line=intake.caller_line(source.surface, source.line, entry),
                 id=rejection_id(source.receipt, places),
             )
             self._outcome.refusals.append(
