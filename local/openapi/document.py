@@ -17,11 +17,11 @@ _INFO: Final = {
     "title": "Sluice",
     "version": contract.UPSTREAM_REVISION,
     "description": f"""\
-Sluice stands in front of Klaviyo's event APIs: it takes events in as fast as they come, answers 202 once they
-are stored, and sends them on as bulk jobs at the rate the account is allowed.
+Sluice stands in front of Klaviyo's event APIs, and of Pipeless's batches: it takes events in as fast as they
+come, answers 202 once they are stored, and sends them on as full bulk jobs at the rate that is allowed.
 
-What says *ours* is Sluice's own decision where Klaviyo's documents leave something open, or an addition. The
-rest is as Klaviyo documents it.
+What says *ours* is Sluice's own decision where the vendors' documents leave something open, or an addition.
+The rest is as they document it.
 
 - **Authentication.** Server routes take an ingest key: `Authorization: Klaviyo-API-Key …`, or
   `Authorization: Bearer …`. Client routes know their caller by the public site id in `company_id` alone, and
@@ -292,8 +292,8 @@ def _serving(name: str, summary: str, media_type: str, schema: Part) -> Part:
         "security": [],
         "parameters": [_ref("parameters", "IfNoneMatch")],
         "responses": {
-            "200": {"description": "It.", **tag, "content": {media_type: {"schema": schema}}},
-            "304": {"description": "It is what the caller has.", **tag},
+            "200": {"description": f"{summary}.", **tag, "content": {media_type: {"schema": schema}}},
+            "304": {"description": "The caller has it already.", **tag},
             **{status: answer for status, answer in _FAULTS.items() if status != "500"},
         },
     }
