@@ -402,6 +402,7 @@ FAULTS = st.sampled_from(
         {"kind": "json", "status": 500},
         {"kind": "html", "status": 403},
         {"kind": "json", "status": 401},
+        {"kind": "json", "status": 404},
         {"kind": "throttle", "retry_after": 3},
         {"kind": "throttle", "retry_after_as": "absent"},
         {"kind": "reset", "taken": True},

@@ -60,7 +60,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
             assert {(each.code, each.detail) for each in world.rejections} == {
                 ("not_found", "No such profile.")
             }
-            assert world.requests <= 22 + 2
+            assert world.requests <= 22 + 3
             assert world.counts["CircuitsOpened"] == 0
 
     @pytest.mark.parametrize("bad", [2, 20])
@@ -133,6 +133,17 @@ class TestAnEventRefusedAsIfItsAccountWere:
 
         assert delivered(world.klaviyo) == all_once(*names)
         assert rejected(world) == all_once("badone")
+
+    @pytest.mark.parametrize("refusals", range(1, 8))
+    def test_is_none_where_the_account_was_refused_for_some_requests(self, refusals: int) -> None:
+        world = World({SITE: KEY}, workers=1)
+        world.klaviyo.configure(faults=[{"kind": "json", "status": 403, "count": refusals}])
+        events = bulk("b", 100)
+
+        work(world, request(*events))
+
+        assert delivered(world.klaviyo) == all_once(*ids(events))
+        assert world.rejections == []
 
     @pytest.mark.parametrize(("status", "more"), [(401, 0), (410, 0), (403, 2), (404, 2)])
     def test_is_told_from_a_refused_account_by_two_requests(self, status: int, more: int) -> None:

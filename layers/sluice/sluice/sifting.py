@@ -36,6 +36,7 @@ class Sifting:
         self._lasting = lasting
         self._requests_left = SEARCH_REQUESTS
         self._in_the_job: set[type[_Unexplained]] = set()  # what refuses this job in these ways is in it
+        self._asked_again: Job | None = None
 
     async def see_to(self, job: Job) -> bool:
         """Sees to every event of a job; True if the upstream took all of it as it was."""
@@ -79,6 +80,9 @@ class Sifting:
                 self._books.keep(job, Wait(after))
             case Transient() | AccountFault() if type(reply) not in self._in_the_job:
                 await self._compare(job, reply)
+            case AccountFault() if job.events == 1 and job is not self._asked_again:
+                self._asked_again = job  # it may have been the account's after all, and be over
+                return job
             case Unattributed(fault) | AccountFault(fault=fault) if job.events == 1:
                 [entry] = job.entries
                 self._books.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=False)
@@ -147,8 +151,8 @@ class Sifting:
         for sample, reply in samples.values():
             if isinstance(reply, Taken):
                 await self._books.taken(sample, reply.ignored)
-            else:
-                await self._settle(sample, reply)
+            elif (again := await self._settle(sample, reply)) is not None:
+                await self.see_to(again)
         rest = packing.without(job, samples.keys())
         if rest is None:
             return
