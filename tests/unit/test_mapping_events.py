@@ -4,9 +4,12 @@ import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sluice import mapping
+from sluice import mapping, sources
 from sluice.contract import MAX_EVENTS_PER_REQUEST
 from sluice.mapping import Mapped
 from tests.deliveries import document, mapped, own, source
@@ -200,6 +203,16 @@ def test_of_what_is_too_much_nothing_is_taken(event: dict[str, Any], said: str) 
     assert said in problem.detail
 
 
+@pytest.mark.parametrize(
+    "payload", [{"email": "\ud800"}, {"email": float("nan")}, {"email": 2**70}, {"email": {"\ud800": 1}}]
+)
+def test_what_json_cannot_carry_is_a_problem(payload: Any) -> None:
+    outcome = become(payload)
+
+    assert outcome.events == []
+    assert [problem.pointer for problem in outcome.problems] == ["/events/seen"]
+
+
 def test_a_thousand_events_are_not_too_many() -> None:
     assert len(attributes({"items": [1] * MAX_EVENTS_PER_REQUEST}, each="items")) == MAX_EVENTS_PER_REQUEST
 
@@ -207,3 +220,41 @@ def test_a_thousand_events_are_not_too_many() -> None:
 @pytest.mark.parametrize("payload", [None, 1, "text", [], [1], {}, {"email": {"a": 1}}])
 def test_any_payload_is_a_payload(payload: Any) -> None:
     assert len(attributes(payload)) == 1
+
+
+WORDS = """id email customer line_items quantity price total_price created data object type refunds
+    transactions amount currency tags phone status billing items"""
+KEYS = st.sampled_from(WORDS.split())
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        ["orders/create", "charge.refunded", "1e999", "nan", "usd", "jpy", "processing", "\ud800"]
+    )
+)
+PAYLOADS = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@given(PAYLOADS, st.sampled_from(["orders/create", "orders/updated", "refunds/create", "order.created"]))
+def test_no_payload_at_all_breaks_a_mapping(payload: Any, topic: str) -> None:
+    headers = {"x-shopify-topic": topic, "x-wc-webhook-topic": topic}
+    for of in EVERY_PRESET:
+        delivery = mapping.identify(of.delivery_id, payload, b"", headers)
+        outcome = mapping.events(of.mappings, payload, delivery)
+
+        for event in outcome.events:
+            assert msgspec.json.decode(msgspec.json.encode(event)).keys() == {"data"}
+
+
+ALWAYS = {"when": "`true`"}
+EVERY_PRESET = [source(document(preset=preset)) for preset in sources.presets()] + [
+    source(document(preset=preset, events=dict.fromkeys(sources.preset(preset)["events"], ALWAYS)))
+    for preset in sources.presets()
+]

@@ -135,7 +135,7 @@ class Evaluation:
             raise Unmappable(f"The expression failed: {type(error).__name__}.") from None
         except RecursionError:
             raise Unmappable("The payload is nested too deeply.") from None
-        except (ArithmeticError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise Unmappable(f"The expression failed: {type(error).__name__}.") from None
 
 

@@ -161,7 +161,7 @@ def events(mappings: Sequence[EventMapping], payload: object, delivery: Delivery
                     raise Exhausted(f"A payload must not become more than {MAX_EVENTS_PER_REQUEST} events.")
                 try:
                     event = _event(mapping, node, evaluation, f"{delivery.id}:{index}")
-                    room -= measure(event, room)
+                    room -= _measured(mapping, event, room)
                 except _Faulty as fault:
                     mapped.problems.append(fault.problem)
                 else:
@@ -239,6 +239,15 @@ def _of(
         raise
     except Unmappable as error:
         raise _Faulty(_problem((mapping.name, *path), error)) from None
+
+
+def _measured(mapping: EventMapping, event: dict[str, Any], room: int) -> int:
+    try:
+        return measure(event, room)
+    except Exhausted:
+        raise
+    except Unmappable as error:
+        raise _Faulty(_problem((mapping.name,), error)) from None
 
 
 def _problem(path: Path, error: Unmappable) -> Problem:
