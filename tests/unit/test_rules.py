@@ -149,6 +149,12 @@ PROFILE_LIMITS: dict[str, tuple[str, Any, Any, str]] = {
         {"patch_properties": {"append": {"p": [0] * 4_001}}},
         "/meta/patch_properties/append/p",
     ),
+    "array of names to unset": (
+        "meta",
+        {"patch_properties": {"unset": ["p"] * 4_000}},
+        {"patch_properties": {"unset": ["p"] * 4_001}},
+        "/meta/patch_properties/unset",
+    ),
 }
 
 

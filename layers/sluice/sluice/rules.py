@@ -162,10 +162,12 @@ def _check_metas(profile: ProfileData, found: list[Finding]) -> None:
         found.append((("attributes", "meta"), _TWO_METAS))
     for path, meta in given:
         for name in meta.__struct_fields__:
-            for action in ("append", "unappend"):
+            for action in ("append", "unappend", "unset"):
                 content = getattr(getattr(meta, name), action, None)
                 if isinstance(content, dict):
                     check_value(content, (*path, name, action), found)
+                elif isinstance(content, list):
+                    check_value({action: content}, (*path, name), found)
 
 
 def _is_sound(container: dict[str, Any] | list[Any], level: int) -> bool:
