@@ -347,6 +347,8 @@ BREACHES: list[tuple[Rule, str, Any]] = [
         {"Fn::Sub": WEBHOOK_SECRETS[1].replace("${AWS::StackName}/webhooks/", "")},
     ),
     (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.3.Action", "sqs:*"),
+    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.9.Fn::If.1.Resource", "arn:aws:s3:::*"),
+    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.10.Fn::If.1.Action", "s3:*"),
     (roles_are_narrow, "Resources.RejectFunctionRole.Properties.ManagedPolicyArns", []),
     (roles_are_narrow, "Resources.RejectFunction.Properties.Role", {"Ref": "IngestFunctionRole"}),
     (policies_stay_in_roles, "Resources.Extra", {"Type": "AWS::IAM::Policy"}),
