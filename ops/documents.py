@@ -4,6 +4,7 @@ JSON is read as the YAML it is. YAML is read as if it were JSON: `no` and `12:30
 not hold a key twice, and there are no tags and no aliases.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -129,9 +130,19 @@ def _value(node: yaml.Node, path: tuple[str | int, ...], places: dict[str, Place
                 items.append(_value(item, (*path, index), places))
             return items
         case _ if node.tag in _SCALARS:
-            return _SCALARS[node.tag](node.value)
+            return _scalar(node)
         case _:
             raise Unreadable(f"Tags such as {node.tag} mean nothing here.", _place(node.start_mark))
+
+
+def _scalar(node: yaml.Node) -> Any:
+    try:
+        value = _SCALARS[node.tag](node.value)
+    except ValueError:  # Python reads no integers of more than some thousand digits
+        value = math.inf
+    if value in {math.inf, -math.inf}:
+        raise Unreadable("This number is too large.", _place(node.start_mark))
+    return value
 
 
 def _mapping(node: yaml.MappingNode, path: tuple[str | int, ...], places: dict[str, Place]) -> Any:

@@ -78,6 +78,8 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "a list": ("- sources\n", ["s.yaml:1:1: "]),
     "tag": ("sources: !!python/object:os.system {}\n", ["s.yaml:1:10: Tags such as"]),
     "tagged text": ("sources: !secret x\n", ["s.yaml:1:10: Tags such as"]),
+    "a number too long": (f"a: {'9' * 5_000}\n", ["s.yaml:1:4: This number is too large."]),
+    "a number too large": ("a: 1e999\n", ["s.yaml:1:4: This number is too large."]),
     "two documents": ("a: 1\n---\nb: 2\n", ["s.yaml:2:1: "]),
     "alias": ("sources: &a\n  x: *a\n", ["s.yaml:2:6: Aliases mean nothing here."]),
     "deep": ("[" * 60 + "]" * 60, ["s.yaml:1:52: This is nested too deeply."]),
