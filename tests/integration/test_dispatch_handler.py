@@ -122,6 +122,25 @@ def test_a_batch_is_delivered_refused_and_kept_as_each_message_deserves(dispatch
     assert dispatch.postponed() == []
 
 
+def test_what_is_refused_of_a_webhook_points_into_its_events(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
+    delivered = stored(("ann", "a"), ("bob", "b"), surface=Surface.WEBHOOK)
+    delivered.source = "shop"
+    metric = {"data": {"type": "metric", "attributes": {"name": "refused"}}}
+    delivered.entries[1].events[0].attributes = event(unique_id="b", metric=metric)["attributes"]
+    dispatch.put(delivered)
+    dispatch.put(encoded(single()).decode(), surface="webhook")
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["a"])
+    by_reason = {each["reason"]: each for each in dispatch.rejections()}
+    refused = by_reason["refused_by_upstream"]
+    assert refused["pointer"].startswith("/data/1/attributes/metric")
+    assert (refused["surface"], refused["source"]) == ("webhook", "shop")
+    assert "surface" in by_reason["invalid"]["detail"]  # nobody else writes in this form
+
+
 def test_what_was_delivered_and_refused_of_a_bulk_request_is_in_its_receipt(dispatch: Dispatch) -> None:
     dispatch.klaviyo.configure(poison=[{"contains": "refused"}])
     dispatch.put(

@@ -298,6 +298,8 @@ def test_an_event_of_the_largest_size_goes_into_a_job() -> None:
         (Surface.EVENT, False, 0, "/data/x"),
         (Surface.CLIENT_EVENT, False, None, "/data/x"),
         (Surface.EVENT, True, 0, "/data/x"),
+        (Surface.WEBHOOK, False, 0, "/data/2/x"),
+        (Surface.WEBHOOK, False, None, "/data/2/x"),
     ],
 )
 def test_a_rejection_points_into_the_callers_document(
