@@ -1,13 +1,16 @@
 """Inbound limits: two fixed windows for each key and kind of route, told as Klaviyo tells them."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
-from sluice import allowance, contract, settings
+from sluice import allowance, contract, receipts, settings
 from sluice.allowance import Allowance
+from sluice.catalogue import Catalogue
 from sluice.contract import Surface
 from sluice.errors import Refused
 from tests.bodies import SITE_ID, bulk, client_bulk, single
@@ -129,6 +132,24 @@ def test_one_too_many_is_answered_with_when_to_come_back(
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert rate_limit(refused.headers) == {}
     assert len(limited.queued()) == len([answer for answer in answers if answer.status == 202])
+
+
+def test_ingest_may_reach_the_items_it_counts_in(front: Front) -> None:
+    """It goes on without them, so that nothing else would tell."""
+    resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
+    [policy] = resources["IngestFunctionRole"]["Properties"]["Policies"]
+    allowed = {
+        keys.removesuffix("*")
+        for statement in policy["PolicyDocument"]["Statement"]
+        for condition in statement.get("Condition", {}).values()
+        for keys in [condition["dynamodb:LeadingKeys"]]
+    }
+
+    count(1, NOON)
+    Catalogue().enter(TABLE, SITE_ID, ["metric"], partly=False)
+    receipts.create(TABLE, "0" * 32, account=SITE_ID, created=NOON, total=1)
+
+    assert {item["pk"]["S"].partition("#")[0] + "#" for item in front.items()} == allowed
 
 
 def test_off_costs_nothing(front: Front) -> None:
