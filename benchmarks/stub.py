@@ -46,7 +46,7 @@ def serving() -> Iterator[str]:
 
 def environment(url: str) -> dict[str, str]:
     """The variables with which ingest and boto3 find this instead of AWS."""
-    given = {"events_queue_url": url + QUEUE_PATH, "allowed_origins": "*"}
+    given = {"events_queue_url": url + QUEUE_PATH, "allowed_origins": "*", "inbound_limits": "off"}
     names = [field.name for field in msgspec.structs.fields(IngestSettings)]
     return {
         **{f"SLUICE_{name.upper()}": given.get(name, name) for name in names},
