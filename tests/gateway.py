@@ -56,7 +56,8 @@ def application(functions: Mapping[str, Invoke]) -> Application:
 
 
 def _leads(resource: str, path: str) -> bool:
-    return re.fullmatch(re.escape(resource).replace(re.escape(_GREEDY), ".*") + "/?", path) is not None
+    pattern = re.escape(resource).replace(re.escape(_GREEDY), ".*") + "/?"
+    return re.fullmatch(pattern, path, re.DOTALL) is not None
 
 
 def _event(environ: dict[str, Any], resource: str) -> dict[str, Any]:
