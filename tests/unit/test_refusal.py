@@ -1,5 +1,6 @@
 """Refusals: everything wrong at once, whatever else is wrong, in a bounded answer to a body of any size."""
 
+import msgspec
 import pytest
 
 from sluice.contract import Surface
@@ -88,3 +89,13 @@ def test_only_a_wrong_identifier_is_wrong_with_a_profile_that_has_one() -> None:
     found = refusal(Surface.BULK, bulk(entry(of=profile(email=5))))
 
     assert [problem.detail for problem in found] == ["'email' must be a string."]
+
+
+def test_work_on_types_does_not_grow_with_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[type[msgspec.Struct]] = []
+    monkeypatch.setattr(msgspec.structs, "fields", looks.append)
+
+    found = refusal(Surface.BULK, bulk(*[entry()] * 1_001))
+
+    assert "holds 1001" in found[0].detail
+    assert looks == []

@@ -6,6 +6,7 @@ by part, as one bad part must not hide what is wrong with the others.
 
 import codecs
 import contextlib
+import functools
 from collections.abc import Generator, Iterator
 from typing import Any, Final
 
@@ -173,11 +174,15 @@ def _event(value: object) -> EventAttributes:
 def _fitting(value: object, kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Those fields of an object that have the structure they should."""
     result: dict[str, Any] = {}
-    for field in msgspec.structs.fields(kind):
+    for field in _fields(kind):
         if isinstance(value, dict) and field.encode_name in value:
             with contextlib.suppress(msgspec.ValidationError):
                 result[field.name] = msgspec.convert(value[field.encode_name], field.type)
     return result
+
+
+# A body may hold thousands of events, and looking at a type takes longer than at an event.
+_fields: Final = functools.cache(msgspec.structs.fields)
 
 
 def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]]:
