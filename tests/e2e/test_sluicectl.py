@@ -37,17 +37,18 @@ def test_a_sources_document_is_put_shown_and_tried(stack: Stack, tmp_path: Path)
     s3, bucket = stack.client("s3"), stack.outputs["ConfigBucketName"]
     (tmp_path / "s.yaml").write_text(DOCUMENT)
     (tmp_path / "p.json").write_text('{"user": {"email": "ada@example.com"}}')
-    before = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    before = s3.get_object(Bucket=bucket, Key="sources.json")["Body"].read()  # other tests post to these
 
-    dry = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--dry-run", "--json"))
-    first = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
-    second = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
-    shown = json.loads(sluicectl(stack, tmp_path, "show", "--json"))
-    tried = json.loads(sluicectl(stack, tmp_path, "try", "own", "p.json", "--json"))
+    try:
+        dry = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--dry-run", "--json"))
+        first = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
+        second = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
+        shown = json.loads(sluicectl(stack, tmp_path, "show", "--json"))
+        tried = json.loads(sluicectl(stack, tmp_path, "try", "own", "p.json", "--json"))
+    finally:
+        s3.put_object(Bucket=bucket, Key="sources.json", Body=before)
 
     assert [each["stored"] for each in (dry, first, second)] == [False, True, False]
     assert not second["changed"]
     assert shown["sources"]["own"]["account"] == "AbC123"
     assert [each["valid"] for each in tried["events"]] == [True]
-    if not before:
-        s3.delete_object(Bucket=bucket, Key="sources.json")
