@@ -159,8 +159,9 @@ def test_what_the_message_itself_names_holds_where_the_envelope_names_nothing() 
     )
 
 
-def test_no_envelope_is_from_the_future() -> None:
-    text = json.dumps(topic(Timestamp="2027-01-01T00:00:00Z"))
+@pytest.mark.parametrize("timestamp", ["2027-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"])
+def test_no_envelope_is_from_a_time_that_cannot_be(timestamp: str) -> None:
+    text = json.dumps(topic(Timestamp=timestamp))
 
     assert opened(Body(text, SENT)) == Body(SINGLE, SENT)
 

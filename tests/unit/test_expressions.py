@@ -138,6 +138,8 @@ MANY = {
     "items": [{"items": list(range(1_000))}] * 1_000,
     "text": "x" * 1_000_000,
     "bomb": zipped(b"0" * 10**7),
+    "many": [1] * 50_000,
+    "members": {str(number): 1 for number in range(10_000)},
 }
 
 
@@ -151,11 +153,26 @@ MANY = {
         "join(text, ['a', 'b', 'c', 'd', 'e', 'f', 'g'])",
         "to_string(items[].payload())",
         "powertools_base64_gzip(bomb)",
+        "items[].concat(payload().text, 'x')",
+        "items[].{all: reverse(payload().many)}",
+        "items[].merge(payload().members, {x: `1`})",
     ],
 )
 def test_what_blows_up_is_stopped(text: str) -> None:
     with pytest.raises(Exhausted):
         evaluate(text, MANY)
+
+
+def test_functions_have_so_much_memory_for_all_expressions_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "MAX_MADE_BYTES", 2_500_000)
+    evaluation = Evaluation(MANY, {})
+    text = parse("length(concat(text, 'x'))")
+    evaluation.of(parse("items[].length(payload().text)"), MANY)  # to look at something makes nothing of it
+    evaluation.of(text, MANY)
+    evaluation.of(text, MANY)
+
+    with pytest.raises(Exhausted, match="2500000 bytes"):
+        evaluation.of(text, MANY)
 
 
 def test_what_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

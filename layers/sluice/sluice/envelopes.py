@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from sluice.contract import EARLIEST_TIME
+
 MAX_ENVELOPES: Final = 3  # one in another: S3's news by SNS, an SNS message of a bus's event
 _CREATED: Final = "ObjectCreated:"
 
@@ -95,7 +97,7 @@ def _of_topic(body: Body) -> Body:
     outer = msgspec.json.decode(_bytes(body.text), type=_Notification)
     return Body(
         outer.message,
-        min(outer.timestamp, body.sent),
+        _earlier(outer.timestamp, body.sent),
         outer.named("account") or body.account,
         outer.named("surface") or body.surface,
     )
@@ -108,7 +110,7 @@ class _BusEvent(msgspec.Struct):
 
 def _of_bus(body: Body) -> Body:
     outer = msgspec.json.decode(_bytes(body.text), type=_BusEvent)
-    return Body(_text(outer.detail), min(outer.time, body.sent), body.account, body.surface)
+    return Body(_text(outer.detail), _earlier(outer.time, body.sent), body.account, body.surface)
 
 
 class _Ours(msgspec.Struct):
@@ -155,7 +157,7 @@ def _of_bucket(body: Body) -> Objects:
         Object(
             record.s3.bucket.name,
             urllib.parse.unquote_plus(record.s3.object.key),
-            min(record.event_time, body.sent),
+            _earlier(record.event_time, body.sent),
             record.s3.object.version_id,
             record.s3.object.e_tag,
             record.s3.object.sequencer,
@@ -181,6 +183,11 @@ def _members(text: str) -> dict[str, msgspec.Raw] | None:
         return msgspec.json.decode(_bytes(text), type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _earlier(told: datetime, sent: datetime) -> datetime:
+    """When something was sent, by what an envelope says, unless that cannot be."""
+    return told if EARLIEST_TIME <= told <= sent else sent
 
 
 def _bytes(text: str) -> bytes:

@@ -10,6 +10,7 @@ import decimal
 import json
 import math
 import re
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ MAX_DEPTH: Final = 60  # of parts within parts of an expression
 MAX_CPU_SECONDS: Final = 2.0  # for all expressions over one payload
 MAX_ITEMS: Final = 100_000  # of a list
 MAX_BYTES: Final = MAX_BODY_BYTES_IN  # of what is made of one payload, as JSON
+MAX_MADE_BYTES: Final = 128 * 2**20  # of memory, by all calls of functions over one payload
 _MAX_NESTING: Final = 100  # of a result: what is deeper is refused, but has to be looked at first
 _MILLISECONDS: Final = 10**11  # seconds would be the year 5138
 
@@ -166,12 +168,15 @@ def _one_line(error: Exception) -> str:
 
 
 class _Interpreter(TreeInterpreter):  # type: ignore[misc]
-    """JMESPath's own, within bounds: each step looks at the clock, and no list outgrows its limit."""
+    """JMESPath's own, within bounds: each step looks at the clock, no list outgrows its limit, and functions,
+    which alone can make much of one value in no time, have so much memory for it.
+    """
 
     def __init__(self, functions: "_Functions") -> None:
         super().__init__(Options(custom_functions=functions))
         # Of this thread's work, not of the wall's: a busy machine must not turn good payloads away.
         self._deadline = time.thread_time() + MAX_CPU_SECONDS
+        self._room = MAX_MADE_BYTES
 
     def visit(self, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if time.thread_time() > self._deadline:
@@ -179,6 +184,14 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]
         result = super().visit(node, *args, **kwargs)
         if isinstance(result, list) and len(result) > MAX_ITEMS:
             raise _too_long()
+        return result
+
+    def visit_function_expression(self, node: dict[str, Any], value: object) -> Any:
+        result = super().visit_function_expression(node, value)
+        if node["value"] != "payload":  # which makes nothing
+            self._room -= sys.getsizeof(result)
+        if self._room < 0:
+            raise Exhausted(f"Functions must not make more than {MAX_MADE_BYTES} bytes of a payload.")
         return result
 
     def visit_flatten(self, node: dict[str, Any], value: object) -> Any:
