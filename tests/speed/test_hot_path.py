@@ -13,7 +13,7 @@ def test_hot_path_is_as_quick_as_recorded() -> None:
 def test_guard_notices_a_slower_hot_path(monkeypatch: pytest.MonkeyPatch) -> None:
     read, packed = gateway.stored, gateway.jobs
     monkeypatch.setattr(gateway, "stored", lambda *given: [read(*given) for _ in range(3)].pop())
-    monkeypatch.setattr(gateway, "jobs", lambda given: [packed(given) for _ in range(3)].pop())
+    monkeypatch.setattr(gateway, "jobs", lambda given: [packed(given) for _ in range(6)].pop())
 
     found = guard.slower(guard.ratios())
 
