@@ -8,7 +8,7 @@ import pytest
 
 from sluice import backoff, pace
 from sluice.triage import Answer
-from tests.simulation import World, run
+from tests.simulation import START, World, run
 from tests.traffic import (
     HOUR,
     KEY,
@@ -160,6 +160,25 @@ class TestAnEventRefusedAsIfItsAccountWere:
         assert world.requests == 1 + more
         assert world.circuits == {SITE: status}
         assert world.rejections == []
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_is_not_seen_in_jobs_that_are_refused_while_answers_from_before_are_on_their_way(
+        self, seed: int
+    ) -> None:
+        world = World({SITE: KEY}, workers=1, seed=seed, latency=1.0)
+        world.answer = lambda body: refusal(403) if world.clock() >= START + 0.3 else None
+
+        async def scenario() -> None:
+            for n in range(12):
+                world.put(request(*bulk(f"b{n}", 1_000)))
+            async with world.working():
+                await world.sleep(MINUTE)
+
+        run(scenario())
+
+        assert world.counts["Jobs"] == 3
+        assert world.rejections == []
+        assert world.circuits == {SITE: 403}
 
     def test_no_job_is_sent_while_an_account_is_in_doubt(self) -> None:
         world = World({SITE: KEY}, workers=1)

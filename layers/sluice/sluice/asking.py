@@ -26,9 +26,10 @@ def is_looked_at(reply: Reply) -> bool:
 class Asker:
     """An account, as one invocation comes to know it.
 
-    `looked_at` counts its jobs that were looked at, `throttled` is True after a 429. `fault` is the
-    status with which all of its jobs are refused; once it is set nothing more is asked. Whoever
-    holds `in_doubt` is finding that out, and only samples are sent meanwhile.
+    Its requests are numbered as they are sent: `sent` is the latest, `looked_at` the latest whose job was
+    looked at (0 for none). `throttled` is True after a 429. `fault` is the status with which all of its
+    jobs are refused; once it is set nothing more is asked. Whoever holds `in_doubt` is finding that out,
+    and only samples are sent meanwhile.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Asker:
         create_job: Callable[[Account, bytes], Awaitable[Answer | None]],
         counts: Counter[str],
     ) -> None:
+        self.sent = 0
         self.looked_at = 0
         self.throttled = False
         self.fault: int | None = None
@@ -54,6 +56,7 @@ class Asker:
         """
         body = job.body()
         while (slot := await self._turn(sample)) is not None:
+            self.sent = number = self.sent + 1
             verdict = await self._send(job, body, slot)
             match verdict:
                 case None:
@@ -66,7 +69,8 @@ class Asker:
                     self.fault = status
                 case _:
                     self._counts["TransientFaults"] += isinstance(verdict, Transient)
-                    self.looked_at += is_looked_at(verdict)
+                    if is_looked_at(verdict):
+                        self.looked_at = max(self.looked_at, number)
                     return verdict
         return None
 

@@ -116,10 +116,11 @@ class Sifting:
 
         Where nothing can be compared, a refusal is taken at its word if it is all that was heard.
         """
-        asker, looked_at = self._asker, self._asker.looked_at
+        # What was sent before the refusal came says nothing: it may have begun with that.
+        asker, before = self._asker, self._asker.sent
         async with asker.in_doubt:
-            samples = await self._ask_samples(job, looked_at)
-            works = asker.looked_at > looked_at
+            samples = await self._ask_samples(job, before)
+            works = asker.looked_at > before
             if not works and (samples or not asker.looked_at):
                 asker.fault = asker.fault or refusal.status or NO_ANSWER
         if works:
@@ -130,12 +131,12 @@ class Sifting:
         else:
             self._books.keep(job, Wait(refusal.after if isinstance(refusal, Transient) else None))
 
-    async def _ask_samples(self, job: Job, looked_at: int) -> _Samples:
+    async def _ask_samples(self, job: Job, before: int) -> _Samples:
         """Asks about single events until one is looked at; each that was answered, by its place."""
         samples: _Samples = {}
         for entry, event in _to_sample(job) if job.events > 1 else ():
-            if self._asker.looked_at > looked_at:
-                break  # perhaps by an answer that was on its way
+            if self._asker.looked_at > before:
+                break  # perhaps by another job's sample
             sample = packing.alone(job, job.entries[entry].events[event])
             try:
                 reply = await self._asker.ask(sample, sample=True)
