@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from local.standin import Pipeless
 from sluice.accounts import App
+from sluice.backoff import Wait
 from sluice.delivery import Circuits, Ports, Share
 from sluice.errors import Retryable
 from sluice.message import Batch
@@ -47,7 +48,10 @@ class World:
         share = Share(dict(self.messages), frozenset(self.again), frozenset(probes))
         asyncio.run(deliver(OURS, share, self._ports(), outcome))
         for refusal in outcome.due():
-            self._note(refusal.receipt, refusal.places)
+            if "rejected" in self.unreachable:
+                outcome.retry[refusal.record] = Wait()
+            else:
+                self._note(refusal.receipt, refusal.places)
         self.again |= outcome.retry.keys()
         self.messages = {n: batch for n, batch in self.messages.items() if n in outcome.retry}
         return outcome
@@ -319,6 +323,20 @@ def test_a_probe_that_is_looked_at_ends_the_pause() -> None:
 
     assert (world.is_open, world.written(), world.parked) == (False, ["a"], [])
     assert outcome.counts["CircuitsClosed"] == 1
+
+
+def test_what_is_delivered_is_not_written_again_as_a_rejection_cannot_be_stored() -> None:
+    world = World(stored("a", "bad", "c"))
+    world.pipeless.configure(poison=["bad"])
+    world.unreachable.add("rejected")
+
+    world.deliver()
+    world.unreachable.clear()
+    outcome = world.deliver()
+
+    assert world.written() == ["a", "c"]
+    assert [refusal.places for refusal in outcome.due()] == [(1,)]
+    assert world.messages == {}
 
 
 def test_a_probe_that_is_refused_is_parked_again() -> None:

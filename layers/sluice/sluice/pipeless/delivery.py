@@ -186,8 +186,12 @@ class _Delivery:
             self._outcome.refusals.append(Refusal(origin.message, rejection, source.receipt, places))
 
     async def _note_progress(self) -> None:
-        """Notes what is delivered of messages that come again, as sending it again would write it again."""
-        for number in (self._outcome.retry.keys() | self._to_park) & self._delivered.keys():
+        """Notes what is delivered of messages that come again, as sending it again would write it again.
+
+        One with a rejection comes again if that cannot be stored.
+        """
+        refused = {refusal.record for refusal in self._outcome.refusals}
+        for number in (self._outcome.retry.keys() | self._to_park | refused) & self._delivered.keys():
             receipt = self._share.messages[number].receipt
             try:
                 await self._ports.receipts.delivered(receipt, sorted(self._delivered[number]))
