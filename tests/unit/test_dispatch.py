@@ -19,6 +19,7 @@ from sluice.errors import Retryable
 from sluice.message import encode
 from sluice.outcome import Outcome
 from sluice.rejection import Reason
+from sluice.triage import Answer
 from tests.simulation import START, World, run
 from tests.traffic import (
     HOUR,
@@ -173,6 +174,34 @@ def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: i
     assert delivered(world.klaviyo, OTHER) == all_once(*theirs)
     assert delivered(world.klaviyo) == all_once(*mine, *(each for events in bulks for each in ids(events)))
     assert world.queue.dead == []
+
+
+def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None:
+    class Closed(World):
+        def _ports(self, deadline: float) -> dispatch.Ports:
+            async def fail(site_id: str, status: int) -> bool:
+                raise Retryable("the state table cannot be written")
+
+            ports = super()._ports(deadline)
+            circuits = msgspec.structs.replace(ports.delivery.circuits, open=fail)
+            return msgspec.structs.replace(
+                ports, delivery=msgspec.structs.replace(ports.delivery, circuits=circuits)
+            )
+
+    world = Closed({SITE: KEY}, workers=1)
+    world.answer = lambda body: Answer(401) if 1 < world.requests < 3 else None
+
+    async def scenario() -> None:
+        for n in range(2_000):
+            world.put(single(f"s{n}"))
+        async with world.working():
+            await world.sleep(5)
+
+    run(scenario())
+
+    assert world.counts["DeliveredEvents"] == 1_000
+    assert len(world.parked[SITE][0]) == 1_000
+    assert len(world.queue) == 0
 
 
 def test_an_unknown_account_is_parked_until_it_is_known() -> None:

@@ -39,6 +39,7 @@ class World:
         self.noted: dict[str, frozenset[int]] = {}
         self.pauses: list[float | None] = []
         self.turns = 10_000
+        self.refused_after = 10_000  # calls
         self.unreachable: set[str] = set()
         self.again: set[int] = set()
 
@@ -85,6 +86,8 @@ class World:
             raise AssertionError("nothing here is Klaviyo's")
 
         async def create_events(app: App, body: bytes) -> Answer:
+            if len(list(self.pipeless.calls())) >= self.refused_after:
+                return Answer(401, {}, b'{"errors":["Unauthorized"]}')
             given = self.pipeless.handle("POST", f"/v1/apps/{app.app_id}/events/batch", HEADERS, body)
             if given.ending != "answered":
                 return Answer(None, failure="ReadError")
@@ -98,6 +101,7 @@ class World:
             return self.is_open
 
         async def open_circuit(account: str, status: int) -> bool:
+            self._reach("opening")
             was_closed, self.is_open = not self.is_open, True
             return was_closed
 
@@ -337,6 +341,18 @@ def test_what_is_delivered_is_not_written_again_as_a_rejection_cannot_be_stored(
     assert world.written() == ["a", "c"]
     assert [refusal.places for refusal in outcome.due()] == [(1,)]
     assert world.messages == {}
+
+
+def test_what_is_written_is_not_kept_as_the_circuit_cannot_be_opened() -> None:
+    world = World(stored(*"abcdefghij"), stored(*"klm", after=1))
+    world.refused_after = 1
+    world.unreachable |= {"opening", "receipts"}
+
+    outcome = world.deliver()
+
+    assert world.written() == list("abcdefghij")
+    assert outcome.retry == {}
+    assert [batch.events[0].end_object.id for batch in world.parked] == ["k"]
 
 
 def test_a_probe_that_is_refused_is_parked_again() -> None:

@@ -6,6 +6,7 @@ queue.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from datetime import datetime
 from typing import Final
@@ -86,6 +87,16 @@ async def park(
         outcome.retry.pop(number, None)
 
 
+async def open_circuit(account: str, status: int, circuits: Circuits, outcome: Outcome) -> None:
+    """Opens an account's circuit, by its `id`, before its messages are parked.
+
+    They may be parked all the same where that fails: with the circuit closed they are back in a minute.
+    """
+    with contextlib.suppress(Retryable):
+        if await circuits.open(account, status):
+            outcome.counts["CircuitsOpened"] += 1
+
+
 class _Delivery:
     """One account's share of a batch."""
 
@@ -106,7 +117,7 @@ class _Delivery:
             else:
                 await self._send(self._books.messages)
             if self._asker.fault is not None:
-                await self._open_circuit(self._asker.fault)
+                await open_circuit(self._site_id, self._asker.fault, self._ports.circuits, self._outcome)
         except Retryable as error:
             for number in self._share.messages:
                 self._outcome.retry.setdefault(number, Wait(error.after))
@@ -125,10 +136,6 @@ class _Delivery:
         else:
             # Probes that were not looked at, too: on the queue they would be tried between the minutes.
             self._books.to_park.update(rest, probes & self._outcome.retry.keys())
-
-    async def _open_circuit(self, fault: int) -> None:
-        if await self._ports.circuits.open(self._site_id, fault):
-            self._outcome.counts["CircuitsOpened"] += 1
 
     async def _send(self, messages: Mapping[int, StoredMessage], at_once: int = CONCURRENT_JOBS) -> None:
         packed = packing.pack(messages.items())

@@ -57,8 +57,10 @@ class _Delivery:
                 await self._probe(done)
             else:
                 await self._send(self._share.messages, done)
-            if self._fault is not None and await self._ports.circuits.open(self._app.id, self._fault.status):
-                self._outcome.counts["CircuitsOpened"] += 1
+            if self._fault is not None:
+                await delivery.open_circuit(
+                    self._app.id, self._fault.status, self._ports.circuits, self._outcome
+                )
         except Retryable as error:
             for number in self._share.messages:
                 self._outcome.retry.setdefault(number, Wait(error.after))
