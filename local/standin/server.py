@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from http import HTTPStatus
 
 import h11
@@ -51,19 +50,18 @@ def serving(klaviyo: Klaviyo, port: int = 0, pipeless: Pipeless | None = None) -
     url: Future[str] = Future()
 
     def run() -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(serve(klaviyo, pipeless or Pipeless({}), port, stop, url.set_result))
-        except OSError as problem:
-            url.set_exception(problem)
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve(klaviyo, pipeless or Pipeless({}), port, stop, url.set_result))
 
-    thread = threading.Thread(target=run, name="standin")
-    thread.start()
-    with contextlib.ExitStack() as ending:
-        ending.callback(thread.join)
-        address = url.result()
-        ending.callback(loop.call_soon_threadsafe, stop.set)
-        yield address
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="standin") as thread:
+        ended = thread.submit(run)
+        wait((url, ended), return_when=FIRST_COMPLETED)
+        if not url.done():
+            ended.result()  # raises what kept it from serving
+        try:
+            yield url.result()
+        finally:
+            loop.call_soon_threadsafe(stop.set)
 
 
 class _Conversation:

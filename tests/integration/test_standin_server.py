@@ -210,6 +210,11 @@ def test_serving_says_when_the_port_is_taken(klaviyo, client):
         pass
 
 
+def test_serving_says_whatever_keeps_it_from_serving(klaviyo):
+    with pytest.raises(OverflowError), serving(klaviyo, 2**16):
+        pass
+
+
 def run(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "local.standin", "--max-seconds", "30", *arguments],
