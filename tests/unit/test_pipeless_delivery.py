@@ -81,19 +81,19 @@ class World:
         if what in self.unreachable:
             raise Retryable(what)
 
+    async def _create_events(self, app: App, body: bytes) -> Answer:
+        if len(list(self.pipeless.calls())) >= self.refused_after:
+            return Answer(401, {}, b'{"errors":["Unauthorized"]}')
+        given = self.pipeless.handle("POST", f"/v1/apps/{app.app_id}/events/batch", HEADERS, body)
+        if given.ending != "answered":
+            return Answer(None, failure="ReadError")
+        assert isinstance(given.body, bytes)
+        lower = {name.lower(): value for name, value in given.headers.items()}
+        return Answer(given.status, lower, given.body)
+
     def _ports(self) -> Ports:
         async def never(*_: Any) -> Any:
             raise AssertionError("nothing here is Klaviyo's")
-
-        async def create_events(app: App, body: bytes) -> Answer:
-            if len(list(self.pipeless.calls())) >= self.refused_after:
-                return Answer(401, {}, b'{"errors":["Unauthorized"]}')
-            given = self.pipeless.handle("POST", f"/v1/apps/{app.app_id}/events/batch", HEADERS, body)
-            if given.ending != "answered":
-                return Answer(None, failure="ReadError")
-            assert isinstance(given.body, bytes)
-            lower = {name.lower(): value for name, value in given.headers.items()}
-            return Answer(given.status, lower, given.body)
 
         async def is_open(account: str) -> bool:
             assert account == APP
@@ -121,7 +121,7 @@ class World:
 
         return Ports(
             create_job=never,
-            create_events=create_events,
+            create_events=self._create_events,
             pace=lambda _: self,  # type: ignore[arg-type,return-value]
             circuits=Circuits(is_open, open_circuit, close_circuit, park),
             receipts=Receipts(done, delivered),

@@ -251,6 +251,25 @@ class TestAnEventTheUpstreamFailsOn:
         assert world.rejections == []
         assert world.circuits == {SITE: 403}
 
+    def test_does_not_park_its_account_with_others_of_its_request_alone(self) -> None:
+        world = World({SITE: KEY}, receive_count=500)
+        world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))
+        names = [f"s{n}" for n in range(20)]
+
+        async def scenario() -> None:
+            world.put(request(("x", "badone-1"), ("x", "badone-2")))
+            async with world.working():
+                for name in names:
+                    await world.sleep(5 * MINUTE)
+                    world.put(single(name))
+                await world.sleep(15)
+
+        run(scenario())
+
+        assert delivered(world.klaviyo) == all_once(*names)
+        assert world.counts["CircuitsOpened"] == 0
+        assert len(world.queue) == 1
+
     def test_does_not_hold_up_or_park_its_account(self) -> None:
         world = World({SITE: KEY}, receive_count=500)
         world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))

@@ -27,7 +27,8 @@ class Asker:
     """An account, as one invocation comes to know it.
 
     Its requests are numbered as they are sent: `sent` is the latest, `looked_at` the latest whose job was
-    looked at (0 for none). `throttled` is True after a 429. `fault` is the status with which all of its
+    looked at (0 for none). `failing` are the messages of jobs that the upstream failed on, by number.
+    `throttled` is True after a 429. `fault` is the status with which all of its
     jobs are refused; once it is set nothing more is asked. Whoever holds `in_doubt` is finding that out,
     and only samples are sent meanwhile.
     """
@@ -41,6 +42,7 @@ class Asker:
     ) -> None:
         self.sent = 0
         self.looked_at = 0
+        self.failing: set[int] = set()
         self.throttled = False
         self.fault: int | None = None
         self.in_doubt = asyncio.Lock()
@@ -68,7 +70,9 @@ class Asker:
                 case AccountFault(status) if verdict.is_certain:
                     self.fault = status
                 case _:
-                    self._counts["TransientFaults"] += isinstance(verdict, Transient)
+                    if isinstance(verdict, Transient):
+                        self._counts["TransientFaults"] += 1
+                        self.failing |= job.messages()
                     if is_looked_at(verdict):
                         self.looked_at = max(self.looked_at, number)
                     return verdict

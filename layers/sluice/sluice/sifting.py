@@ -121,7 +121,10 @@ class Sifting:
         async with asker.in_doubt:
             samples = await self._ask_samples(job, before)
             works = asker.looked_at > before
-            if not works and (samples or not asker.looked_at):
+            is_known = bool(samples) or not asker.looked_at
+            if isinstance(refusal, Transient) and len(asker.failing) == 1:
+                is_known = False  # one request's events fail: they may be all that does
+            if is_known and not works:
                 asker.fault = asker.fault or refusal.status or NO_ANSWER
         if works:
             self._in_the_job.add(type(refusal))
