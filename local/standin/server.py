@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from http import HTTPStatus
+from typing import Any
 
 import h11
 
@@ -55,7 +56,8 @@ def serving(klaviyo: Klaviyo, port: int = 0, pipeless: Pipeless | None = None) -
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="standin") as thread:
         ended = thread.submit(run)
-        wait((url, ended), return_when=FIRST_COMPLETED)
+        either: list[Future[Any]] = [url, ended]
+        wait(either, return_when=FIRST_COMPLETED)
         if not url.done():
             ended.result()  # raises what kept it from serving
         try:
