@@ -12,7 +12,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from local.standin import Klaviyo, Settings, transport
-from sluice import objects, upstream
+from sluice import lines, objects, upstream
 from tests.bodies import SITE_ID, bulk, encoded, entry, event, profile, single
 from tests.lambdas import PRIVATE_KEY, REGION, Cloud, Context, Crash, Function
 
@@ -276,6 +276,27 @@ def test_an_object_that_is_too_large_is_read_to_the_limit(
 
     assert drops.delivered() == Counter("ab")
     assert drops.bad_lines() == [("3", "oversized")]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_an_object_that_is_one_line_without_end_no_more_is_read(
+    drops: Drops, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    monkeypatch.setattr(objects, "MAX_OBJECT_BYTES", 10_000)
+    monkeypatch.setattr(lines, "PIECE_BYTES", 1_000)
+    pieces: list[int] = []
+    split = lines.split
+
+    def counted(given: Iterator[bytes], *where: int) -> Iterator[Any]:
+        return split((pieces.append(len(piece)) or piece for piece in given), *where)
+
+    monkeypatch.setattr(lines, "split", counted)
+    drops.cloud.send(drops.drop(line("a"), b"x" * 100_000, packed=packed))
+
+    assert drops.invoke() == []
+
+    assert sum(pieces) <= 11_000
+    assert drops.bad_lines() == [("2", "oversized")]
 
 
 def test_a_line_too_large_for_a_message_goes_through_the_claim_bucket(drops: Drops) -> None:

@@ -81,3 +81,12 @@ def without(pieces: Iterable[bytes], count: int) -> Iterator[bytes]:
         if count < len(piece):
             yield piece[count:]
         count = max(0, count - len(piece))
+
+
+def until(pieces: Iterable[bytes], count: int) -> Iterator[bytes]:
+    """Pieces to the first that goes beyond so many bytes: without a line's end there may be no other."""
+    for piece in pieces:
+        yield piece
+        count -= len(piece)
+        if count < 0:
+            return

@@ -138,8 +138,9 @@ def _groups(source: Source, pieces: Iterator[bytes], progress: Progress) -> Iter
     group = _Group()
     end: tuple[Reason, str] | None = None
     bad = progress.bad
+    left = lines.until(pieces, MAX_OBJECT_BYTES - progress.offset)
     try:
-        for line in lines.split(pieces, progress.line, progress.offset):
+        for line in lines.split(left, progress.line, progress.offset):
             if line.end > MAX_OBJECT_BYTES:
                 end = Reason.OVERSIZED, f"The object exceeds {MAX_OBJECT_BYTES} bytes: write it in parts."
                 break
