@@ -288,7 +288,8 @@ def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: 
     places: defaultdict[str, set[int]] = defaultdict(set)
     for index, refusal in enumerate(due):
         if index in unsent:
-            outcome.retry[refusal.record] = backoff.Wait()
+            if refusal.record not in outcome.parked:  # or it is refused again when it is back
+                outcome.retry[refusal.record] = backoff.Wait()
             continue
         refused = refusal.rejection
         outcome.counts["RejectedEvents"] += max(1, len(refusal.places))

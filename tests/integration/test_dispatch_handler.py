@@ -15,9 +15,12 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from local.standin import Klaviyo, Settings, transport
-from sluice import accounts, aws, circuit, isolation, message, unfinished, upstream
+from sluice import accounts, aws, circuit, isolation, message, settings, unfinished, upstream
 from sluice.contract import Surface
-from tests.bodies import SITE_ID, bulk, encoded, entry, event, profile, single
+from sluice.outcome import Outcome, Refusal
+from sluice.rejection import Reason, Rejection
+from sluice.settings import DispatchSettings
+from tests.bodies import NOON, SITE_ID, bulk, encoded, entry, event, profile, single
 from tests.lambdas import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
 
 # What must never be said: each is somewhere in the messages below.
@@ -377,6 +380,19 @@ def test_a_rejection_that_does_not_get_to_its_queue_keeps_its_message_alone(disp
     assert dispatch.cloud.left() == [kept]
     assert len(dispatch.rejections()) == 14
     assert len(dispatch.postponed()) == 1
+
+
+def test_a_parked_message_is_not_kept_as_well_for_its_rejection(dispatch: Dispatch) -> None:
+    refusals = [
+        Refusal(number, Rejection(Reason.REFUSED, "No.", msgspec.Raw(b"{}"), NOON), "r1", (number,))
+        for number in (0, 1)
+    ]
+    outcome = Outcome(parked={0}, refusals=refusals)
+    dispatch.cloud.calls.fail("SendMessageBatch")
+
+    dispatch.function.app._store_rejections(outcome, settings.load(DispatchSettings), None)
+
+    assert outcome.retry.keys() == {1}
 
 
 def test_receipts_that_cannot_be_written_keep_nothing(dispatch: Dispatch) -> None:
