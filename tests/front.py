@@ -211,7 +211,8 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
 
 def forget() -> None:
     """Everything a process keeps from its first request on."""
-    for cached in (aws.sqs, aws.s3, aws.dynamodb, aws.hurried_dynamodb, settings.load, accounts.secrets):
+    clients = (aws.sqs, aws.s3, aws.hurried_s3, aws.dynamodb, aws.hurried_dynamodb)
+    for cached in (*clients, settings.load, accounts.secrets):
         cached.cache_clear()
     aws._silent_until.clear()
 

@@ -2,12 +2,14 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
-from sluice import message, sources, webhooks
+from sluice import aws, message, sources, webhooks
 from sluice.contract import Surface
 from sluice.message import StoredMessage
 from tests.bodies import SITE_ID
@@ -201,6 +203,17 @@ def test_a_document_that_becomes_bad_replaces_nothing(
     assert "SourcesNotTaken" in front.said.getvalue()
     write({"sources": {}})
     assert order(front).status == 404
+
+
+def test_a_process_outlives_its_wait_for_a_newer_document(front: Front) -> None:
+    """Else it would be ended, and with it the document it has."""
+    resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
+    timeout = resources["IngestFunction"]["Properties"]["Timeout"]
+    config = aws.hurried_s3().meta.config
+
+    longest = config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
+
+    assert longest <= timeout / 2
 
 
 def test_what_becomes_no_event_is_a_success_that_stores_nothing(front: Front, shop: Front) -> None:

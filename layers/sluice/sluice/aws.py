@@ -68,6 +68,12 @@ def hurried_dynamodb() -> "DynamoDBClient":
     return _client("dynamodb", connect_timeout=0.5, read_timeout=0.5, attempts=1)  # type: ignore[no-any-return]
 
 
+@functools.cache
+def hurried_s3() -> "S3Client":
+    """The process's S3 client for what it has a copy of, which it would lose if it were ended for waiting."""
+    return _client("s3", connect_timeout=1, read_timeout=2, attempts=2)  # type: ignore[no-any-return]
+
+
 @contextlib.contextmanager
 def reaching(otherwise: str) -> Iterator[None]:
     """Turns the SDK's errors into `Retryable`: what is asked for here is right, or an operator's to mend."""
@@ -137,14 +143,14 @@ def remove(bucket: str, key: str) -> None:
 
 def get_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
     """An object's ETag and bytes, or None if it still has the given ETag. Of one that does not exist both are
-    empty. `Retryable` if S3 does not answer.
+    empty. `Retryable` if S3 does not answer soon.
     """
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
     condition: Any = {"IfNoneMatch": etag} if etag else {}
     try:
         with reaching("an object cannot be read"):
-            answer = s3().get_object(Bucket=bucket, Key=key, **condition)
+            answer = hurried_s3().get_object(Bucket=bucket, Key=key, **condition)
             return answer["ETag"], answer["Body"].read()
     except Retryable as error:
         cause = error.__cause__
