@@ -8,8 +8,8 @@ import math
 from typing import Any, Final
 
 from benchmarks import corpus, gateway
-from sluice import pace
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
+from sluice.delivering import pace
 from sluice.message import PLAIN_BYTES, encode
 
 EVENTS: Final = 1_000_000

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sluice import intake, message, packing
+from sluice import message
 from sluice.contract import UPSTREAM_REVISION, Surface
+from sluice.delivering import packing
+from sluice.delivering.packing import Job
 from sluice.message import Body, Message, StoredMessage
-from sluice.packing import Job
+from sluice.reading import intake
 
 NOW: Final = datetime(2026, 7, 22, 12, tzinfo=UTC)
 SITE_ID: Final = "AbC123"

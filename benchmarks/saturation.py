@@ -21,11 +21,12 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import corpus, gateway
-from sluice import delivery, dispatch, message, pace, upstream
+from sluice import dispatch, message
 from sluice.accounts import Account, Accounts
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
-from sluice.outcome import Receipts
-from sluice.pace import Pace, Window
+from sluice.delivering import delivery, pace, upstream
+from sluice.delivering.outcome import Receipts
+from sluice.delivering.pace import Pace, Window
 
 KEY: Final = "pk_upstream"
 WORKERS: Final = 2

@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import corpus, gateway, measure
-from sluice import message, pace
+from sluice import message
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
+from sluice.delivering import pace
 from sluice.message import StoredMessage
 from tests.simulation import World
 from tests.simulation import run as pretend

@@ -22,12 +22,13 @@ from ops.deployment import Deployment, Target, find, reaching
 from ops.documents import Document, Place, Unreadable
 from ops.errors import FAULTY, Failure
 from ops.screen import Screen
-from sluice import intake, mapping, sources
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem
-from sluice.mapping import Mapped
-from sluice.sources import Source, Sources
+from sluice.reading import intake
+from sluice.webhooks import mapping, sources
+from sluice.webhooks.mapping import Mapped
+from sluice.webhooks.sources import Source, Sources
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sluice import mapping, sources
-from sluice.mapping import Mapped
-from sluice.sources import Source
+from sluice.webhooks import mapping, sources
+from sluice.webhooks.mapping import Mapped
+from sluice.webhooks.sources import Source
 from tests.bodies import SITE_ID
 
 SAMPLES = Path("tests/webhooks")

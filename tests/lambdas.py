@@ -23,9 +23,10 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, aws, intake, settings
+from sluice import accounts, aws, settings
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.message import Message
+from sluice.reading import intake
 from tests.bodies import NOON, SITE_ID, bulk, entry, event, profile
 
 PRIVATE_KEY = "pk_upstream_never_said"

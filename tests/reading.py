@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 
-from sluice import intake, message
+from sluice import message
 from sluice.contract import Surface
 from sluice.errors import Refused
-from sluice.intake import Intake
 from sluice.jsonapi import Problem
 from sluice.message import Message
+from sluice.reading import intake
+from sluice.reading.intake import Intake
 from tests.bodies import NEWEST, NOON, SITE_ID, encoded
 
 

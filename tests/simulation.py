@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from local.standin import Klaviyo
-from sluice import backoff, delivery, dispatch, isolation, message, pace
+from sluice import dispatch, message
 from sluice.accounts import Account, Accounts, App
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
+from sluice.delivering import backoff, delivery, isolation, pace
+from sluice.delivering.outcome import Receipts
+from sluice.delivering.triage import Answer
 from sluice.message import Message
-from sluice.outcome import Receipts
-from sluice.triage import Answer
 
 if TYPE_CHECKING:
     from sluice.rejection import Rejection

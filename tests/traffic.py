@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from local.standin import Klaviyo
-from sluice import intake
 from sluice.contract import Surface
 from sluice.message import Message
+from sluice.reading import intake
 from tests.simulation import START, World, run
 
 SITE, KEY = "AbC123", "pk_abc"

@@ -16,30 +16,15 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import (
-    accounts,
-    aws,
-    backoff,
-    circuit,
-    delivery,
-    dispatch,
-    isolation,
-    message,
-    objects,
-    pace,
-    receipts,
-    rejection,
-    settings,
-    trials,
-    unfinished,
-    upstream,
-)
+from sluice import accounts, aws, dispatch, message, receipts, rejection, settings
 from sluice.accounts import Account, Accounts, App
+from sluice.delivering import backoff, circuit, delivery, isolation, pace, trials, unfinished, upstream
+from sluice.delivering.outcome import Outcome, Receipts
+from sluice.delivering.pace import Pace
 from sluice.dispatch import Record
-from sluice.envelopes import Object
 from sluice.errors import Misconfigured, Retryable
-from sluice.outcome import Outcome, Receipts
-from sluice.pace import Pace
+from sluice.producers import objects
+from sluice.producers.envelopes import Object
 from sluice.settings import DispatchSettings
 
 _WAIT_SECONDS: Final = 20.0  # for a turn: longer would keep other accounts' events from this worker

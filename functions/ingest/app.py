@@ -16,9 +16,10 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, allowance, aws, cors, ingest, jsonapi, receipts, rejection, settings
+from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
 from sluice.accounts import App
-from sluice.catalogue import Catalogue
+from sluice.admitting import allowance, cors
+from sluice.admitting.catalogue import Catalogue
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
@@ -29,7 +30,7 @@ from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 
 if TYPE_CHECKING:
-    from sluice.sources import Shelf
+    from sluice.webhooks.sources import Shelf
 
 _PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
@@ -157,7 +158,7 @@ def _create_now(destination: App, batch: BatchDocument) -> Response[str]:
 
 @app.post("/webhooks/<source>")
 def _accept_delivery(source: str) -> Response[str]:
-    from sluice import webhooks  # noqa: PLC0415 - most deployments have no webhooks
+    from sluice.webhooks import ingest as webhooks  # noqa: PLC0415 - most deployments have no webhooks
 
     configuration = settings.load(IngestSettings)
     found = _shelf().sources().sources.get(source)
@@ -195,7 +196,7 @@ def _accept_delivery(source: str) -> Response[str]:
 @functools.cache
 def _shelf() -> "Shelf":
     """The process's copy of the sources document."""
-    from sluice import sources  # noqa: PLC0415
+    from sluice.webhooks import sources  # noqa: PLC0415
 
     bucket = settings.load(IngestSettings).config_bucket
 

@@ -1,4 +1,4 @@
-"""What the routes answer, as types: the counterpart of `sluice.documents`."""
+"""What the routes answer, as types: the counterpart of `sluice.reading.documents`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal

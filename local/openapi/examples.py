@@ -12,14 +12,17 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from sluice import admission, contract, ingest, intake, jsonapi, webhooks
+from sluice import contract, ingest, jsonapi
 from sluice.accounts import Account, Accounts, App, IngestKey
+from sluice.admitting import admission
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.ingest import Accepted
 from sluice.pipeless import ingest as pipeless
 from sluice.pipeless import intake as pipeless_intake
+from sluice.reading import intake
 from sluice.receipts import KEEP_SECONDS, Receipt
+from sluice.webhooks import ingest as webhooks
 
 NOW: Final = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 SITE_ID: Final = "AbC123"

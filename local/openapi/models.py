@@ -1,4 +1,4 @@
-"""Schemas of what the routes take and answer: the types, and what only `sluice.rules` knows beside them."""
+"""Schemas of what the routes take and answer: the types, and what only `reading.rules` knows beside them."""
 
 from collections.abc import Set
 from typing import Any, Final
@@ -6,9 +6,10 @@ from typing import Any, Final
 import msgspec
 
 from local.openapi import answers
-from sluice import contract, flat
-from sluice.documents import BulkDocument, ClientBulkDocument, SingleDocument
+from sluice import contract
 from sluice.pipeless.documents import BatchDocument
+from sluice.reading import flat
+from sluice.reading.documents import BulkDocument, ClientBulkDocument, SingleDocument
 
 type Schema = dict[str, Any]
 

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import circuit, message, resume
+from sluice import message, resume
 from sluice.contract import Surface
+from sluice.delivering import circuit
 from sluice.errors import Retryable
 from sluice.settings import ResumeSettings
 from tests.bodies import SITE_ID

@@ -15,9 +15,10 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from local.standin import Klaviyo, Settings, transport
-from sluice import accounts, aws, circuit, isolation, message, settings, unfinished, upstream
+from sluice import accounts, aws, message, settings
 from sluice.contract import Surface
-from sluice.outcome import Outcome, Refusal
+from sluice.delivering import circuit, isolation, unfinished, upstream
+from sluice.delivering.outcome import Outcome, Refusal
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
 from tests.bodies import NOON, SITE_ID, bulk, encoded, entry, event, profile, single

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from local.standin import Pipeless, transport
-from sluice import accounts, circuit, message, upstream
+from sluice import accounts, message
+from sluice.delivering import circuit, upstream
 from sluice.message import Batch
 from sluice.pipeless.documents import Event
 from tests.bodies import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening

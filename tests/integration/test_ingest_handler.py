@@ -12,8 +12,9 @@ from typing import Any
 import boto3
 import pytest
 
-from sluice import accounts, aws, intake, message, settings
+from sluice import accounts, aws, message, settings
 from sluice.contract import MAX_BODY_BYTES_IN
+from sluice.reading import intake
 from tests.bodies import KEY, NEWEST, SITE_ID, bulk, client_bulk, encoded, entry, event, flat, profile, single
 from tests.front import (
     BULK,

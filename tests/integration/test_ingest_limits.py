@@ -8,9 +8,10 @@ import boto3
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
-from sluice import allowance, contract, receipts, settings
-from sluice.allowance import Allowance
-from sluice.catalogue import Catalogue
+from sluice import contract, receipts, settings
+from sluice.admitting import allowance
+from sluice.admitting.allowance import Allowance
+from sluice.admitting.catalogue import Catalogue
 from sluice.contract import Surface
 from sluice.errors import Refused
 from tests.bodies import SITE_ID, bulk, client_bulk, single

@@ -6,8 +6,9 @@ from typing import Any
 import boto3
 import pytest
 
-from sluice import aws, catalogue, message
-from sluice.catalogue import Catalogue
+from sluice import aws, message
+from sluice.admitting import catalogue
+from sluice.admitting.catalogue import Catalogue
 from sluice.contract import MAX_METRICS
 from tests.bodies import KEY, SITE_ID, bulk, client_bulk, entry, event, flat, metric, profile, single
 from tests.front import CLIENT_BULK, CLIENT_EVENT, EVENT, OTHER_KEY, TABLE, Front, document_of_keys

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from local.standin import Pipeless, transport
-from sluice import accounts, upstream
+from sluice import accounts
+from sluice.delivering import upstream
 from sluice.pipeless import synchronous
 from tests.bodies import APP_ID, APP_KEY, KEY, SITE_ID, batch, encoded, happening
 from tests.front import Answer, Front

@@ -9,9 +9,11 @@ import boto3
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
-from sluice import aws, message, sources, webhooks
+from sluice import aws, message
 from sluice.contract import Surface
 from sluice.message import StoredMessage
+from sluice.webhooks import ingest as webhooks
+from sluice.webhooks import sources
 from tests.bodies import SITE_ID
 from tests.deliveries import Sample, document, own, sample
 from tests.front import Answer, Front

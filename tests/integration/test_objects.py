@@ -12,7 +12,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from local.standin import Klaviyo, Settings, transport
-from sluice import lines, objects, upstream
+from sluice.delivering import upstream
+from sluice.producers import lines, objects
 from tests.bodies import SITE_ID, bulk, encoded, entry, event, profile, single
 from tests.lambdas import PRIVATE_KEY, REGION, Cloud, Context, Crash, Function
 

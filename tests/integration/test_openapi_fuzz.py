@@ -16,7 +16,7 @@ from schemathesis.checks import CHECKS
 
 from local.openapi import document
 from local.standin import Pipeless, transport
-from sluice import upstream
+from sluice.delivering import upstream
 from sluice.pipeless import synchronous
 from tests import gateway
 from tests.bodies import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID

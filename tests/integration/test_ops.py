@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from moto import mock_aws
 
 from ops.cli import sluicectl
-from sluice import sources
+from sluice.webhooks import sources
 
 STACKS: dict[str, list[dict[str, str]]] = {
     "sluice": [{"OutputKey": "ConfigBucketName", "OutputValue": "documents"}],

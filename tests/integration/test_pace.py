@@ -13,11 +13,12 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws
 
 from local.standin.windows import busiest
-from sluice import aws, pace
+from sluice import aws
 from sluice.contract import STEADY_LIMIT
+from sluice.delivering import pace
+from sluice.delivering.pace import OutOfTime, Pace
+from sluice.delivering.triage import Answer, retry_after
 from sluice.errors import Retryable
-from sluice.pace import OutOfTime, Pace
-from sluice.triage import Answer, retry_after
 from tests.simulation import Clock, run
 
 TABLE = "state"

@@ -13,8 +13,9 @@ from botocore.exceptions import ConnectionClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import aws, receipts, trials
+from sluice import aws, receipts
 from sluice.contract import MAX_EVENTS_PER_REQUEST
+from sluice.delivering import trials
 from sluice.errors import Retryable
 from tests.lambdas import Cloud
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sluice import circuit
 from sluice.contract import Surface
+from sluice.delivering import circuit
 from tests.bodies import SITE_ID
 from tests.lambdas import Cloud, Context, Function, stored
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sluice import unfinished
+from sluice.delivering import unfinished
 from sluice.errors import Retryable
 from tests.lambdas import Cloud, Crash
 

@@ -18,9 +18,9 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
 from local.standin import Klaviyo, Settings, server, serving
-from sluice import upstream
 from sluice.accounts import Account
-from sluice.triage import Answer
+from sluice.delivering import upstream
+from sluice.delivering.triage import Answer
 from tests.bodies import SITE_ID, bulk, encoded, entry, event
 
 KEY = "pk_test"

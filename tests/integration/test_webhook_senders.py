@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sluice.signatures import SCHEMES, verified
+from sluice.webhooks.signatures import SCHEMES, verified
 from tests.signing import SECRETS, SIGNERS
 
 PYTHON = Path(".venv-webhooks/bin/python")

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import circuit, settings, unfinished
+from sluice import settings
+from sluice.delivering import circuit, unfinished
 
 type Template = dict[str, Any]
 type Rule = Callable[[Template], Iterator[str]]

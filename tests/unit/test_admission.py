@@ -7,8 +7,8 @@ from hashlib import sha256
 
 import pytest
 
-from sluice import admission
 from sluice.accounts import Account, Accounts, IngestKey
+from sluice.admitting import admission
 from sluice.contract import MAX_BODY_BYTES_IN, SCOPE_EVENTS_WRITE, Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem

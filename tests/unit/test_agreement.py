@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from local.standin import Klaviyo
-from sluice import contract, intake, message, packing
+from sluice import contract, message
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION, Surface
-from sluice.documents import BulkDocument, ClientBulkDocument, SingleDocument
+from sluice.delivering import packing
 from sluice.errors import Refused
-from sluice.intake import Intake
 from sluice.message import Message
+from sluice.reading import intake
+from sluice.reading.documents import BulkDocument, ClientBulkDocument, SingleDocument
+from sluice.reading.intake import Intake
 from tests.bodies import NEWEST, NOON, SITE_ID, encoded, flat, nested
 
 UPSTREAM_KEY = "pk_upstream"

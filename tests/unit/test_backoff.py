@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import backoff
-from sluice.backoff import MAX_SECONDS, PATIENCE, Wait, delay
+from sluice.delivering import backoff
+from sluice.delivering.backoff import MAX_SECONDS, PATIENCE, Wait, delay
 
 RECEIVE_COUNT = 500  # the template's default
 HOUR = 3_600

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice import cors
+from sluice.admitting import cors
 
 SHOP, OTHER = "https://shop.example", "https://other.example"
 CLIENT = ["/client/events", "/client/event-bulk-create/"]

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from local.standin import Klaviyo
 from sluice import dispatch
-from sluice.backoff import Wait
+from sluice.delivering.backoff import Wait
+from sluice.delivering.outcome import Outcome
+from sluice.delivering.triage import Answer
 from sluice.errors import Retryable
 from sluice.message import encode
-from sluice.outcome import Outcome
 from sluice.rejection import Reason
-from sluice.triage import Answer
 from tests.simulation import START, World, run
 from tests.traffic import (
     HOUR,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import duplicates
 from sluice.contract import Surface
+from sluice.reading import duplicates
 from tests.bodies import bulk, encoded, entry, event, flat, single
 from tests.reading import read, refusal
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.envelopes import Body, Object, opened
+from sluice.producers.envelopes import Body, Object, opened
 from tests.bodies import bulk, encoded, single
 
 SENT = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sluice import expressions
-from sluice.expressions import Evaluation, Exhausted, Unmappable, measure, parse
+from sluice.webhooks import expressions
+from sluice.webhooks.expressions import Evaluation, Exhausted, Unmappable, measure, parse
 
 PAYLOAD: dict[str, Any] = {
     "email": " Ann@Example.COM ",

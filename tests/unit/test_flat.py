@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sluice import flat as flat_shape
-from sluice import intake
 from sluice.contract import Surface
+from sluice.reading import flat as flat_shape
+from sluice.reading import intake
 from tests.bodies import flat, single
 from tests.reading import only_event, only_profile, read, refusal
 

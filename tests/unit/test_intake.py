@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import flat as flat_shape
-from sluice import intake, message, packing, refusal, rules
+from sluice import message
 from sluice.contract import MAX_EVENT_BYTES, MAX_EVENTS_PER_REQUEST, Surface
+from sluice.delivering import packing
 from sluice.errors import Refused
 from sluice.message import Message
+from sluice.reading import flat as flat_shape
+from sluice.reading import intake, refusal, rules
 from tests import bodies, reading
 from tests.bodies import NEWEST, NOON, bulk, client_bulk, encoded, entry, event, flat, metric, profile, single
 from tests.reading import delivered, only_event, only_profile, pointers, read

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import isolation, message
+from sluice import message
 from sluice.contract import MAX_BODY_BYTES_IN
-from sluice.isolation import PARTS
+from sluice.delivering import isolation
+from sluice.delivering.isolation import PARTS
 
 chances = st.integers(0, 2**32).map(random.Random)
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import intake, jsonapi, lenient, rules
+from sluice import jsonapi
 from sluice.contract import Surface
 from sluice.errors import Refused
-from sluice.intake import Intake
-from sluice.lenient import Bad, Separated
+from sluice.reading import intake, lenient, rules
+from sluice.reading.intake import Intake
+from sluice.reading.lenient import Bad, Separated
 from tests.bodies import NEWEST, NOON, at, bulk, encoded, entry, event, profile
 
 ENTRIES = "/data/attributes/events-bulk-create/data"

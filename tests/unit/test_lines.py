@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import lines
-from sluice.lines import Damaged, Line
+from sluice.producers import lines
+from sluice.producers.lines import Damaged, Line
 
 TEXTS = st.lists(st.sampled_from([b"", b"a", b"\r", b"{}", "ü".encode(), b"x" * 300])).map(b"\n".join)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import mapping, sources
 from sluice.contract import MAX_EVENTS_PER_REQUEST
-from sluice.mapping import Mapped
+from sluice.webhooks import mapping, sources
+from sluice.webhooks.mapping import Mapped
 from tests.deliveries import document, mapped, own, source
 
 PAYLOAD: dict[str, Any] = {

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local.standin.windows import FixedWindow, busiest
-from sluice import pace
-from sluice.pace import Allowance, OutOfTime, Window, holds, next_slot, observe, pause, reserve
+from sluice.delivering import pace
+from sluice.delivering.pace import Allowance, OutOfTime, Window, holds, next_slot, observe, pause, reserve
 from tests.simulation import run
 
 NOW = 1_800_000_000_000

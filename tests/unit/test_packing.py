@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluice import contract, intake, message, packing
+from sluice import contract, message
 from sluice.contract import MAX_BODY_BYTES_OUT, MAX_EVENTS_PER_REQUEST, Surface
+from sluice.delivering import packing
+from sluice.delivering.packing import Origin, PackedEvent, merge_profiles, pack, pack_events
 from sluice.message import Message
-from sluice.packing import Origin, PackedEvent, merge_profiles, pack, pack_events
+from sluice.reading import intake
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 numbers = count()

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from local.standin import Pipeless
 from sluice.accounts import App
-from sluice.backoff import Wait
-from sluice.delivery import Circuits, Ports, Share
+from sluice.delivering.backoff import Wait
+from sluice.delivering.delivery import Circuits, Ports, Share
+from sluice.delivering.outcome import Outcome, Receipts
+from sluice.delivering.pace import OutOfTime
+from sluice.delivering.triage import Answer
 from sluice.errors import Retryable
 from sluice.message import Batch
-from sluice.outcome import Outcome, Receipts
-from sluice.pace import OutOfTime
 from sluice.pipeless.delivery import deliver
 from sluice.pipeless.documents import Event
-from sluice.triage import Answer
 from tests.bodies import APP, APP_ID, NOON, happening
 
 OURS = App(APP_ID, "pl_test")

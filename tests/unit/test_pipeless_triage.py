@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from sluice.delivering.triage import AccountFault, Answer, Taken, Throttled, Transient, Unattributed
 from sluice.pipeless import synchronous
 from sluice.pipeless.triage import errors, judge
-from sluice.triage import AccountFault, Answer, Taken, Throttled, Transient, Unattributed
 
 JSON = {"content-type": "application/json"}
 HTML = {"content-type": "text/html"}

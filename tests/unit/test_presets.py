@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from sluice import contract, intake, sources
+from sluice import contract
 from sluice.contract import Surface
+from sluice.reading import intake
+from sluice.webhooks import sources
 from tests.deliveries import Sample, document, mapped, samples, source
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import backoff, pace
-from sluice.triage import Answer
+from sluice.delivering import backoff, pace
+from sluice.delivering.triage import Answer
 from tests.simulation import START, World, run
 from tests.traffic import (
     HOUR,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sluice import signatures
 from sluice.errors import Misconfigured
-from sluice.signatures import SCHEMES, Hmac, Token, live_secrets, verified
+from sluice.webhooks import signatures
+from sluice.webhooks.signatures import SCHEMES, Hmac, Token, live_secrets, verified
 from tests.signing import SECRETS, SIGNERS, body_of, scheme_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

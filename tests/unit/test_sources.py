@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sluice import sources
 from sluice.errors import Misconfigured, Retryable
-from sluice.signatures import SCHEMES
-from sluice.sources import Shelf
+from sluice.webhooks import sources
+from sluice.webhooks.signatures import SCHEMES
+from sluice.webhooks.sources import Shelf
 from tests.bodies import SITE_ID
 from tests.deliveries import document, own, source
 

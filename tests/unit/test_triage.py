@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from local.standin import answers as standin
 from local.standin.rules import ENTRIES
-from sluice.packing import JobEntry, Origin, PackedEvent, job_of
-from sluice.triage import (
+from sluice.delivering.packing import JobEntry, Origin, PackedEvent, job_of
+from sluice.delivering.triage import (
     AccountFault,
     Answer,
     Attributed,

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from local.standin import Klaviyo, Settings, transport
-from sluice import accounts, upstream
+from sluice import accounts
 from sluice.accounts import Account, App
+from sluice.delivering import upstream
+from sluice.delivering.triage import Answer
 from sluice.errors import Misconfigured
-from sluice.triage import Answer
 from tests.bodies import SITE_ID, bulk, encoded, entry, event
 
 KEY = "pk_never_to_be_said"

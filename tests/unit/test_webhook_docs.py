@@ -8,8 +8,8 @@ import pytest
 import yaml
 from jmespath.functions import Functions
 
-from sluice import expressions, sources
-from sluice.signatures import SCHEMES, Hmac
+from sluice.webhooks import expressions, sources
+from sluice.webhooks.signatures import SCHEMES, Hmac
 
 TEXT = Path("docs/webhooks.md").read_text()
 BLOCKS = [

@@ -8,16 +8,19 @@ from typing import Final
 
 import msgspec
 
-from sluice import backoff, delivery, envelopes, message, producers
+from sluice import message
 from sluice.accounts import Account, Accounts, App, is_account_id
-from sluice.asking import NO_ANSWER
-from sluice.backoff import Wait
-from sluice.delivery import Share
-from sluice.envelopes import Body, Object, Objects
+from sluice.delivering import backoff, delivery
+from sluice.delivering.asking import NO_ANSWER
+from sluice.delivering.backoff import Wait
+from sluice.delivering.delivery import Share
+from sluice.delivering.outcome import Outcome, Refusal
 from sluice.errors import Misconfigured, Retryable, Undeliverable
 from sluice.message import Batch, StoredMessage
-from sluice.outcome import Outcome, Refusal
 from sluice.pipeless import delivery as pipeless
+from sluice.producers import envelopes
+from sluice.producers import intake as producers
+from sluice.producers.envelopes import Body, Object, Objects
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
 CLAIMS_AT_ONCE: Final = 8

@@ -11,14 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import admission, catalogue, contract, intake, jsonapi, message, receipts
+from sluice import contract, jsonapi, message, receipts
 from sluice.accounts import Account, Accounts
+from sluice.admitting import admission, catalogue
 from sluice.contract import Surface
 from sluice.errors import Refused
-from sluice.intake import Intake
 from sluice.jsonapi import Problem
-from sluice.lenient import Bad
 from sluice.message import Body, Message
+from sluice.reading import intake
+from sluice.reading.intake import Intake
+from sluice.reading.lenient import Bad
 from sluice.receipts import Receipt
 from sluice.rejection import Reason, Rejection
 

@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from sluice import aws, circuit
+from sluice import aws
+from sluice.delivering import circuit
 from sluice.errors import Retryable
 from sluice.message import Body, wrap
 from sluice.settings import ResumeSettings

@@ -10,20 +10,21 @@ from typing import Final
 
 import msgspec
 
-from sluice import backoff, contract, delivery
+from sluice import contract
 from sluice.accounts import App
-from sluice.backoff import Wait
-from sluice.delivery import Ports, Share
+from sluice.delivering import backoff, delivery
+from sluice.delivering.backoff import Wait
+from sluice.delivering.delivery import Ports, Share
+from sluice.delivering.outcome import Outcome, Refusal, rejection_id
+from sluice.delivering.pace import OutOfTime
+from sluice.delivering.triage import AccountFault, Fault, Taken, Throttled, Transient, Unattributed
 from sluice.errors import Retryable
 from sluice.jsonapi import pointer
 from sluice.message import Batch
-from sluice.outcome import Outcome, Refusal, rejection_id
-from sluice.pace import OutOfTime
 from sluice.pipeless import packing
 from sluice.pipeless.packing import PackedEvent, Thing, Value
 from sluice.pipeless.triage import judge
 from sluice.rejection import Reason, Rejection
-from sluice.triage import AccountFault, Fault, Taken, Throttled, Transient, Unattributed
 
 OUTAGE: Final = 2  # calls one after the other that come to nothing: the next would as well
 

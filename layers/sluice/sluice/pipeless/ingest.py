@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
-from sluice import admission, contract, message
+from sluice import contract, message
 from sluice.accounts import Accounts, App
+from sluice.admitting import admission
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
 from sluice.message import Batch, Body

@@ -8,13 +8,14 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from sluice import contract, refusal
+from sluice import contract
 from sluice.accounts import App
-from sluice.duplicates import has_repeated_key
 from sluice.errors import Refused
-from sluice.explain import explain
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.pipeless.documents import BatchDocument, Event
+from sluice.reading import refusal
+from sluice.reading.duplicates import has_repeated_key
+from sluice.reading.explain import explain
 
 type _Path = tuple[str | int, ...]
 

@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from sluice import triage, upstream
 from sluice.accounts import App
+from sluice.delivering import triage, upstream
+from sluice.delivering.triage import Answer, Taken, Throttled, Unattributed
 from sluice.pipeless.documents import BatchDocument
 from sluice.pipeless.triage import errors, judge
-from sluice.triage import Answer, Taken, Throttled, Unattributed
 
 SECONDS: Final = 10.0  # for the upstream's answer: the function that waits has fifteen
 

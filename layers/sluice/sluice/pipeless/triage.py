@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from sluice import triage
-from sluice.triage import AccountFault, Answer, Fault, Taken, Throttled, Transient, Unattributed
+from sluice.delivering import triage
+from sluice.delivering.triage import AccountFault, Answer, Fault, Taken, Throttled, Transient, Unattributed
 
 type Verdict = Taken | Unattributed | Throttled | Transient | AccountFault
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sluice import contract
-from sluice.documents import EventAttributes, Location, ProfileAttributes, ProfileData, ProfileMeta
+from sluice.reading.documents import EventAttributes, Location, ProfileAttributes, ProfileData, ProfileMeta
 
 type Path = tuple[str | int, ...]
 type Finding = tuple[Path, str]

@@ -13,18 +13,19 @@ from typing import Final
 
 import msgspec
 
-from sluice import contract, packing
+from sluice import contract
 from sluice.accounts import Account, App
-from sluice.asking import Asker
-from sluice.backoff import Wait
+from sluice.delivering import packing
+from sluice.delivering.asking import Asker
+from sluice.delivering.backoff import Wait
+from sluice.delivering.outcome import Books, Outcome, Receipts
+from sluice.delivering.pace import Pace
+from sluice.delivering.packing import Job
+from sluice.delivering.sifting import Sifting
+from sluice.delivering.triage import Answer, Fault
 from sluice.errors import Retryable
 from sluice.message import Batch, StoredMessage
-from sluice.outcome import Books, Outcome, Receipts
-from sluice.pace import Pace
-from sluice.packing import Job
 from sluice.rejection import Reason
-from sluice.sifting import Sifting
-from sluice.triage import Answer, Fault
 
 CONCURRENT_JOBS: Final = 8  # of one account, in one invocation
 

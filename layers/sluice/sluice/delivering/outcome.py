@@ -12,13 +12,15 @@ from datetime import datetime
 
 import msgspec
 
-from sluice import backoff, intake, receipts
-from sluice.backoff import Wait
+from sluice import receipts
+from sluice.delivering import backoff
+from sluice.delivering.backoff import Wait
+from sluice.delivering.packing import Job, Origin, PackedEvent
+from sluice.delivering.triage import Fault
 from sluice.errors import Retryable
 from sluice.message import StoredMessage
-from sluice.packing import Job, Origin, PackedEvent
+from sluice.reading import intake
 from sluice.rejection import Reason, Rejection, UpstreamPayload
-from sluice.triage import Fault
 
 
 class Refusal(msgspec.Struct, frozen=True):

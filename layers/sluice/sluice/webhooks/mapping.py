@@ -13,8 +13,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sluice.contract import MAX_BODY_BYTES_IN, MAX_EVENTS_PER_REQUEST, MAX_UNIQUE_ID
-from sluice.expressions import Evaluation, Exhausted, Expression, Unmappable, measure, parse
 from sluice.jsonapi import Problem, pointer
+from sluice.webhooks.expressions import Evaluation, Exhausted, Expression, Unmappable, measure, parse
 
 type Template = Expression | dict[str, "Template"] | list["Template"] | int | float | bool | None
 type Path = tuple[str | int, ...]

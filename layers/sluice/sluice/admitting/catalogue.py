@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws, intake
+from sluice import aws
 from sluice.contract import MAX_METRICS, Surface
-from sluice.intake import Intake
 from sluice.jsonapi import Problem
-from sluice.lenient import Bad
 from sluice.message import Entry, Event
+from sluice.reading import intake
+from sluice.reading.intake import Intake
+from sluice.reading.lenient import Bad
 
 _NAMES: Final = "names"
 _NAME_POINTER: Final = "/attributes/metric/data/attributes/name"

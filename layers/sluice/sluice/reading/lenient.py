@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import refusal
 from sluice.contract import MAX_BODY_BYTES_IN, MAX_EVENTS_PER_REQUEST, Surface
 from sluice.jsonapi import MAX_PROBLEMS_COUNTED, Problem
-from sluice.rules import Rules
+from sluice.reading import refusal
+from sluice.reading.rules import Rules
 
 # A profile goes with each of its bad events, so what is set aside may be larger than what came in.
 MAX_BAD_BYTES: Final = 4 * MAX_BODY_BYTES_IN

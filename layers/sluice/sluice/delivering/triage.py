@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from sluice.packing import Job
+from sluice.delivering.packing import Job
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -15,8 +15,8 @@ import httpx2
 
 from sluice.accounts import Account, App
 from sluice.contract import BULK_CREATE_JOBS_PATH, PIPELESS_EVENTS_PATH, UPSTREAM_REVISION
+from sluice.delivering.triage import Answer
 from sluice.jsonapi import MEDIA_TYPE
-from sluice.triage import Answer
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
 PROMPT_SECONDS: Final = 0.1  # until a request is on its way; with `pace.LATE_SECONDS` a quarter of a second

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import contract, intake
+from sluice import contract
 from sluice.accounts import Accounts, is_site_id
 from sluice.contract import PIPELESS_SURFACE, Surface
-from sluice.envelopes import Body
 from sluice.errors import Refused, Retryable, Undeliverable
 from sluice.message import Batch, Message
 from sluice.pipeless import intake as pipeless
+from sluice.producers.envelopes import Body
+from sluice.reading import intake
 from sluice.rejection import Reason
 
 _NAMED: Final = {surface.value: surface for surface in Surface if surface in intake.BODIES}

@@ -6,12 +6,20 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from sluice import triage
 from sluice.accounts import Account
+from sluice.delivering import triage
+from sluice.delivering.pace import Pace
+from sluice.delivering.packing import Job
+from sluice.delivering.triage import (
+    AccountFault,
+    Answer,
+    Attributed,
+    Taken,
+    Throttled,
+    Transient,
+    Unattributed,
+)
 from sluice.errors import Retryable
-from sluice.pace import Pace
-from sluice.packing import Job
-from sluice.triage import AccountFault, Answer, Attributed, Taken, Throttled, Transient, Unattributed
 
 type Reply = Taken | Attributed | Unattributed | Transient | AccountFault
 

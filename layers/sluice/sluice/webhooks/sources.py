@@ -16,11 +16,11 @@ from msgspec import UNSET, UnsetType
 
 from sluice.accounts import is_site_id
 from sluice.errors import Misconfigured, Retryable
-from sluice.explain import explain
-from sluice.expressions import Expression
 from sluice.jsonapi import Problem, pointer
-from sluice.mapping import EventMapping, MappingTexts, ProfileTexts, compile_mapping, compile_text
-from sluice.signatures import DELIVERY_IDS, SCHEMES, Hmac, Scheme, Token
+from sluice.reading.explain import explain
+from sluice.webhooks.expressions import Expression
+from sluice.webhooks.mapping import EventMapping, MappingTexts, ProfileTexts, compile_mapping, compile_text
+from sluice.webhooks.signatures import DELIVERY_IDS, SCHEMES, Hmac, Scheme, Token
 
 KEY: Final = "sources.json"  # of the document in the configuration bucket
 CACHE_SECONDS: Final = 60

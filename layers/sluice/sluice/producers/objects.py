@@ -15,14 +15,17 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws, envelopes, lines, producers, refusal, rejection
+from sluice import aws, rejection
 from sluice.accounts import Accounts, is_account_id
 from sluice.contract import MAX_BODY_BYTES_IN
-from sluice.envelopes import Body, Object
 from sluice.errors import Retryable, Undeliverable
-from sluice.lines import Line
 from sluice.message import Batch, Message, wrap
 from sluice.message import Body as Stored
+from sluice.producers import envelopes, lines
+from sluice.producers import intake as producers
+from sluice.producers.envelopes import Body, Object
+from sluice.producers.lines import Line
+from sluice.reading import refusal
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.settings import DispatchSettings
 

@@ -13,9 +13,14 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.json import Decoder
 
-from sluice import contract, flat, lenient, refusal, rules
+from sluice import contract
 from sluice.contract import Surface
-from sluice.documents import (
+from sluice.errors import Refused
+from sluice.jsonapi import pointer
+from sluice.message import Entry as StampedEntry
+from sluice.message import Event as StampedEvent
+from sluice.reading import flat, lenient, refusal, rules
+from sluice.reading.documents import (
     BulkDocument,
     ClientBulkDocument,
     Entry,
@@ -29,13 +34,9 @@ from sluice.documents import (
     SingleDocument,
     SoundValue,
 )
-from sluice.duplicates import has_repeated_key
-from sluice.errors import Refused
-from sluice.jsonapi import pointer
-from sluice.lenient import Bad
-from sluice.message import Entry as StampedEntry
-from sluice.message import Event as StampedEvent
-from sluice.rules import Finding, Rules
+from sluice.reading.duplicates import has_repeated_key
+from sluice.reading.lenient import Bad
+from sluice.reading.rules import Finding, Rules
 
 
 class Intake(msgspec.Struct, frozen=True):

@@ -14,13 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import admission, contract, intake, mapping, message, refusal, signatures
+from sluice import contract, message
+from sluice.admitting import admission
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.message import Body, Entry, Message
+from sluice.reading import intake, refusal
 from sluice.rejection import Reason, Rejection
-from sluice.sources import Source
+from sluice.webhooks import mapping, signatures
+from sluice.webhooks.sources import Source
 
 PROBLEMS_EACH: Final = 5  # of one rejection are told in its text
 _MAX_FIELDS: Final = 1_000  # of a form

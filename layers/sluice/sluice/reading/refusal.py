@@ -12,9 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import contract, flat, rules
+from sluice import contract
 from sluice.contract import Surface
-from sluice.documents import (
+from sluice.errors import Refused
+from sluice.jsonapi import Problem, listed, pointer
+from sluice.reading import flat, rules
+from sluice.reading.documents import (
     BulkDocument,
     ClientBulkDocument,
     EventAttributes,
@@ -25,11 +28,9 @@ from sluice.documents import (
     ProfileData,
     SingleDocument,
 )
-from sluice.duplicates import repeated_keys
-from sluice.errors import Refused
-from sluice.explain import explain
-from sluice.jsonapi import Problem, listed, pointer
-from sluice.rules import Finding, Path, Rules
+from sluice.reading.duplicates import repeated_keys
+from sluice.reading.explain import explain
+from sluice.reading.rules import Finding, Path, Rules
 
 ROOTS: Final[dict[Surface, tuple[str, ...]]] = {
     Surface.BULK: ("data", "attributes", "events-bulk-create", "data"),

@@ -9,15 +9,16 @@ import random
 from collections import Counter
 from typing import Final
 
-from sluice import contract, packing
-from sluice.asking import NO_ANSWER, Asker, Reply, is_looked_at
-from sluice.backoff import Wait
+from sluice import contract
+from sluice.delivering import packing
+from sluice.delivering.asking import NO_ANSWER, Asker, Reply, is_looked_at
+from sluice.delivering.backoff import Wait
+from sluice.delivering.outcome import Books
+from sluice.delivering.pace import OutOfTime
+from sluice.delivering.packing import Job, JobEntry
+from sluice.delivering.triage import AccountFault, Attributed, Taken, Transient, Unattributed
 from sluice.errors import Retryable
-from sluice.outcome import Books
-from sluice.pace import OutOfTime
-from sluice.packing import Job, JobEntry
 from sluice.rejection import Reason
-from sluice.triage import AccountFault, Attributed, Taken, Transient, Unattributed
 
 SEARCH_REQUESTS: Final = 60  # that one job may cost beyond the first, to find what is wrong in it
 SAMPLES: Final = 2  # events asked about, each alone, to tell a job's fault from its account's

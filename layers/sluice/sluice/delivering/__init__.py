@@ -1,0 +1,1 @@
+"""Events on the queue end upstream or among the rejections: packing, pacing, issuing, triage."""

@@ -1,0 +1,1 @@
+"""A body becomes stamped entries, or every problem in it, by pointer."""
