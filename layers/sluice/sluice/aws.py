@@ -1,4 +1,4 @@
-"""Thin adapters to SQS and S3. Clients are made once, on first use: Lambda bills initialisation."""
+"""Thin adapters to SQS, S3 and DynamoDB. Clients are made on first use: Lambda bills initialisation."""
 
 import contextlib
 import functools
