@@ -79,6 +79,13 @@ def zipped(plain: bytes) -> str:
         (f"powertools_base64_gzip('{zipped(b'plain')}')", "plain"),
         ("to_string(items[0])", '{"id":1,"tags":["a","b"]}'),
         ("join('-', items[].tags[])", "a-b-c"),
+        ("contains(items[0].tags, 'b')", True),
+        ("contains(items, items[1])", True),
+        ("contains(items[0].tags, items)", False),
+        ("contains(email, 'Ann')", True),
+        ("items == payload().items", True),
+        ("items != `[1]`", True),
+        ("items[?id == `true`]", []),
     ],
 )
 def test_an_expression_gives(text: str, result: Any) -> None:
@@ -134,6 +141,8 @@ def test_what_fails_says_why_and_quotes_nothing(text: str, said: str) -> None:
     assert "Ann" not in str(raised.value)
 
 
+# One value that holds itself, so to speak: written out it would be 2 to the power of 40 values.
+FOLDED = "(@" + "|[@,@]" * 40 + ")"
 MANY = {
     "items": [{"items": list(range(1_000))}] * 1_000,
     "text": "x" * 1_000_000,
@@ -156,6 +165,10 @@ MANY = {
         "items[].concat(payload().text, 'x')",
         "items[].{all: reverse(payload().many)}",
         "items[].merge(payload().members, {x: `1`})",
+        f"{FOLDED} == {FOLDED}",
+        f"{FOLDED} != {FOLDED}",
+        f"contains({FOLDED}, {FOLDED})",
+        "contains(items[].payload().items, items)",
     ],
 )
 def test_what_blows_up_is_stopped(text: str) -> None:

@@ -167,10 +167,26 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def _check_comparable(left: object, right: object) -> None:
+    """What an expression makes may hold one part many times: it is compared as often as it would be written."""
+    if isinstance(left, list | dict) and isinstance(right, list | dict):
+        measure(left, MAX_BYTES)
+
+
+def _equal(left: object, right: object) -> bool:
+    _check_comparable(left, right)
+    return bool(TreeInterpreter.COMPARATOR_FUNC["eq"](left, right))
+
+
 class _Interpreter(TreeInterpreter):  # type: ignore[misc]
     """JMESPath's own, within bounds: each step looks at the clock, no list outgrows its limit, and functions,
     which alone can make much of one value in no time, have so much memory for it.
     """
+
+    COMPARATOR_FUNC: Final = TreeInterpreter.COMPARATOR_FUNC | {
+        "eq": _equal,
+        "ne": lambda left, right: not _equal(left, right),
+    }
 
     def __init__(self, functions: "_Functions") -> None:
         super().__init__(Options(custom_functions=functions))
@@ -321,7 +337,12 @@ class _Functions(Functions):  # type: ignore[misc]
             raise Exhausted(f"A compressed string must not exceed {MAX_BYTES} bytes.")
         return plain.decode()
 
-    # JMESPath's own: each makes one string of much.
+    # JMESPath's own. The first compares much with much, the others make one string of much.
+    @_takes({"types": ["array", "string"]}, _ANY)
+    def _func_contains(self, subject: Any, search: Any) -> bool:
+        _check_comparable(subject, search)
+        return search in subject
+
     @_takes(_NAME, {"types": ["array-string"]})
     def _func_join(self, separator: str, parts: list[str]) -> str:
         return _bounded_text(separator, parts)
