@@ -240,6 +240,29 @@ def test_a_secret_that_is_no_key_is_an_operators_mistake(secret: str) -> None:
         accepts("standard-webhooks", sent("standard-webhooks"), secrets=[secret])
 
 
+@pytest.mark.parametrize("secret", ["password", ":", "user:"])
+def test_a_secret_without_a_password_is_an_operators_mistake(secret: str) -> None:
+    with pytest.raises(Misconfigured):
+        accepts("basic", sent("basic", secret=secret), secrets=[secret])
+
+
+def test_a_body_is_hashed_once_for_each_secret_however_many_signatures_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    headers = sent("stripe")
+    headers["stripe-signature"] += f",v1={'0' * 64}" * 9
+    hashed = []
+
+    def digest(key: bytes, message: bytes, algorithm: str) -> bytes:
+        hashed.append(key)
+        return hmac.new(key, message, algorithm).digest()
+
+    monkeypatch.setattr(signatures.hmac, "digest", digest)
+
+    assert accepts("stripe", headers, secrets=["new", secret_of("stripe")])
+    assert len(hashed) == 2
+
+
 def test_comparisons_take_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
 

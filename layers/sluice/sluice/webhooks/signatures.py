@@ -163,10 +163,10 @@ def _signed(
         for each in elements
         if each.startswith(scheme.prefix)
     ]
-    keys = [_key(secret, scheme) for secret in secrets]
+    digests = [hmac.digest(_key(secret, scheme), message, scheme.algorithm) for secret in secrets]
     matches = [
-        hmac.compare_digest(hmac.digest(key, message, scheme.algorithm), signature)
-        for key in keys
+        hmac.compare_digest(digest, signature)
+        for digest in digests
         for signature in signatures[:MAX_SIGNATURES]
     ]
     return any(matches) and ("timestamp" not in needed or _is_now(scheme, timestamp, body, now))
@@ -232,6 +232,8 @@ def _time(text: str) -> datetime:
 
 
 def _shown(scheme: Token, secrets: Sequence[str], given: str) -> bool:
+    if scheme.encoded and not all(secret.partition(":")[2] for secret in secrets):
+        raise Misconfigured("a webhook's secret is not user:password")
     if given[: len(scheme.prefix)].lower() != scheme.prefix.lower():
         return False
     shown = _bytes(given[len(scheme.prefix) :].strip())
