@@ -161,6 +161,9 @@ def test_what_is_no_id_is_left_to_be_refused(unique_id: str) -> None:
         ("header('x-id')", {}, HASH),
         ("items", {}, HASH),
         ("divide(`1`, `0`)", {}, HASH),
+        ("zero == `0`", {}, HASH),
+        ("empty", {}, HASH),
+        ("zero", {}, "0"),
         ("items[1].id", {}, "2"),
     ],
 )

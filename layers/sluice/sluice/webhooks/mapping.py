@@ -144,8 +144,8 @@ def identify(
             given = Evaluation(payload, headers).of(expression, payload)
         except Unmappable:
             given = None
-    text = str(given) if isinstance(given, str | int) and given != "" else hashlib.sha256(body).hexdigest()
-    return Delivery(text, headers)
+    is_id = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
+    return Delivery(str(given) if is_id else hashlib.sha256(body).hexdigest(), headers)
 
 
 def events(mappings: Sequence[EventMapping], payload: object, delivery: Delivery) -> Mapped:
