@@ -1,6 +1,8 @@
 """Each preset turns its sample payloads into the expected events, which keep every rule of the contract."""
 
+import copy
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,3 +69,68 @@ def test_a_topic_nobody_asked_for_becomes_nothing() -> None:
     outcome = mapped(of, {"id": 1}, {"x-shopify-topic": "products/create"})
 
     assert (outcome.events, outcome.problems) == ([], [])
+
+
+def sample(preset: str, name: str) -> Sample:
+    return next(each for each in samples() if (each.preset, each.name) == (preset, name))
+
+
+def changed(of: Sample, change: Callable[[Any], None]) -> list[dict[str, Any]]:
+    """The events of a sample with a change."""
+    payload = copy.deepcopy(of.payload)
+    change(payload)
+    return attributes(Sample(of.preset, of.name, json.dumps(payload).encode()))
+
+
+def pay_in_yen(refund: dict[str, Any]) -> None:
+    for transaction in refund["transactions"]:
+        transaction["currency"] = "JPY"
+
+
+def delay(refund: dict[str, Any]) -> None:
+    refund["transactions"][0]["status"] = "pending"
+    refund["transactions"][1]["status"] = "failure"
+
+
+@pytest.mark.parametrize(
+    ("name", "refund"),
+    [("orders_updated", lambda order: order["refunds"][0]), ("refunds_create", lambda refund: refund)],
+)
+@pytest.mark.parametrize(
+    ("change", "value", "currency"), [(pay_in_yen, 85, "JPY"), (delay, 75, "USD")]
+)
+def test_a_refund_is_what_the_customer_gets_in_the_currency_it_is_paid_in(
+    name: str, refund: Callable[[Any], Any], change: Callable[[Any], None], value: int, currency: str
+) -> None:
+    [event] = changed(sample("shopify", name), lambda payload: change(refund(payload)))
+
+    assert (event["value"], event["value_currency"]) == (value, currency)
+
+
+@pytest.mark.parametrize(
+    ("person", "expected"),
+    [
+        ({"email": ""}, {"email": "jon@example.com"}),
+        ({"email": "", "contact_email": None, "customer": {"email": "Ann@b.example"}}, {"email": "ann@b.example"}),
+        (
+            {"email": "", "contact_email": None, "phone": "+15005550006", "customer": {"email": None}},
+            {"phone_number": "+15005550006"},
+        ),
+        (
+            {"email": None, "contact_email": "", "phone": "", "customer": {"phone": "+15005550006"}},
+            {"phone_number": "+15005550006"},
+        ),
+    ],
+)
+def test_a_customer_of_shopify_is_known_by_what_there_is(
+    person: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    events = changed(sample("shopify", "orders_create"), lambda order: order.update(person))
+
+    for event in events:
+        profile = event["profile"]["data"]["attributes"]
+        assert {name: profile.get(name) for name in ("email", "phone_number")} == {
+            "email": None,
+            "phone_number": None,
+            **expected,
+        }
