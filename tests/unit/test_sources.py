@@ -109,6 +109,12 @@ def test_every_mistake_is_found_at_once() -> None:
     assert {"/sources/b/account", "/sources/b/secret", "/sources/b/signature", "/sources/b/events"} <= where
 
 
+def test_what_an_unknown_preset_would_have_is_not_missing() -> None:
+    found = sources.problems(document(preset="shopfy", secret=None, delivery_id=1))
+
+    assert {each.pointer for each in found} == {f"{HOOK}/{name}" for name in ("preset", "secret", "delivery_id")}
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"sources": 1}', b"[" * 100_000, b" " * 1_048_577])
 def test_what_is_no_document_is_refused(data: bytes) -> None:
     with pytest.raises(Misconfigured, match="sources document"):

@@ -205,11 +205,13 @@ def _read(document: object) -> tuple[Sources, list[Problem]]:
 def _source(name: str, given: dict[str, Any], found: list[Problem]) -> Source | None:
     if not _NAME.fullmatch(name):
         found.append(_problem("A source's name has a to z, 0 to 9 and hyphens only, at most 63.", ""))
-    named = given.get("preset")
-    if isinstance(named, str) and named not in presets():
-        found.append(_problem(f"There is no such preset: take one of {', '.join(presets())}.", "preset"))
     merged = with_preset(given)
     found += explain(SourceText, merged)
+    named = given.get("preset")
+    if isinstance(named, str) and named not in presets():
+        # What it would have is not missing.
+        found[:] = [each for each in found if each.pointer not in {"/signature", "/events"}]
+        found.append(_problem(f"There is no such preset: take one of {', '.join(presets())}.", "preset"))
     if found:
         return None
     texts = msgspec.convert(merged, SourceText)
