@@ -95,8 +95,14 @@ def test_an_expression_gives(text: str, result: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("items[", "no JMESPath expression"),
-        ("", "no JMESPath expression"),
+        ("items[", "This is no JMESPath expression: Incomplete expression."),
+        ("", "This is no JMESPath expression: cannot be empty."),
+        ("a = b", "This is no JMESPath expression: Unknown token '='."),
+        (
+            "a b",
+            "This is no JMESPath expression: Unexpected token: b: "
+            'Parse error at column 2, token "b" (UNQUOTED_IDENTIFIER).',
+        ),
         ("(" * 1_500, "no JMESPath expression"),
         ("bogus(@)", "no function bogus()"),
         ("lower()", "lower() takes 1 argument(s), and was given 0"),

@@ -109,10 +109,39 @@ def test_every_mistake_is_found_at_once() -> None:
     assert {"/sources/b/account", "/sources/b/secret", "/sources/b/signature", "/sources/b/events"} <= where
 
 
+def test_a_mistake_in_the_structure_hides_no_other() -> None:
+    events = {
+        "new": {"metric": "New", "colour": "blue", "value": "a[", "profile": {"mail": "x", "email": "b["}},
+        "none": 5,
+    }
+    signature = {"scheme": "hmac", "header": "a header", "signed": "{bdy}"}
+    written = document(
+        account="AbC1", secret="a secret", delivery_id="c[", events=events, signature=signature, colour="red"
+    )
+
+    where = sorted((problem.pointer or "").removeprefix(HOOK) for problem in sources.problems(written))
+
+    assert where == [
+        "/account",
+        "/colour",
+        "/delivery_id",
+        "/events/new/colour",
+        "/events/new/profile/email",
+        "/events/new/profile/mail",
+        "/events/new/value",
+        "/events/none",
+        "/secret",
+        "/signature/header",
+        "/signature/signed",
+    ]
+
+
 def test_what_an_unknown_preset_would_have_is_not_missing() -> None:
     found = sources.problems(document(preset="shopfy", secret=None, delivery_id=1))
 
-    assert {each.pointer for each in found} == {f"{HOOK}/{name}" for name in ("preset", "secret", "delivery_id")}
+    assert {each.pointer for each in found} == {
+        f"{HOOK}/{name}" for name in ("preset", "secret", "delivery_id")
+    }
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"sources": 1}', b"[" * 100_000, b" " * 1_048_577])

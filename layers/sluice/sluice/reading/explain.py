@@ -4,7 +4,9 @@ Walks the declared types of `documents` beside the parsed value. Only refused bo
 is written to be clear, not fast.
 """
 
+import contextlib
 import datetime
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -42,6 +44,20 @@ _TRUTHS: Final = (inspect.BoolType, inspect.AnyType)
 def explain(kind: Any, document: object) -> Iterator[Problem]:
     """Every way in which a parsed JSON document is not a `kind` (a type of `documents`)."""
     return _walk(inspect.type_info(kind), document, (), "document")
+
+
+def fitting(value: object, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Those fields of an object that have the structure they should, by their names in a `kind`."""
+    result: dict[str, Any] = {}
+    for field in _fields(kind):
+        if isinstance(value, dict) and field.encode_name in value:
+            with contextlib.suppress(msgspec.ValidationError):
+                result[field.name] = msgspec.convert(value[field.encode_name], field.type)
+    return result
+
+
+# A body may hold thousands of events, and looking at a type takes longer than at an event.
+_fields: Final = functools.cache(msgspec.structs.fields)
 
 
 def _walk(kind: inspect.Type, value: object, path: _Path, resource: str) -> Iterator[Problem]:

@@ -5,10 +5,8 @@ by part, as one bad part must not hide what is wrong with the others.
 """
 
 import codecs
-import contextlib
-import functools
 from collections.abc import Generator, Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -29,7 +27,7 @@ from sluice.reading.documents import (
     SingleDocument,
 )
 from sluice.reading.duplicates import repeated_keys
-from sluice.reading.explain import explain
+from sluice.reading.explain import explain, fitting
 from sluice.reading.rules import Finding, Path, Rules
 
 ROOTS: Final[dict[Surface, tuple[str, ...]]] = {
@@ -160,8 +158,8 @@ def _profile(value: object) -> ProfileData | None:
     given = _at(value, "attributes")
     if not isinstance(value, dict) or not isinstance(given, dict):
         return None
-    attributes = ProfileAttributes(**_fitting(given, ProfileAttributes))
-    profile = ProfileData(**{**_fitting(value, ProfileData), "type": "profile", "attributes": attributes})
+    attributes = ProfileAttributes(**fitting(given, ProfileAttributes))
+    profile = ProfileData(**{**fitting(value, ProfileData), "type": "profile", "attributes": attributes})
     identifiers = [value.get("id"), *(given.get(name) for name in contract.IDENTIFIERS[1:])]
     if not all(isinstance(identifier, str | None) for identifier in identifiers):
         profile.id = _ANY_ID
@@ -169,21 +167,7 @@ def _profile(value: object) -> ProfileData | None:
 
 
 def _event(value: object) -> EventAttributes:
-    return EventAttributes(**{"properties": {}, "metric": _ANY_METRIC, **_fitting(value, EventAttributes)})
-
-
-def _fitting(value: object, kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Those fields of an object that have the structure they should."""
-    result: dict[str, Any] = {}
-    for field in _fields(kind):
-        if isinstance(value, dict) and field.encode_name in value:
-            with contextlib.suppress(msgspec.ValidationError):
-                result[field.name] = msgspec.convert(value[field.encode_name], field.type)
-    return result
-
-
-# A body may hold thousands of events, and looking at a type takes longer than at an event.
-_fields: Final = functools.cache(msgspec.structs.fields)
+    return EventAttributes(**{"properties": {}, "metric": _ANY_METRIC, **fitting(value, EventAttributes)})
 
 
 def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]]:

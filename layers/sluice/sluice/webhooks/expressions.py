@@ -44,6 +44,7 @@ _THOUSANDTHS: Final = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"
 
 _PHONE_NOISE: Final = re.compile(r"[\s().\-/\u00a0]+")
 _E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+_AROUND: Final = re.compile(r"^\w+ jmespath expression: |(, for expression)?:$|\.$", re.IGNORECASE)
 _CALLING_CODE: Final = re.compile(r"\+?([1-9][0-9]{0,2})")
 
 
@@ -69,7 +70,7 @@ def parse(text: str) -> Expression:
     try:
         tree = Parser().parse(text).parsed
     except exceptions.JMESPathError as error:
-        raise Unmappable(f"This is no JMESPath expression: {_one_line(error)}") from None
+        raise Unmappable(f"This is no JMESPath expression: {_said(error)}.") from None
     except (RecursionError, ValueError):
         raise Unmappable("This is no JMESPath expression.") from None
     for node in _parts(tree):
@@ -163,12 +164,14 @@ def _parts(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
     raise Unmappable(f"An expression must not be nested more than {MAX_DEPTH} deep.")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _said(error: Exception) -> str:
+    """What JMESPath says of an expression, without the expression."""
+    first = str(error).partition("\n")[0]
+    return _AROUND.sub("", first)[:300]
 
 
 def _check_comparable(left: object, right: object) -> None:
-    """What an expression makes may hold one part many times: it is compared as often as it would be written."""
+    """What an expression makes may hold one part many times, and is compared as if it were written out."""
     if isinstance(left, list | dict) and isinstance(right, list | dict):
         measure(left, MAX_BYTES)
 

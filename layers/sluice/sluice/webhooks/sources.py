@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 from sluice.accounts import is_site_id
 from sluice.errors import Misconfigured, Retryable
 from sluice.jsonapi import Problem, pointer
-from sluice.reading.explain import explain
+from sluice.reading.explain import explain, fitting
 from sluice.webhooks.expressions import Expression
 from sluice.webhooks.mapping import EventMapping, MappingTexts, ProfileTexts, compile_mapping, compile_text
 from sluice.webhooks.signatures import DELIVERY_IDS, SCHEMES, Hmac, Scheme, Token
@@ -212,19 +212,17 @@ def _source(name: str, given: dict[str, Any], found: list[Problem]) -> Source | 
         # What it would have is not missing.
         found[:] = [each for each in found if each.pointer not in {"/signature", "/events"}]
         found.append(_problem(f"There is no such preset: take one of {', '.join(presets())}.", "preset"))
-    if found:
-        return None
-    texts = msgspec.convert(merged, SourceText)
+    texts = _texts(merged)
     if not is_site_id(texts.account):
         found.append(_problem("'account' must be a site id: six letters or digits.", "account"))
     if not _SECRET_NAME.fullmatch(texts.secret):
         found.append(_problem("'secret' is a name of letters, digits, hyphens and underscores.", "secret"))
-    if not texts.events:
+    if merged.get("events") == {}:
         found.append(_problem("A source needs at least one event.", "events"))
     schemes = _schemes(texts.signature, found)
     scheme = texts.signature.scheme
     delivery_id = texts.delivery_id or DELIVERY_IDS.get(scheme)
-    return Source(
+    source = Source(
         name,
         texts.account,
         scheme,
@@ -234,6 +232,24 @@ def _source(name: str, given: dict[str, Any], found: list[Problem]) -> Source | 
         compile_text(delivery_id, ("delivery_id",), found),
         texts.on_invalid == "refuse",
     )
+    return None if found else source
+
+
+def _texts(merged: dict[str, Any]) -> SourceText:
+    """A source, with something good for each part that has not the structure it should: what is wrong with
+    that is told already, and it must not hide what is wrong with the others.
+    """
+    events = merged.get("events")
+    texts = {
+        name: MappingTexts(
+            **{"metric": "any", **fitting(event, MappingTexts)}
+            | {"profile": ProfileTexts(**fitting(event.get("profile"), ProfileTexts))}
+        )
+        for name, event in (events.items() if isinstance(events, dict) else ())
+        if isinstance(event, dict)
+    }
+    good = {"account": "AbC123", "signature": SignatureText("github"), "secret": "any"}
+    return SourceText(**{**good, **fitting(merged, SourceText), "events": texts})
 
 
 def _mappings(events: dict[str, MappingTexts], found: list[Problem]) -> Iterator[EventMapping]:
@@ -252,21 +268,24 @@ def _schemes(text: SignatureText, found: list[Problem]) -> tuple[Scheme, ...]:
         for name in text.__struct_fields__
         if name != "scheme" and (value := getattr(text, name)) is not UNSET
     }
+    faults: list[Problem] = []
     allowed = {"hmac": set(Hmac.__struct_fields__), "bearer": {"header", "prefix"}}.get(text.scheme, set())
-    found += (
+    faults += (
         _problem(f"'{name}' is not for the scheme '{text.scheme}'.", "signature", name)
         for name in sorted(given.keys() - allowed)
     )
     for name in ("header", "timestamp_header", "id_header"):
         if name in given:
             if not _HEADER_NAME.fullmatch(given[name]):
-                found.append(_problem(f"'{name}' must be the name of a header.", "signature", name))
+                faults.append(_problem(f"'{name}' must be the name of a header.", "signature", name))
             given[name] = given[name].lower()
-    if found:
+    if text.scheme == "hmac":
+        _check_hmac(given, faults)
+    if faults:
+        found += faults
         return ()
     if text.scheme == "hmac":
-        _check_hmac(given, found)
-        return () if found else (Hmac(**given),)
+        return (Hmac(**given),)
     if text.scheme == "bearer":
         # A header of one's own holds the token alone.
         return (Token(**({"prefix": ""} if "header" in given else {}) | given),)
