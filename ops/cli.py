@@ -22,7 +22,7 @@ Exit codes:
 On AWS your own credentials are used, as by the AWS CLI (AWS_PROFILE, aws sso login, …).
 With --local it is the stack that `make up` started on this machine.
 """
-_FILE = click.Path(exists=True, dir_okay=False)
+_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
 @click.group(
@@ -76,7 +76,19 @@ def _sources() -> None:
     """The sources document: who may post webhooks, and what events they become.
 
     It is written as YAML or JSON, checked, and stored where the deployment finds it within a minute.
+    A file that is given as - is standard input.
     """
+
+
+def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Headers by lower-case name."""
+    headers = {}
+    for each in given:
+        name, colon, value = each.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"a header is written NAME:VALUE, not '{each}'.")
+        headers[name.strip().lower()] = value.strip()
+    return headers
 
 
 @_sources.command("check")
@@ -123,16 +135,18 @@ def _show(screen: Screen, target: Target) -> int:
     "headers",
     multiple=True,
     metavar="NAME:VALUE",
+    callback=_headers,
     help="A header of the webhook; may be repeated.",
 )
 @_said
 @_targeted
 def _try(
-    screen: Screen, source: str, payload: str, *, target: Target, file: str | None, headers: tuple[str, ...]
+    screen: Screen, source: str, payload: str, *, target: Target, file: str | None, headers: dict[str, str]
 ) -> int:
     """Show what a payload would become, with every problem.
 
-    Nothing is sent, and no signature is asked for. With --file no deployment is asked either.
+    Nothing is sent, and no signature is asked for. With --file no deployment is asked either. The payload
+    is JSON, or a form if a header Content-Type says so.
 
     \b
     sluicectl sources try shop order.json --file sources.yaml --header X-Shopify-Topic:orders/create

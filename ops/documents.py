@@ -6,7 +6,6 @@ not hold a key twice, and there are no tags and no aliases.
 
 import math
 import re
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import yaml
@@ -47,9 +46,8 @@ class Document:
         return self._places.get(path, Place(1, 1))
 
 
-def load(file: Path) -> Document:
-    """A file's document. Raises `Unreadable`, and `OSError` where there is no such file."""
-    data = file.read_bytes()
+def load(data: bytes) -> Document:
+    """The document of a file's bytes; raises `Unreadable`."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,12 +2,12 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import yaml
 from botocore.exceptions import ClientError
@@ -26,7 +26,7 @@ from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem
 from sluice.reading import intake
-from sluice.webhooks import mapping, sources
+from sluice.webhooks import ingest, sources
 from sluice.webhooks.mapping import Mapped
 from sluice.webhooks.sources import Source, Sources
 
@@ -125,15 +125,21 @@ def show(screen: Screen, target: Target) -> int:
 
 
 def attempt(
-    screen: Screen, name: str, payload_file: str, *, file: str | None, target: Target, headers: Iterable[str]
+    screen: Screen,
+    name: str,
+    payload_file: str,
+    *,
+    file: str | None,
+    target: Target,
+    headers: Mapping[str, str],
 ) -> int:
-    """Shows what a payload would become."""
+    """Shows what a payload would become. `headers` are by lower-case name."""
     source = _named(name, _from_file(file) if file else _stored(target))
-    body = Path(payload_file).read_bytes()
-    delivery = mapping.identify(
-        source.delivery_id, payload := _payload(payload_file, body), body, _headers(headers)
-    )
-    mapped = mapping.events(source.mappings, payload, delivery)
+    body = _bytes(payload_file)
+    try:
+        delivery, mapped = ingest.become(source, headers, body)
+    except Refused as refused:
+        raise Failure(f"{payload_file} is no payload: {refused.problems[0].detail}") from None
     events = [_Event(event, _refusals(event)) for event in mapped.events]
     document = {
         "source": name,
@@ -158,24 +164,33 @@ class _Event:
 
 
 def _checked(file: str) -> Checked:
+    data = _bytes(file)
+    lines = data.decode("utf-8", "replace").splitlines()
     try:
-        text = Path(file).read_text("utf-8", "replace")
-        document = documents.load(Path(file))
-    except OSError as error:
-        raise Failure(f"{file} cannot be read: {error.strerror}") from None
+        document = documents.load(data)
     except Unreadable as error:
-        return Checked(file, text.splitlines(), [Flaw(error.place, error.detail)])
+        return Checked(file, lines, [Flaw(error.place, error.detail)])
     flaws = sorted(
         (_flaw(problem, document) for problem in sources.problems(document.value)), key=lambda f: f.place
     )
     if flaws:
-        return Checked(file, text.splitlines(), flaws)
+        return Checked(file, lines, flaws)
     stored = json.dumps(document.value, ensure_ascii=False, separators=(",", ":")).encode()
     try:
         names = sorted(sources.decode(stored).sources)
     except Misconfigured as error:  # it is too large, say
-        return Checked(file, text.splitlines(), [Flaw(Place(1, 1), f"{error}.")])
-    return Checked(file, text.splitlines(), [], stored, names)
+        return Checked(file, lines, [Flaw(Place(1, 1), f"{error}.")])
+    return Checked(file, lines, [], stored, names)
+
+
+def _bytes(file: str) -> bytes:
+    """What is in a file, read once: it may be a pipe. `-` is standard input."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            data: bytes = stream.read()
+    except OSError as error:
+        raise Failure(f"{file} cannot be read: {error.strerror}") from None
+    return data
 
 
 def _flaw(problem: Problem, document: Document) -> Flaw:
@@ -272,23 +287,6 @@ def _named(name: str, all_of_them: Sources) -> Source:
         known = ", ".join(sorted(all_of_them.sources)) or "none"
         raise Failure(f"There is no source '{name}'. Those there are: {known}.")
     return all_of_them.sources[name]
-
-
-def _payload(file: str, body: bytes) -> object:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Failure(f"{file} is not JSON: {error}.") from None
-
-
-def _headers(given: Iterable[str]) -> dict[str, str]:
-    headers = {}
-    for each in given:
-        name, colon, value = each.partition(":")
-        if not colon or not name.strip():
-            raise Failure(f"A header is written NAME:VALUE, not '{each}'.")
-        headers[name.strip().lower()] = value.strip()
-    return headers
 
 
 def _refusals(event: dict[str, Any]) -> list[Problem]:

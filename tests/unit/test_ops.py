@@ -1,7 +1,9 @@
 """`sluicectl` where it asks no deployment: documents by line and column, payloads tried, how it fails."""
 
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(deployment, "LOCAL", tmp_path / "none.json")
     (tmp_path / "order.json").write_bytes(sample.read_bytes())
 
-    def command(*arguments: str, **files: str | bytes) -> Result:
+    def command(*arguments: str, stdin: str | None = None, **files: str | bytes) -> Result:
         for name, content in files.items():
             data = content if isinstance(content, bytes) else content.encode()
             (tmp_path / name.replace("_", ".")).write_bytes(data)
-        return CliRunner().invoke(sluicectl, [*arguments], catch_exceptions=False)
+        return CliRunner().invoke(sluicectl, [*arguments], stdin, catch_exceptions=False)
 
     return command
 
@@ -106,6 +108,20 @@ def test_a_document_that_is_not_utf_8_is_told_so(run: Run) -> None:
     assert result.output.splitlines()[0] == "s.yaml:2:6: This is not UTF-8."
 
 
+def test_a_document_may_come_by_standard_input(run: Run) -> None:
+    assert run("sources", "check", "-", stdin=GOOD).output == "- is good: own, shop.\n"
+    assert run("sources", "check", "-", stdin="").output.startswith("-:1:1: There is nothing in it.")
+
+
+def test_a_document_is_read_once_as_a_pipe_can_be(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.yaml")
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit((tmp_path / "s.yaml").write_text, GOOD)
+        result = run("sources", "check", "s.yaml")
+
+    assert result.output == "s.yaml is good: own, shop.\n"
+
+
 def test_json_is_read_with_its_tabs_and_places(run: Run) -> None:
     document = '{\n\t"sources": {\n\t\t"own": {\n\t\t\t"colour": "\\ud83d\\ude00"\n\t\t}\n\t}\n}\n'
 
@@ -146,6 +162,31 @@ def test_a_payload_is_tried(run: Run) -> None:
     assert all(each["valid"] for each in document["events"])
 
 
+def test_a_form_is_tried_as_it_would_be_taken(run: Run) -> None:
+    document = GOOD.replace("user.email", "powertools_json(payload).email").replace(
+        "type == 'signup'", "payload"
+    )
+    form = "payload=%7B%22email%22%3A%22ann%40mail.example%22%7D"
+    arguments = ("try", "own", "-", "--file", "s.yaml", "--header")
+
+    result = run(
+        "sources", *arguments, "Content-Type: application/x-www-form-urlencoded", s_yaml=document, stdin=form
+    )
+
+    assert result.exit_code == 0
+    assert "ann@mail.example" in result.output
+
+
+def test_a_mapping_that_is_tried_sees_no_more_than_it_will(run: Run) -> None:
+    document = GOOD.replace("user.email", "header('x-hub-signature-256')").replace("type == 'signup'", "id")
+    header = ("--header", "X-Hub-Signature-256: a@b.example")
+
+    result = run("sources", "try", "own", "order.json", "--file", "s.yaml", *header, s_yaml=document)
+
+    assert "refused: " in result.output
+    assert "a@b.example" not in result.output
+
+
 def test_what_of_a_payload_is_bad_is_shown_with_why(run: Run) -> None:
     payload = '{"type": "signup", "user": {"email": "no address"}, "amount": 5}'
 
@@ -171,8 +212,9 @@ FAILURES: list[tuple[list[str], int, str]] = [
         1,
         "There is no source 'none'. Those there are: own, shop.",
     ),
-    (["try", "own", "s.yaml", "--file", "s.yaml"], 1, "s.yaml is not JSON"),
-    (["try", "own", "order.json", "--file", "s.yaml", "--header", "x"], 1, "A header is written NAME:VALUE"),
+    (["try", "own", "s.yaml", "--file", "s.yaml"], 1, "s.yaml is no payload: The body cannot be read: JSON"),
+    (["try", "own", "order.json", "--file", "s.yaml", "--header", "x"], 2, "a header is written NAME:VALUE"),
+    (["try", "own", ".", "--file", "s.yaml"], 2, "is a directory"),
     (["try", "own", "order.json", "--file", "bad.yaml"], 1, "bad.yaml:2:5: "),
     (["check", "missing.yaml"], 2, "does not exist"),
     (["put", "s.yaml", "--local"], 3, "No local stack is running. make up starts one."),

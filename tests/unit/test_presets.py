@@ -96,9 +96,7 @@ def delay(refund: dict[str, Any]) -> None:
     ("name", "refund"),
     [("orders_updated", lambda order: order["refunds"][0]), ("refunds_create", lambda refund: refund)],
 )
-@pytest.mark.parametrize(
-    ("change", "value", "currency"), [(pay_in_yen, 85, "JPY"), (delay, 75, "USD")]
-)
+@pytest.mark.parametrize(("change", "value", "currency"), [(pay_in_yen, 85, "JPY"), (delay, 75, "USD")])
 def test_a_refund_is_what_the_customer_gets_in_the_currency_it_is_paid_in(
     name: str, refund: Callable[[Any], Any], change: Callable[[Any], None], value: int, currency: str
 ) -> None:
@@ -111,7 +109,10 @@ def test_a_refund_is_what_the_customer_gets_in_the_currency_it_is_paid_in(
     ("person", "expected"),
     [
         ({"email": ""}, {"email": "jon@example.com"}),
-        ({"email": "", "contact_email": None, "customer": {"email": "Ann@b.example"}}, {"email": "ann@b.example"}),
+        (
+            {"email": "", "contact_email": None, "customer": {"email": "Ann@b.example"}},
+            {"email": "ann@b.example"},
+        ),
         (
             {"email": "", "contact_email": None, "phone": "+15005550006", "customer": {"email": None}},
             {"phone_number": "+15005550006"},

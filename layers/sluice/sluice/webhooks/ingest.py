@@ -23,6 +23,7 @@ from sluice.message import Body, Entry, Message
 from sluice.reading import intake, refusal
 from sluice.rejection import Reason, Rejection
 from sluice.webhooks import mapping, signatures
+from sluice.webhooks.mapping import Delivery, Mapped
 from sluice.webhooks.sources import Source
 
 PROBLEMS_EACH: Final = 5  # of one rejection are told in its text
@@ -83,6 +84,15 @@ def accept(
     return Delivered(receipt, source.account, len(read.entries), len(read.rejections))
 
 
+def become(source: Source, headers: Mapping[str, str], body: bytes) -> tuple[Delivery, Mapped]:
+    """What a delivery becomes, its events not yet checked; `Refused` (400) if its body cannot be read."""
+    payload = _payload(headers, body)
+    credentials = {"authorization", "cookie", *(scheme.header for scheme in source.schemes)}
+    shown = {name: value for name, value in headers.items() if name not in credentials}
+    delivery = mapping.identify(source.delivery_id, payload, body, shown)
+    return delivery, mapping.events(source.mappings, payload, delivery)
+
+
 def answer(delivered: Delivered) -> bytes:
     """What the sender is told; few look at it, but it helps whoever reads the sender's log."""
     told = {"receipt": delivered.receipt, "events": delivered.events, "rejected": delivered.rejected}
@@ -108,14 +118,10 @@ def _verify(source: Source, headers: Mapping[str, str], body: bytes, ports: Port
 
 def _read(source: Source, headers: Mapping[str, str], body: bytes, stored: Message[Any]) -> _Read:
     try:
-        payload = _payload(headers, body)
+        _, mapped = become(source, headers, body)
     except Refused as refused:
         [problem] = refused.problems
         return _Read([], [problem], [_rejection(Reason.MALFORMED, [problem], _quoted(body), stored)])
-    credentials = {"authorization", "cookie", *(scheme.header for scheme in source.schemes)}
-    shown = {name: value for name, value in headers.items() if name not in credentials}
-    delivery = mapping.identify(source.delivery_id, payload, body, shown)
-    mapped = mapping.events(source.mappings, payload, delivery)
     read = _Read([], list(mapped.problems), [])
     if mapped.problems:
         read.rejections.append(_rejection(Reason.INVALID, mapped.problems, _quoted(body), stored))
