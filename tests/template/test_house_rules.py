@@ -28,6 +28,8 @@ WEBHOOK_SECRETS = (
     "${AWS::StackName}/webhooks/",
     "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:${AWS::StackName}/webhooks/*",
 )
+# Of a bucket of the stack's: what is below a prefix, or one object. No function needs all.
+_OBJECTS = re.compile(r"\$\{(\w+)\.Arn\}/(?:(?:[a-z]+/)+\*|[a-z]+\.json)")
 ROLE = "AWS::IAM::Role"
 BUCKET = "AWS::S3::Bucket"
 SETTINGS: dict[str, type[msgspec.Struct] | None] = {
@@ -66,15 +68,15 @@ def look_up(template: Template, expression: Any, parameters: dict[str, Any]) -> 
 
 
 def target(reference: Any) -> str:
-    """The logical id a Ref, a GetAtt, or a Sub of a bucket's objects points to; else nothing. The secrets of
-    webhook sources count as one thing of the stack's.
+    """The logical id a Ref, a GetAtt, or a Sub of some of a bucket's objects points to; else nothing. The
+    secrets of webhook sources count as one thing of the stack's.
     """
     match reference:
         case {"Fn::Sub": text} if text in WEBHOOK_SECRETS:
             return "WebhookSecrets"
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
             return name
-        case {"Fn::Sub": str(text)} if found := re.fullmatch(r"\$\{(\w+)\.Arn\}/([a-z]+/)*\*", text):
+        case {"Fn::Sub": str(text)} if found := _OBJECTS.fullmatch(text):
             return found[1]
         case {"Fn::Split": [",", {"Fn::Sub": ["arn:aws:s3:::${Names}" | "arn:aws:s3:::${Names}/*", names]}]}:
             return target(names["Names"]["Fn::Join"][1]["Fn::Split"][1])
@@ -248,6 +250,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("", "OldestKeptSeconds"),
         ("", "OpenCircuits"),
         ("", "DeadLetters"),
+        ("ApiStage", "5XXError"),
     ]:
         if (queue, metric) not in watched:
             yield f"{queue or 'Sluice'}: nobody watches {metric}"
@@ -342,6 +345,7 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (dead_letters_wait_longest, "Resources.NewQueue", {"Type": QUEUE, "Properties": {}}),
     (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.1.Resource", "*"),
     (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.2.Resource", {"Fn::Sub": "${ClaimBucket.Arn}*"}),
+    (roles_are_narrow, f"{STATEMENTS.format('Ingest')}.2.Resource", {"Fn::Sub": "${ConfigBucket.Arn}/*"}),
     (
         roles_are_narrow,
         f"{STATEMENTS.format('Ingest')}.1.Resource.1",
@@ -394,6 +398,7 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     ),
     (alarms_see_dead_letters, "Resources.OpenCircuitsAlarm.Properties.MetricName", "CircuitsOpened"),
     (alarms_see_dead_letters, "Resources.EventsInFlightAlarm.Properties.Dimensions", []),
+    (alarms_see_dead_letters, "Resources.ApiFaultsAlarm.Properties.MetricName", "4XXError"),
     (alarms_come_before_sqs_stops, "Resources.EventsInFlightAlarm.Properties.Threshold", 120_000),
     (ticks_are_not_repeated, "Resources.ResumeSchedule.Properties.Targets.0.RetryPolicy", {}),
     (what_cannot_be_made_again_is_kept, "Resources.AccountsSecret.DeletionPolicy", "Delete"),
