@@ -164,13 +164,14 @@ def _accept_delivery(source: str) -> Response[str]:
     found = _shelf().sources().sources.get(source)
     if found is None:
         raise Refused(404, [Problem("not_found", "There is no source of this name.")])
+    logger.append_keys(source=found.name)  # to what is logged of this request, a refusal too
     common = _ports(configuration)
     delivered = webhooks.accept(
         found,
         _headers(),
         _raw_body(),
         ports=webhooks.Ports(
-            secret=lambda name: accounts.secret_text(configuration.webhook_secrets + name),
+            secret=lambda name: _webhook_secret(configuration.webhook_secrets + name),
             store=common.store,
             reject=common.reject,
         ),
@@ -184,13 +185,16 @@ def _accept_delivery(source: str) -> Response[str]:
         metrics.add_metric("EmptyDeliveries", MetricUnit.Count, 1)
     logger.info(
         "delivered",
-        source=found.name,
         receipt=delivered.receipt,
         account=delivered.account,
         events=delivered.events,
         rejected=delivered.rejected,
     )
     return _answer(202 if delivered.events else 200, webhooks.answer(delivered))
+
+
+def _webhook_secret(name: str) -> Any:
+    return accounts.secret_text(name, f"the secret {name} cannot be read")
 
 
 @functools.cache

@@ -53,6 +53,12 @@ def order(front: Front, of: Sample = ORDER, **changes: str) -> Answer:
     )
 
 
+def said(front: Front, message: str) -> list[dict[str, Any]]:
+    """The log lines with this message."""
+    lines = map(json.loads, front.said.getvalue().splitlines())
+    return [line for line in lines if line.get("message") == message]
+
+
 def stored(front: Front) -> StoredMessage:
     [body] = front.queued()
     return message.decode(body, lambda _: b"")
@@ -129,6 +135,9 @@ def test_what_was_signed_long_ago_is_401(front: Front) -> None:
 
     assert answer.status == 401
     assert front.is_empty()
+    assert [line["source"] for line in said(front, "refused")] == ["shop"]
+    front.send("/api/events", b"")
+    assert "source" not in said(front, "refused")[-1]
 
 
 def test_an_unknown_source_is_404(front: Front, shop: Front) -> None:
@@ -162,6 +171,8 @@ def test_without_its_secret_nothing_is_accepted(front: Front) -> None:
 
     assert (answer.status, answer.codes, answer.headers["Retry-After"]) == (503, ["unavailable"], "5")
     assert front.is_empty()
+    [line] = said(front, "unavailable")
+    assert (line["source"], line["cause"]) == ("shop", "the secret sluice/webhooks/shop cannot be read")
 
 
 @pytest.mark.parametrize("secret", ["[]", " ", '[""]'])

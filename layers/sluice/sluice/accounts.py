@@ -146,7 +146,7 @@ def load(secret: str) -> Accounts:
     return _parse_once(secret_text(secret, "the accounts secret cannot be read"))
 
 
-def secret_text(secret: str, otherwise: str = "a webhook's secret cannot be read") -> Any:
+def secret_text(secret: str, otherwise: str) -> Any:
     """A secret's text by its name or ARN, cached; `Retryable` says `otherwise` if there is none."""
     from aws_lambda_powertools.utilities.parameters import GetParameterError  # noqa: PLC0415
 
