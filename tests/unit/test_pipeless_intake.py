@@ -1,5 +1,6 @@
 """Pipeless's batches: what is accepted, and every problem of what is not."""
 
+import bisect
 import json
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -232,6 +233,25 @@ UNREADABLE: dict[str, bytes] = {
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_what_cannot_be_read_is_refused(body: bytes) -> None:
     assert [pointer for pointer, _ in refusal(body)] == ["/"]
+
+
+def test_no_depth_is_too_much_for_what_looks_for_repeated_keys() -> None:
+    """It reads with another decoder, whose limit is another one."""
+
+    def nested(depth: int) -> bytes:
+        return rb'{"events": [], "\u0022": ' + b"[" * depth + b"]" * depth + b"}"
+
+    def is_readable(depth: int) -> bool:
+        try:
+            msgspec.json.decode(nested(depth))
+        except RecursionError:
+            return False
+        return True
+
+    deepest = bisect.bisect(range(100_000), False, key=lambda depth: not is_readable(depth))
+
+    for depth in range(deepest - 20, deepest + 20):
+        assert refusal(nested(depth))
 
 
 def test_a_detail_never_repeats_a_value() -> None:

@@ -28,15 +28,13 @@ _COUNT: Final = f"A batch must hold 1 to {contract.MAX_EVENTS_PER_CALL} events."
 def read(body: bytes, app: App) -> BatchDocument:
     """A batch for an app; raises `Refused` (400) with every problem, each pointing into the body."""
     document = refusal.parse(body)
-    if has_repeated_key(body, msgspec.json.encode(document)):
-        raise Refused(400, listed(refusal.repeats(body)))
     found = list(_broken_rules(document, app))
     try:
         batch = msgspec.convert(document, BatchDocument)
     except msgspec.ValidationError:
         found = [*explain(BatchDocument, document), *found]
-    if found:
-        raise Refused(400, listed(found))
+    if found or has_repeated_key(body, msgspec.json.encode(document)):
+        raise Refused(400, listed(refusal.repeats(body) or found))
     return batch
 
 
