@@ -191,6 +191,16 @@ def logs_expire(template: Template) -> Iterator[str]:
             yield f"{name}: may write to other logs than its own"
 
 
+def only_own_lines_are_logged(template: Template) -> Iterator[str]:
+    """The level is the whole process's: below INFO boto3 logs what it sends and reads, payloads and keys."""
+    for name, function in of_type(template, FUNCTION).items():
+        variables = function.get("Environment", {}).get("Variables", {})
+        if function.get("LoggingConfig", {}).get("ApplicationLogLevel") != "INFO":
+            yield f"{name}: has no fixed level"
+        if "POWERTOOLS_LOG_LEVEL" in variables:
+            yield f"{name}: has a level of its own"
+
+
 def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
     """Settings refuses a variable it does not know, and one that is missing."""
     for name, function in of_type(template, FUNCTION).items():
@@ -316,6 +326,7 @@ RULES: list[Rule] = [
     roles_are_narrow,
     policies_stay_in_roles,
     logs_expire,
+    only_own_lines_are_logged,
     environment_is_what_the_function_reads,
     what_is_named_may_be_used,
     secrets_stay_in_the_secret,
@@ -360,6 +371,12 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (logs_expire, "Resources.IngestFunctionLogGroup.Properties", {}),
     (logs_expire, "Resources.IngestFunction.Properties.LoggingConfig", {}),
     (logs_expire, f"{STATEMENTS.format('Reject')}.0.Resource", {"Ref": "IngestFunctionLogGroup"}),
+    (
+        only_own_lines_are_logged,
+        "Resources.IngestFunction.Properties.LoggingConfig.ApplicationLogLevel",
+        "DEBUG",
+    ),
+    (only_own_lines_are_logged, f"{ENVIRONMENT}.POWERTOOLS_LOG_LEVEL", "DEBUG"),
     (
         environment_is_what_the_function_reads,
         f"{ENVIRONMENT}.SLUICE_ARCHIVE_BUCKET",
