@@ -3,11 +3,11 @@
 import base64
 import contextlib
 import functools
+import re
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -246,9 +246,9 @@ _ALLOWED: Final = {
 
 @app.not_found
 def _not_found(_: Exception) -> Response[str]:
-    path, method = PurePosixPath(app.current_event.path), app.current_event.http_method
+    path, method = app.current_event.path.rstrip("/"), app.current_event.http_method
     for route, methods in _ALLOWED.items():
-        if path.full_match(route) and method not in methods.split(", "):
+        if re.fullmatch(route.replace("*", "[^/]+"), path) and method not in methods.split(", "):
             problem = Problem("method_not_allowed", f"Allowed here: {methods}.")
             return _refuse(405, [problem], {"Allow": methods})
     return _refuse(404, [Problem("not_found", "There is nothing at this path.")])
@@ -312,11 +312,13 @@ def _web_page() -> tuple[str, str | None, str]:
     allowed = ""
     with contextlib.suppress(Misconfigured):  # which is then what the answer is about
         allowed = settings.load(IngestSettings).allowed_origins
-    return event.path, event.headers.get("origin"), allowed
+    return event.path, _headers().get("origin"), allowed
 
 
 def _headers() -> dict[str, str]:
-    return {name.lower(): value for name, value in (app.current_event.headers or {}).items()}
+    """By lower-case name; one that is sent more than once is one list (RFC 9110)."""
+    given = app.current_event.get("multiValueHeaders") or {}
+    return {name.lower(): ", ".join(values) for name, values in given.items()}
 
 
 def _raw_body() -> bytes:

@@ -22,6 +22,7 @@ from tests.front import (
     CLIENT_EVENT,
     EVENT,
     READ_ONLY_KEY,
+    Answer,
     Front,
     document_of_keys,
     proxy_event,
@@ -90,9 +91,29 @@ def test_the_sample_events_are_real_requests(front: Front, name: str) -> None:
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
 def test_header_names_may_have_any_case(front: Front, spell: Any) -> None:
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", "revision": NEWEST}
-    request = proxy_event() | {"headers": {spell(name): value for name, value in headers.items()}}
+    request = proxy_event() | {"multiValueHeaders": {spell(name): [value] for name, value in headers.items()}}
 
     assert front.invoke(request).status == 202
+
+
+def test_a_header_that_is_sent_twice_is_one_list(front: Front) -> None:
+    standard = {
+        "Authorization": [f"Bearer {KEY}"],
+        "Content-Type": ["application/json"],
+        "revision": [NEWEST],
+    }
+
+    def answer(**headers: list[str]) -> Answer:
+        given = standard | headers
+        last = {name: values[-1] for name, values in given.items()}
+        body = json.dumps(bulk())
+        return front.invoke(proxy_event() | {"headers": last, "multiValueHeaders": given, "body": body})
+
+    preferred = answer(Prefer=["return=minimal", "handling=lenient"])
+
+    assert preferred.headers["Preference-Applied"] == "handling=lenient, return=minimal"
+    assert answer(Authorization=["Bearer pk_unknown", f"Bearer {KEY}"]).codes == ["not_authenticated"]
+    assert answer(revision=[NEWEST, NEWEST]).codes == ["invalid"]
 
 
 def test_a_body_may_come_in_base64_and_compressed(front: Front) -> None:
@@ -217,6 +238,8 @@ REFUSED: list[tuple[int, str, dict[str, Any]]] = [
     (403, "permission_denied", {"Authorization": f"Klaviyo-API-Key {READ_ONLY_KEY}"}),
     (404, "not_found", {"path": "/s3cret"}),
     (404, "not_found", {"path": "/api/events/s3cret"}),
+    (404, "not_found", {"path": "/api//events", "method": "GET"}),
+    (404, "not_found", {"path": f"{BULK}//s3cret"}),
     (404, "not_found", {"path": f'{BULK}/"s3cret"', "method": "GET"}),
     (405, "method_not_allowed", {"method": "GET"}),
     (405, "method_not_allowed", {"method": "PUT", "path": f"{CLIENT_EVENT}/"}),
