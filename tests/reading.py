@@ -9,7 +9,7 @@ from sluice import message
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
-from sluice.message import Message
+from sluice.message import Message, StoredMessage
 from sluice.reading import intake
 from sluice.reading.intake import Intake
 from tests.bodies import NEWEST, NOON, SITE_ID, encoded
@@ -39,10 +39,14 @@ def pointers(surface: Surface, document: object, revision: str = NEWEST) -> list
 
 def delivered(read: Intake, surface: Surface = Surface.BULK) -> list[dict[str, Any]]:
     """What dispatch finds on the queue of what was read: its entries, their parts as plain JSON."""
-    body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
-    stored = message.decode(body.text, lambda _: body.claim_bytes)
-    entries: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(stored.entries))
+    entries: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(stored(read, surface).entries))
     return entries
+
+
+def stored(read: Intake, surface: Surface = Surface.BULK) -> StoredMessage:
+    """What was read, as a message on the queue."""
+    body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
+    return message.decode(body.text, lambda _: body.claim_bytes)
 
 
 def only_event(read: Intake) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice import message
-from sluice.contract import MAX_EVENT_BYTES, MAX_EVENTS_PER_REQUEST, Surface
+from sluice.contract import MAX_EVENT_BYTES, Surface
 from sluice.delivering import packing
 from sluice.errors import Refused
 from sluice.message import Message
@@ -224,8 +224,8 @@ def test_a_request_holds_a_thousand_events_over_all_entries(surface: Surface) ->
             return client_bulk(*events)
         return bulk(entry(*events[:600]), entry(*events[600:]))
 
-    assert read(surface, document(MAX_EVENTS_PER_REQUEST)).events == MAX_EVENTS_PER_REQUEST
-    assert pointers(surface, document(MAX_EVENTS_PER_REQUEST + 1)) == [where[surface]]
+    assert read(surface, document(1_000)).events == 1_000
+    assert pointers(surface, document(1_001)) == [where[surface]]
 
 
 @pytest.mark.rule

@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 
 from local.standin import Pipeless
 from sluice.accounts import App
-from sluice.contract import OBJECT_TYPES, RELATIONSHIP_TYPES
 from sluice.errors import Refused
 from sluice.pipeless import intake
 from sluice.pipeless.documents import BatchDocument
 from tests.bodies import APP_ID, NOON, batch, encoded, happening
 
 PLAIN = App(APP_ID, "pl_upstream")
+OBJECTS = (
+    "user product image comment article post video content tag category app book person skill job company"
+    " account card country state film cart"
+)
+RELATIONSHIPS = (
+    "posted followed liked favorited saved disliked purchased commentedOn created viewed reported blocked"
+    " deleted authored used dismissed loggedIn taggedWith categorizedIn interestedIn locatedIn readQuarter"
+    " readHalf readAll subscribedTo subscribedFrom addedTo madeBy pausedOn"
+)
 
 
 def read(document: Any, app: App = PLAIN) -> BatchDocument:
@@ -54,13 +62,13 @@ def test_a_batch_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.rule
-@pytest.mark.parametrize("type_", sorted(OBJECT_TYPES))
+@pytest.mark.parametrize("type_", OBJECTS.split())
 def test_every_documented_object_is_taken(type_: str) -> None:
     read(batch({**happening(), "start_object": {"id": "1", "type": type_}}))
 
 
 @pytest.mark.rule
-@pytest.mark.parametrize("type_", sorted(RELATIONSHIP_TYPES))
+@pytest.mark.parametrize("type_", RELATIONSHIPS.split())
 def test_every_documented_relationship_is_taken(type_: str) -> None:
     read(batch(happening(of=type_)))
 

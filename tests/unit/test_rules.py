@@ -9,6 +9,7 @@ import pytest
 
 from sluice import contract
 from sluice.contract import Surface
+from sluice.delivering import packing
 from tests.bodies import (
     NEWEST,
     NOON,
@@ -23,7 +24,7 @@ from tests.bodies import (
     profile,
     single,
 )
-from tests.reading import delivered, only_event, only_profile, pointers, read, refusal
+from tests.reading import delivered, only_event, only_profile, pointers, read, refusal, stored
 
 ENTRY = "/data/attributes/events-bulk-create/data/0/attributes"
 EVENT = f"{ENTRY}/events/data/0/attributes"
@@ -142,6 +143,12 @@ PROFILE_LIMITS: dict[str, tuple[str, Any, Any, str]] = {
         {"latitude": 2**63 - 1, "longitude": -(2**63)},
         {"latitude": 2**63},
         "/location/latitude",
+    ),
+    "other coordinate": (
+        "location",
+        {"longitude": 2**63 - 1},
+        {"longitude": -(2**63) - 1},
+        "/location/longitude",
     ),
     "patched array": (
         "meta",
@@ -456,7 +463,7 @@ def test_details_never_repeat_a_value() -> None:
 @pytest.mark.rule
 def test_an_event_and_its_profile_fit_a_job_of_their_own() -> None:
     # Strings are limited, so it takes many to make one event too large.
-    most = contract.MAX_EVENT_BYTES
+    most = 4_999_500
     small = profile(external_id="1")
 
     def document(size: int) -> dict[str, Any]:
@@ -467,5 +474,7 @@ def test_an_event_and_its_profile_fit_a_job_of_their_own() -> None:
         properties["rest"] = "x" * (size - around)
         return bulk(entry(event(properties=properties), of=small))
 
-    assert refusal(Surface.BULK, document(most)) == []
+    accepted = read(Surface.BULK, document(most))
+    [job] = packing.pack([(0, stored(accepted))]).jobs
+    assert len(job.body()) <= 5_000_000
     assert pointers(Surface.BULK, document(most + 1)) == [EVENT]
