@@ -92,6 +92,16 @@ def test_an_identifier_that_is_missing_is_asked_for_by_its_flat_name() -> None:
     assert problem.detail == "A profile needs at least one identifier: $email, $phone_number or $id."
 
 
+@pytest.mark.parametrize(
+    "profile",
+    [{"$email": "ann"}, {"$email": 5}, {"$phone_number": "5"}, {"$id": 5}, {"$city": 5, "$id": "1"}],
+)
+def test_a_problem_calls_a_field_by_its_flat_name(profile: dict[str, Any]) -> None:
+    [problem] = refusal(Surface.EVENT, flat(profile))
+
+    assert problem.detail.startswith(f"'{next(iter(profile))}' must be ")
+
+
 @pytest.mark.rule
 @pytest.mark.parametrize("document", [None, [], {}, {"data": []}, {"data": {"attributes": {}}}, single()])
 def test_only_a_profile_without_data_makes_a_document_flat(document: object) -> None:

@@ -76,8 +76,11 @@ def caller_tail(tail: str) -> str:
 def to_caller(problem: Problem) -> Problem:
     """A problem of the current shape's document, as one of the flat document."""
     tail = (problem.pointer or "").removeprefix("/data")
-    detail = _UNIDENTIFIED if tail == _PROFILE_ATTRIBUTES else problem.detail
-    return Problem(problem.code, detail, f"/data{caller_tail(tail)}")
+    where = caller_tail(tail)
+    current, name = (path.rpartition("/")[2] for path in (tail, where))
+    renamed = problem.detail.replace(f"'{current}'", f"'{name}'")
+    detail = _UNIDENTIFIED if tail == _PROFILE_ATTRIBUTES else renamed
+    return Problem(problem.code, detail, f"/data{where}")
 
 
 def _profile_data(profile: dict[Any, Any]) -> dict[str, Any]:
