@@ -66,7 +66,11 @@ _EVENT: Final[dict[str, Schema]] = {
     },
     "backfill": {"description": "Record without triggering flows."},
 }
-_DATE: Final = {"pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}$"}
+_DATE: Final = {
+    "pattern": (
+        "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
+    )
+}
 # What a type does not say of a field: `rules` checks it, or `intake` does it.
 FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("EntryList", "data"): {"minItems": 1, "maxItems": contract.MAX_EVENTS_PER_REQUEST},

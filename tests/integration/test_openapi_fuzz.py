@@ -3,7 +3,9 @@
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 import boto3
 import httpx2
@@ -16,15 +18,19 @@ from schemathesis.checks import CHECKS
 
 from local.openapi import document
 from local.standin import Pipeless, transport
+from sluice import receipts
 from sluice.delivering import upstream
 from sluice.pipeless import synchronous
+from sluice.webhooks import sources
 from tests import gateway
 from tests.bodies import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
-from tests.front import Front
+from tests.front import TABLE, Front
 from tests.unit.test_docs import load_docs
 
 SECONDS = 2.0  # after which no more requests of one kind are sent
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+HOOK_TOKEN = "token-1"
+RECEIPT = "0123456789abcdef" * 2
 WEBHOOKS = "/webhooks/{source}"  # whose bodies may be anything
 KINDS = [(path, method, GOOD) for path, methods in document.PATHS.items() for method in methods]
 KINDS += [(path, "post", BAD) for path, method, _ in KINDS if method == "post" and path != WEBHOOKS]
@@ -38,8 +44,18 @@ def test_it_is_valid() -> None:
 
 @pytest.fixture
 def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """The function with an app of Pipeless's, too."""
+    """The function with an app of Pipeless's, a source of webhooks and a receipt, too."""
+    source = {
+        "account": SITE_ID,
+        "signature": {"scheme": "bearer"},
+        "secret": "hook",
+        "events": {"seen": {"metric": "Seen", "profile": {"external_id": "'ann'"}}},
+    }
+    written = json.dumps({"sources": {"hook": source}}).encode()
+    boto3.client("s3").put_object(Bucket="configuration", Key=sources.KEY, Body=written)
+    receipts.create(TABLE, RECEIPT, account=SITE_ID, created=datetime.now(UTC), total=1)
     secrets = boto3.client("secretsmanager")
+    secrets.create_secret(Name="sluice/webhooks/hook", SecretString=HOOK_TOKEN)
     document = json.loads(secrets.get_secret_value(SecretId="accounts")["SecretString"])
     keys = [{"sha256": sha256(APP_KEY.encode()).hexdigest(), "scopes": ["events:write"]}]
     document["pipeless"] = [{"app_id": APP_ID, "api_key": "upstream", "keys": keys}]
@@ -63,7 +79,7 @@ def test_answers_are_as_described(front: Front, path: str, method: str, mode: Ge
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(api[path][method].as_strategy(generation_mode=mode))
     def attack(case: Case) -> None:
-        if answered and time.monotonic() > end:
+        if answered and (mode is BAD or min(answered) < 300) and time.monotonic() > end:
             return
         look_past_the_headers(case)
         answer = case.call(base_url="http://gateway")
@@ -76,6 +92,14 @@ def test_answers_are_as_described(front: Front, path: str, method: str, mode: Ge
     attack()
 
     assert max(answered) < 500
+    assert mode is BAD or min(answered) < 300, "no request got past the refusals"
+
+
+def name_types(batch: Any) -> None:
+    """Puts a documented name in place of each type: an app may have others, so the schema takes any."""
+    for event in batch["events"]:
+        for part, fields in event.items():
+            fields["type"] = "liked" if part == "relationship" else "user"
 
 
 def look_past_the_headers(case: Case) -> None:
@@ -85,9 +109,16 @@ def look_past_the_headers(case: Case) -> None:
     if case.path.startswith("/v1/"):
         case.headers["Authorization"] = f"Bearer {APP_KEY}"
         case.path_parameters["app_id"] = APP_ID
+        if case.meta and case.meta.generation.mode is GOOD:
+            name_types(case.body)
+    elif case.path == WEBHOOKS:
+        case.headers["Authorization"] = f"Bearer {HOOK_TOKEN}"
+        case.path_parameters["source"] = "hook"
     elif case.method == "POST":
         case.headers["revision"] = NEWEST
         case.headers.pop("X-Klaviyo-Revision-Fall-Forward-Opt-Out", None)
+    if "id" in case.path_parameters:
+        case.path_parameters["id"] = RECEIPT
     if case.path.startswith("/client/"):
         case.query["company_id"] = SITE_ID
     if case.meta and case.meta.generation.mode is BAD:
