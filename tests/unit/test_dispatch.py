@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from local.standin import Klaviyo
 from sluice import dispatch
+from sluice.contract import Surface
 from sluice.delivering.backoff import Wait
 from sluice.delivering.outcome import Outcome
 from sluice.delivering.triage import Answer
@@ -379,6 +380,20 @@ def test_a_redelivered_bulk_request_sends_nothing_that_its_receipt_says_is_done(
     # The two jobs answered before the kill are not sent again; only the third's answer was lost.
     assert summary(world)["duplicates_refused"] == 1
     assert summary(world)["requests"] == 4
+
+
+def test_of_lines_that_travel_together_what_is_found_delivered_is_not_asked_about_again() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(attribution="first")
+    world.kill_at = {1}
+    names = [f"l{n}" for n in range(200)]
+    together = [request(*((n, n) for n in part), surface=Surface.EVENT) for part in (names[:100], names[100:])]
+
+    work(world, *together)
+
+    assert delivered(world.klaviyo) == all_once(*names)
+    assert len(world.queue) == 0
+    assert world.requests <= 1 + len(names) + 10
 
 
 def test_addresses_that_differ_in_case_are_one_profile_to_order_and_two_to_send() -> None:

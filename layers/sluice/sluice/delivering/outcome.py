@@ -50,7 +50,7 @@ class Outcome(msgspec.Struct):
 
 
 class Receipts(msgspec.Struct, frozen=True):
-    """The ledger of bulk requests: what is done of each of these, and noting what was delivered."""
+    """The ledger of requests of several events: what is done of each, and noting what was delivered."""
 
     done: Callable[[list[str]], Awaitable[dict[str, frozenset[int]]]]
     delivered: Callable[[str, list[int]], Awaitable[None]]
@@ -73,10 +73,10 @@ class Books:
         self._now = now
 
     async def skip_what_is_done(self, again: Set[int]) -> None:
-        """Leaves out of redelivered bulk requests the events that their receipts say are done."""
+        """Leaves out of redelivered messages the events that their receipts say are done."""
         found: dict[str, list[int]] = defaultdict(list)
         for number, message in self.messages.items():
-            if number in again and _has_receipt(message):
+            if number in again and _is_noted(message):
                 found[message.receipt].append(number)
         if found:
             for receipt, places in (await self._ledger.done(list(found))).items():
@@ -142,11 +142,11 @@ class Books:
                 id=rejection_id(source.receipt, places),
             )
             self._outcome.refusals.append(
-                Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
+                Refusal(number, rejection, source.receipt if _is_noted(source) else "", places)
             )
 
     async def _delivered(self, events: list[PackedEvent]) -> None:
-        """Counts events as delivered, and notes those of bulk requests in their receipts."""
+        """Counts events as delivered, and notes those of several events' messages in their receipts."""
         by_message: dict[int, list[int]] = defaultdict(list)
         for event in events:
             for origin in event.origins:
@@ -156,7 +156,7 @@ class Books:
             *(
                 self._note(self.messages[number].receipt, places)
                 for number, places in by_message.items()
-                if _has_receipt(self.messages[number])
+                if _is_noted(self.messages[number])
             )
         )
 
@@ -168,8 +168,9 @@ class Books:
             self._outcome.counts["ReceiptsNotNoted"] += 1
 
 
-def _has_receipt(stored: StoredMessage) -> bool:
-    return bool(stored.receipt) and stored.surface in receipts.SURFACES
+def _is_noted(stored: StoredMessage) -> bool:
+    """Whether what is done of a message is noted: what it would cost to find out about many events again."""
+    return stored.surface in receipts.SURFACES or sum(len(entry.events) for entry in stored.entries) > 1
 
 
 def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
