@@ -1,9 +1,10 @@
-"""The ledger of bulk requests: which of a request's events are delivered, and which rejected.
+"""The ledger of requests: which of a request's events are delivered, and which rejected.
 
-One item a request in the state table, written when it is accepted; an event is known by its `place` in
-the caller's document. Sets make every write idempotent. A single event has no item: one event, one
-message, so sending it again is harmless. Without what is written at acceptance (a producer's message,
-or a table that could not be written then) an item is still a ledger, but nobody's to ask about.
+One item a request in the state table; an event is known by its `place` in the caller's document. Sets
+make every write idempotent. A single event has no item: one event, one message, so sending it again is
+harmless. That of a bulk request is begun when it is accepted, so that it can be asked about. Without
+that (other surfaces, a producer's message, or a table that could not be written then) an item is still
+a ledger, but nobody's to ask about.
 """
 
 import time
@@ -20,7 +21,7 @@ from sluice.errors import Retryable
 from sluice.message import StoredMessage
 
 KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
-SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})
+SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})  # whose receipts can be asked about
 _BATCH: Final = 100  # items of one BatchGetItem
 _ATTEMPTS: Final = 6  # to get what the table leaves out of its answers while it is throttled
 
