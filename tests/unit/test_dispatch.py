@@ -440,6 +440,56 @@ def test_poison_dies_alone() -> None:
     assert world.counts["Killed"] <= 40
 
 
+def _forged(**changes: Any) -> dict[str, Any]:
+    written = encode(request(("ann", "a1"), ("ann", "a2"), ("bob", "b1"))).text
+    return {**msgspec.json.decode(written), **changes}
+
+
+def _forged_entry(**changes: Any) -> dict[str, Any]:
+    [ann, bob] = _forged()["entries"]
+    return _forged(entries=[{**ann, **changes}, bob])
+
+
+ANN = {"email": "ann@mail.example"}
+FORGED = {
+    "local time": _forged(accepted="2026-11-01T00:00:00"),
+    "no key": _forged(receipt="r" * 3_000),
+    "an app as its account": _forged(account="pipeless-1"),
+    "no entries": _forged(entries=[]),
+    "no events": _forged_entry(events=[]),
+    "before the beginning": _forged_entry(at=-1),
+    "beyond the end": _forged_entry(at=10**40),
+    "a number for a profile": _forged_entry(profile=5),
+    "no profile": _forged_entry(profile=None),
+    "no attributes": _forged_entry(profile={}),
+    "null attributes": _forged_entry(profile={"attributes": None}),
+    "a list of attributes": _forged_entry(profile={"attributes": []}),
+    "a number for a location": _forged_entry(profile={"attributes": ANN | {"location": 5}}),
+    "text for properties": _forged_entry(profile={"attributes": ANN | {"properties": "x"}}),
+    "an object for an address": _forged_entry(profile={"attributes": {"email": {}}}),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_a_message_that_somebody_made_up_keeps_nothing_else_waiting(forged: dict[str, Any]) -> None:
+    world = World({SITE: KEY}, workers=1)
+    honest = request(("ann", "ok-1"), ("bob", "ok-2"))
+    location = {"location": {"city": "Ulm"}, "properties": {"a": 1}}
+    honest.entries[0].profile = {"type": "profile", "attributes": ANN | location}
+
+    async def scenario() -> None:
+        world.put(honest)
+        world.queue.send(msgspec.json.encode(forged).decode())
+        async with world.working():
+            await world.sleep(5)
+
+    run(scenario())
+
+    assert delivered(world.klaviyo) >= all_once("ok-1", "ok-2")
+    assert world.circuits == {}
+    assert len(world.queue) == 0
+
+
 def _takes_unnoticed(fault: dict[str, Any]) -> bool:
     return fault["kind"] in {"hang", "latency", "reset"}
 

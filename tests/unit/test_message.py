@@ -128,6 +128,9 @@ def test_a_body_that_grows_most_is_still_read_back() -> None:
         '{"sluice":1,"receipt":"r"',
         '{"sluice":1,"receipt":"r","account":"a","surface":"nowhere","accepted":"2026-07-20T12:00:00Z","entries":[]}',
         '{"sluice":1,"receipt":' + "[" * 100_000,
+        '{"sluice":1,"receipt":"r","account":"a","surface":"bulk","accepted":"2026-07-20T12:00:00","entries":[]}',
+        '{"sluice":1,"receipt":"","account":"a","surface":"bulk","accepted":"2026-07-20T12:00:00Z","entries":[]}',
+        '{"sluice":2,"receipt":"r","app_id":1,"accepted":"2026-07-20T12:00:00","events":[]}',
         "",
     ],
 )

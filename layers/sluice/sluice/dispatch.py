@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from sluice import message
-from sluice.accounts import Account, Accounts, App, is_account_id
+from sluice.accounts import Account, Accounts, App, is_account_id, is_site_id
 from sluice.delivering import backoff, delivery
 from sluice.delivering.asking import NO_ANSWER
 from sluice.delivering.backoff import Wait
@@ -195,7 +195,7 @@ def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage |
         raise Undeliverable(Reason.DEAD_LETTER, detail)
     if message.is_stored(record.body):
         stored = message.decode(record.body, ports.fetch_claim)
-        if not is_account_id(stored.account):
+        if not isinstance(stored, Batch) and not is_site_id(stored.account):
             raise Undeliverable(Reason.MALFORMED, "The message's account is not a site id.")
         return stored
     opened = envelopes.opened(_body(record))

@@ -27,6 +27,12 @@ MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message a
 MAX_UNPACKED_BYTES: Final = 6 * MAX_BODY_BYTES_IN
 
 
+# Who may write to the queue may write anything, and what cannot be a key or be put in order stops others.
+type Receipt = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+type Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+type Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+
+
 class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
     """One stamped event: `id` is its metric and unique_id in one, `at` its index in the caller's
     document where that is not its index here.
@@ -34,7 +40,7 @@ class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
 
     id: str
     attributes: Part
-    at: int | None = None
+    at: Position | None = None
 
 
 class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
@@ -44,7 +50,7 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
     profile: Part
     events: list[Event[Part]]
     backfill: bool = False
-    at: int | None = None
+    at: Position | None = None
 
 
 class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=1):
@@ -55,10 +61,10 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
     entry was a line of its own, and that is its `at`.
     """
 
-    receipt: str
+    receipt: Receipt
     account: str
     surface: Surface
-    accepted: datetime
+    accepted: Moment
     entries: list[Entry[Part]]
     flat: bool = False  # the caller's document had the deprecated flat shape
     line: str | None = None
@@ -71,9 +77,9 @@ type StoredMessage = Message[msgspec.Raw]
 class Batch(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
     """One accepted request of Pipeless's, its events stamped."""
 
-    receipt: str
+    receipt: Receipt
     app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
-    accepted: datetime
+    accepted: Moment
     events: list[pipeless.Event]
     line: str | None = None
 

@@ -9,7 +9,7 @@ jobs, and its newer attributes are never followed by older ones.
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -170,10 +170,13 @@ def merge_profiles(older: bytes, newer: bytes) -> bytes | None:
     one by one upstream, so the newer value wins. Patches (`meta`) act each time they are applied, so
     they are not merged; nor is what the upstream's documents leave open: addresses that differ in case, a
     null among two sets of properties, and a location, unless it is replaced by one with at least its fields.
+    What has not the form in which ingest writes profiles is left for the upstream to refuse.
     """
     if _does_the_same(older, newer):
         return older
-    old, new = msgspec.json.decode(older), msgspec.json.decode(newer)
+    old, new = _decoded(older), _decoded(newer)
+    if old is None or new is None:
+        return None
     before, after = old["attributes"], new["attributes"]
     if "meta" in old or "meta" in new or (before.get("email") or "") != (after.get("email") or ""):
         return None
@@ -186,6 +189,28 @@ def merge_profiles(older: bytes, newer: bytes) -> bytes | None:
         merged["properties"] = before["properties"] | after["properties"]
     body = msgspec.json.encode({**old, "attributes": merged})
     return body if len(body) <= MAX_PROFILE_BYTES else None
+
+
+class _Attributes(msgspec.Struct):
+    """What merging looks into."""
+
+    email: str | None = None
+    location: dict[str, Any] = {}
+    properties: dict[str, Any] | None = None
+
+
+class _Profile(msgspec.Struct):
+    attributes: _Attributes
+
+
+def _decoded(profile: bytes) -> dict[str, Any] | None:
+    """A profile, if it has the form to be merged."""
+    try:
+        decoded: dict[str, Any] = msgspec.json.decode(profile)
+        msgspec.convert(decoded, _Profile)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return decoded
 
 
 def _does_the_same(profile: bytes, other: bytes) -> bool:
