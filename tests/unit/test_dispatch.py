@@ -388,7 +388,9 @@ def test_of_lines_that_travel_together_what_is_settled_is_not_asked_about_again(
     world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}])
     world.kill_at = {1}
     names = [f"{named}-{n}" for n in range(200)]
-    together = [request(*((n, n) for n in part), surface=Surface.EVENT) for part in (names[:100], names[100:])]
+    together = [
+        request(*((n, n) for n in part), surface=Surface.EVENT) for part in (names[:100], names[100:])
+    ]
 
     work(world, *together)  # each refusal names one, and an invocation has time for fewer than there are
 

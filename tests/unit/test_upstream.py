@@ -1,9 +1,10 @@
 """One request to the upstream: what goes out, what comes back, and that nothing ever raises."""
 
 import asyncio
+import gzip
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx2
 import msgspec
@@ -146,13 +147,41 @@ def test_the_errors_above_are_all_there_are() -> None:
     assert {"DecodingError", "TooManyRedirects", "ProxyError", "InvalidURL", "WriteTimeout"} <= names
 
 
-def test_an_answer_that_cannot_be_decoded_is_none() -> None:
-    def respond(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(
-            200, headers={"Content-Encoding": "gzip"}, stream=httpx2.ByteStream(b"not gzip")
-        )
+class Endless(httpx2.AsyncByteStream):
+    """A body without end, for as long as somebody reads it."""
 
-    assert create_job(respond) == Answer(None, failure="DecodingError")
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.read < 100 * upstream.MAX_ANSWER_BYTES:
+            self.read += 65_536
+            yield b" " * 65_536
+
+
+@pytest.mark.parametrize("status", [202, 400, 503])
+def test_of_an_answer_without_end_only_a_part_is_read(status: int) -> None:
+    stream = Endless()
+
+    answer = create_job(lambda _: httpx2.Response(status, headers={"Retry-After": "3"}, stream=stream))
+
+    assert (answer.status, answer.headers["retry-after"]) == (status, "3")
+    assert len(answer.body) <= stream.read <= upstream.MAX_ANSWER_BYTES + 65_536
+
+
+@pytest.mark.parametrize("status", [202, 400])
+def test_no_answer_is_unpacked_as_it_could_become_anything(status: int) -> None:
+    requests: list[httpx2.Request] = []
+    packed = gzip.compress(b" " * 10_000)
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(status, headers={"Content-Encoding": "gzip"}, stream=httpx2.ByteStream(packed))
+
+    answer = create_job(respond)
+
+    assert requests[0].headers["accept-encoding"] == "identity"
+    assert (answer.status, answer.body) == (status, b"")
 
 
 def test_an_address_that_cannot_be_is_an_answer_without_a_status() -> None:

@@ -20,6 +20,7 @@ from sluice.jsonapi import MEDIA_TYPE
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
 PROMPT_SECONDS: Final = 0.1  # until a request is on its way; with `pace.LATE_SECONDS` a quarter of a second
+MAX_ANSWER_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
 
@@ -30,7 +31,12 @@ def client() -> httpx2.AsyncClient:
     # What the upstream's network would have one account's requests remember is no other account's.
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return httpx2.AsyncClient(
-        http2=True, timeout=_TIMEOUT, limits=_LIMITS, follow_redirects=False, cookies=no_cookies
+        http2=True,
+        timeout=_TIMEOUT,
+        limits=_LIMITS,
+        follow_redirects=False,
+        cookies=no_cookies,
+        headers={"Accept-Encoding": "identity"},
     )
 
 
@@ -78,10 +84,23 @@ async def _post(
     extensions = {} if trace is None else {"trace": trace}
     try:
         async with asyncio.timeout(seconds):
-            response = await http.post(url, content=body, headers=headers, extensions=extensions)
+            request = http.stream("POST", url, content=body, headers=headers, extensions=extensions)
+            async with request as response:
+                return Answer(response.status_code, response.headers, await _beginning(response))
     except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
         return Answer(None, failure=type(error).__name__)
-    return Answer(response.status_code, response.headers, response.content)
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    """As much of a body as an answer has at most; of one that is packed nothing, as it could be anything."""
+    body = bytearray()
+    if response.headers.get("content-encoding", "identity") != "identity":
+        return b""  # nobody asked for that
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            break
+    return bytes(body[:MAX_ANSWER_BYTES])
 
 
 def _promptly() -> Callable[[str, Any], Awaitable[None]]:
