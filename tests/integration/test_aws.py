@@ -208,6 +208,15 @@ def test_what_fails_of_a_batch_is_told_by_its_index(cloud: Cloud) -> None:
     assert len(cloud.left()) == 23
 
 
+def test_what_is_not_said_to_be_sent_is_not_taken_for_sent(cloud: Cloud) -> None:
+    def say_less(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        return {"Successful": real()["Successful"][1:]}
+
+    cloud.calls.instead("SendMessageBatch", say_less)
+
+    assert aws.send_all(cloud.events, plain(15), claim_bucket="claims") == {0, 10}
+
+
 def test_a_batch_that_fails_leaves_the_others(cloud: Cloud) -> None:
     cloud.calls.fail("SendMessageBatch", when=lambda call: call["Entries"][0]["Id"] == "10")
 

@@ -255,7 +255,7 @@ def send_all(
                 answer = client.send_message_batch(QueueUrl=queue_url, Entries=entries)
         except Retryable:
             return set(indexes)
-        return {int(failed["Id"]) for failed in answer.get("Failed", [])}
+        return set(indexes) - {int(sent["Id"]) for sent in answer.get("Successful", [])}
 
     return set().union(*at_once(send_batch, _batches(bodies)))
 
