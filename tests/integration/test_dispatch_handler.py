@@ -650,6 +650,47 @@ class TestIsolation:
         assert len(dispatch.klaviyo.requests()) == 3
 
 
+@pytest.mark.filterwarnings("ignore:No application metrics to publish")  # by a process that ended
+class TestAKillAtAnyCall:
+    """A process ends with a call to AWS done, and the answer to it lost, and another one gets everything."""
+
+    CALLS = 16
+
+    def put(self, dispatch: Dispatch) -> dict[str, Any]:
+        dispatch.klaviyo.configure(poison=[{"contains": "refused"}], attribution="first")
+        bulk_request = stored(("ann", "a1"), ("refused", "x1"), ("ann", "a2"), receipt="r1")
+        lines = stored(("ann", "l1"), ("bob", "l2"), receipt="r2", surface=Surface.EVENT)
+        dispatch.put(bulk_request, lines, one("eve"), one("refused-2"), '{"sluice":1,"broken"')
+        return again(dispatch.cloud.receive(), 2)
+
+    @pytest.mark.parametrize("number", range(CALLS))
+    def test_loses_nothing_and_repeats_nothing_but_under_the_same_id(
+        self, dispatch: Dispatch, number: int
+    ) -> None:
+        records = self.put(dispatch)
+        dispatch.cloud.calls.clear()
+        dispatch.cloud.calls.crash(number, done=True)
+        with pytest.RaisesGroup(Crash, allow_unwrapped=True, flatten_subgroups=True):
+            dispatch.invoke(records)
+        dispatch.cloud.calls.clear()
+
+        assert dispatch.invoke(records) == []
+
+        assert dispatch.delivered() == Counter(["a1", "a2", "l1", "l2", "eve"])
+        found = {each["id"]: each for each in dispatch.rejections()}.values()
+        refused = [each["payload"]["events"] for each in found if each["reason"] == "refused_by_upstream"]
+        assert sorted(event["unique_id"] for [event] in refused) == ["refused-2", "x1"]
+        assert len(found) == 3
+
+    def test_reaches_every_call(self, dispatch: Dispatch) -> None:
+        records = self.put(dispatch)
+        dispatch.cloud.calls.clear()
+
+        dispatch.invoke(records)
+
+        assert len(dispatch.cloud.calls.made) == self.CALLS
+
+
 def test_what_topics_and_buses_bring_is_delivered_and_refused_like_any_body(dispatch: Dispatch) -> None:
     def on_topic(body: bytes, **named: str) -> str:
         attributes = {name: {"Type": "String", "Value": value} for name, value in named.items()}
