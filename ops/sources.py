@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
 import yaml
 from botocore.exceptions import ClientError
 from rich.console import Console, Group
@@ -22,10 +21,8 @@ from ops.deployment import Deployment, Target, find, reaching
 from ops.documents import Document, Place, Unreadable
 from ops.errors import FAULTY, Failure
 from ops.screen import Screen
-from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem
-from sluice.reading import intake
 from sluice.webhooks import ingest, sources
 from sluice.webhooks.mapping import Mapped
 from sluice.webhooks.sources import Source, Sources
@@ -290,9 +287,8 @@ def _named(name: str, all_of_them: Sources) -> Source:
 
 
 def _refusals(event: dict[str, Any]) -> list[Problem]:
-    """What every event has to pass."""
     try:
-        intake.read(Surface.EVENT, msgspec.json.encode(event), UPSTREAM_REVISION, datetime.now(UTC))
+        ingest.checked(event, datetime.now(UTC))
     except Refused as refused:
         return list(refused.problems)
     return []

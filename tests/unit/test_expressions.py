@@ -194,6 +194,13 @@ def test_functions_have_so_much_memory_for_all_expressions_together(monkeypatch:
         evaluation.of(text, MANY)
 
 
+def test_what_a_string_holds_is_held_once() -> None:
+    first, second, other = evaluate("[powertools_json(json), powertools_json(json), powertools_json('[1]')]")
+
+    assert first is second
+    assert (first, other) == ({"a": [1, 2]}, [1])
+
+
 def test_what_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "MAX_CPU_SECONDS", 0.1)
     evaluation = Evaluation(MANY, {})

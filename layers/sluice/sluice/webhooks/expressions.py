@@ -245,6 +245,7 @@ class _Functions(Functions):  # type: ignore[misc]
         self._payload = payload
         self._headers = headers
         self._delivery_id = delivery_id
+        self._decoded: tuple[str, object] | None = None
 
     @_takes()
     def _func_payload(self) -> object:
@@ -324,7 +325,10 @@ class _Functions(Functions):  # type: ignore[misc]
     # As Powertools defines them, but for the bound on what comes out of a compressed string.
     @_takes(_NAME)
     def _func_powertools_json(self, text: str) -> object:
-        return json.loads(text)
+        # Often each field of each event asks for the same string: it is decoded once, and held once.
+        if self._decoded is None or self._decoded[0] != text:
+            self._decoded = text, json.loads(text)
+        return self._decoded[1]
 
     @_takes(_NAME)
     def _func_powertools_base64(self, text: str) -> str:

@@ -21,6 +21,7 @@ from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.message import Body, Entry, Message
 from sluice.reading import intake, refusal
+from sluice.reading.intake import Intake
 from sluice.rejection import Reason, Rejection
 from sluice.webhooks import mapping, signatures
 from sluice.webhooks.mapping import Delivery, Mapped
@@ -93,6 +94,12 @@ def become(source: Source, headers: Mapping[str, str], body: bytes) -> tuple[Del
     return delivery, mapping.events(source.mappings, payload, delivery)
 
 
+def checked(event: dict[str, Any], now: datetime) -> Intake:
+    """An event of a delivery as it is accepted; raises `Refused` (400) with all that is wrong with it."""
+    document = msgspec.json.encode(event)
+    return intake.read(Surface.EVENT, document, contract.UPSTREAM_REVISION, now)
+
+
 def answer(delivered: Delivered) -> bytes:
     """What the sender is told; few look at it, but it helps whoever reads the sender's log."""
     told = {"receipt": delivered.receipt, "events": delivered.events, "rejected": delivered.rejected}
@@ -144,8 +151,7 @@ def _payload(headers: Mapping[str, str], body: bytes) -> object:
 
 def _read_event(index: int, event: dict[str, Any], stored: Message[Any], read: _Read) -> None:
     try:
-        document = msgspec.json.encode(event)
-        accepted = intake.read(Surface.EVENT, document, contract.UPSTREAM_REVISION, stored.accepted)
+        accepted = checked(event, stored.accepted)
     except Refused as refused:
         problems = [_placed(problem, index) for problem in refused.problems]
         attributes = event["data"]["attributes"]
