@@ -22,19 +22,19 @@ help: ## show this list
 setup: $(READY) ## make the three virtual environments from the pinned requirements
 
 .PHONY: up
-up: setup ## start everything on this machine (PORT=4566, UPSTREAM=http://… instead of the stand-in)
+up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the stand-in)
 	@$(RUN) local.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 .PHONY: down
-down: setup ## stop what up started
-	@$(RUN) local.stack down
+down: ## stop what up started
+	@if [ -e .local/stack.json ]; then $(MAKE) --no-print-directory setup && $(RUN) local.stack down; else echo "nothing is running"; fi
 
 .PHONY: demo
-demo: setup ## see it at work
+demo: setup ## see it at work, with proof of what became of each event
 	@$(RUN) local.demo
 
 .PHONY: chaos
-chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats a run, SECONDS=… of load)
+chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats a run, SECONDS=…)
 	@$(RUN) local.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
 
 .PHONY: test
@@ -43,7 +43,7 @@ test: setup $(CLIENTS_READY) ## run every test but that of speed, which a busy m
 	$(RUN) pytest tests --ignore tests/unit --ignore tests/speed
 
 .PHONY: check
-check: setup ## run linters, type checks and every test, that of speed too: what a change has to pass
+check: setup ## linters, types, template, every test and that of speed: what a change has to pass
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy $(CODE)
@@ -71,10 +71,9 @@ lock: ## pin the requirements anew, with hashes (needs uv)
 	cd requirements && for each in project emulator sam clients-9 clients-1 webhooks bench; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
 
 .PHONY: clean
-clean: ## stop the local stack and remove everything made here
-	@if [ -x .venv/bin/python ]; then $(RUN) local.stack down; fi
-	rm -rf $(ENVIRONMENTS) $(CLIENTS) tests/e2e/node/node_modules .venv-bench benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -prune -exec rm -rf {} +
+clean: down ## stop the local stack and remove everything made here
+	@rm -rf $(ENVIRONMENTS) $(CLIENTS) tests/e2e/node/node_modules .venv-bench benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.ready: requirements/project.txt
 .venv-emulator/.ready: requirements/emulator.txt

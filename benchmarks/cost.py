@@ -21,8 +21,6 @@ LAMBDA_GB_SECOND: Final = 0.0000133334  # arm64, the template's default
 SQS_REQUEST: Final = 0.40 / 1e6  # a standard queue; each 64 KB of a call counts as one
 DYNAMODB_WRITE: Final = 0.625 / 1e6  # on demand, 1 KB
 DYNAMODB_READ: Final = 0.125 / 1e6  # on demand, 4 KB, consistent
-S3_PUT: Final = 0.005 / 1e3
-S3_GET: Final = 0.0004 / 1e3
 EGRESS_GB: Final = 0.09
 
 # The template's defaults, and what Lambda and SQS are documented to do.

@@ -230,11 +230,11 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
             started.callback(emulated.stop)
         pids = {"emulator": emulated.pid}
         if upstream is None:
-            with _step("starting the upstream's stand-in"):
+            with _step("starting the stand-in for Klaviyo and Pipeless"):
                 upstream, pids["standin"] = _start_standin(folder, account, started)
         _build(folder, sources)
         outputs = _deploy(folder, parameters)
-        with _step("writing the account and webhook sources, starting the event source mappings"):
+        with _step("writing accounts and sources, polling the queues"):
             boto3.client("secretsmanager").put_secret_value(
                 SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
             )
@@ -417,10 +417,23 @@ def _arguments() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("up", help="start it, or bring it up to date")
-    starting.add_argument("--port", type=int, help=f"port of the emulator (default {DEFAULT_PORT})")
-    starting.add_argument("--upstream", metavar="URL", help="issue jobs there, not to a stand-in")
+    starting.add_argument("--port", type=_port, help=f"port of the emulator (default {DEFAULT_PORT})")
+    starting.add_argument("--upstream", type=_url, metavar="URL", help="issue jobs there, not to a stand-in")
     commands.add_parser("down", help="stop it")
     return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: take one of 1 to 65535")
+    return int(text)
+
+
+def _url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a URL such as http://127.0.0.1:4600")
+    return text
 
 
 def _terminated(_number: int, _frame: Any) -> None:
@@ -440,7 +453,8 @@ def main() -> None:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted; nothing is left running")
-    print(f"API       {stack.api}\nupstream  {stack.upstream}\nkey       in {_state(Path('.local'))}")
+    print(f"API       {stack.api}\nto read   {stack.api}/docs\nupstream  {stack.upstream}")
+    print(f"keys      in {_state(Path('.local'))}")
 
 
 if __name__ == "__main__":

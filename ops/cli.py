@@ -14,8 +14,8 @@ from ops.screen import Screen
 _EPILOG = """\b
 Exit codes:
   0  done, and nothing is wrong
-  1  what was given, or what is stored, has problems
-  2  the command was not written right
+  1  the document or the payload has problems
+  2  wrong usage: an unknown command or option, a missing file
   3  the deployment cannot be reached: credentials, stack, permission, network
 
 \b
@@ -95,9 +95,10 @@ def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> d
 @click.argument("file", type=_FILE)
 @_said
 def _check(screen: Screen, file: str) -> int:
-    """Show every problem of a sources document.
+    """Show what is wrong with a sources document.
 
-    One a line, as compilers do: FILE:LINE:COLUMN: what is wrong. Asks no deployment.
+    One problem a line, as compilers do: FILE:LINE:COLUMN: what is wrong. Those of a source's form come
+    before those of what it says. Asks no deployment.
     """
     return sources.check(screen, file)
 

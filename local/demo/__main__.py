@@ -86,6 +86,7 @@ def send_and_wait(running: Stack, planned: Plan, patience: float, bars: Bars) ->
     counts = outcomes.summary()
     return Result(
         proof=proof.prove(sent.accepted, outcomes.arrivals(), outcomes.rejections()),
+        requests=sent.requests,
         repeats=sent.repeats,
         refused=dict(sent.refused),
         jobs=counts["fill"],
@@ -99,10 +100,11 @@ def introduce(rows: Sequence[Purchase], window: int, console: Console) -> None:
     """Say what is sent, and what is wrong with it on purpose."""
     customers = len({row.sample_id for row in rows})
     console.print(
-        f"{len(rows):,} purchases of {customers:,} CDNOW customers, 1997-98, go through Sluice.\n"
-        f"Wrong on purpose: {plan.REFUSED} e-mails that the upstream's stand-in is told to refuse,\n"
-        f"{plan.REPEATS} repeats, a bad e-mail, and an event of nobody.\n"
-        f"Events are gathered for {window} s, so that jobs are full (--window).\n",
+        f"{len(rows):,} purchases of {customers:,} real customers (CDNOW, 1997-98) go through Sluice to a\n"
+        "stand-in for Klaviyo, some in bulk, some one by one. Wrong on purpose:\n"
+        f"{plan.REFUSED} e-mails that the stand-in is told to refuse, {plan.REPEATS} repeats, a bad e-mail, and\n"
+        f"an event of nobody. Events are gathered for {window} s to fill jobs: until then\n"
+        "nothing arrives.\n",
         highlight=False,
     )
 

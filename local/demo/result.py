@@ -15,12 +15,13 @@ type Row = tuple[str, str, str]
 class Result:
     """The proof, and how the work was done.
 
-    repeats: accepted events that had been accepted before. refused: answers to what was not valid.
+    requests: of the callers, those that were accepted. repeats: accepted events that had been accepted before. refused: answers to what was not valid.
     jobs: the events of each job the upstream took. answers: the upstream's, by status.
     queued: messages left when nothing changed any more.
     """
 
     proof: Proof
+    requests: int
     repeats: int
     refused: Mapping[str, int]
     jobs: Sequence[int]
@@ -47,7 +48,7 @@ class Result:
         found = self.proof
         return (
             f"demo: accepted={found.accepted} delivered={found.delivered} rejected={found.rejected}"
-            f" lost={found.lost} duplicated={found.duplicated} jobs={len(self.jobs)} fill={self.fill:.0f}%"
+            f" lost={found.lost} duplicated={found.duplicated} fill={self.fill:.0f}%"
         )
 
     def document(self) -> dict[str, Any]:
@@ -75,14 +76,18 @@ class Result:
             ("altered", len(found.altered), "lost, because what arrived differs: " + _fields(found.altered)),
             ("stray", found.stray, "arrived or archived, and should not have"),
             ("still queued", self.queued, "and nothing moves any more"),
-            ("repeats", self.repeats, "accepted again, delivered once"),
+            ("repeats", self.repeats, "accepted a second time, delivered once"),
             ("refused at once", sum(self.refused.values()), _counted(self.refused)),
             ("jobs issued", len(self.jobs), "of " + ", ".join(map(str, self.jobs)) + " events"),
         ]
         return [
             *((name, f"{figure:,}", note) for name, figure, note in rows if figure or name not in _ALARMING),
             ("events per job", f"{self.events_per_job:,.1f}", f"{self.fill:.1f}% of {JOB_EVENTS:,}"),
-            ("upstream requests", f"{sum(self.answers.values()):,}", _counted(self.answers, ", ")),
+            (
+                "requests sent on",
+                f"{sum(self.answers.values()):,}",
+                f"for {self.requests:,} taken in: {_counted(self.answers, ', ')}",
+            ),
             ("seconds", f"{self.seconds:.1f}", "from the first request to the last outcome"),
         ]
 

@@ -32,14 +32,17 @@ class SendingError(Exception):
 class Sent:
     """What the API answered: orders it accepted, repeats of those it accepted as well, and refusals.
 
-    refused: each answer's status and the problem it names, with how often it was given.
+    requests: how many of them were accepted. refused: each answer's status and the problem it names, with how often it was given.
     """
 
     accepted: dict[str, Order] = field(default_factory=dict)
+    requests: int = 0
     repeats: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
     def accept(self, orders: Sequence[Order]) -> None:
+        """Count one request that was accepted."""
+        self.requests += 1
         for order in orders:
             self.repeats += order.unique_id in self.accepted
             self.accepted[order.unique_id] = order

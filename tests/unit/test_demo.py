@@ -170,17 +170,17 @@ def test_a_dead_letter_tells_its_events_too(orders):
 def result(orders, **changes):
     found = proof.prove(by_id(orders[:4]), taken(purchases.bulk_job(orders[:3])), [rejection(*orders[3:4])])
     fields = {"refused": {"400 no": 1}, "jobs": [2, 1], "answers": {"202": 2}, "queued": 0}
-    return Result(**{"proof": found, "repeats": 1, "seconds": 1.25, **fields, **changes})
+    return Result(**{"proof": found, "requests": 2, "repeats": 1, "seconds": 1.25, **fields, **changes})
 
 
 def test_the_last_line_is_the_result(orders):
     line = result(orders, jobs=[1_000, 980]).last_line
 
-    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 jobs=2 fill=99%"
+    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 fill=99%"
 
 
 def test_no_job_is_no_fill(orders):
-    assert result(orders, jobs=[]).last_line.endswith("jobs=0 fill=0%")
+    assert result(orders, jobs=[]).last_line.endswith("fill=0%")
 
 
 def test_something_still_queued_is_no_success(orders):

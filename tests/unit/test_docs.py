@@ -54,6 +54,7 @@ def test_the_description_is_the_file(app: ModuleType) -> None:
     assert answer["headers"]["Content-Type"] == "application/json"
     assert json.loads(answer["body"])["openapi"].startswith("3.1.")
     assert answer["body"] == (FOLDER / "openapi.json").read_text("utf-8")
+    assert app.handler(json.loads(Path("tests/events/docs.json").read_text()), None) == answer
 
 
 @pytest.mark.parametrize("resource", ["/openapi.json", "/docs"])
