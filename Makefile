@@ -27,7 +27,7 @@ up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of th
 
 .PHONY: down
 down: ## stop what up started
-	@if [ -e .local/stack.json ]; then $(MAKE) --no-print-directory setup && $(RUN) local.stack down; else echo "nothing is running"; fi
+	@if [ -e .local/stack.json ]; then $(MAKE) -s setup && $(RUN) local.stack down; else echo "nothing is running"; fi
 
 .PHONY: demo
 demo: setup ## see it at work, with proof of what became of each event

@@ -95,10 +95,9 @@ def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> d
 @click.argument("file", type=_FILE)
 @_said
 def _check(screen: Screen, file: str) -> int:
-    """Show what is wrong with a sources document.
+    """Show every problem of a sources document.
 
-    One problem a line, as compilers do: FILE:LINE:COLUMN: what is wrong. Those of a source's form come
-    before those of what it says. Asks no deployment.
+    One a line, as compilers do: FILE:LINE:COLUMN: what is wrong. Asks no deployment.
     """
     return sources.check(screen, file)
 

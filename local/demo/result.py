@@ -15,9 +15,9 @@ type Row = tuple[str, str, str]
 class Result:
     """The proof, and how the work was done.
 
-    requests: of the callers, those that were accepted. repeats: accepted events that had been accepted before. refused: answers to what was not valid.
-    jobs: the events of each job the upstream took. answers: the upstream's, by status.
-    queued: messages left when nothing changed any more.
+    requests: of the callers, those that were accepted. repeats: accepted events that had been accepted
+    before. refused: answers to what was not valid. jobs: the events of each job the upstream took.
+    answers: the upstream's, by status. queued: messages left when nothing changed any more.
     """
 
     proof: Proof

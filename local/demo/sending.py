@@ -32,7 +32,8 @@ class SendingError(Exception):
 class Sent:
     """What the API answered: orders it accepted, repeats of those it accepted as well, and refusals.
 
-    requests: how many of them were accepted. refused: each answer's status and the problem it names, with how often it was given.
+    requests: how many were accepted. refused: each answer's status and the problem it names, with how often
+    it was given.
     """
 
     accepted: dict[str, Order] = field(default_factory=dict)

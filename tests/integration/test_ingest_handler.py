@@ -150,7 +150,7 @@ def test_a_large_body_that_does_not_compress_is_claimed(front: Front) -> None:
 
 
 LAMBDA_REQUEST_BYTES = 6_291_456
-ESCAPED = 1_000_000  # what the README allows a body of the largest size
+ESCAPED = 1_000_000  # what docs/sending.md allows a body of the largest size
 
 
 def densest() -> bytes:

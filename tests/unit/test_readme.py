@@ -52,11 +52,21 @@ def _leads_somewhere(document: Path, link: str) -> bool:
 def test_settings_are_the_templates_parameters() -> None:
     parameters: dict[str, Any] = yaml.load(Path("template.yaml").read_text(), _Loader)["Parameters"]
 
-    listed = SETTING.findall(_section(README.read_text(), "Settings"))
+    listed = SETTING.findall(_section(Path("docs/deploying.md").read_text(), "Settings"))
 
     assert listed == [
         (name, str(parameter["Default"]), parameter["Description"]) for name, parameter in parameters.items()
     ]
+
+
+def test_metrics_that_sound_an_alarm_are_explained() -> None:
+    resources: dict[str, Any] = yaml.load(Path("template.yaml").read_text(), _Loader)["Resources"]
+    alarms = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
+
+    ours = {alarm["MetricName"] for alarm in alarms if alarm.get("Namespace") == "Sluice"}
+
+    assert ours
+    assert ours <= set(SPAN.findall(Path("docs/operations.md").read_text()))
 
 
 @every_document

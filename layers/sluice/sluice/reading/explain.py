@@ -41,9 +41,9 @@ _MAX_NAME: Final = 100  # names are the caller's own words: nothing of unbounded
 _TRUTHS: Final = (inspect.BoolType, inspect.AnyType)
 
 
-def explain(kind: Any, document: object) -> Iterator[Problem]:
-    """Every way in which a parsed JSON document is not a `kind` (a type of `documents`)."""
-    return _walk(inspect.type_info(kind), document, (), "document")
+def explain(kind: Any, document: object, resource: str = "document") -> Iterator[Problem]:
+    """Every way in which a parsed JSON document is not a `kind`; `resource` is what messages call it."""
+    return _walk(inspect.type_info(kind), document, (), resource)
 
 
 def fitting(value: object, kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _source(name: str, given: dict[str, Any], found: list[Problem]) -> Source | 
     if not _NAME.fullmatch(name):
         found.append(_problem("A source's name has a to z, 0 to 9 and hyphens only, at most 63.", ""))
     merged = with_preset(given)
-    found += explain(SourceText, merged)
+    found += explain(SourceText, merged, "source")
     named = given.get("preset")
     if isinstance(named, str) and named not in presets():
         # What it would have is not missing.
