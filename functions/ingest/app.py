@@ -317,7 +317,9 @@ def _web_page() -> tuple[str, str | None, str]:
 
 def _headers() -> dict[str, str]:
     """By lower-case name; one that is sent more than once is one list (RFC 9110)."""
-    given = app.current_event.get("multiValueHeaders") or {}
+    event = app.current_event
+    # An event written by hand often has no more than `headers`, where the last of several is.
+    given = event.get("multiValueHeaders") or {name: [value] for name, value in event.headers.items()}
     return {name.lower(): ", ".join(values) for name, values in given.items()}
 
 

@@ -116,6 +116,12 @@ def test_a_header_that_is_sent_twice_is_one_list(front: Front) -> None:
     assert answer(revision=[NEWEST, NEWEST]).codes == ["invalid"]
 
 
+def test_an_event_written_by_hand_may_have_headers_with_one_value_only(front: Front) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "revision": NEWEST}
+
+    assert front.invoke(proxy_event() | {"headers": headers, "multiValueHeaders": None}).status == 202
+
+
 def test_a_body_may_come_in_base64_and_compressed(front: Front) -> None:
     assert front.send(document=bulk(), encode=True).status == 202
     assert (
