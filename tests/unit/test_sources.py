@@ -88,6 +88,24 @@ def test_a_good_document_has_no_problems(written: dict[str, Any]) -> None:
         (signed(**HMAC, signed="{body}{nonce}"), f"{HOOK}/signature/signed"),
         (signed(**HMAC, signed="{timestamp}.{body}"), f"{HOOK}/signature/signed"),
         (signed(**HMAC, timestamp_header="X-Time"), f"{HOOK}/signature/signed"),
+        (
+            signed(**HMAC, signed="{timestamp}{body}", timestamp_prefix="", separator=","),
+            f"{HOOK}/signature/signed",
+        ),
+        (
+            signed(
+                **HMAC,
+                signed="{timestamp}{body}",
+                timestamp_prefix="t=",
+                timestamp_header="X-Time",
+                separator=",",
+            ),
+            f"{HOOK}/signature/signed",
+        ),
+        (
+            signed(**HMAC, signed="{timestamp}{body}", timestamp_prefix="t="),
+            f"{HOOK}/signature/timestamp_prefix",
+        ),
         (signed(**HMAC, signed="{id}.{body}"), f"{HOOK}/signature/signed"),
     ],
 )

@@ -240,16 +240,18 @@ def _texts(merged: dict[str, Any]) -> SourceText:
     that is told already, and it must not hide what is wrong with the others.
     """
     events = merged.get("events")
-    texts = {
-        name: MappingTexts(
-            **{"metric": "any", **fitting(event, MappingTexts)}
-            | {"profile": ProfileTexts(**fitting(event.get("profile"), ProfileTexts))}
-        )
+    mappings = {
+        name: _mapping_texts(event)
         for name, event in (events.items() if isinstance(events, dict) else ())
         if isinstance(event, dict)
     }
     good = {"account": "AbC123", "signature": SignatureText("github"), "secret": "any"}
-    return SourceText(**{**good, **fitting(merged, SourceText), "events": texts})
+    return SourceText(**{**good, **fitting(merged, SourceText), "events": mappings})
+
+
+def _mapping_texts(event: dict[str, Any]) -> MappingTexts:
+    profile = ProfileTexts(**fitting(event.get("profile"), ProfileTexts))
+    return MappingTexts(**{"metric": "any", **fitting(event, MappingTexts), "profile": profile})
 
 
 def _mappings(events: dict[str, MappingTexts], found: list[Problem]) -> Iterator[EventMapping]:
@@ -302,9 +304,13 @@ def _check_hmac(given: dict[str, Any], found: list[Problem]) -> None:
     if unknown or signed.count("{body}") != 1:
         detail = "'signed' holds {body} once, and may hold {timestamp} and {id}."
         found.append(_problem(detail, "signature", "signed"))
-    if ("{timestamp}" in signed) != bool({"timestamp_header", "timestamp_prefix"} & given.keys()):
+    times = [name for name in ("timestamp_header", "timestamp_prefix") if given.get(name)]
+    if len(times) != ("{timestamp}" in signed):
         detail = "A time is signed and found: {timestamp} goes with 'timestamp_header' or 'timestamp_prefix'."
         found.append(_problem(detail, "signature", "signed"))
+    if "timestamp_prefix" in times and not given.get("separator"):
+        detail = "'timestamp_prefix' goes with the 'separator' between the time and the signature."
+        found.append(_problem(detail, "signature", "timestamp_prefix"))
     if ("{id}" in signed) != ("id_header" in given):
         found.append(_problem("{id} goes with 'id_header'.", "signature", "signed"))
 
