@@ -65,7 +65,7 @@ def test_a_good_document_is_good(run: Run) -> None:
 BAD: dict[str, tuple[str, list[str]]] = {
     "unknown field": (
         GOOD.replace("    secret: own", "    secret: own\n    colour: blue"),
-        ["s.yaml:10:5: 'colour' is not a valid field"],
+        ["s.yaml:10:5: 'colour' is not a valid field for the resource 'source'."],
     ),
     "missing field": (GOOD.replace("    secret: own\n", ""), ["s.yaml:7:3: 'secret' is a required field"]),
     "expression": (GOOD.replace("amount", "amount["), ["s.yaml:16:9: "]),
