@@ -12,7 +12,7 @@ import itertools
 import random
 import selectors
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.delivering import backoff, delivery, isolation, pace
 from sluice.delivering.outcome import Receipts
 from sluice.delivering.triage import Answer
+from sluice.errors import Retryable
 from sluice.message import Message
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class _Pace:
         self._deadline = int(deadline * 1_000)
 
     async def turn(self) -> int:
+        self._world.meet_trouble()
         now = int(self._world.clock() * 1_000)
         window = self._world.windows[self._site_id]
         rate = self._world.rate
@@ -189,6 +191,7 @@ class _Pace:
         return slots[0]
 
     async def pause(self, seconds: float | None) -> None:
+        self._world.meet_trouble()
         wait = pace.DEFAULT_PAUSE_SECONDS if seconds is None else seconds
         window = self._world.windows[self._site_id]
         self._world.windows[self._site_id] = pace.pause(window, int((self._world.clock() + wait) * 1_000))
@@ -212,6 +215,7 @@ class World:
         receive_count: int = 50,
         latency: float = 0.3,
         rate: pace.Rate = pace.KLAVIYO,
+        trouble: float = 0.0,
     ) -> None:
         self.chance = random.Random(seed)
         self.accounts = Accounts(tuple(Account(site_id, key) for site_id, key in accounts.items()))
@@ -231,6 +235,7 @@ class World:
         self._workers = workers
         self._batch = batch
         self._latency = latency
+        self._trouble = trouble  # the probability that AWS fails a call, before it is done or after
         self.rate = rate
         self.requests = 0
         self._busy = 0
@@ -368,6 +373,8 @@ class World:
         async def read_object(*_: Any) -> None:
             raise AssertionError("nobody speaks of objects here")
 
+        hard = self._hardly
+
         return dispatch.Ports(
             accounts=lambda: self.accounts,
             fetch_claim=lambda key: b"",
@@ -375,12 +382,30 @@ class World:
                 create_job=self._create_job,
                 create_events=_never,
                 pace=lambda account: _Pace(self, account.id, deadline),  # type: ignore[arg-type,return-value]
-                circuits=delivery.Circuits(is_open, open_circuit, close_circuit, park),
-                receipts=Receipts(done, delivered),
+                circuits=delivery.Circuits(
+                    hard(is_open), hard(open_circuit), hard(close_circuit), hard(park)
+                ),
+                receipts=Receipts(hard(done), hard(delivered)),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
             ),
             read_object=read_object,
         )
+
+    def _hardly[**P, T](self, call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """A call to AWS where that has trouble."""
+
+        async def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
+            self.meet_trouble()
+            answer = await call(*args, **kwargs)
+            self.meet_trouble()
+            return answer
+
+        return attempt
+
+    def meet_trouble(self) -> None:
+        """Fails as a call to AWS does, now and then."""
+        if self._trouble and self.chance.random() < self._trouble:
+            raise Retryable("AWS does not answer")
 
     async def _create_job(self, account: Account, body: bytes) -> Answer:
         self.requests += 1

@@ -401,6 +401,24 @@ def test_of_lines_that_travel_together_what_is_settled_is_not_asked_about_again(
     assert summary(world)["requests"] == 1 + len(names)
 
 
+@pytest.mark.parametrize("attribution", ["all", "first"])
+def test_a_request_that_contradicts_itself_a_thousand_times_costs_few_requests(attribution: str) -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(attribution=attribution)
+    contradictory = request(("ann", "same"), ("ann", "other"), surface=Surface.CLIENT_BULK)
+    events = contradictory.entries[0].events
+    for value in range(1, 999):
+        again = msgspec.convert(msgspec.to_builtins(events[0]), type(events[0]))
+        events.append(msgspec.structs.replace(again, attributes={**again.attributes, "value": value}))
+
+    work(world, contradictory)
+
+    assert delivered(world.klaviyo) == all_once("same", "other")
+    assert world.counts["DuplicateEvents"] == 998
+    assert world.rejections == []
+    assert summary(world)["requests"] == 2
+
+
 def test_addresses_that_differ_in_case_are_one_profile_to_order_and_two_to_send() -> None:
     world = World({SITE: KEY}, workers=1)
 
@@ -519,6 +537,7 @@ FAULTS = st.sampled_from(
     attribution=st.sampled_from(["all", "first", "none"]),
     shape=st.lists(st.integers(1, 30), min_size=1, max_size=8),
     bad=st.sets(st.integers(0, 120), max_size=3),
+    trouble=st.sampled_from([0.0, 0.02, 0.1]),
 )
 def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
     seed: int,
@@ -527,11 +546,16 @@ def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
     attribution: str,
     shape: list[int],
     bad: set[int],
+    trouble: float,
 ) -> None:
     if attribution == "none":
         # A job taken unnoticed and then refused as a repeat without saying so is told from no other refusal.
-        kills, faults = set(), [(fault, count) for fault, count in faults if not _takes_unnoticed(fault)]
-    world = World({SITE: KEY}, seed=seed, workers=3, batch=5)
+        kills, trouble, faults = (
+            set(),
+            0.0,
+            [(fault, count) for fault, count in faults if not _takes_unnoticed(fault)],
+        )
+    world = World({SITE: KEY}, seed=seed, workers=3, batch=5, trouble=trouble)
     world.kill_at = kills
     number = itertools.count()
     bulks = [

@@ -164,5 +164,6 @@ class _Delivery:
                 return wait
         async with concurrent:
             lasting = not self._share.lasting.isdisjoint(job.messages())
-            await Sifting(self._asker, self._books, lasting=lasting).see_to(job)
+            if (left := await self._books.skip_what_is_recorded(job)) is not None:
+                await Sifting(self._asker, self._books, lasting=lasting).see_to(left)
         return self._books.why_unsettled(job)

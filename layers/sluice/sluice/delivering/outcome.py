@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 
 from sluice import receipts
-from sluice.delivering import backoff
+from sluice.delivering import backoff, packing
 from sluice.delivering.backoff import Wait
 from sluice.delivering.packing import Job, Origin, PackedEvent
 from sluice.delivering.triage import Fault
@@ -68,6 +68,7 @@ class Books:
     ) -> None:
         self.messages = dict(messages)
         self.to_park: set[int] = set()
+        self._recorded: set[tuple[bytes, str]] = set()  # profiles and ids of what upstream says it has
         self._outcome = outcome
         self._ledger = ledger
         self._now = now
@@ -93,8 +94,22 @@ class Books:
 
     async def recorded_before(self, events: list[PackedEvent]) -> None:
         """Upstream has these events already."""
+        self._recorded.update((event.profile, event.id) for event in events)
         self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in events)
         await self._delivered(events)
+
+    async def skip_what_is_recorded(self, job: Job) -> Job | None:
+        """What is left to send of a job: upstream need not say again of one id that it has it."""
+        if not self._recorded:
+            return job
+        repeats = {
+            (index, number): event
+            for index, entry in enumerate(job.entries)
+            for number, event in enumerate(entry.events)
+            if (event.profile, event.id) in self._recorded
+        }
+        await self.recorded_before(list(repeats.values()))
+        return packing.without(job, repeats)
 
     def keep(self, job: Job, wait: Wait) -> None:
         """A job's messages stay on the queue."""
