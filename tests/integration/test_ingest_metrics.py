@@ -109,7 +109,7 @@ def test_a_lenient_request_is_taken_but_for_those_too_many(limited: Front) -> No
     assert (answer.status, told["total_count"], told["failed_count"]) == (202, 5, 2)
     assert entered() == {*numbered(2, MAX_METRICS), "one", "two"}
     [stored] = message.decode(limited.queued()[0], lambda _: b"").entries
-    assert (stored.at, [each.at for each in stored.events]) == (1, [0, 1, 3])
+    assert [(each.entry, each.at) for each in stored.events] == [(1, 0), (1, 1), (1, 3)]
     _, rejection = limited.rejected()
     assert rejection.pointer == f"{ENTRIES}/1/attributes/events/data/2/{NAME}"
     payload = json.loads(bytes(rejection.payload))

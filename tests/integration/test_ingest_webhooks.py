@@ -77,7 +77,7 @@ def test_an_order_is_stored_as_one_message(front: Front, shop: Front, encode: bo
     ids = [json.loads(bytes(each.events[0].attributes))["unique_id"] for each in found.entries]
     assert ids[0] == "order:820982911946154500"
     assert len(set(ids)) == 6
-    assert {each.at for each in found.entries} == {None}
+    assert {each.events[0].entry for each in found.entries} == {None}
     assert front.rejected() == []
 
 
@@ -309,7 +309,7 @@ def test_the_good_events_of_a_delivery_are_taken_without_the_bad(front: Front) -
         2,
         1,
     )
-    assert [each.at for each in found.entries] == [None, 2]
+    assert [each.events[0].entry for each in found.entries] == [None, 2]
     [rejection] = front.rejected()
     assert rejection.pointer == "/data/1/attributes/profile/data/attributes/email"
     payload = json.loads(bytes(rejection.payload))

@@ -244,7 +244,37 @@ def test_a_request_needs_an_event_and_so_does_each_entry() -> None:
 def test_an_entrys_backfill_travels_with_it() -> None:
     read_back = delivered(read(Surface.BULK, bulk(entry(backfill=True), entry(backfill=False), entry())))
 
-    assert [each.get("backfill", False) for each in read_back] == [True, False, False]
+    assert [(each.get("backfill", False), len(each["events"])) for each in read_back] == [
+        (True, 1),
+        (False, 2),
+    ]
+
+
+ANN, BEN = profile(email="ann@example.com"), profile(email="ben@example.com")
+RENAMED = profile(email="ann@example.com", first_name="Ann")
+PATCHED = {"data": {**ANN["data"], "meta": {"patch_properties": {"append": {"seen": 1}}}}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "places"),
+    [
+        ([{"of": ANN}, {"of": BEN}, {"of": ANN}, {"of": BEN}], [[(0, 0), (2, 0)], [(1, 0), (3, 0)]]),
+        ([{"of": ANN}, {"of": ANN}, {"of": BEN}], [[(0, 0), (1, 0)], [(2, 0)]]),
+        ([{"of": ANN}, {"of": RENAMED}, {"of": ANN}], [[(0, 0)], [(1, 0)], [(2, 0)]]),
+        ([{"of": ANN}, {"of": ANN, "backfill": True}, {"of": ANN}], [[(0, 0)], [(1, 0)], [(2, 0)]]),
+        ([{"of": PATCHED}, {"of": PATCHED}], [[(0, 0)], [(1, 0)]]),
+    ],
+    ids=["apart", "neighbours", "something newer between", "backfill between", "patches"],
+)
+def test_entries_that_say_the_same_of_a_profile_travel_as_one(
+    entries: list[dict[str, Any]], places: list[list[tuple[int, int]]]
+) -> None:
+    found = read(Surface.BULK, bulk(*(entry(**each) for each in entries)))
+
+    assert [
+        [(at_entry, at_event) for at_entry, at_event, _ in each.placed(index)]
+        for index, each in enumerate(found.entries)
+    ] == places
 
 
 WAYS_TO_WRITE_ONE_ENTRY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

@@ -29,7 +29,7 @@ def read(document: Any) -> Intake:
 
 
 def places(found: Intake) -> list[tuple[int | None, int | None]]:
-    return [(entry.at, event.at) for entry in found.entries for event in entry.events]
+    return [(event.entry, event.at) for entry in found.entries for event in entry.events]
 
 
 def refusal(document: Any) -> list[tuple[str, str | None]]:
@@ -183,9 +183,9 @@ def test_every_event_is_either_accepted_or_bad_at_its_own_place(good: list[list[
     found = read(document)
 
     taken = {
-        (i if found_entry.at is None else found_entry.at, j if each.at is None else each.at): each
-        for i, found_entry in enumerate(found.entries)
-        for j, each in enumerate(found_entry.events)
+        (at_entry, at_event): each
+        for index, found_entry in enumerate(found.entries)
+        for at_entry, at_event, each in found_entry.placed(index)
     }
     refused = [(bad.entry, number) for bad in found.bad for number in bad.events]
     assert taken.keys() == expected

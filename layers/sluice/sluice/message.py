@@ -9,7 +9,7 @@ object holds the compressed bytes.
 import base64
 import binascii
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -34,12 +34,13 @@ type Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 
 
 class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
-    """One stamped event: `id` is its metric and unique_id in one, `at` its index in the caller's
-    document where that is not its index here.
+    """One stamped event: `id` is its metric and unique_id in one. `entry` and `at` are where it is in the
+    caller's document, by its entry's index and its own there, where it is not in the same place here.
     """
 
     id: str
     attributes: Part
+    entry: Position | None = None
     at: Position | None = None
 
 
@@ -50,7 +51,15 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
     profile: Part
     events: list[Event[Part]]
     backfill: bool = False
-    at: Position | None = None
+
+    def placed(self, index: int) -> Iterator[tuple[int, int, Event[Part]]]:
+        """Its events, each after its entry's and its own index in the caller's document.
+
+        `index` is where this entry is in its message.
+        """
+        for number, event in enumerate(self.events):
+            entry, at = event.entry, event.at
+            yield index if entry is None else entry, number if at is None else at, event
 
 
 class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=1):
@@ -58,7 +67,7 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
 
     `source` is the name of the webhook source it came by. `line` is s3://bucket/key:number, where the
     caller's document was a line of an S3 object; of a single event's surface it is s3://bucket/key: each
-    entry was a line of its own, and that is its `at`.
+    event was a line of its own, and that is its `entry`.
     """
 
     receipt: Receipt

@@ -46,9 +46,9 @@ def place(entry: int, event: int) -> int:
 def places(message: StoredMessage) -> list[int]:
     """The places of all events of a message."""
     return [
-        place(index if entry.at is None else entry.at, number if event.at is None else event.at)
+        place(at_entry, at_event)
         for index, entry in enumerate(message.entries)
-        for number, event in enumerate(entry.events)
+        for at_entry, at_event, _ in entry.placed(index)
     ]
 
 

@@ -61,16 +61,15 @@ def without(read: Intake, surface: Surface, excess: Set[str]) -> Intake:
     kept: list[Entry[Any]] = []
     bad: list[Bad] = []
     for index, entry in enumerate(read.entries):
-        entry.at = index if entry.at is None else entry.at
         good: list[Event[Any]] = []
-        for number, event in enumerate(entry.events):
-            event.at = number if event.at is None else event.at
+        for at_entry, at_event, event in entry.placed(index):
+            event.entry, event.at = at_entry, at_event
             if _name(event) not in excess:
                 good.append(event)
                 continue
-            where = intake.caller_pointer(surface, read.flat, entry.at, event.at, _NAME_POINTER)
+            where = intake.caller_pointer(surface, read.flat, at_entry, at_event, _NAME_POINTER)
             problem = Problem("invalid", _TOO_MANY, where)
-            bad.append(Bad(entry.at, (event.at,), [problem], _payload(entry, event)))
+            bad.append(Bad(at_entry, (at_event,), [problem], _payload(entry, event)))
         if good:
             entry.events = good
             kept.append(entry)

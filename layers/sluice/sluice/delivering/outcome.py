@@ -192,14 +192,13 @@ def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
     """A message without the events of these places, the others still saying where they were."""
     entries = []
     for position, entry in enumerate(stored.entries):
-        at_entry = position if entry.at is None else entry.at
         left = [
-            msgspec.structs.replace(event, at=at_event)
-            for index, event in enumerate(entry.events)
-            if receipts.place(at_entry, at_event := index if event.at is None else event.at) not in done
+            msgspec.structs.replace(event, entry=at_entry, at=at_event)
+            for at_entry, at_event, event in entry.placed(position)
+            if receipts.place(at_entry, at_event) not in done
         ]
         if left:
-            entries.append(msgspec.structs.replace(entry, events=left, at=at_entry))
+            entries.append(msgspec.structs.replace(entry, events=left))
     return msgspec.structs.replace(stored, entries=entries)
 
 

@@ -225,9 +225,8 @@ def _events(number: int, message: StoredMessage) -> list[PackedEvent]:
     packed = []
     for position, entry in enumerate(message.entries):
         key, profile, backfill = entry.key, bytes(entry.profile), entry.backfill
-        at_entry = position if entry.at is None else entry.at
-        for index, event in enumerate(entry.events):
-            origin = Origin(number, at_entry, index if event.at is None else event.at)
+        for at_entry, at_event, event in entry.placed(position):
+            origin = Origin(number, at_entry, at_event)
             packed.append(PackedEvent(key, event.id, bytes(event.attributes), profile, backfill, (origin,)))
     return packed
 
@@ -402,8 +401,7 @@ class _Packer:
         if placed is None or placed.job is not job or not _joins(placed, event):
             placed = self._begin_entry(job, placed, event)
         placed.entry.events.append(event)
-        if event.id in placed.events:
-            like = placed.events[event.id]
+        if (like := placed.events.get(event.id)) is not None:
             job.after.add(like[0])
             self._superseded[event.key, event.id, like[1].attributes] = like[1]
             self._told.add(_statement(like[1]))

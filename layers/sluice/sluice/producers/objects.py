@@ -189,7 +189,7 @@ def _add(group: _Group, source: Source, line: Line) -> None:
 def _fill(group: _Group, source: Source, line: Line, accepted: Message[Any]) -> None:
     """Adds one event to a message of such events: so they are received together, and fill jobs."""
     accepted.line = source.name
-    accepted.entries[0].at = line.number
+    accepted.entries[0].events[0].entry = line.number
     size = len(line.content or b"")
     kind = accepted.account, accepted.surface, accepted.flat
     filling = group.filling.get(kind)

@@ -114,8 +114,7 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> In
         _normalise_meta(profile)
         if surface in _CLIENT:
             _make_anonymous(profile)
-    keys = {id(profile): _key(profile) for profile in profiles}
-    stamped = [_stamp(entry, keys, accepted) for entry in decoded.entries]
+    stamped = _stamped(decoded, accepted)
     return Intake(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
 
 
@@ -128,10 +127,10 @@ def read_leniently(body: bytes, revision: str, accepted: datetime) -> Intake:
         if separated is None:
             raise
     good = read(Surface.BULK, separated.body, revision, accepted)
-    for (at_entry, at_events), entry in zip(separated.places, good.entries, strict=True):
-        entry.at = at_entry
-        for at_event, event in zip(at_events, entry.events, strict=True):
-            event.at = at_event
+    for index, entry in enumerate(good.entries):
+        for at_entry, at_event, event in entry.placed(index):
+            event.entry, events = separated.places[at_entry]
+            event.at = events[at_event]
     return msgspec.structs.replace(good, bad=separated.bad)
 
 
@@ -216,19 +215,16 @@ def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
     found: list[Finding] = []
     for encoded, profile in decoded.profiles.items():
         rules.check_profile(profile, len(encoded), found)
-    for entry in decoded.entries:
-        events = entry.attributes.events.data
+    if found or not all(entry.attributes.events.data for entry in decoded.entries):
+        return False
+    events = [event.attributes for entry in decoded.entries for event in entry.attributes.events.data]
+    if not 0 < len(events) <= contract.MAX_EVENTS_PER_REQUEST:
+        return False
+    if not decoded.sound or not rules.are_surely_good(events, limits):
         for event in events:
-            rules.check_event(event.attributes, limits, found)
-            if not decoded.sound:
-                rules.check_value(event.attributes.properties, ("properties",), found)
-        if found or not events:
-            return False
-    return (
-        0 < _count(decoded.entries) <= contract.MAX_EVENTS_PER_REQUEST
-        and _fit_jobs(decoded)
-        and not has_repeated_key(body, decoded.rewritten)
-    )
+            rules.check_event(event, limits, found)
+            rules.check_value(event.properties, ("properties",), found)
+    return not found and _fit_jobs(decoded) and not has_repeated_key(body, decoded.rewritten)
 
 
 def _fit_jobs(decoded: _Decoded) -> bool:
@@ -278,16 +274,35 @@ def _entry_of(document: SingleDocument) -> Entry:
 
 
 def _key(profile: ProfileData) -> str:
-    profile_id, email, *others = (value or None for value in rules.identifiers(profile))
+    profile_id, email, *others = [value or None for value in rules.identifiers(profile)]
     return _digest([profile_id, email and email.lower(), *others])
 
 
-def _stamp(entry: Entry, keys: Mapping[int, str], accepted: datetime) -> StampedEntry[Any]:
-    """An entry as it travels; `keys` are those of its request's profiles, by their `id`."""
-    profile = entry.attributes.profile.data
-    key = keys[id(profile)]
-    events = [_stamp_event(event.attributes, key, accepted) for event in entry.attributes.events.data]
-    return StampedEntry(key, profile, events, backfill=entry.attributes.backfill is True)
+def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
+    """The entries as they travel: one that says of its profile what the one before said is no other entry.
+
+    But patches (`meta`) act each time they are applied, so each entry with some stays one.
+    """
+    keys = {id(profile): _key(profile) for profile in decoded.profiles.values()}
+    latest: dict[str, StampedEntry[Any]] = {}
+    stamped: list[StampedEntry[Any]] = []
+    for index, entry in enumerate(decoded.entries):
+        attributes = entry.attributes
+        profile, backfill = attributes.profile.data, attributes.backfill is True
+        key = keys[id(profile)]
+        events = [_stamp_event(event.attributes, key, accepted) for event in attributes.events.data]
+        before = latest.get(key)
+        if before and before.profile is profile and before.backfill is backfill and profile.meta is UNSET:
+            for number, event in enumerate(events):
+                event.entry, event.at = index, number
+            before.events += events
+            continue
+        if index != len(stamped):
+            for event in events:
+                event.entry = index
+        latest[key] = each = StampedEntry(key, profile, events, backfill)
+        stamped.append(each)
+    return stamped
 
 
 def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> StampedEvent[Any]:

@@ -162,7 +162,7 @@ def _read_event(index: int, event: dict[str, Any], stored: Message[Any], read: _
     else:
         [entry] = accepted.entries
         if index != len(read.entries):
-            entry.at = index
+            entry.events[0].entry = index
         read.entries.append(entry)
 
 
