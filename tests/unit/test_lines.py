@@ -63,6 +63,13 @@ def test_a_line_that_is_too_long_is_left_out_without_being_held() -> None:
     assert peak < 20 * 2**20
 
 
+def test_a_file_may_begin_with_a_byte_order_mark_and_only_a_file() -> None:
+    first, second = lines.split([b"\xef\xbb", b"\xbfa\n\xef\xbb\xbfb"], 1, 0)
+
+    assert (first.content, first.end) == (b"a", 5)
+    assert (second.content, second.end) == (b"\xef\xbb\xbfb", 9)
+
+
 def test_the_longest_line_is_read() -> None:
     most = b"x" * lines.MAX_LINE_BYTES
 

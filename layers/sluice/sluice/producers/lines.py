@@ -1,5 +1,6 @@
 """The lines of a stream of bytes, as it is or gzipped, in no more memory than one line may have."""
 
+import codecs
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -40,7 +41,10 @@ def split(pieces: Iterable[bytes], number: int, start: int) -> Iterator[Line]:
             held.extend(part)
 
     def content() -> bytes | None:
-        return bytes(held) if length <= MAX_LINE_BYTES else None
+        if length > MAX_LINE_BYTES:
+            return None
+        # What a whole file may begin with, JSON may not.
+        return bytes(held.removeprefix(codecs.BOM_UTF8) if number == 1 else held)
 
     for piece in pieces:
         *ends, rest = piece.split(b"\n")
