@@ -254,9 +254,10 @@ def svg(results: Results) -> str:
     """Bars of events a second, readable on a light and on a dark page."""
     hot = results["hotpath"]
     ours = hot["ungrouped"]
+    floor, sluice = "JSON read and written, no more", "Sluice"
     rates = {
-        "floor (parse, write)": corpus_rate(ours["seconds"]["floor"]),
-        "Sluice": ours["events_per_second"],
+        floor: corpus_rate(ours["seconds"]["floor"]),
+        sluice: ours["events_per_second"],
         **{
             name: peer["events_per_second"]
             for name, peer in hot["peers"].items()
@@ -274,9 +275,9 @@ def svg(results: Results) -> str:
         ".o{fill:#6e7681}.f{fill:#484f58}.s{fill:#3fb98a}}</style>",
         '<text class="t" x="8" y="20">Events a second on one core, from bytes to bytes</text>',
     ]
-    for index, (name, rate) in enumerate(rates.items()):
+    for index, (name, rate) in enumerate(sorted(rates.items(), key=lambda each: -each[1])):
         y = 34 + row * index
-        kind = {0: "f", 1: "s"}.get(index, "o")
+        kind = {floor: "f", sluice: "s"}.get(name, "o")
         length = max(2.0, rate / widest * (width - left - 90))
         label = name.replace("'", "&#39;")
         lines += [

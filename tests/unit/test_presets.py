@@ -128,6 +128,7 @@ def test_a_customer_of_shopify_is_known_by_what_there_is(
 ) -> None:
     events = changed(sample("shopify", "orders_create"), lambda order: order.update(person))
 
+    assert events
     for event in events:
         profile = event["profile"]["data"]["attributes"]
         assert {name: profile.get(name) for name in ("email", "phone_number")} == {
