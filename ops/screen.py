@@ -20,7 +20,7 @@ class Screen:
     def show(self, document: Any, draw: Callable[[Console], None]) -> None:
         """Says the same to programs and to people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
         else:
             draw(self.console)
 

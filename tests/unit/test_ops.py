@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,6 +247,29 @@ def test_every_command_explains_itself(run: Run) -> None:
         shown = run("sources", command, "--help").output
         assert "--json" in shown
         assert command in run("sources", "--help").output
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_terminal_that_has_not_every_character_is_told_all_the_same(
+    tmp_path: Path, form: list[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(GOOD.replace("Signed Up", "Signed Up \u2013 \U0001f389"))
+    (tmp_path / "p.json").write_text('{"type": "signup", "user": {"email": "ann@mail.example"}, "amount": 5}')
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    files = (str(tmp_path / "p.json"), "--file", str(tmp_path / "s.yaml"))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "ops", "sources", "try", "own", *files, *form],
+        env={**os.environ, **ascii_only, "PYTHONPATH": "layers/sluice"},
+        capture_output=True,
+        check=True,
+    )
+
+    assert b"Signed Up \\u2013" in done.stdout
+    if form:
+        [event] = json.loads(done.stdout)["events"]
+        name = event["body"]["data"]["attributes"]["metric"]["data"]["attributes"]["name"]
+        assert name == "Signed Up \u2013 \U0001f389"
 
 
 JSON: Any = st.recursive(
