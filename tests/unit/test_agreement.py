@@ -4,23 +4,26 @@ Documents are made up from the very types that ingest decodes into, of values th
 little past them, so that a new field is tried without a word here. What is refused is of no interest.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, assume, given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
 from local.standin import Klaviyo
-from sluice import contract, message
+from sluice import contract
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION, Surface
 from sluice.delivering import packing
 from sluice.errors import Refused
-from sluice.message import Message
 from sluice.reading import intake
 from sluice.reading.documents import BulkDocument, ClientBulkDocument, SingleDocument
 from sluice.reading.intake import Intake
-from tests.bodies import NEWEST, NOON, SITE_ID, encoded, flat, nested
+from tests.bodies import NEWEST, NOON, SITE_ID, at, encoded, flat, nested, replaced
+from tests.reading import stored
 
 UPSTREAM_KEY = "pk_upstream"
 HEADERS = {
@@ -38,82 +41,108 @@ REVISIONS = ["2024-10-15", "2025-04-15", NEWEST]
 YEAR = contract.LATEST_TIME_AHEAD
 
 
-def mostly(good: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Seldom something odd: few documents with much of it would be accepted."""
-    return st.integers(0, 9).flatmap(lambda chance: odd if chance == 9 else good)
+@dataclass(frozen=True)
+class Values:
+    """Of a field: one that is taken, some that mostly are, and all at its limits or a little past them."""
+
+    sure: Any
+    good: st.SearchStrategy[Any]
+    odd: list[Any]
+
+    def any(self) -> st.SearchStrategy[Any]:
+        """Seldom something odd: few documents with much of it would be accepted."""
+        odd = st.sampled_from(self.odd)
+        return st.integers(0, 9).flatmap(lambda chance: odd if chance == 9 else self.good)
 
 
-TEXT = mostly(st.text(max_size=4), st.sampled_from(["", " ", "\x00", "\x7f", "0", "null"]))
-NUMBERS = mostly(
+TEXT = Values(
+    "a", st.text(max_size=4), ["", " ", "\x00", "\x7f", "0", "null", "é" * 51_200, "é" * 51_200 + "!"]
+)
+NUMBERS = Values(
+    1,
     st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False),
-    st.sampled_from([contract.MIN_INTEGER, contract.MAX_INTEGER, contract.MAX_INTEGER + 1, 1e308, -0.0]),
+    [0, contract.MIN_INTEGER, contract.MIN_INTEGER - 1, contract.MAX_INTEGER, 2**63, 2**64, 1e308, -0.0],
 )
-SCALARS = TEXT | NUMBERS | st.none() | st.booleans()
-FREE = mostly(
-    st.dictionaries(TEXT, st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2)), max_size=2),
-    st.sampled_from(
-        [
-            *(nested(levels) for levels in (contract.MAX_NESTING, contract.MAX_NESTING + 1)),
-            *({"p": "é" * (contract.MAX_STRING_BYTES // 2) + end} for end in ("", "!")),
-            *({"p": [0] * (contract.MAX_ARRAY_LENGTH + more)} for more in (0, 1)),
-            *({str(n): n for n in range(count)} for count in (300, 301, 400, 401)),
-        ]
-    ),
+SCALARS = TEXT.any() | NUMBERS.any() | st.none() | st.booleans()
+FREE = Values(
+    {"p": 1},
+    st.dictionaries(TEXT.any(), st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2)), max_size=2),
+    [
+        {},
+        *(nested(levels) for levels in (10, 11)),
+        *({"p": text} for text in TEXT.odd),
+        *({"p": number} for number in NUMBERS.odd),
+        *({"p": [0] * length} for length in (4_000, 4_001)),
+        *({str(n): n for n in range(count)} for count in (300, 301, 400, 401)),
+    ],
 )
-TIMES = mostly(
+TIMES = Values(
+    "2026-01-31T12:00:00Z",
     st.datetimes(datetime(2000, 1, 1), (NOON + YEAR).replace(tzinfo=None)).map(datetime.isoformat),  # noqa: DTZ001
-    st.sampled_from(
-        [
-            "1990-01-01T00:00:00Z",
-            "1999-12-31T23:59:59.999999",
-            "2000-01-01T00:00:00+00:00",
-            "2026-01-31T12:00:00.123+23:59",
-            "2026-01-31t12:00:00z",
-            "2026-01-31 12:00:00-00:00",
-            "2016-12-31T23:59:60Z",
-            "2026-01-31T24:00:00Z",
-            (NOON + YEAR).isoformat(),
-            (NOON + YEAR + timedelta(microseconds=1)).isoformat(),
-        ]
-    ),
+    [
+        "1990-01-01T00:00:00Z",
+        "1989-12-31T23:59:59Z",
+        "1999-12-31T23:59:59.999999",
+        "2000-01-01T00:00:00+00:00",
+        "2026-01-31T12:00:00.123+23:59",
+        "2026-01-31t12:00:00z",
+        "2026-01-31 12:00:00-00:00",
+        "2016-12-31T23:59:60Z",
+        "2026-01-31T24:00:00Z",
+        (NOON + YEAR).isoformat(),
+        (NOON + YEAR + timedelta(microseconds=1)).isoformat(),
+    ],
 )
 WORD = st.text(min_size=1, max_size=3)
 # Fields whose text has a form; others take any.
-FORMS: dict[str, st.SearchStrategy[Any]] = {
-    "email": mostly(
-        st.sampled_from(
-            ["ann@example.com", "é@ü.example", *(f"{'x' * length}@abc.de" for length in (92, 93))]
-        ),
-        st.sampled_from(["a@b", "a@b.c", "a@b.co.", "a b@c.de", "'@a.bc"])
-        | st.builds("{}@{}.{}".format, WORD, WORD, WORD),
-    ),
-    "phone_number": st.sampled_from(
+FORMS: dict[str, Values] = {
+    "email": Values(
+        "ann@example.com",
+        st.sampled_from(["ann@example.com", "é@ü.example"]) | st.builds("{}@{}.{}".format, WORD, WORD, WORD),
         [
-            "+15005550006",
-            "+123456789012345",
-            "5",
-            "+05005550006",
-            "+1234567890123456",
-            "+1500555\u0660",
-            "+15\n",
-        ]
+            *(f"{'x' * length}@abc.de" for length in (92, 93)),
+            *("a@b", "a@b.c", "a@b.co.", "a b@c.de", "'@a.bc", "a@b.co\n"),
+        ],
     ),
-    "value_currency": mostly(st.just("USD"), st.sampled_from(["usd", "EUROS", "ÜÖÄ", "USD\n"])),
-    "unique_id": mostly(
+    "phone_number": Values(
+        "+15005550006",
+        st.just("+15005550006"),
+        [
+            *("+123456789012345", "+1234567890123456", "5", "+05005550006"),
+            *("+1500555\u0660", "+15\n"),
+        ],
+    ),
+    "value_currency": Values("USD", st.just("USD"), ["usd", "EUROS", "ÜÖÄ", "USD\n"]),
+    "unique_id": Values(
+        "<u>",
         st.text("abc é", min_size=1, max_size=3).map(lambda text: f"<{text}>"),
-        st.sampled_from(["x" * 255, "é" * 255, "x" * 256, "a "]) | WORD,
+        ["x" * 255, "é" * 255, "x" * 256, "", "a ", "\u2003a", "a\x00b", "a\x7f"],
     ),
-    "name": mostly(WORD, st.sampled_from(["n" * 127, "é" * 127, "n" * 128])),
+    "name": Values("m", WORD, ["n" * 127, "é" * 127, "n" * 128, ""]),
     "properties": FREE,
     "append": FREE,
     "unappend": FREE,
 }
 
 
-def structure(fields: tuple[inspect.Field, ...]) -> st.SearchStrategy[Any]:
-    values = {each.encode_name: of(each.type, each.encode_name) for each in fields}
-    required = {each.encode_name: values.pop(each.encode_name) for each in fields if each.required}
-    return st.fixed_dictionaries(required, optional=values)
+def values_of(kind: inspect.Type, field: str = "") -> Values:
+    """What a field with no other fields in it may hold."""
+    match kind:
+        case _ if field in FORMS:
+            return FORMS[field]
+        case inspect.NoneType():
+            return Values(None, st.none(), [None])
+        case inspect.LiteralType(values=values):
+            return Values(values[0], st.sampled_from(values), [*values])
+        case inspect.DateTimeType():
+            return TIMES
+        case inspect.BoolType():
+            return Values(True, st.booleans(), [True, False])
+        case inspect.StrType():
+            return TEXT
+        case _:
+            assert isinstance(kind, inspect.IntType | inspect.FloatType)
+            return NUMBERS
 
 
 def of(kind: inspect.Type, field: str = "") -> st.SearchStrategy[Any]:
@@ -121,25 +150,50 @@ def of(kind: inspect.Type, field: str = "") -> st.SearchStrategy[Any]:
     match kind:
         case inspect.UnionType(types):
             return st.one_of([of(each, field) for each in types])
-        case inspect.NoneType():
-            return st.none()
-        case _ if field in FORMS:
-            return FORMS[field]
         case inspect.StructType(fields=fields):
-            return structure(fields)
+            values = {each.encode_name: of(each.type, each.encode_name) for each in fields}
+            required = {each.encode_name: values.pop(each.encode_name) for each in fields if each.required}
+            return st.fixed_dictionaries(required, optional=values)
         case inspect.ListType(item_type=item):
             return st.lists(of(item), min_size=1, max_size=2)
-        case inspect.LiteralType(values=values):
-            return st.sampled_from(values)
-        case inspect.DateTimeType():
-            return TIMES
-        case inspect.BoolType():
-            return st.booleans()
-        case inspect.StrType():
-            return TEXT
         case _:
-            assert isinstance(kind, inspect.IntType | inspect.FloatType)
-            return NUMBERS
+            return values_of(kind, field).any()
+
+
+def but_one_meta(fields: tuple[inspect.Field, ...]) -> list[tuple[str, inspect.Type]]:
+    """The names and types of fields; a profile's attributes without the `meta` that stands beside them."""
+    types = {each.encode_name: each.type for each in fields}
+    return [(name, each) for name, each in types.items() if name != "meta" or "email" not in types]
+
+
+def surely(kind: inspect.Type, field: str = "") -> Any:
+    """A value that is taken, with every field in it."""
+    match kind:
+        case inspect.UnionType(types):
+            *_, last = (each for each in types if not isinstance(each, inspect.NoneType))
+            return surely(last, field)
+        case inspect.StructType(fields=fields):
+            return {name: surely(each, name) for name, each in but_one_meta(fields)}
+        case inspect.ListType(item_type=item):
+            return [surely(item)]
+        case _:
+            return values_of(kind, field).sure
+
+
+def oddities(kind: inspect.Type, field: str = "", where: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything odd that may stand in a value of this type, and where."""
+    match kind:
+        case inspect.UnionType(types):
+            for each in types:
+                yield from oddities(each, field, where)
+        case inspect.StructType(fields=fields):
+            for name, each in but_one_meta(fields):
+                yield from oddities(each, name, f"{where}/{name}")
+        case inspect.ListType(item_type=item):
+            yield where, []
+            yield from oddities(item, "", f"{where}/0")
+        case _:
+            yield from ((where, value) for value in values_of(kind, field).odd)
 
 
 FLAT = st.builds(
@@ -148,10 +202,10 @@ FLAT = st.builds(
         properties=properties,
         time=time,
     ),
-    st.fixed_dictionaries({}, optional={"$email": FORMS["email"], "$id": TEXT, "$city": TEXT}),
-    FREE,
-    FREE,
-    TIMES,
+    st.fixed_dictionaries({}, optional={"$email": FORMS["email"].any(), "$id": TEXT.any()}),
+    FREE.any(),
+    FREE.any(),
+    TIMES.any(),
 )
 REQUESTS = st.sampled_from(list(DOCUMENTS)).flatmap(
     lambda surface: st.tuples(st.just(surface), of(inspect.type_info(DOCUMENTS[surface])))
@@ -168,24 +222,48 @@ def accepted(surface: Surface, document: Any, revision: str) -> Intake | None:
         return None
 
 
-@given(st.lists(st.tuples(REQUESTS, st.sampled_from(REVISIONS)), min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_nothing_is_stored_that_the_upstream_refuses(
-    requests: list[tuple[tuple[Surface, Any], str]],
-) -> None:
-    stored = []
-    for number, ((surface, document), revision) in enumerate(requests):
-        read = accepted(surface, document, revision)
-        if read is not None:
-            sent = message.encode(Message(str(number), SITE_ID, surface, NOON, read.entries, flat=read.flat))
-            stored.append((number, message.decode(sent.text, lambda _, sent=sent: sent.claim_bytes)))
-    assume(stored)
-
-    packed = packing.pack(stored)
-
+def are_taken(requests: list[tuple[Surface, Any, str]]) -> bool:
+    """Whether anything of these is accepted; what is, the upstream then takes."""
+    waiting = []
+    for number, (surface, document, revision) in enumerate(requests):
+        if (read := accepted(surface, document, revision)) is not None:
+            waiting.append((number, stored(read, surface)))
+    packed = packing.pack(waiting)
     for job in packed.jobs:
         # To one that knows nothing yet: an event of another job again is a duplicate, which is no refusal.
         upstream = Klaviyo({SITE_ID: UPSTREAM_KEY}, clock=NOON.timestamp)
         answer = upstream.handle("POST", BULK_CREATE_JOBS_PATH, HEADERS, job.body())
         assert (answer.status, answer.body) == (202, b"")
     assert packed.oversized == []
+    return bool(waiting)
+
+
+@pytest.mark.parametrize("surface", DOCUMENTS)
+def test_nothing_odd_is_stored_that_the_upstream_refuses(surface: Surface) -> None:
+    kind = inspect.type_info(DOCUMENTS[surface])
+    whole = surely(kind)
+    assert are_taken([(surface, whole, NEWEST)])
+
+    for where, value in oddities(kind):
+        document = replaced(whole, where, value)
+        are_taken([(surface, document, revision) for revision in REVISIONS])
+        if where.endswith(tuple(f"/{name}" for name in contract.IDENTIFIERS)):
+            are_taken([(surface, alone(document, where), NEWEST)])
+
+
+def alone(document: Any, where: str) -> Any:
+    """A document whose profile has no other identifier than that there."""
+    profile = at(document, where.rpartition("/data")[0] + "/data")
+    for holder in (profile, profile["attributes"]):
+        for name in set(contract.IDENTIFIERS) & holder.keys():
+            if not where.endswith(f"/{name}"):
+                del holder[name]
+    return document
+
+
+@given(st.lists(st.tuples(REQUESTS, st.sampled_from(REVISIONS)), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_nothing_is_stored_that_the_upstream_refuses(
+    requests: list[tuple[tuple[Surface, Any], str]],
+) -> None:
+    are_taken([(surface, document, revision) for (surface, document), revision in requests])
