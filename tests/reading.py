@@ -46,7 +46,9 @@ def delivered(read: Intake, surface: Surface = Surface.BULK) -> list[dict[str, A
 def stored(read: Intake, surface: Surface = Surface.BULK) -> StoredMessage:
     """What was read, as a message on the queue."""
     body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
-    return message.decode(body.text, lambda _: body.claim_bytes)
+    decoded = message.decode(body.text, lambda _: body.claim_bytes)
+    assert isinstance(decoded, Message)
+    return decoded
 
 
 def only_event(read: Intake) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
 def test_answers_are_as_described(front: Front, path: str, method: str, mode: GenerationMode) -> None:
     docs = load_docs()
     functions = {"DocsFunction": lambda event: docs.handler(event, None), "IngestFunction": front.handle}
+    if mode is BAD:
+        functions["DocsFunction"] = lambda _: {"statusCode": 200, "headers": {}, "body": with_bodies_only()}
     api = schemathesis.openapi.from_wsgi("/openapi.json", gateway.application(functions))
     checks = [check for check in CHECKS.get_all() if check.__name__ not in LEFT_OUT]
     answered: set[int] = set()
@@ -93,6 +95,16 @@ def test_answers_are_as_described(front: Front, path: str, method: str, mode: Ge
 
     assert max(answered) < 500
     assert mode is BAD or min(answered) < 300, "no request got past the refusals"
+
+
+def with_bodies_only() -> str:
+    """The description without headers and queries, so that it is the body that is bad."""
+    description = document.description()
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            given = operation.pop("parameters", [])
+            operation["parameters"] = [each for each in given if each.get("in") == "path"]
+    return json.dumps(description)
 
 
 def name_types(batch: Any) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from msgspec import inspect
 
+from local.openapi.document import description
 from local.standin import Klaviyo
 from sluice import contract
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION, Surface
@@ -23,7 +25,7 @@ from sluice.reading import intake
 from sluice.reading.documents import BulkDocument, ClientBulkDocument, SingleDocument
 from sluice.reading.intake import Intake
 from tests.bodies import NEWEST, NOON, SITE_ID, at, encoded, flat, nested, replaced
-from tests.reading import stored
+from tests.reading import refusal, stored
 
 UPSTREAM_KEY = "pk_upstream"
 HEADERS = {
@@ -249,6 +251,20 @@ def test_nothing_odd_is_stored_that_the_upstream_refuses(surface: Surface) -> No
         are_taken([(surface, document, revision) for revision in REVISIONS])
         if where.endswith(tuple(f"/{name}" for name in contract.IDENTIFIERS)):
             are_taken([(surface, alone(document, where), NEWEST)])
+
+
+@pytest.mark.parametrize("surface", DOCUMENTS)
+def test_nothing_odd_is_accepted_that_is_not_described(surface: Surface) -> None:
+    kind = inspect.type_info(DOCUMENTS[surface])
+    name = DOCUMENTS[surface].__origin__.__name__
+    components = description()["components"]
+    described = Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": components})
+    whole = surely(kind)
+
+    for where, value in oddities(kind):
+        document = replaced(whole, where, value)
+        if refusal(surface, document) == []:
+            assert list(described.iter_errors(document)) == []
 
 
 def alone(document: Any, where: str) -> Any:
