@@ -13,7 +13,9 @@ from sluice import accounts, ingest, message
 from sluice.contract import Surface
 from sluice.errors import Refused, Retryable
 from sluice.ingest import Accepted, Ports
+from sluice.jsonapi import Problem, pointer
 from sluice.message import Body
+from sluice.reading.lenient import Bad
 from sluice.receipts import Receipt
 from sluice.rejection import Rejection
 from tests.bodies import (
@@ -152,6 +154,24 @@ def test_who_prefers_a_minimal_answer_gets_an_empty_one(queue: Queue) -> None:
 
 def test_no_two_requests_share_a_receipt(queue: Queue) -> None:
     assert accept(queue).receipt != accept(queue).receipt
+
+
+@pytest.mark.parametrize(("bad", "told"), [(1, 5), (200, 1_000), (201, 804), (1_000, 1_000)])
+def test_each_bad_event_is_told_in_an_answer_that_lambda_can_give(bad: int, told: int) -> None:
+    # Names of control characters: no others grow as much on the way out.
+    detail = f"'{'\x01' * 100}' is not a valid field for the resource 'event'."
+    every = [
+        Bad(number, (0,), [Problem("invalid", detail, pointer("data", number, "\x01" * 480))] * 6, b"")
+        for number in range(bad)
+    ]
+    accepted = Accepted("0" * 32, SITE_ID, 0, NOON, frozenset(), frozenset(), every, bad)
+
+    document = ingest.receipt_document(accepted).decode()
+
+    errors = json.loads(document)["meta"]["errors"]
+    assert len(errors) == told
+    assert len({error["source"]["pointer"] for error in errors}) == bad
+    assert len(json.dumps({"body": document}, ensure_ascii=False).encode()) < 6_000_000
 
 
 def test_what_was_left_out_is_told(queue: Queue) -> None:

@@ -26,6 +26,7 @@ from sluice.rejection import Reason, Rejection
 
 RECEIPT_TYPE: Final = "event-bulk-create-job"
 PROBLEMS_EACH: Final = 5  # of one bad event are told to its caller
+PROBLEMS_TOLD: Final = 1_000  # in one answer, which Lambda lets have 6 MB; so one of each bad event
 MINIMAL: Final = "return=minimal"
 LENIENT: Final = "handling=lenient"
 # A single event has nothing to be lenient about, and strangers are not to fill the archive.
@@ -139,7 +140,8 @@ def receipt_document(accepted: Accepted) -> bytes:
     }
     if accepted.bad:
         attributes["failed_count"] = accepted.rejected
-        problems = [problem for bad in accepted.bad for problem in bad.problems[:PROBLEMS_EACH]]
+        each = min(PROBLEMS_EACH, PROBLEMS_TOLD // len(accepted.bad))
+        problems = [problem for bad in accepted.bad for problem in bad.problems[:each]]
         document["meta"] = {"errors": [jsonapi.error(400, problem) for problem in problems]}
     return msgspec.json.encode(document)
 
