@@ -308,8 +308,8 @@ class World:
                         raise ExceptionGroup("killed", [Killed()])
                     outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
                 self.counts.update(outcome.counts)
-                self.rejections += [refusal.rejection for refusal in outcome.due()]
-                for refusal in outcome.due():
+                self.rejections += [refusal.rejection for refusal in outcome.refusals]
+                for refusal in outcome.refusals:
                     if refusal.receipt:
                         self.receipts[refusal.receipt].update(refusal.places)
                 for number, wait in outcome.retry.items():

@@ -263,15 +263,14 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
 
 
 def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: _Times) -> None:
-    """Puts the rejections that are due on their queue; messages of those it fails for are kept."""
-    due = outcome.due()
+    """Puts the rejections on their queue; messages of those it fails for are kept."""
     unsent = aws.send_all(
         configuration.rejected_queue_url,
-        [rejection.encode(refusal.rejection) for refusal in due],
+        [rejection.encode(refusal.rejection) for refusal in outcome.refusals],
         claim_bucket=configuration.claim_bucket,
     )
     places: defaultdict[str, set[int]] = defaultdict(set)
-    for index, refusal in enumerate(due):
+    for index, refusal in enumerate(outcome.refusals):
         if index in unsent:
             if refusal.record not in outcome.parked:  # or it is refused again when it is back
                 outcome.retry[refusal.record] = backoff.Wait()

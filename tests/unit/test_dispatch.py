@@ -205,6 +205,49 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None
     assert len(world.queue) == 0
 
 
+def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_closed() -> None:
+    class Open(World):
+        def _ports(self, deadline: float) -> dispatch.Ports:
+            async def fail(site_id: str) -> None:
+                raise Retryable("the state table cannot be written")
+
+            ports = super()._ports(deadline)
+            circuits = msgspec.structs.replace(ports.delivery.circuits, close=fail)
+            return msgspec.structs.replace(
+                ports, delivery=msgspec.structs.replace(ports.delivery, circuits=circuits)
+            )
+
+    world = Open({SITE: KEY}, workers=1)
+    world.klaviyo.configure(poison=[{"contains": "badone"}])
+    world.circuits[SITE] = 401
+
+    async def scenario() -> None:
+        for name in ("good", "badone"):
+            world.queue.send(encode(single(name)).text, probe=True)
+        world.put(single("later"))
+        async with world.working():
+            await world.sleep(5)
+
+    run(scenario())
+
+    assert delivered(world.klaviyo) == all_once("good")
+    assert rejected(world) == all_once("badone")
+    assert len(world.parked[SITE][0]) == 1
+    assert len(world.queue) == 0
+
+
+def test_a_message_that_is_parked_is_said_to_be_whatever_was_refused_of_it() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}])
+    world.answer = lambda body: Answer(401) if world.requests > 1 else None
+    record = dispatch.Record("0", encode(request(("a", "badone-1"), ("b", "badone-2"))).text, NOW)
+
+    outcome = run(dispatch.dispatch({0: record}, world._ports(START + 20)))
+
+    assert (outcome.parked, outcome.retry) == ({0}, {})
+    assert [refusal.places for refusal in outcome.refusals] == [(0,)]
+
+
 def test_an_unknown_account_is_parked_until_it_is_known() -> None:
     world = World({OTHER: OTHER_KEY})
     known = World({SITE: KEY}).accounts

@@ -48,7 +48,7 @@ class World:
         outcome = Outcome()
         share = Share(dict(self.messages), frozenset(self.again), frozenset(probes))
         asyncio.run(deliver(OURS, share, self._ports(), outcome))
-        for refusal in outcome.due():
+        for refusal in outcome.refusals:
             if "rejected" in self.unreachable:
                 outcome.retry[refusal.record] = Wait()
             else:
@@ -159,7 +159,7 @@ def test_a_bad_event_is_found_and_the_others_are_written(place: int) -> None:
     outcome = world.deliver()
 
     assert world.written() == [article for article in articles if article.startswith("ok")]
-    [refusal] = outcome.due()
+    [refusal] = outcome.refusals
     rejection = refusal.rejection
     assert (rejection.reason, rejection.detail) == ("refused_by_upstream", "An id is not valid.")
     assert (rejection.pointer, rejection.account, rejection.surface) == (f"/events/{place}", APP, "pipeless")
@@ -177,8 +177,8 @@ def test_all_bad_events_are_found() -> None:
     outcome = world.deliver()
 
     assert world.written() == ["ok"]
-    assert sorted(refusal.places for refusal in outcome.due()) == [(n,) for n in range(10)]
-    assert len({refusal.rejection.id for refusal in outcome.due()}) == 10
+    assert sorted(refusal.places for refusal in outcome.refusals) == [(n,) for n in range(10)]
+    assert len({refusal.rejection.id for refusal in outcome.refusals}) == 10
 
 
 def test_a_repeat_shares_the_rejection() -> None:
@@ -188,7 +188,7 @@ def test_a_repeat_shares_the_rejection() -> None:
 
     outcome = world.deliver()
 
-    assert [refusal.record for refusal in outcome.due()] == [0, 2]
+    assert [refusal.record for refusal in outcome.refusals] == [0, 2]
 
 
 FAULTS = [
@@ -339,7 +339,7 @@ def test_what_is_delivered_is_not_written_again_as_a_rejection_cannot_be_stored(
     outcome = world.deliver()
 
     assert world.written() == ["a", "c"]
-    assert [refusal.places for refusal in outcome.due()] == [(1,)]
+    assert [refusal.places for refusal in outcome.refusals] == [(1,)]
     assert world.messages == {}
 
 
@@ -413,7 +413,7 @@ def test_every_event_is_written_once_or_refused(
     for _ in range(30):
         world.turns = turns
         outcome = world.deliver(*world.messages)
-        for refusal in outcome.due():
+        for refusal in outcome.refusals:
             payload = msgspec.json.decode(refusal.rejection.payload)
             refused += [event["end_object"]["id"] for event in payload["events"]]
         for batch in world.parked:

@@ -98,6 +98,16 @@ async def open_circuit(account: str, status: int, circuits: Circuits, outcome: O
             outcome.counts["CircuitsOpened"] += 1
 
 
+async def close_circuit(account: str, circuits: Circuits, outcome: Outcome) -> bool:
+    """Closes an account's circuit, by its `id`; False where that fails, and the next probe has to."""
+    try:
+        await circuits.close(account)
+    except Retryable:
+        return False
+    outcome.counts["CircuitsClosed"] += 1
+    return True
+
+
 class _Delivery:
     """One account's share of a batch."""
 
@@ -130,9 +140,8 @@ class _Delivery:
         messages, probes = self._books.messages, self._share.probes
         rest = {number: message for number, message in messages.items() if number not in probes}
         await self._send({n: message for n, message in messages.items() if n in probes}, at_once=1)
-        if self._asker.looked_at and self._asker.fault is None:
-            await self._ports.circuits.close(self._site_id)
-            self._outcome.counts["CircuitsClosed"] += 1
+        works = self._asker.looked_at and self._asker.fault is None
+        if works and await close_circuit(self._site_id, self._ports.circuits, self._outcome):
             await self._send(rest)
         else:
             # Probes that were not looked at, too: on the queue they would be tried between the minutes.

@@ -40,14 +40,6 @@ class Outcome(msgspec.Struct):
     refusals: list[Refusal] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
 
-    def due(self) -> list[Refusal]:
-        """The rejections to store now.
-
-        Of a message that is not done only those that its receipt can keep from being found again.
-        """
-        waiting = self.retry.keys() | self.parked
-        return [refusal for refusal in self.refusals if refusal.receipt or refusal.record not in waiting]
-
 
 class Receipts(msgspec.Struct, frozen=True):
     """The ledger of requests of several events: what is done of each, and noting what was delivered."""

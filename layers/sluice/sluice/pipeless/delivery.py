@@ -84,9 +84,8 @@ class _Delivery:
         messages, probes = self._share.messages, self._share.probes
         rest = {number: batch for number, batch in messages.items() if number not in probes}
         await self._send({n: batch for n, batch in messages.items() if n in probes}, done)
-        if self._answered and self._fault is None:
-            await self._ports.circuits.close(self._app.id)
-            self._outcome.counts["CircuitsClosed"] += 1
+        works = self._answered and self._fault is None
+        if works and await delivery.close_circuit(self._app.id, self._ports.circuits, self._outcome):
             await self._send(rest, done)
         else:
             # Probes that were not looked at, too: on the queue they would be tried between the minutes.
