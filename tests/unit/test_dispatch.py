@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from local.standin import Klaviyo
 from sluice import dispatch
-from sluice.contract import Surface
+from sluice.contract import BULK_CREATE_JOBS_PATH, Surface
 from sluice.delivering.backoff import Wait
 from sluice.delivering.outcome import Outcome
 from sluice.delivering.triage import Answer
@@ -72,6 +72,17 @@ def test_bad_events_cost_few_requests(attribution: str, bad: int, most: int) -> 
         assert rejected(world) == all_once(*bad_ids)
         assert {rejection.reason for rejection in world.rejections} == {Reason.REFUSED}
         assert summary(world)["requests"] <= most
+
+
+def test_what_is_known_of_one_half_is_not_asked_of_the_other() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(attribution="none", poison=[{"contains": "badone"}])
+    events = bulk("e", 1_000)
+
+    work(world, request(*events[:-1], (events[-1][0], "badone")))
+
+    assert rejected(world) == all_once("badone")
+    assert summary(world)["requests"] <= 12  # a left half each time, which is fine, and the bad one
 
 
 def test_a_rejection_points_into_the_callers_document() -> None:
@@ -280,6 +291,24 @@ def test_a_saturated_queue_uses_the_whole_limit_and_never_trips_it() -> None:
     times = sorted(line.time for line in world.klaviyo.requests())
     minutes = (times[300] - times[0]) / 60
     assert 300 / minutes >= 0.98 * 150
+
+
+def test_what_others_used_of_the_limit_is_not_used_again() -> None:
+    world = World({SITE: KEY}, workers=1)
+    by_another = {"authorization": f"Klaviyo-API-Key {KEY}"}
+
+    async def scenario() -> None:
+        for _ in range(100):
+            world.klaviyo.handle("POST", BULK_CREATE_JOBS_PATH, by_another, b"")
+            await world.sleep(0.2)
+        for n in range(60):
+            world.put(request(*bulk(f"b{n}", 1_000)))
+        await world.work_until_done(HOUR)
+
+    run(scenario())
+
+    assert summary(world)["jobs"] == 60
+    assert summary(world)["throttled_by_limit"] == 0
 
 
 def test_one_accounts_backlog_does_not_delay_anothers_events() -> None:
