@@ -193,6 +193,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
         run(scenario())
 
         assert world.requests <= 4 + 2  # what is sent before the first answer comes
+        assert len(world.windows[SITE].slots) <= 2 * 8  # nor is a turn taken meanwhile
 
 
 class TestAnEventTheUpstreamFailsOn:
