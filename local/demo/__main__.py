@@ -101,8 +101,9 @@ def introduce(rows: Sequence[Purchase], window: int, console: Console) -> None:
     customers = len({row.sample_id for row in rows})
     console.print(
         f"{len(rows):,} purchases of {customers:,} real customers (CDNOW, 1997-98) go through Sluice to a\n"
-        f"stand-in for Klaviyo, some in bulk, some one by one. Wrong on purpose: {plan.REFUSED} e-mails\n"
-        f"that the stand-in is told to refuse, {plan.REPEATS} repeats, a bad e-mail, an event of nobody.\n"
+        "stand-in for Klaviyo, some in bulk, some one by one.\n"
+        f"Wrong on purpose: {plan.REFUSED} e-mails that the stand-in is told to refuse,\n"
+        f"{plan.REPEATS} repeats, a bad e-mail, an event of nobody.\n"
         f"Events are gathered for {window} s to fill jobs: until then nothing arrives.\n",
         highlight=False,
     )
