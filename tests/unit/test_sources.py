@@ -77,6 +77,9 @@ def test_a_good_document_has_no_problems(written: dict[str, Any]) -> None:
         (own(profile=None), f"{HOOK}/events/seen/profile"),
         (own(profile={"properties": {"a": {"b": "c("}}}), f"{HOOK}/events/seen/profile/properties/a/b"),
         (own(profile={"location": {"city": "bogus()"}}), f"{HOOK}/events/seen/profile/location/city"),
+        (own(profile={"first_name": "a"}), f"{HOOK}/events/seen/profile"),
+        (own(metric=""), f"{HOOK}/events/seen/metric"),
+        (own(metric="x" * 128), f"{HOOK}/events/seen/metric"),
         (own(metric={"expression": "a["}), f"{HOOK}/events/seen/metric/expression"),
         (own(properties={"a": ["b", {"c": "d("}]}), f"{HOOK}/events/seen/properties/a/1/c"),
         (signed(scheme="hmac"), f"{HOOK}/signature/header"),
@@ -131,6 +134,7 @@ def test_a_mistake_in_the_structure_hides_no_other() -> None:
     events = {
         "new": {"metric": "New", "colour": "blue", "value": "a[", "profile": {"mail": "x", "email": "b["}},
         "none": 5,
+        "nobody": {"metric": "", "profile": {"title": 1}},
     }
     signature = {"scheme": "hmac", "header": "a header", "signed": "{bdy}"}
     written = document(
@@ -147,6 +151,8 @@ def test_a_mistake_in_the_structure_hides_no_other() -> None:
         "/events/new/profile/email",
         "/events/new/profile/mail",
         "/events/new/value",
+        "/events/nobody/metric",
+        "/events/nobody/profile/title",
         "/events/none",
         "/secret",
         "/signature/header",

@@ -7,12 +7,18 @@ out is null. Whatever a mapping yields still has to pass what every event has to
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sluice.contract import MAX_BODY_BYTES_IN, MAX_EVENTS_PER_REQUEST, MAX_UNIQUE_ID
+from sluice.contract import (
+    IDENTIFIERS,
+    MAX_BODY_BYTES_IN,
+    MAX_EVENTS_PER_REQUEST,
+    MAX_METRIC_NAME,
+    MAX_UNIQUE_ID,
+)
 from sluice.jsonapi import Problem, pointer
 from sluice.webhooks.expressions import Evaluation, Exhausted, Expression, Unmappable, measure, parse
 
@@ -70,7 +76,7 @@ class MappingTexts(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     what becomes an event each; without it the payload becomes one.
     """
 
-    metric: str | MetricText
+    metric: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METRIC_NAME)] | MetricText
     profile: ProfileTexts
     when: str | UnsetType = UNSET
     each: str | UnsetType = UNSET
@@ -116,6 +122,9 @@ def compile_mapping(name: str, texts: MappingTexts, found: list[Problem]) -> Eve
     rest = msgspec.to_builtins(texts)
     profile = rest.pop("profile")
     del rest["metric"]
+    if not profile.keys() & set(IDENTIFIERS):
+        detail = f"A profile needs one of {', '.join(IDENTIFIERS)}."
+        found.append(Problem("invalid", detail, "/profile"))
     when, each = (compile_text(rest.pop(key, None), (key,), found) for key in ("when", "each"))
     return EventMapping(
         name,

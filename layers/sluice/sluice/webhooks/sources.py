@@ -250,8 +250,10 @@ def _texts(merged: dict[str, Any]) -> SourceText:
 
 
 def _mapping_texts(event: dict[str, Any]) -> MappingTexts:
-    profile = ProfileTexts(**fitting(event.get("profile"), ProfileTexts))
-    return MappingTexts(**{"metric": "any", **fitting(event, MappingTexts), "profile": profile})
+    texts = fitting(event, MappingTexts)
+    if "profile" not in texts:
+        texts["profile"] = ProfileTexts(**{"id": "any", **fitting(event.get("profile"), ProfileTexts)})
+    return MappingTexts(**{"metric": "any", **texts})
 
 
 def _mappings(events: dict[str, MappingTexts], found: list[Problem]) -> Iterator[EventMapping]:
