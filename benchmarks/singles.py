@@ -23,6 +23,7 @@ from sluice import aws
 
 ROOT: Final = Path(__file__).parent.parent
 EMULATOR: Final = "lib/python3.13/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
+ROUNDS: Final = 15
 _START_SECONDS: Final = 30.0
 
 
@@ -48,20 +49,23 @@ def warm(requests: int) -> dict[str, Any]:
     handler = _handler()
     single = proxy_request("/api/events", corpus.single(corpus.orders()[0]))
     bulk = proxy_request("/api/event-bulk-create-jobs", corpus.ungrouped(corpus.orders()))
-    rows = {
-        "single event": _times(lambda: handler(single), requests),
-        "bulk request of 1,000": _times(lambda: handler(bulk), max(20, requests // 50)),
-        "SendMessage alone": _times(_send_message, requests // 4),
-    }
+    rows = _rounds(
+        {
+            "single event": (lambda: handler(single), requests),
+            "bulk request of 1,000": (lambda: handler(bulk), requests // 10),
+            "SendMessage alone": (_send_message, requests),
+        }
+    )
     with (
         _replaced(aws.sqs(), "send_message", lambda **_: {"MessageId": "1"}),
         _replaced(aws.hurried_dynamodb(), "put_item", lambda **_: {}),
     ):
-        rows["single event, without calls to AWS"] = _times(lambda: handler(single), requests)
-        rows["bulk request of 1,000, without calls to AWS"] = _times(
-            lambda: handler(bulk), max(20, requests // 50)
+        return rows | _rounds(
+            {
+                "single event, without calls to AWS": (lambda: handler(single), requests),
+                "bulk request of 1,000, without calls to AWS": (lambda: handler(bulk), requests // 10),
+            }
         )
-    return rows
 
 
 @contextlib.contextmanager
@@ -104,15 +108,32 @@ def _handler() -> Callable[[dict[str, Any]], Any]:
     return call
 
 
-def _times(work: Callable[[], object], count: int) -> dict[str, float]:
-    for _ in range(5):
+def _rounds(works: dict[str, tuple[measure.Work, int]]) -> dict[str, dict[str, float]]:
+    """Each work's percentiles in milliseconds, of so many calls: the medians of what several rounds found,
+    all works in each, so that a busy moment of the machine spoils a round and not a figure.
+    """
+    found: dict[str, list[list[float]]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, (work, count) in works.items():
+            found[name].append(_times(work, max(10, count // ROUNDS)))
+    return {
+        name: {
+            f"p{percent}": statistics.median(measure.percentile(times, percent) for times in rounds)
+            for percent in (50, 99)
+        }
+        for name, rounds in found.items()
+    }
+
+
+def _times(work: measure.Work, count: int) -> list[float]:
+    for _ in range(3):
         work()
     times = []
     for _ in range(count):
         begin = time.perf_counter()
         work()
         times.append((time.perf_counter() - begin) * 1_000)
-    return {"p50": measure.percentile(times, 50), "p99": measure.percentile(times, 99)}
+    return times
 
 
 def _cold(url: str, starts: int) -> dict[str, Any]:
