@@ -85,6 +85,39 @@ def test_what_is_known_of_one_half_is_not_asked_of_the_other() -> None:
     assert summary(world)["requests"] <= 12  # a left half each time, which is fine, and the bad one
 
 
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("spoiled", [0, 1])
+def test_a_profile_that_others_were_merged_into_takes_none_of_their_events(spoiled: int, status: int) -> None:
+    world = World({SITE: KEY}, workers=1)
+    nameless = Answer(status, {}, b'{"errors": [{"source": {"pointer": "/data"}}]}')
+    world.answer = lambda body: nameless if b"badone" in body else None
+    requests = [request(("ann", "a-0")), request(("ann", "a-1")), request(("bob", "b"))]
+    attributes = {"email": "ann@mail.example"}
+    for number, each in enumerate(requests[:2]):
+        named = {"first_name": "badone"} if number == spoiled else {"last_name": "Lee"}
+        each.entries[0].profile = {"type": "profile", "attributes": attributes | named}
+
+    work(world, *requests)
+
+    assert rejected(world) == all_once(f"a-{spoiled}")
+    assert delivered(world.klaviyo) == all_once(f"a-{1 - spoiled}", "b")
+
+
+def test_what_is_left_of_a_merged_profile_is_asked_about_with_its_own() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(poison=[{"contains": "badone"}])
+    nameless = Answer(400, {}, b'{"errors": []}')
+    world.answer = lambda body: nameless if b"spoiled" in body and b"badone" not in body else None
+    requests = [request(("ann", "badone")), request(("ann", "a"))]
+    attributes = {"email": "ann@mail.example", "first_name": "spoiled"}
+    requests[0].entries[0].profile = {"type": "profile", "attributes": attributes}
+
+    work(world, *requests)
+
+    assert rejected(world) == all_once("badone")
+    assert delivered(world.klaviyo) == all_once("a")
+
+
 def test_a_rejection_points_into_the_callers_document() -> None:
     world = World({SITE: KEY})
     world.klaviyo.configure(poison=[{"contains": "badone"}])

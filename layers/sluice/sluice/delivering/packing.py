@@ -143,11 +143,11 @@ def alone(job: Job, event: PackedEvent) -> Job:
 
 
 def halves(job: Job) -> tuple[Job, Job]:
-    """A job of at least two events as two, its events in order."""
+    """A job of at least two events as two, its events in order, each with its own profile again."""
     left: list[JobEntry] = []
     right: list[JobEntry] = []
     room = job.events // 2
-    for entry in job.entries:
+    for entry in (part for merged in job.entries for part in unmerged(merged)):
         first, second = entry.events[:room], entry.events[room:]
         room -= len(first)
         for side, events in ((left, first), (right, second)):

@@ -86,7 +86,10 @@ class Sifting:
                 return job
             case Unattributed(fault) | AccountFault(fault=fault) if job.events == 1:
                 [entry] = job.entries
-                self._books.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=False)
+                [event] = entry.events
+                if event.profile != entry.profile:
+                    return packing.alone(job, event)  # perhaps another's profile that was merged is at fault
+                self._books.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
             case _:
                 await self._bisect(job)
         return None
