@@ -48,7 +48,7 @@ class Result:
         found = self.proof
         return (
             f"demo: accepted={found.accepted} delivered={found.delivered} rejected={found.rejected}"
-            f" lost={found.lost} duplicated={found.duplicated} fill={self.fill:.0f}%"
+            f" lost={found.lost} duplicated={found.duplicated} jobs={len(self.jobs)} fill={self.fill:.0f}%"
         )
 
     def document(self) -> dict[str, Any]:

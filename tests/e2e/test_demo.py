@@ -25,7 +25,7 @@ def test_it_accounts_for_every_event_and_leaves_nothing_running():
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.fullmatch(
-        r"demo: accepted=303 delivered=300 rejected=3 lost=0 duplicated=0 fill=\d+%",
+        r"demo: accepted=303 delivered=300 rejected=3 lost=0 duplicated=0 jobs=\d+ fill=\d+%",
         run.stdout.splitlines()[-1],
     )
     assert "3 x refused_by_upstream" in run.stdout

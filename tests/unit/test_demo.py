@@ -176,11 +176,11 @@ def result(orders, **changes):
 def test_the_last_line_is_the_result(orders):
     line = result(orders, jobs=[1_000, 980]).last_line
 
-    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 fill=99%"
+    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 jobs=2 fill=99%"
 
 
 def test_no_job_is_no_fill(orders):
-    assert result(orders, jobs=[]).last_line.endswith("fill=0%")
+    assert result(orders, jobs=[]).last_line.endswith("jobs=0 fill=0%")
 
 
 def test_something_still_queued_is_no_success(orders):
