@@ -52,7 +52,7 @@ def _leads_somewhere(document: Path, link: str) -> bool:
 def test_settings_are_the_templates_parameters() -> None:
     parameters: dict[str, Any] = yaml.load(Path("template.yaml").read_text(), _Loader)["Parameters"]
 
-    listed = SETTING.findall(_section(Path("docs/deploying.md").read_text(), "Settings"))
+    listed = SETTING.findall(_section(README.read_text(), "Settings"))
 
     assert listed == [
         (name, str(parameter["Default"]), parameter["Description"]) for name, parameter in parameters.items()
