@@ -396,7 +396,14 @@ class TestEveryBatch:
                 left_half, right_half = packing.halves(job)
                 assert events_of(left_half) + events_of(right_half) == events_of(job)
                 assert 0 <= right_half.events - left_half.events <= 1
-                assert max(left_half.size, right_half.size) <= job.size
+                apart = [part for entry in job.entries for part in packing.unmerged(entry)]
+                assert max(left_half.size, right_half.size) <= packing.job_of(job.number, apart).size
+                assert all(
+                    event.profile == entry.profile
+                    for half in (left_half, right_half)
+                    for entry in half.entries
+                    for event in entry.events
+                )
 
 
 def sent_one_by_one(batch):
