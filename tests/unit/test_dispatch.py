@@ -539,6 +539,18 @@ def test_addresses_that_differ_in_case_are_one_profile_to_order_and_two_to_send(
     assert summary(world)["requests"] == 2  # never an unique_id twice in one, should the two be one
 
 
+def test_what_is_recorded_for_one_spelling_is_asked_about_for_another() -> None:
+    world = World({SITE: KEY}, workers=1)
+    contradiction = request(("Ada", "same"))
+    contradiction.entries[0].events[0].attributes.value = 2
+
+    work(world, request(("Ada", "same")), contradiction, request(("ada", "same")))
+
+    taken = [each.profile["attributes"]["email"] for each in world.klaviyo.events(SITE)]
+    assert taken == ["Ada@mail.example", "ada@mail.example"]
+    assert world.counts["DuplicateEvents"] == 1
+
+
 def test_redelivered_single_events_count_as_delivered() -> None:
     world = World({SITE: KEY}, workers=1)
     world.kill_at = {1}
