@@ -626,11 +626,12 @@ class TestRepeats:
         ids=["merged", "not to be merged"],
     )
     def test_what_was_said_before_is_no_news(self, old, new):
-        said = [event("ann", "1", profile("ann", **attributes)) for attributes in (old, new, old, new)]
+        for said in ((old, new, old), (old, new, old, new)):
+            batch = [[event("ann", "1", profile("ann", **attributes))] for attributes in said]
 
-        last = pack_events([[each] for each in said]).jobs[-1]
+            last = pack_events(batch).jobs[-1]
 
-        assert last.entries[-1].profile == profile("ann", **new)
+            assert last.entries[-1].profile == profile("ann", **new)
 
 
 class TestOrderOfJobs:
