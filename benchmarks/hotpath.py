@@ -13,7 +13,7 @@ import orjson
 from benchmarks import corpus, gateway, measure, peers
 from benchmarks.floor import floor
 from sluice.contract import Surface
-from sluice.message import decode, encode
+from sluice.message import Body, decode, encode
 
 NODE: Final = Path(__file__).parent / "node"
 
@@ -53,6 +53,8 @@ def _ours(body: bytes, rounds: int) -> dict[str, Any]:
         ),
         "events_per_second": corpus.EVENTS / seconds["whole"],
         "memory": _memory(_whole, body),
+        "ingest_memory": _memory(_ingest, body),
+        "dispatch_memory": _memory(_dispatch, queued),
         "floor_memory": _memory(floor, body),
     }
 
@@ -155,6 +157,14 @@ def _grown(work: Callable[..., object], given: tuple[Any, ...]) -> int:
 
 def _whole(body: bytes) -> object:
     return gateway.whole(body)
+
+
+def _ingest(body: bytes) -> object:
+    return gateway.ingest(body)
+
+
+def _dispatch(queued: list[Body]) -> object:
+    return gateway.dispatch(queued)
 
 
 def _dispatch_texts(texts: list[str]) -> object:

@@ -96,8 +96,13 @@ def _hotpath(hot: Results) -> list[str]:
             ours["floor_memory"],
         ),
         (f"**{_SLUICE}**", ours["events_per_second"], ours["bytes_sent"], ours["memory"]),
-        ("· ingest alone", 1_000 / ours["seconds"]["ingest"], ours["bytes_queued"], None),
-        ("· dispatch alone", 1_000 / ours["seconds"]["dispatch"], ours["bytes_sent"], None),
+        ("· ingest alone", 1_000 / ours["seconds"]["ingest"], ours["bytes_queued"], ours["ingest_memory"]),
+        (
+            "· dispatch alone",
+            1_000 / ours["seconds"]["dispatch"],
+            ours["bytes_sent"],
+            ours["dispatch_memory"],
+        ),
         (
             "Sluice, both, body grouped by its caller",
             grouped["events_per_second"],
