@@ -308,8 +308,8 @@ def corpus_rate(seconds: float) -> float:
     return 1_000 / seconds
 
 
-def _row(name: str, rate: float, sent: int, memory: int | None) -> tuple[str, ...]:
-    return name, f"{rate:,.0f}", f"{sent:,}", "" if memory is None else f"{memory / _MIB:.1f} MiB"
+def _row(name: str, rate: float, sent: int, memory: int) -> tuple[str, ...]:
+    return name, f"{rate:,.0f}", f"{sent:,}", f"{memory / _MIB:.1f} MiB"
 
 
 def _table(head: tuple[str, ...], rows: list[Any], order: tuple[int, ...] | None = None) -> list[str]:
