@@ -51,9 +51,10 @@ chances = st.integers(0, 2**32).map(random.Random)
         # A turn is known to come: no penalty, until it has not come for long.
         (1, TURN, 0, 2),
         (PATIENCE, Wait(7.0, for_turn=True), 7, 9),
-        (PATIENCE + 1, Wait(3.0, for_turn=True), 4, 8),
-        (PATIENCE + 1, Wait(20.0, for_turn=True), 20, 24),
-        (PATIENCE + 9, TURN, 890, 900),
+        (PATIENCE + 1, TURN, 2, 4),
+        (PATIENCE + 1, Wait(20.0, for_turn=True), 20, 22),
+        (PATIENCE + 31, TURN, 38, 77),
+        (500, TURN, 890, 900),
     ],
 )
 def test_a_wait_lies_between(receives: int, wait: Wait, least: int, most: int) -> None:
@@ -83,10 +84,20 @@ def test_what_waits_together_comes_back_apart(receives: int) -> None:
     assert len({delay(receives, FAILED, chance) for _ in range(1_000)}) >= 8
 
 
-@pytest.mark.parametrize("wait", [FAILED, TURN, Wait(1.0), Wait(1.0, for_turn=True)])
-@pytest.mark.parametrize(("hours", "at_most"), [(3, 30), (5 * 24, RECEIVE_COUNT - 1)])
+@pytest.mark.parametrize(
+    ("wait", "hours", "at_most"),
+    [
+        (FAILED, 3, 30),
+        (FAILED, 5 * 24, RECEIVE_COUNT - 1),
+        (Wait(1.0), 5 * 24, RECEIVE_COUNT - 1),
+        # A wait for turns is one behind others: four and a half days of them are a billion events.
+        (TURN, 3, 75),
+        (TURN, 4.5 * 24, RECEIVE_COUNT - 1),
+        (Wait(1.0, for_turn=True), 4.5 * 24, RECEIVE_COUNT - 1),
+    ],
+)
 @pytest.mark.parametrize("chance", [Least(), random.Random(1)])
-def test_an_outage_leaves_receives(wait: Wait, hours: int, at_most: int, chance: random.Random) -> None:
+def test_waiting_leaves_receives(wait: Wait, hours: float, at_most: int, chance: random.Random) -> None:
     passed = receives = 0
     while passed < hours * HOUR:
         receives += 1

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from local.standin import Klaviyo
 from sluice import dispatch
 from sluice.contract import BULK_CREATE_JOBS_PATH, Surface
+from sluice.delivering import packing
 from sluice.delivering.backoff import Wait
 from sluice.delivering.outcome import Outcome
 from sluice.delivering.triage import Answer
@@ -324,6 +325,20 @@ def test_a_saturated_queue_uses_the_whole_limit_and_never_trips_it() -> None:
     times = sorted(line.time for line in world.klaviyo.requests())
     minutes = (times[300] - times[0]) / 60
     assert 300 / minutes >= 0.98 * 150
+
+
+def test_the_end_of_a_long_backlog_is_not_hidden_while_there_are_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)  # thousands of full jobs take long to simulate
+    world = World({SITE: KEY}, workers=5, batch=70)
+    count = 2_500
+
+    seconds = work(world, *(request(*bulk(f"b{n}", 2)) for n in range(count)), limit=3 * HOUR)
+
+    assert summary(world)["jobs"] == count
+    assert count / seconds >= 0.97 * 150 / 60
+    assert world.queue.receives <= 10 * count
 
 
 def test_what_others_used_of_the_limit_is_not_used_again() -> None:

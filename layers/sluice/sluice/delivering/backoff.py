@@ -9,6 +9,8 @@ FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
 JITTER_SECONDS: Final = 10.0  # at most; half of a short wait
 LASTING: Final = 4  # receives of a message that has failed for half a minute and would wait for another
+FAILURE_GROWTH: Final = 2.0  # a receive
+TURN_GROWTH: Final = 1.1  # a receive
 PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
 
 
@@ -31,14 +33,25 @@ def longer(one: Wait, other: Wait) -> Wait:
 def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     """Whole seconds until the next try of a message received `receives` times (from 1).
 
-    After a failure the wait doubles each time, as it does for a turn that has not come for long: no
-    outage may use up a message's receives. Jitter keeps what waits together from coming back together.
+    After a failure the wait doubles each time: no outage may use up a message's receives. One for a turn
+    grows slowly, and is spread over half of itself: else the last messages of a backlog are hidden while
+    nobody uses the rate. Jitter keeps what waits together from coming back together.
     """
     if wait.got_on:
         return 0
-    doublings = receives - (PATIENCE if wait.for_turn else 1)
-    step = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** max(0, min(doublings, 10)))
-    jitter = min(JITTER_SECONDS, step / 2)
     known = wait.seconds or 0.0
-    least = known if wait.for_turn and doublings <= 0 else max(known, step - jitter)
+    if not wait.for_turn:
+        step = _grown(FAILURE_GROWTH, receives - 1)
+        jitter = min(JITTER_SECONDS, step / 2)
+    elif receives <= PATIENCE:
+        step, jitter = 0.0, FIRST_SECONDS / 2
+    else:
+        step = _grown(TURN_GROWTH, receives - PATIENCE)
+        jitter = step / 2 if step < MAX_SECONDS else JITTER_SECONDS
+    least = max(known, step - jitter)
     return round(min(MAX_SECONDS, least + chance.uniform(0, jitter)))
+
+
+def _grown(factor: float, times: int) -> float:
+    # Bounded, as a power that is too large for a float is an error.
+    return min(MAX_SECONDS, FIRST_SECONDS * factor ** min(times, 100))
