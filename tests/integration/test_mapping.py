@@ -133,7 +133,10 @@ class Stack:
     def invocations(self) -> list[dict[str, Any]]:
         if not self.journal.exists():
             return []
-        return [json.loads(line) for line in self.journal.read_text().splitlines()]
+        written = self.journal.read_text()
+        # What follows the last line's end is being written at this moment.
+        whole = written[: written.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
 
     def sizes(self) -> list[int]:
         return [len(invocation["records"]) for invocation in self.invocations()]
