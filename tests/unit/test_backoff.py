@@ -38,14 +38,15 @@ chances = st.integers(0, 2**32).map(random.Random)
         (1, FAILED, 2, 4),
         (2, FAILED, 4, 8),
         (3, FAILED, 8, 16),
-        (4, FAILED, 22, 32),
-        (6, FAILED, 118, 128),
-        (8, FAILED, 502, 512),
-        (9, FAILED, 890, 900),
+        (4, FAILED, 16, 32),
+        (14, FAILED, 41, 83),
+        (39, FAILED, 450, 899),
+        (40, FAILED, 890, 900),
         (500, FAILED, 890, 900),
         # What is known to be too early is waited for, and then some.
         (1, Wait(60.0), 60, 62),
-        (6, Wait(60.0), 118, 128),
+        (6, Wait(60.0), 60, 79),
+        (14, Wait(60.0), 60, 101),
         (1, Wait(899.0), 899, 900),
         (1, Wait(86_400.0), 900, 900),
         # A turn is known to come: no penalty, until it has not come for long.
@@ -87,9 +88,9 @@ def test_what_waits_together_comes_back_apart(receives: int) -> None:
 @pytest.mark.parametrize(
     ("wait", "hours", "at_most"),
     [
-        (FAILED, 3, 30),
-        (FAILED, 5 * 24, RECEIVE_COUNT - 1),
-        (Wait(1.0), 5 * 24, RECEIVE_COUNT - 1),
+        (FAILED, 3, 50),
+        (FAILED, 4.5 * 24, RECEIVE_COUNT - 1),
+        (Wait(1.0), 4.5 * 24, RECEIVE_COUNT - 1),
         # A wait for turns is one behind others: four and a half days of them are a billion events.
         (TURN, 3, 75),
         (TURN, 4.5 * 24, RECEIVE_COUNT - 1),

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -339,6 +340,20 @@ def test_the_end_of_a_long_backlog_is_not_hidden_while_there_are_turns(
     assert summary(world)["jobs"] == count
     assert count / seconds >= 0.97 * 150 / 60
     assert world.queue.receives <= 10 * count
+
+
+def test_a_passing_fault_behind_a_backlog_is_soon_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)
+    world = World({SITE: KEY}, workers=5, batch=70)
+    faults = random.Random(1)
+    world.answer = lambda body: Answer(503) if faults.random() < 0.01 else None
+    count = 1_500
+
+    seconds = work(world, *(request(*bulk(f"b{n}", 2)) for n in range(count)), limit=HOUR)
+
+    assert world.counts["TransientFaults"] >= 10
+    assert len(delivered(world.klaviyo)) == 2 * count
+    assert count / seconds >= 0.9 * 150 / 60
 
 
 def test_what_others_used_of_the_limit_is_not_used_again() -> None:

@@ -7,11 +7,10 @@ import msgspec
 
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
-JITTER_SECONDS: Final = 10.0  # at most; half of a short wait
-LASTING: Final = 4  # receives of a message that has failed for half a minute and would wait for another
-FAILURE_GROWTH: Final = 2.0  # a receive
-TURN_GROWTH: Final = 1.1  # a receive
+LASTING: Final = 4  # receives of a message that has failed for half a minute: until then its waits double
 PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
+GROWTH: Final = 1.1  # a receive, from then on
+JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter ones are spread over half of themselves
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -33,25 +32,29 @@ def longer(one: Wait, other: Wait) -> Wait:
 def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     """Whole seconds until the next try of a message received `receives` times (from 1).
 
-    After a failure the wait doubles each time: no outage may use up a message's receives. One for a turn
-    grows slowly, and is spread over half of itself: else the last messages of a backlog are hidden while
-    nobody uses the rate. Jitter keeps what waits together from coming back together.
+    A wait after a failure doubles for half a minute. From then on every wait grows slowly, since receives
+    tell how long a message has been waiting, not how often it failed: the last of a backlog must not be
+    hidden while nobody uses the rate, and no outage may use up a message's receives. Jitter keeps what
+    waits together from coming back together.
     """
     if wait.got_on:
         return 0
     known = wait.seconds or 0.0
-    if not wait.for_turn:
-        step = _grown(FAILURE_GROWTH, receives - 1)
-        jitter = min(JITTER_SECONDS, step / 2)
-    elif receives <= PATIENCE:
-        step, jitter = 0.0, FIRST_SECONDS / 2
+    if wait.for_turn and receives <= PATIENCE:
+        least, jitter = known, FIRST_SECONDS / 2
     else:
-        step = _grown(TURN_GROWTH, receives - PATIENCE)
+        step = min(MAX_SECONDS, _step(receives, wait))
         jitter = step / 2 if step < MAX_SECONDS else JITTER_SECONDS
-    least = max(known, step - jitter)
+        least = max(known, step - jitter)
     return round(min(MAX_SECONDS, least + chance.uniform(0, jitter)))
 
 
-def _grown(factor: float, times: int) -> float:
+def _step(receives: int, wait: Wait) -> float:
+    if wait.for_turn:
+        return FIRST_SECONDS * _growth(receives - PATIENCE)
+    return FIRST_SECONDS * 2.0 ** (min(receives, LASTING) - 1) * _growth(receives - LASTING)
+
+
+def _growth(receives: int) -> float:
     # Bounded, as a power that is too large for a float is an error.
-    return min(MAX_SECONDS, FIRST_SECONDS * factor ** min(times, 100))
+    return GROWTH ** min(max(receives, 0), 100)
