@@ -78,7 +78,7 @@ def test_answers_are_as_described(front: Front, path: str, method: str, mode: Ge
     answered: set[int] = set()
     end = time.monotonic() + SECONDS
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     @given(api[path][method].as_strategy(generation_mode=mode))
     def attack(case: Case) -> None:
         if answered and (mode is BAD or min(answered) < 300) and time.monotonic() > end:

@@ -111,7 +111,7 @@ def test_a_request_arrives_with_its_headers_not_with_the_end_of_its_body(klaviyo
 
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
         caller.sendall("\r\n".join([*head, "", ""]).encode())
-        time.sleep(0.3)
+        time.sleep(1)
         sent = time.time()
         caller.sendall(body)
         caller.recv(1000)
@@ -153,14 +153,14 @@ def test_a_hang_outlasts_the_callers_patience(client, is_taken):
     set_faults(client, {"kind": "hang", "taken": is_taken, "count": 1})
 
     with pytest.raises(httpx2.ReadTimeout):
-        client.post(ROUTE, json=job("1"), timeout=0.2)
+        client.post(ROUTE, json=job("1"), timeout=httpx2.Timeout(5, read=1))
 
     assert taken(client) == ["1"] * is_taken
     assert client.post(ROUTE, json=job("2")).status_code == 202
 
 
 def test_latency_holds_an_answer_but_not_the_requests_behind_it(client):
-    set_faults(client, {"kind": "latency", "seconds": 0.5})
+    set_faults(client, {"kind": "latency", "seconds": 1})
 
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -168,7 +168,7 @@ def test_latency_holds_an_answer_but_not_the_requests_behind_it(client):
     lasted = time.monotonic() - began
 
     assert statuses == [202] * 8
-    assert 0.5 <= lasted < 2
+    assert 1 <= lasted < 5
 
 
 def test_status_faults_arrive_as_they_are(client):

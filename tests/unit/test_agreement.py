@@ -278,7 +278,7 @@ def alone(document: Any, where: str) -> Any:
 
 
 @given(st.lists(st.tuples(REQUESTS, st.sampled_from(REVISIONS)), min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_nothing_is_stored_that_the_upstream_refuses(
     requests: list[tuple[tuple[Surface, Any], str]],
 ) -> None:

@@ -676,7 +676,7 @@ FAULTS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+@settings(max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 @given(
     seed=st.integers(0, 2**32),
     faults=st.lists(st.tuples(FAULTS, st.integers(1, 12)), max_size=5),

@@ -93,7 +93,7 @@ class TestReserve:
 
     @pytest.mark.rule
     @given(st.integers(0, MINUTE), st.integers(0, 2**16))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(self, alignment, seed):
         rng = random.Random(seed)
         slots = saturate(Window(), NOW, NOW + 3 * MINUTE, rng)
@@ -275,7 +275,7 @@ class Workers(RuleBasedStateMachine):
 
 
 TestAnySequence = Workers.TestCase
-TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 class Shared(pace.Pace):

@@ -142,7 +142,6 @@ class TestMergeProfiles:
     )
 
     @given(st.lists(st.tuples(attributes, metas), min_size=2, max_size=4), st.booleans())
-    @settings(deadline=None)
     def test_a_merged_profile_does_what_its_parts_do_in_order(self, parts, is_same):
         profiles = [profile(meta=meta, **attributes) for attributes, meta in parts]
         if is_same:
@@ -280,7 +279,7 @@ def some_order(jobs, seed):
 class TestEveryBatch:
     @pytest.mark.rule
     @given(groups())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_each_event_is_in_one_place_and_no_job_passes_a_limit(self, batch):
         given_events = [each for group in copied(batch) for each in group]
 
@@ -299,7 +298,7 @@ class TestEveryBatch:
                 assert all(len(entry.profile) <= packing.MAX_PROFILE_BYTES for entry in job.entries)
 
     @given(groups())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_an_event_keeps_what_it_says_and_its_backfill(self, batch):
         by_origin = {each.origins[0]: each for group in copied(batch) for each in group}
 
@@ -321,7 +320,7 @@ class TestEveryBatch:
                         assert entry.key == source.key
 
     @given(groups())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_a_profiles_events_keep_their_order(self, batch):
         with small_limits():
             packed = pack_events(batch)
@@ -334,7 +333,7 @@ class TestEveryBatch:
             assert found == sorted(found)
 
     @given(groups(), st.integers(0, 2**16))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_profiles_end_as_if_each_event_had_been_sent_alone(self, batch, seed):
         expected = sent_one_by_one(copied(batch))
 
@@ -348,7 +347,7 @@ class TestEveryBatch:
                 assert applied(sent, reading) == applied(profiles, reading)
 
     @given(groups())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_a_body_is_what_a_careless_builder_makes(self, batch):
         with small_limits():
             packed = pack_events(batch)
@@ -359,7 +358,7 @@ class TestEveryBatch:
             assert packing.job_of(job.number, job.entries).size == job.size
 
     @given(groups())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_an_entry_does_what_it_was_merged_from_does(self, batch):
         with small_limits():
             packed = pack_events(batch)
@@ -372,7 +371,7 @@ class TestEveryBatch:
                 assert applied([part.profile for part in parts], reading) == applied([entry.profile], reading)
 
     @given(groups(), st.randoms(use_true_random=False))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_taking_out_and_halving_lose_nothing(self, batch, chance):
         with small_limits():
             packed = pack_events(batch)

@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from local.standin import answers as standin
@@ -328,7 +328,6 @@ class TestOddErrors:
         ),
         st.sampled_from([400, 401, 403, 404, 409, 413, 418, 422]),
     )  # fmt: skip
-    @settings(deadline=None)
     def test_no_json_is_too_strange(self, document, status):
         for body in (document, {"errors": document}, {"errors": [document]}):
             verdict = judge(Answer(status, JSON_API, msgspec.json.encode(body)), JOB)
@@ -445,7 +444,6 @@ class TestRetryAfter:
         assert retry_after(Answer(429, {"retry-after": text})) is None
 
     @given(st.text())
-    @settings(deadline=None)
     def test_as_anything(self, text):
         seconds = retry_after(Answer(429, {"retry-after": text}))
 
@@ -482,7 +480,6 @@ WORDS = st.text() | st.sampled_from(
 
 
 @given(WORDS, WORDS, WORDS)
-@settings(deadline=None)
 def test_words_decide_nothing(code, detail, title):
     cases = [(None, 400), (at(0, 1), 400), (at(0, 1, "/attributes/unique_id"), 400), (None, 401), (None, 413)]
 
