@@ -106,6 +106,30 @@ def test_a_refund_is_what_the_customer_gets_in_the_currency_it_is_paid_in(
 
 
 @pytest.mark.parametrize(
+    ("before", "value"), [({"amount_refunded": 200}, 3), ({"amount_refunded": 0}, 5), ({}, 5), (None, 5)]
+)
+def test_a_refund_of_stripe_has_the_amount_of_this_refund(before: Any, value: int) -> None:
+    [event] = changed(
+        sample("stripe", "charge.refunded"),
+        lambda payload: payload["data"].update(previous_attributes=before),
+    )
+
+    assert (event["value"], event["properties"]["Total Refunded"]) == (value, 5)
+
+
+@pytest.mark.parametrize("status", ["pending", "on-hold", "processing", "completed"])
+def test_an_order_of_woocommerce_is_placed_however_far_it_is(status: str) -> None:
+    of = sample("woocommerce", "order.created")
+
+    assert changed(of, lambda order: order.update(status=status)) == attributes(of)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "refunded", "checkout-draft", "auto-draft"])
+def test_an_order_of_woocommerce_that_nobody_will_get_is_not_placed(status: str) -> None:
+    assert changed(sample("woocommerce", "order.created"), lambda order: order.update(status=status)) == []
+
+
+@pytest.mark.parametrize(
     ("person", "expected"),
     [
         ({"email": ""}, {"email": "jon@example.com"}),
