@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx2
@@ -12,6 +12,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from local.standin import Klaviyo, Settings, transport
+from sluice import aws
 from sluice.delivering import upstream
 from sluice.producers import lines, objects
 from tests.bodies import SITE_ID, bulk, encoded, entry, event, profile, single
@@ -135,13 +136,20 @@ def test_an_objects_metadata_name_account_and_surface(drops: Drops) -> None:
         {"site_id": SITE_ID, "private_key": PRIVATE_KEY}, {"site_id": OTHER, "private_key": OTHER_KEY}
     )
     mine = b'{"account": "%s", "body": %s}' % (SITE_ID.encode(), encoded(line("mine")))
-    drops.cloud.send(drops.drop(line("theirs"), mine, account=OTHER, surface="event"))
+    both = profile(email="them@mail.example", external_id="somebody else")
+    theirs = single(of=both, unique_id="theirs")
+    drops.cloud.send(drops.drop(theirs, mine, account=OTHER, surface="client-event"))
     drops.cloud.send(drops.drop(line("nobody's"), mine, key="b", surface="client-event"))
 
     drops.invoke()
     drops.invoke()
 
-    assert drops.delivered(OTHER) == Counter(["theirs"])
+    [taken] = drops.klaviyo.events(OTHER)
+    # Only a browser's event loses what could attach it to somebody else.
+    assert (taken.event["unique_id"], taken.profile["attributes"]) == (
+        "theirs",
+        {"email": "them@mail.example"},
+    )
     assert drops.delivered(SITE_ID) == Counter(["mine"])
     [rejection] = drops.rejections()
     assert rejection["line"] == "s3://drops/b:1"
@@ -264,6 +272,24 @@ def test_an_object_of_bad_lines_alone_is_given_up(drops: Drops, monkeypatch: pyt
     details = {each["line"].rsplit(":", 1)[1]: each["detail"] for each in drops.rejections()}
     assert sorted(details) == ["1", "2", "3", "4", "5", "6"]
     assert "Nothing from this line on was read." in details["6"]
+
+
+@pytest.mark.parametrize(("bad", "rejections", "put"), [(9_999, 9_999, 1), (10_000, 10_001, 0)])
+def test_an_object_may_have_some_thousand_bad_lines(
+    drops: Drops, monkeypatch: pytest.MonkeyPatch, bad: int, rejections: int, put: int
+) -> None:
+    sent: Counter[str] = Counter()
+
+    def send_all(queue: str, bodies: Sequence[Any], **_: Any) -> set[int]:
+        sent[queue] += len(bodies)
+        return set()
+
+    monkeypatch.setattr(aws, "send_all", send_all)  # the emulated queue would take minutes for so many
+    drops.cloud.send(drops.drop(*[b"a,csv,line"] * bad, line("good")))
+
+    assert drops.invoke() == []
+
+    assert (sent[drops.cloud.rejected], sent[drops.cloud.events]) == (rejections, put)
 
 
 def test_an_object_that_is_too_large_is_read_to_the_limit(

@@ -182,6 +182,27 @@ def test_what_blows_up_is_stopped(text: str) -> None:
         evaluate(text, MANY)
 
 
+@pytest.mark.parametrize("text", ["@", "[*]", "[]", "reverse(@)"])
+def test_a_list_has_a_hundred_thousand_elements_and_no_more(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expressions, "MAX_CPU_SECONDS", 60)
+    most = [0] * 100_000
+
+    assert len(evaluate(text, most)) == 100_000
+    with pytest.raises(Exhausted, match="more than 100000 elements"):
+        evaluate(text, [*most, 0])
+
+
+def test_lists_in_a_list_have_a_hundred_thousand_elements_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "MAX_CPU_SECONDS", 60)
+    half = [0] * 50_000
+
+    assert len(evaluate("[]", [half, half])) == 100_000
+    with pytest.raises(Exhausted, match="more than 100000 elements"):
+        evaluate("[]", [half, [*half, 0]])
+
+
 def test_functions_have_so_much_memory_for_all_expressions_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "MAX_MADE_BYTES", 2_500_000)
     evaluation = Evaluation(MANY, {})

@@ -110,6 +110,15 @@ def test_a_document_that_is_not_utf_8_is_told_so(run: Run) -> None:
     assert result.output.splitlines()[0] == "s.yaml:2:6: This is not UTF-8."
 
 
+def test_a_document_that_no_function_would_take_is_told_so(run: Run) -> None:
+    signature = f"{{scheme: hmac, header: X-Signature, prefix: {'x' * 2**20}}}"
+
+    result = run("sources", "check", "s.yaml", s_yaml=GOOD.replace("{scheme: github}", signature))
+
+    assert result.exit_code == 1
+    assert result.output.startswith("s.yaml:1:1: the sources document exceeds 1048576 bytes.")
+
+
 def test_a_document_may_come_by_standard_input(run: Run) -> None:
     assert run("sources", "check", "-", stdin=GOOD).output == "- is good: own, shop.\n"
     assert run("sources", "check", "-", stdin="").output.startswith("-:1:1: There is nothing in it.")

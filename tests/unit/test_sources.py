@@ -168,10 +168,18 @@ def test_what_an_unknown_preset_would_have_is_not_missing() -> None:
     }
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"sources": 1}', b"[" * 100_000, b" " * 1_048_577])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"sources": 1}', b"[" * 100_000])
 def test_what_is_no_document_is_refused(data: bytes) -> None:
     with pytest.raises(Misconfigured, match="sources document"):
         sources.decode(data)
+
+
+def test_a_document_has_a_mebibyte_and_no_more() -> None:
+    largest = json.dumps(document()).encode().ljust(2**20)
+
+    assert sources.decode(largest).sources.keys() == {"shop"}
+    with pytest.raises(Misconfigured, match="exceeds 1048576 bytes"):
+        sources.decode(largest + b" ")
 
 
 def test_a_source_says_more_than_its_preset() -> None:
