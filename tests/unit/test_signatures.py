@@ -83,6 +83,24 @@ def test_no_header_may_be_missing_or_empty(sender: str) -> None:
     assert not accepts(sender, {})
 
 
+@pytest.mark.parametrize(
+    ("scheme", "prefix", "taken"),
+    [
+        ("bearer", "Bearer ", True),
+        ("bearer", "bearer ", True),
+        ("bearer", "Digest ", False),
+        ("bearer", "Bearer=", False),
+        ("basic", "Basic ", True),
+        ("basic", "BASIC ", True),
+        ("basic", "Other ", False),
+    ],
+)
+def test_a_secret_is_shown_as_its_scheme_has_it(scheme: str, prefix: str, taken: bool) -> None:
+    shown = sent(scheme)["authorization"].partition(" ")[2]
+
+    assert accepts(scheme, {"authorization": prefix + shown}) == taken
+
+
 def signature_header(sender: str, headers: Headers) -> str:
     return next(name for name in headers if "signature" in name or "hmac" in name or name == "authorization")
 
