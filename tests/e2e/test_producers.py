@@ -60,22 +60,24 @@ def test_what_is_published_to_a_topic_arrives(stack: Stack, producers: dict[str,
         AttributeName="RawMessageDelivery",
         AttributeValue=raw,
     )
-    named, client = fresh(), fresh()
-    attributes = {"account": stack.site_id, "surface": "client-event"}
 
-    sns.publish(
-        TopicArn=topic, Message=encoded(bulk(entry(event(value=9), of=profile(email=named)))).decode()
-    )
-    sns.publish(
-        TopicArn=topic,
-        Message=encoded(one(client)).decode(),
-        MessageAttributes={
-            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-        },
-    )
+    def publish(body: Any, **attributes: str) -> None:
+        named = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
+        sns.publish(TopicArn=topic, Message=encoded(body).decode(), MessageAttributes=named)
 
-    assert [each["value"] for each in arrived(stack, named)] == [9]
+    plain, client, nobodys = fresh(), fresh(), fresh()
+    both = profile(email=client, external_id="somebody else")
+
+    publish(bulk(entry(event(value=9), of=profile(email=plain))))
+    publish(single(of=both), account=stack.site_id, surface="client-event")
+    publish(one(nobodys), account="not a site id")
+
+    assert [each["value"] for each in arrived(stack, plain)] == [9]
     assert arrived(stack, client)
+    # Only a browser's event loses what could attach it to somebody else.
+    assert [each["profile"]["attributes"] for each in stack.taken_of(client)] == [{"email": client}]
+    [rejection] = eventually(lambda: [each for each in stack.archived() if nobodys in str(each["payload"])])
+    assert "names the account is no site id" in rejection["detail"]
 
 
 def test_events_of_a_bus_arrive_as_they_are_and_transformed(stack: Stack, producers: dict[str, str]) -> None:
