@@ -34,7 +34,7 @@ demo: setup ## see it at work, with proof of what became of each event
 	@$(RUN) local.demo
 
 .PHONY: chaos
-chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats a run, SECONDS=…)
+chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats its schedule, SECONDS=…)
 	@$(RUN) local.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
 
 .PHONY: test

@@ -22,7 +22,7 @@ from local.standin import Klaviyo
 from sluice import dispatch, message
 from sluice.accounts import Account, Accounts, App
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
-from sluice.delivering import backoff, delivery, isolation, pace
+from sluice.delivering import backoff, delivery, isolation, pace, unfinished
 from sluice.delivering.outcome import Receipts
 from sluice.delivering.triage import Answer
 from sluice.errors import Retryable
@@ -296,12 +296,13 @@ class World:
     async def _invoke(self, batch: dict[int, Waiting]) -> None:
         left = set(batch)
         now = self.clock()
-        suspected = frozenset[int]().union(*self.unfinished)
-        suspects = {number for number, waiting in batch.items() if waiting.id in suspected}
+        numbers = {waiting.id: number for number, waiting in batch.items()}
+        newest = self.unfinished[-unfinished.MOST :]
+        died_with = [{numbers[each] for each in group & numbers.keys()} for group in newest]
         sizes = {number: message.unpacked_size(waiting.body) for number, waiting in batch.items()}
         last_send = now + FUNCTION_SECONDS - REQUEST_SECONDS - 8
         try:
-            for part in isolation.parts(sizes, suspects, MEMORY_BYTES, self.chance):
+            for part in isolation.parts(sizes, died_with, MEMORY_BYTES, self.chance):
                 with self._in_hand([batch[number] for number in part]) as culprit:
                     records = {number: _record(batch[number], culprit) for number in part}
                     if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):

@@ -65,10 +65,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     end = time.time() + context.get_remaining_time_in_millis() / 1_000
     last_send = end - _WRAP_UP_SECONDS - upstream.TOTAL_SECONDS
     records = dict(enumerate(event["Records"]))
-    suspects = _suspects(records, configuration.claim_bucket)
+    died_with = _died_with(records, configuration.claim_bucket)
     sizes = {number: message.unpacked_size(record["body"]) for number, record in records.items()}
     memory = int(context.memory_limit_in_mb) * 2**20
-    parts = isolation.parts(sizes, suspects, memory // _MEMORY_SHARE, chance)
+    parts = isolation.parts(sizes, died_with, memory // _MEMORY_SHARE, chance)
     counts: Counter[str] = Counter(Messages=len(records))
     kept: set[int] = set()
     for position, part in enumerate(parts):
@@ -143,15 +143,15 @@ def _dispatch(
     return outcome.retry
 
 
-def _suspects(records: dict[int, Any], claim_bucket: str) -> set[int]:
-    """The messages that a process had in hand when it ended, by number."""
-    again = {number: record["messageId"] for number, record in records.items() if _receives(record) > 1}
+def _died_with(records: dict[int, Any], claim_bucket: str) -> list[set[int]]:
+    """The messages that processes had in hand when they ended, by number, each process's together."""
+    again = {record["messageId"]: number for number, record in records.items() if _receives(record) > 1}
     if not again:
-        return set()
+        return []
     with contextlib.suppress(Retryable):
-        suspected = frozenset().union(*unfinished.groups(claim_bucket, time.time()))
-        return {number for number, message_id in again.items() if message_id in suspected}
-    return set()  # nobody is suspected for now
+        groups = unfinished.groups(claim_bucket, time.time())
+        return [{again[message_id] for message_id in group & again.keys()} for group in groups]
+    return []  # nobody is suspected for now
 
 
 def _receives(record: dict[str, Any]) -> int:

@@ -607,6 +607,17 @@ def test_poison_dies_alone() -> None:
     assert world.counts["Killed"] <= 40
 
 
+def test_even_much_poison_takes_nobody_with_it() -> None:
+    world = World({SITE: KEY}, receive_count=500)
+    world.poison = "poisonous"
+    names = [f"s{n}" for n in range(100)]
+
+    work(world, *map(single, names), *(single(f"poisonous{n}") for n in range(20)), limit=3 * 24 * HOUR)
+
+    assert delivered(world.klaviyo) == all_once(*names)
+    assert world.queue.dead == []
+
+
 def _forged(**changes: Any) -> dict[str, Any]:
     written = encode(request(("ann", "a1"), ("ann", "a2"), ("bob", "b1"))).text
     return {**msgspec.json.decode(written), **changes}

@@ -1,7 +1,11 @@
 """The three forms of a queue message: what goes in comes out, and damage is told from work to do."""
 
 import base64
+import json
 import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,8 +18,11 @@ from sluice import message
 from sluice.contract import MAX_BODY_BYTES_IN, Surface
 from sluice.errors import Undeliverable
 from sluice.message import MAX_UNPACKED_BYTES, MESSAGE_BYTES, PLAIN_BYTES, Body, Entry, Event, Message
-from tests.bodies import NOON, bulk, encoded, entry, event
+from sluice.reading import intake
+from tests.bodies import NOON, bulk, encoded, entry, event, metric, profile, single
 from tests.reading import read
+
+ARCHITECTURE = Path("docs/architecture.md")
 
 
 def message_of(properties: Any, **fields: Any) -> Message[Any]:
@@ -57,6 +64,22 @@ def test_a_small_message_is_plain_json() -> None:
         ],
         "flat": True,
     }
+
+
+def test_the_documented_example_is_what_is_written() -> None:
+    [example] = re.findall(r'```json\n(\{"sluice": 1, "receipt".*?)```', ARCHITECTURE.read_text(), re.DOTALL)
+    accepted = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+    document = single(
+        of=profile(email="ada@example.com"),
+        metric=metric("Placed Order"),
+        properties={"order": "1001"},
+        value=19.9,
+    )
+
+    entries = intake.read(Surface.EVENT, encoded(document), "2026-07-15", accepted).entries
+
+    written = message.encode(Message("6c1f…", "AbC123", Surface.EVENT, accepted, entries))
+    assert json.loads(example) == json.loads(written.text)
 
 
 def test_a_message_is_compressed_above_one_billing_unit() -> None:

@@ -37,6 +37,7 @@ ANSWERS: dict[str, tuple[Answer, type, int]] = {
     "forbidden": (answer(403, b'{"errors":["no"]}'), AccountFault, 502),
     "a challenge": (answer(403, PAGE, HTML), Transient, 502),
     "forbidden by whom": (answer(403, b""), Transient, 502),
+    "forbidden without errors": (answer(403, b'{"message":"no"}'), AccountFault, 502),
     "no such app": (answer(404, b'{"errors":["no"]}'), AccountFault, 502),
     "moved": (answer(301), Transient, 502),
     "slow": (answer(408), Transient, 502),

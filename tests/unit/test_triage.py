@@ -350,6 +350,11 @@ class TestAccountFault:
     def test_whoever_says_so(self, status, headers, body):
         assert isinstance(judge(Answer(status, headers, body), JOB), AccountFault)
 
+    @pytest.mark.parametrize("body", [b"{}", b'{"errors":[]}', b'{"message":"Forbidden"}'])
+    def test_a_403_as_json_whoever_says_so(self, body):
+        assert isinstance(judge(Answer(403, JSON_API, body), JOB), AccountFault)
+        assert isinstance(judge(Answer(403, {}, body), JOB), AccountFault)
+
     @pytest.mark.parametrize("status", [402, 405, 406, 415, 418, 451])
     def test_where_it_cannot_be_about_an_event(self, status):
         assert isinstance(judged(error("/data"), status=status), AccountFault)
@@ -384,8 +389,8 @@ class TestTransient:
     def test_a_page_of_something_in_between(self, status, headers, body):
         assert judge(Answer(status, headers, body), JOB) == Transient(status)
 
-    @pytest.mark.parametrize("body", [b"", b"error code: 1020"])
-    def test_a_403_that_is_not_the_upstreams(self, body):
+    @pytest.mark.parametrize("body", [b"", b"error code: 1020", b"1020", b'["no"]', b'"{}"', b"{"])
+    def test_a_403_that_is_no_json_object(self, body):
         assert judge(Answer(403, {"content-type": "text/plain"}, body), JOB) == Transient(403)
 
     @pytest.mark.parametrize(

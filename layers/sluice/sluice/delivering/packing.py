@@ -100,7 +100,7 @@ def pack(messages: Iterable[tuple[int, StoredMessage]]) -> Packing:
 
 
 def pack_events(groups: list[list[PackedEvent]]) -> Packing:
-    """Packs events in the order given; each group is kept in as few jobs as possible."""
+    """Packs events in the order given; each group is kept together where a job has the room."""
     packer = _Packer(groups)
     for group in groups:
         packer.place(group)

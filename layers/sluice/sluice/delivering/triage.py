@@ -120,9 +120,9 @@ def judge(answer: Answer, job: Job) -> Verdict:
         return Taken(_header(answer, "x-klaviyo-partial-failure"))
     if answer.status == 429:
         return Throttled(retry_after(answer))
-    errors = _errors(answer)
-    if is_passing(answer, answer.status, explained=bool(errors)):
+    if is_passing(answer, answer.status):
         return Transient(answer.status, retry_after(answer))
+    errors = _errors(answer)
     first = errors[0] if errors else _Error(detail=f"HTTP {answer.status} without an explanation.")
     fault = Fault(first.code, first.detail)
     if answer.status not in CONTENT or _is_about_the_request(errors):
@@ -162,16 +162,13 @@ def is_success(answer: Answer) -> bool:
     return answer.status is not None and 200 <= answer.status < 300 and not _is_html(answer)
 
 
-def is_passing(answer: Answer, status: int, *, explained: bool) -> bool:
-    """Whether an answer that takes nothing says more of the moment than of what was sent, or for whom.
-
-    It is `explained` if it has errors of the upstream's own shape.
-    """
+def is_passing(answer: Answer, status: int) -> bool:
+    """Whether an answer that takes nothing says more of the moment than of what was sent, or for whom."""
     if status >= 500 or status in _TRANSIENT or status < 400:
         return True
     # What is not the upstream's own comes from something in between, such as a CDN's challenge.
     is_page = _is_html(answer) and status not in _EVEN_HTML
-    return is_page or (status == 403 and not explained)
+    return is_page or (status == 403 and not _is_object(answer))
 
 
 def _is_about_the_request(errors: list[_Error]) -> bool:
@@ -239,6 +236,12 @@ def _error(error: dict[str, object]) -> _Error:
 
 def _text(value: object) -> str:
     return str(value) if isinstance(value, str | int) else ""
+
+
+def _is_object(answer: Answer) -> bool:
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return isinstance(msgspec.json.decode(answer.body), dict)
+    return False
 
 
 def _is_html(answer: Answer) -> bool:

@@ -24,9 +24,9 @@ def judge(answer: Answer) -> Verdict:
         return Taken()
     if answer.status == 429:
         return Throttled(triage.retry_after(answer))
-    said = errors(answer)
-    if triage.is_passing(answer, answer.status, explained=bool(said)):
+    if triage.is_passing(answer, answer.status):
         return Transient(answer.status, triage.retry_after(answer))
+    said = errors(answer)
     fault = Fault("", " ".join(said)[:_MAX_DETAIL] or f"HTTP {answer.status} without an explanation.")
     return Unattributed(fault) if answer.status in triage.CONTENT else AccountFault(answer.status, fault)
 
