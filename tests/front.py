@@ -140,7 +140,9 @@ class Front:
 def bodies(queue_url: str) -> list[str]:
     """The bodies of all messages on a queue."""
     found: list[str] = []
-    receive = functools.partial(boto3.client("sqs").receive_message, MaxNumberOfMessages=10)
+    receive = functools.partial(
+        boto3.client("sqs").receive_message, MaxNumberOfMessages=10, VisibilityTimeout=600
+    )
     while messages := receive(QueueUrl=queue_url).get("Messages"):
         found += [each["Body"] for each in messages]
     return found

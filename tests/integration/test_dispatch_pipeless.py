@@ -162,13 +162,13 @@ def test_a_refused_app_is_paused_without_its_neighbours(dispatch: Dispatch) -> N
 
 @pytest.mark.rule
 def test_calls_take_their_turns(dispatch: Dispatch) -> None:
-    dispatch.name({"app_id": APP_ID, "api_key": API_KEY, "calls_per_minute": 600})
+    dispatch.name({"app_id": APP_ID, "api_key": API_KEY, "calls_per_minute": 60})
     dispatch.put(stored(*(f"u{n}" for n in range(10))), stored("u10", receipt="r2", after=1))
 
     dispatch.invoke()
 
     first, second = (line.time for line in dispatch.pipeless.requests())
-    assert second - first >= 0.09
+    assert second - first > 0.5
     assert dispatch.cloud.item(f"pace#{APP}") is not None
 
 

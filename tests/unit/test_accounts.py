@@ -100,11 +100,21 @@ def with_apps(*apps: dict[str, Any]) -> accounts.Accounts:
     return accounts.parse(json.dumps({"accounts": [account()], "pipeless": list(apps)}))
 
 
+@pytest.mark.rule
+def test_an_app_has_120_calls_a_minute_unless_it_says_otherwise() -> None:
+    [usual] = with_apps(APP).pipeless
+    [slow] = with_apps(APP | {"calls_per_minute": 60}).pipeless
+
+    assert (usual.calls_per_minute, slow.calls_per_minute) == (120, 60)
+    with pytest.raises(Misconfigured):
+        with_apps(APP | {"calls_per_minute": 59})
+
+
 def test_an_app_has_a_name_that_no_account_has() -> None:
     [app] = with_apps(APP).pipeless
 
     assert (app.id, app.base_url) == ("pipeless-123", "https://api.pipeless.io")
-    assert (app.object_types, app.calls_per_minute) == (frozenset(), 120)
+    assert app.object_types == frozenset()
     assert accounts.is_account_id(app.id)
     assert accounts.is_account_id(SITE_ID)
     assert "pl_upstream" not in repr(app)

@@ -490,13 +490,13 @@ class TestFill:
 
     @pytest.mark.rule
     def test_the_limit_is_met_to_the_byte(self):
-        rest = MAX_BODY_BYTES_OUT - packing._JOB_BYTES - packing._lone_size(event(size=1_000)) + 1_000
+        rest = 5_000_000 - packing._JOB_BYTES - packing._lone_size(event(size=1_000)) + 1_000
 
         exact = pack_events([[event(size=rest, backfill=True)]])
         over = pack_events([[event(size=rest + 1)]])
 
         # Only the comma that a last entry does not have is left over: one for it, one for its event.
-        assert len(exact.jobs[0].body()) == MAX_BODY_BYTES_OUT - 2
+        assert len(exact.jobs[0].body()) == 4_999_998
         assert (over.jobs, len(over.oversized)) == ([], 1)
 
     def test_oversized_events_take_no_job_and_keep_none_from_one(self):
