@@ -13,14 +13,20 @@ FUNCTIONS = ["docs", "ingest", "dispatch", "reject", "resume"]
 @cache
 def loaded(function: str) -> frozenset[str]:
     """The modules that importing a function's handler loads."""
-    paths = ["layers/sluice", f"functions/{function}"]
-    code = f"import sys; sys.path[:0] = {paths}; import app; print(*sys.modules)"
+    return after("import app", f"functions/{function}")
+
+
+def after(code: str, *paths: str) -> frozenset[str]:
+    """The modules that a process has loaded after this."""
+    code = f"import sys; sys.path[:0] = {['layers/sluice', *paths]}; {code}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return frozenset(done.stdout.split())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("package", ["pydantic", "boto3", "requests", "aws_xray_sdk", "moto", "local"])
+@pytest.mark.parametrize(
+    "package", ["pydantic", "boto3", "requests", "aws_xray_sdk", "phonenumbers", "moto", "local"]
+)
 def test_no_function_loads(function: str, package: str) -> None:
     assert package not in loaded(function)
 
@@ -60,3 +66,13 @@ def test_only_ingest_loads_the_resolver(function: str) -> None:
 def test_docs_loads_nothing_but_python(package: str) -> None:
     """It has no layers."""
     assert package not in loaded("docs")
+
+
+def test_only_phone_numbers_load_their_library() -> None:
+    mapping = (
+        "from sluice.webhooks import ingest, expressions as e; "
+        "e.Evaluation({}, {}).of(e.parse('[lower(\"A\"), e164(%s)]'), {})"
+    )
+
+    assert "phonenumbers" not in after(mapping % "phone")
+    assert "phonenumbers" in after(mapping % "`1`")

@@ -1,0 +1,65 @@
+"""Phone numbers, from the way people write them to E.164.
+
+A number tells whose an event is, so a wrong one is worse than none: what could be a mistake or a placeholder
+is no number. Import this on first use: it brings libphonenumber.
+"""
+
+import re
+from typing import Final
+
+from phonenumbers import (
+    NumberParseException,
+    PhoneNumber,
+    PhoneNumberFormat,
+    ValidationResult,
+    format_number,
+    is_possible_number_with_reason,
+    is_valid_number,
+    parse,
+    region_code_for_country_code,
+)
+
+MAX_LENGTH: Final = 40  # characters; 250 that are made for it would take a tenth of a second to parse
+MAX_DIGITS: Final = 15  # of E.164; Germany has had longer ones
+_LETTER: Final = re.compile(r"[^\W\d_\u30fc]")  # but for Japan's long dash
+_CALLING_CODE: Final = re.compile(r"\+?([1-9][0-9]{0,2})")
+_ABROAD: Final = re.compile(r"^\W*00")  # how most countries dial what is written as a plus sign
+
+
+def e164(phone: str, calling_code: str = "") -> str | None:
+    """A phone number in E.164 form; None where it cannot be told.
+
+    One with a plus sign is taken if its country has numbers of that length. Any other is read in each way it
+    may be meant: as dialled in the country of the calling code, such as "44" or "+44", or with a calling code
+    in it. It is taken if these make one number of a range in use, and no other.
+    """
+    phone = phone.strip()
+    if len(phone) > MAX_LENGTH or _LETTER.search(phone):
+        return None
+    international = _read(phone)
+    if international:
+        return _written(international)
+    readings = [_read(_ABROAD.sub("+", phone))]
+    if code := _CALLING_CODE.fullmatch(calling_code):
+        country = int(code[1])
+        whole = _read(f"+{phone}")
+        readings.append(_read(phone, region_code_for_country_code(country)))
+        readings.append(whole if whole and whole.country_code == country else None)
+    found = {_written(number) for number in readings if number and is_valid_number(number)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _read(phone: str, region: str | None = None) -> PhoneNumber | None:
+    """The number of a text, by itself or as dialled in a region; None if it cannot be one of E.164."""
+    try:
+        number = parse(phone, region)
+    except NumberParseException:
+        return None
+    # Behind an extension there is somebody else for each, so the number alone is nobody's.
+    if number.extension or is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
+        return None
+    return number if len(_written(number)) <= 1 + MAX_DIGITS else None
+
+
+def _written(number: PhoneNumber) -> str:
+    return format_number(number, PhoneNumberFormat.E164)
