@@ -155,6 +155,9 @@ MANY = {
     "bomb": zipped(b"0" * 10**7),
     "many": [1] * 50_000,
     "members": {str(number): 1 for number in range(10_000)},
+    "commas": "," * 100_000,
+    "fewer": "a," * 10_000,
+    "lists": "[" + "[]," * 1_000_000 + "[]]",
 }
 
 
@@ -175,6 +178,17 @@ MANY = {
         f"{FOLDED} != {FOLDED}",
         f"contains({FOLDED}, {FOLDED})",
         "contains(items[].payload().items, items)",
+        "contains(many[].payload().text, text)",
+        "sort(many[].payload().text)",
+        "max(many[].payload().text)",
+        "min(many[].payload().text)",
+        "sort_by(many, &payload().text)",
+        "max_by(many, &payload().text)",
+        "min_by(many, &payload().text)",
+        f"merge({', '.join(['members'] * 11)})",
+        "split(commas, ',')",
+        "items[].split(payload().fewer, ',')",
+        "powertools_json(lists)",
     ],
 )
 def test_what_blows_up_is_stopped(text: str) -> None:
@@ -220,6 +234,26 @@ def test_what_a_string_holds_is_held_once() -> None:
 
     assert first is second
     assert (first, other) == ({"a": [1, 2]}, [1])
+
+
+def test_what_strings_hold_is_made_by_functions_too() -> None:
+    objects = '{"":' * 900 + "1" + "}" * 900
+
+    with pytest.raises(Exhausted, match="134217728 bytes"):
+        evaluate("strings[].powertools_json(@)", {"strings": [objects + " " * n for n in range(1_000)]})
+
+
+def test_what_is_sorted_compared_and_merged_in_bounds_is_so() -> None:
+    payload = {"texts": ["b" * 1_000_000, "a" * 1_000_000, "c"], "d": {"a": 1, "b": 2}, "e": {"b": 3}}
+
+    assert evaluate("sort(texts)[2]", payload) == "c"
+    assert evaluate("[max(texts), length(min(texts)), contains(texts, 'c')]", payload) == [
+        "c",
+        1_000_000,
+        True,
+    ]
+    assert evaluate("sort_by(texts, &@)[2]", payload) == "c"
+    assert evaluate("merge(d, e)", payload) == {"a": 1, "b": 3}
 
 
 def test_what_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

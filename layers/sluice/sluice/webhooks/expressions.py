@@ -32,6 +32,8 @@ MAX_CPU_SECONDS: Final = 2.0  # for all expressions over one payload
 MAX_ITEMS: Final = 100_000  # of a list
 MAX_BYTES: Final = MAX_BODY_BYTES_IN  # of what is made of one payload, as JSON
 MAX_MADE_BYTES: Final = 128 * 2**20  # of memory, by all calls of functions over one payload
+_VALUE_BYTES: Final = 200  # of memory, at most, for one value that is made from text, its name included
+_CHARACTER_BYTES: Final = 4  # of memory, at most
 _MAX_NESTING: Final = 100  # of a result: what is deeper is refused, but has to be looked at first
 _MILLISECONDS: Final = 10**11  # seconds would be the year 5138
 
@@ -173,6 +175,16 @@ def _check_comparable(left: object, right: object) -> None:
         measure(left, MAX_BYTES)
 
 
+def _check_texts(values: Iterable[object]) -> None:
+    """The same, of strings that are compared with each other or with one."""
+    if sum(len(value) for value in values if isinstance(value, str)) > MAX_BYTES:
+        raise _too_much_text()
+
+
+def _too_much_text() -> Exhausted:
+    return Exhausted(f"Strings that are compared must not exceed {MAX_BYTES} characters together.")
+
+
 def _equal(left: object, right: object) -> bool:
     _check_comparable(left, right)
     return bool(TreeInterpreter.COMPARATOR_FUNC["eq"](left, right))
@@ -190,9 +202,9 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]
 
     def __init__(self, functions: "_Functions") -> None:
         super().__init__(Options(custom_functions=functions))
+        self._functions = functions
         # Of this thread's work, not of the wall's: a busy machine must not turn good payloads away.
         self._deadline = time.thread_time() + MAX_CPU_SECONDS
-        self._room = MAX_MADE_BYTES
 
     def visit(self, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if time.thread_time() > self._deadline:
@@ -205,9 +217,7 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]
     def visit_function_expression(self, node: dict[str, Any], value: object) -> Any:
         result = super().visit_function_expression(node, value)
         if node["value"] != "payload":  # which makes nothing
-            self._room -= sys.getsizeof(result)
-        if self._room < 0:
-            raise Exhausted(f"Functions must not make more than {MAX_MADE_BYTES} bytes of a payload.")
+            self._functions.charge(sys.getsizeof(result))
         return result
 
     def visit_flatten(self, node: dict[str, Any], value: object) -> Any:
@@ -233,6 +243,7 @@ _ANYTHING: Final[dict[str, Any]] = {"types": [], "variadic": True}
 _TEXT: Final[dict[str, Any]] = {"types": ["string", "null"]}
 _NUMBER: Final[dict[str, Any]] = {"types": ["number", "string", "null"]}
 _NAME: Final[dict[str, Any]] = {"types": ["string"]}
+_COMPARABLE: Final[dict[str, Any]] = {"types": ["array-string", "array-number"]}
 
 
 class _Functions(Functions):  # type: ignore[misc]
@@ -243,6 +254,13 @@ class _Functions(Functions):  # type: ignore[misc]
         self._headers = headers
         self._delivery_id = delivery_id
         self._decoded: tuple[str, object] | None = None
+        self._room = MAX_MADE_BYTES
+
+    def charge(self, size: int) -> None:
+        """Takes so many bytes from what all calls may make."""
+        self._room -= size
+        if self._room < 0:
+            raise Exhausted(f"Functions must not make more than {MAX_MADE_BYTES} bytes of a payload.")
 
     @_takes()
     def _func_payload(self) -> object:
@@ -280,6 +298,10 @@ class _Functions(Functions):  # type: ignore[misc]
     def _func_split(self, text: str | None, separator: str) -> list[str] | None:
         if text is None:
             return None
+        parts = text.count(separator) + 1
+        if parts > MAX_ITEMS:
+            raise _too_long()
+        self.charge(parts * _VALUE_BYTES + sys.getsizeof(text))
         return [part.strip() for part in text.split(separator) if part.strip()]
 
     @_takes(_NUMBER, _NUMBER)
@@ -330,6 +352,8 @@ class _Functions(Functions):  # type: ignore[misc]
     def _func_powertools_json(self, text: str) -> object:
         # Often each field of each event asks for the same string: it is decoded once, and held once.
         if self._decoded is None or self._decoded[0] != text:
+            values = 1 + text.count("{") + text.count("[") + text.count(",")
+            self.charge(values * _VALUE_BYTES + _CHARACTER_BYTES * len(text))
             self._decoded = text, json.loads(text)
         return self._decoded[1]
 
@@ -347,11 +371,48 @@ class _Functions(Functions):  # type: ignore[misc]
             raise Exhausted(f"A compressed string must not exceed {MAX_BYTES} bytes.")
         return plain.decode()
 
-    # JMESPath's own. The first compares much with much, the others make one string of much.
+    # JMESPath's own. Some compare much with much, the others make one value of much: no clock stops them.
     @_takes({"types": ["array", "string"]}, _ANY)
     def _func_contains(self, subject: Any, search: Any) -> bool:
         _check_comparable(subject, search)
+        if isinstance(search, str):
+            _check_texts(subject)
         return search in subject
+
+    @_takes(_COMPARABLE)
+    def _func_sort(self, values: list[Any]) -> Any:
+        _check_texts(values)
+        return super()._func_sort(values)
+
+    @_takes(_COMPARABLE)
+    def _func_max(self, values: list[Any]) -> Any:
+        _check_texts(values)
+        return super()._func_max(values)
+
+    @_takes(_COMPARABLE)
+    def _func_min(self, values: list[Any]) -> Any:
+        _check_texts(values)
+        return super()._func_min(values)
+
+    def _create_key_func(self, *by: Any) -> Callable[[object], Any]:
+        key_of = super()._create_key_func(*by)
+        room = MAX_BYTES
+
+        def bounded(value: object) -> Any:
+            nonlocal room
+            key = key_of(value)
+            room -= len(key) if isinstance(key, str) else 0
+            if room < 0:
+                raise _too_much_text()
+            return key
+
+        return bounded
+
+    @_takes({"types": ["object"], "variadic": True})
+    def _func_merge(self, *parts: dict[str, Any]) -> dict[str, Any]:
+        if sum(map(len, parts)) > MAX_ITEMS:
+            raise Exhausted(f"An object made of others must not have more than {MAX_ITEMS} members.")
+        return {name: value for part in parts for name, value in part.items()}
 
     @_takes(_NAME, {"types": ["array-string"]})
     def _func_join(self, separator: str, parts: list[str]) -> str:
