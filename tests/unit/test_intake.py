@@ -346,7 +346,7 @@ def test_a_rejection_points_into_the_callers_document(
         (bulk(), Surface.BULK),
         (single(), Surface.EVENT),
         (flat(), Surface.EVENT),
-        (client_bulk(), None),
+        (client_bulk(), Surface.CLIENT_BULK),
         ([], None),
     ],
 )

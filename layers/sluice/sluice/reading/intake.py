@@ -156,12 +156,17 @@ def caller_line(surface: Surface, line: str | None, entry: int) -> str | None:
 
 
 def surface_of(document: object) -> Surface | None:
-    """Which server-side surface's body this parsed JSON is, by its type; None if it is none's."""
+    """Which surface's body this parsed JSON is, by its type; None if it is none's.
+
+    A client's event is told from no other event: it is taken as a server's.
+    """
     match document:
         case {"data": {"type": "event-bulk-create-job"}}:
             return Surface.BULK
         case {"data": {"type": "event"}}:
             return Surface.EVENT
+        case {"data": {"type": "event-bulk-create"}}:
+            return Surface.CLIENT_BULK
         case _:
             return None
 
