@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
 import boto3
@@ -34,6 +35,7 @@ class Database:
         self._lock = threading.Lock()
         self.exceptions = client.exceptions
         self.calls = Counter()
+        self.lost_races = 0
         self.failure = None
         self.after_read = lambda: None
 
@@ -53,7 +55,11 @@ class Database:
             self.calls[method.__name__] += 1
             if self.failure is not None:
                 raise self.failure
-            return method(**request)
+            try:
+                return method(**request)
+            except self.exceptions.ConditionalCheckFailedException:
+                self.lost_races += 1
+                raise
 
 
 @pytest.fixture
@@ -379,53 +385,44 @@ class TestTrouble:
 
 
 class TestEightWorkersRacing:
-    """Threads with an event loop and a pace each, over one item, in minutes twenty times as short."""
+    """A pace each over one item, for which their threads race while the pretended time stands still."""
 
     WORKERS = 8
-    FASTER = 20
     MINUTES = 3
 
-    def test_they_use_the_limit_together_and_never_pass_it(self, database, monkeypatch):
-        # The machine's own delays look twenty times as long here.
-        monkeypatch.setattr(pace, "LATE_SECONDS", 60.0)
-        began = time.monotonic()
-
-        def clock():
-            return NOW + (time.monotonic() - began) * self.FASTER
-
-        async def sleep(seconds):
-            await asyncio.sleep(seconds / self.FASTER)
+    def test_they_use_the_limit_together_and_never_pass_it(self, database, clock):
+        database.after_read = lambda: time.sleep(0.001)  # meanwhile another reads the same
+        chance = random.Random(1)
+        end = clock() + self.MINUTES * 60
+        slots_of = [[] for _ in range(self.WORKERS)]
+        failures = []
 
         async def job(paced, slots):
             slots.append(await paced.turn())
-            await sleep(random.uniform(0.1, 1.0))
+            await asyncio.sleep(chance.uniform(0.1, 1.0))
 
         async def invocations(slots):
             while clock() < end:
-                paced = Pace(TABLE, "AbC123", clock() + 20, clock, sleep)
-                jobs = [job(paced, slots) for _ in range(random.randrange(4, 13))]
+                paced = worker(clock)
+                jobs = [job(paced, slots) for _ in range(chance.randrange(4, 13))]
                 results = await asyncio.gather(*jobs, return_exceptions=True)
                 waits = [result.after for result in results if isinstance(result, OutOfTime)]
                 failures.extend(result for result in results if isinstance(result, Exception))
-                await sleep(min(waits, default=0.0))
+                await asyncio.sleep(min(waits, default=0.0))
+                await asyncio.sleep(-clock() % 2)  # several begin at the same moment, and race
 
-        end = NOW + self.MINUTES * 60
-        slots_of = [[] for _ in range(self.WORKERS)]
-        failures = []
-        threads = [
-            threading.Thread(target=asyncio.run, args=(invocations(slots),), daemon=True)
-            for slots in slots_of
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        async def race():
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.WORKERS))
+            await asyncio.gather(*map(invocations, slots_of))
+
+        clock.run(race())
 
         slots = sorted(slot / 1_000 for worker_slots in slots_of for slot in worker_slots)
-        inside = [slot for slot in slots if slot < end]
         assert all(isinstance(failure, OutOfTime) for failure in failures)
         assert all(len(worker_slots) > 5 for worker_slots in slots_of)
         assert len(set(slots)) == len(slots)
         assert busiest(slots, 1) <= 10
         assert busiest(slots, 60) <= STEADY_LIMIT
-        assert len(inside) >= 0.98 * STEADY_LIMIT * self.MINUTES
+        minutes = (slots[400] - slots[0]) / 60
+        assert 400 / minutes >= 0.98 * STEADY_LIMIT
+        assert database.lost_races > 0
