@@ -144,8 +144,8 @@ class _Worker:
         async def nothing(*_: Any) -> Any:
             return {}
 
-        async def create_job(account: Account, body: bytes) -> Any:
-            return await upstream.create_job(upstream.client(), account, body)
+        async def create_job(account: Account, body: bytes, turn: Any) -> Any:
+            return await upstream.create_job(upstream.client(), account, body, turn)
 
         return dispatch.Ports(
             accounts=lambda: self._accounts,

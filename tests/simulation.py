@@ -23,6 +23,7 @@ from sluice import dispatch, message
 from sluice.accounts import Account, Accounts, App
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.delivering import backoff, delivery, isolation, pace, unfinished
+from sluice.delivering.asking import Turn
 from sluice.delivering.outcome import Receipts
 from sluice.delivering.triage import Answer
 from sluice.errors import Retryable
@@ -408,7 +409,8 @@ class World:
         if self._trouble and self.chance.random() < self._trouble:
             raise Retryable("AWS does not answer")
 
-    async def _create_job(self, account: Account, body: bytes) -> Answer:
+    async def _create_job(self, account: Account, body: bytes, turn: Turn) -> Answer:
+        await turn()
         self.requests += 1
         number = self.requests
         headers = {

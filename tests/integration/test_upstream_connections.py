@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import math
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,16 @@ from hypercorn.config import Config
 from local.standin import Klaviyo, Settings, server, serving
 from sluice.accounts import Account
 from sluice.delivering import upstream
+from sluice.delivering.pace import OutOfTime
 from sluice.delivering.triage import Answer
 from tests.bodies import SITE_ID, bulk, encoded, entry, event
 
 KEY = "pk_test"
+
+
+async def turn() -> float:
+    """There is a turn, without end."""
+    return math.inf
 
 
 def job(unique_id: str) -> bytes:
@@ -60,7 +68,7 @@ def test_a_connection_outlasts_an_invocation(connections: list[object], runner: 
         account = Account(SITE_ID, KEY, url)
 
         for number in range(5):
-            answer = runner.run(upstream.create_job(upstream.client(), account, job(f"e{number}")))
+            answer = runner.run(upstream.create_job(upstream.client(), account, job(f"e{number}"), turn))
             assert answer.status == 202
 
     assert len(connections) == 1
@@ -78,7 +86,7 @@ def test_jobs_at_the_same_time_have_a_connection_each(
         async def at_once(round_: int) -> list[Answer]:
             client = upstream.client()
             return await asyncio.gather(
-                *(upstream.create_job(client, account, job(f"{round_}-{n}")) for n in range(4))
+                *(upstream.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
             )
 
         for round_ in range(2):
@@ -97,7 +105,7 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
         account = Account(SITE_ID, KEY, url)
 
         answers = [
-            runner.run(upstream.create_job(upstream.client(), account, job(f"e{n}"))) for n in range(2)
+            runner.run(upstream.create_job(upstream.client(), account, job(f"e{n}"), turn)) for n in range(2)
         ]
 
     assert [answer.status for answer in answers] == [None, 202]
@@ -109,7 +117,7 @@ def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asynci
         unused.bind(("127.0.0.1", 0))
         account = Account(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
 
-        answer = runner.run(upstream.create_job(upstream.client(), account, b"{}"))
+        answer = runner.run(upstream.create_job(upstream.client(), account, b"{}", turn))
 
     assert answer == Answer(None, failure="ConnectError")
 
@@ -146,8 +154,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def serving_over_tls(certificate: tuple[Path, Path], requests: list[tuple[str, Any]]) -> Iterator[str]:
-    """A server that offers HTTP/2 and notes each request's version and client address."""
+def serving_over_tls(
+    certificate: tuple[Path, Path], requests: list[tuple[str, Any]], version: str = "2"
+) -> Iterator[str]:
+    """A server that offers a version of HTTP and notes each request's version and client address."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -163,6 +173,7 @@ def serving_over_tls(certificate: tuple[Path, Path], requests: list[tuple[str, A
     config = Config()
     config.bind = [f"fd://{listening.detach()}"]
     config.certfile, config.keyfile = map(str, certificate)
+    config.alpn_protocols = ["h2", "http/1.1"] if version == "2" else ["http/1.1"]
     config.accesslog = config.errorlog = None
     stop, loop = asyncio.Event(), asyncio.new_event_loop()
 
@@ -188,8 +199,10 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
 
     async def jobs(account: Account) -> list[Answer]:
         async with _client() as client:
-            await upstream.create_job(client, account, b"{}")
-            return await asyncio.gather(*(upstream.create_job(client, account, b"{}") for _ in range(3)))
+            await upstream.create_job(client, account, b"{}", turn)
+            return await asyncio.gather(
+                *(upstream.create_job(client, account, b"{}", turn) for _ in range(3))
+            )
 
     with serving_over_tls(certificate, requests) as url:
         answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
@@ -199,43 +212,104 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
     assert len({client for _, client in requests}) == 1
 
 
-def test_what_cannot_be_sent_at_once_is_not_sent_and_the_connection_is_kept(
-    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+@contextlib.asynccontextmanager
+async def opening_slowly(url: str, seconds: float, opened: list[object]) -> AsyncIterator[str]:
+    """In front of a server, takes so long before a connection can begin to speak with it; notes each."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(seconds)
+        opened.append(writer)
+        there, back = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
+        yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("version", ["2", "1.1"])
+def test_what_waited_for_its_connection_leaves_in_a_later_turn_on_that_connection(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    seconds = 0.05  # that a turn is long until a connection is open
+    requests: list[tuple[str, Any]] = []
+    opened: list[object] = []
+    sent_before: list[int] = []
+
+    async def turn() -> float:
+        sent_before.append(len(requests))
+        return math.inf if opened else time.time() + seconds
+
+    async def jobs(url: str) -> list[Answer]:
+        async with opening_slowly(url, 2 * seconds, opened) as slow_url, _client() as client:
+            account = Account(SITE_ID, KEY, slow_url)
+            return [await upstream.create_job(client, account, b"{}", turn) for _ in range(3)]
+
+    with serving_over_tls(certificate, requests, version) as url:
+        answers = asyncio.run(jobs(url))
+
+    assert [answer.status for answer in answers] == [202] * 3
+    assert [spoken for spoken, _ in requests] == [version] * 3
+    assert sent_before == [0, 0, 1, 2]
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("version", ["2", "1.1"])
+def test_what_is_late_on_an_open_connection_leaves_in_a_later_turn_on_that_connection(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     requests: list[tuple[str, Any]] = []
+    ends = iter([math.inf, 0.0, 0.0, math.inf])
+    sent_before: list[int] = []
 
-    async def jobs(account: Account) -> list[Answer | None]:
+    async def turn() -> float:
+        sent_before.append(len(requests))
+        return next(ends)
+
+    async def jobs(account: Account) -> list[Answer]:
         async with _client() as client:
-            found = []
-            for seconds in (-1.0, 60.0, -1.0, 60.0):
-                monkeypatch.setattr(upstream, "PROMPT_SECONDS", seconds)
-                found.append(await upstream.create_job(client, account, b"{}"))
-            return found
+            return [await upstream.create_job(client, account, b"{}", turn) for _ in range(2)]
 
-    with serving_over_tls(certificate, requests) as url:
+    with serving_over_tls(certificate, requests, version) as url:
         answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
 
-    assert [answer and answer.status for answer in answers] == [None, 202, None, 202]
-    assert [version for version, _ in requests] == ["2"] * 2
+    assert [answer.status for answer in answers] == [202] * 2
+    assert sent_before == [0, 1, 1, 1]
     assert len({client for _, client in requests}) == 1
 
 
-def test_over_http_1_what_waited_for_a_connection_of_its_own_is_sent(
-    connections: list[object], runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["2", "1.1"])
+def test_what_gets_no_further_turn_is_not_sent(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
-    monkeypatch.setattr(upstream, "PROMPT_SECONDS", -1.0)
-    with serving(klaviyo) as url:
-        account = Account(SITE_ID, KEY, url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    requests: list[tuple[str, Any]] = []
+    ends = iter([0.0])
 
-        answers = [
-            runner.run(upstream.create_job(upstream.client(), account, job(f"e{n}"))) for n in range(3)
-        ]
+    async def late_turn() -> float:
+        for end in ends:
+            return end
+        raise OutOfTime("no slot before the deadline", 7.0)
 
-    assert [answer and answer.status for answer in answers] == [202, None, 202]
-    assert {taken.event["unique_id"] for taken in klaviyo.events()} == {"e0", "e2"}
-    assert len(connections) == 2
+    async def jobs(account: Account) -> Answer:
+        async with _client() as client:
+            with pytest.raises(OutOfTime):
+                await upstream.create_job(client, account, b"{}", late_turn)
+            assert requests == []
+            return await upstream.create_job(client, account, b"{}", turn)
+
+    with serving_over_tls(certificate, requests, version) as url:
+        answer = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
+
+    assert answer.status == 202
+    assert len(requests) == 1
 
 
 def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
@@ -243,7 +317,7 @@ def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
 ) -> None:
     async def post(account: Account) -> Answer:
         async with _client() as client:
-            return await upstream.create_job(client, account, b"{}")
+            return await upstream.create_job(client, account, b"{}", turn)
 
     requests: list[tuple[str, Any]] = []
     with serving_over_tls(certificate, requests) as url:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from local.standin import Klaviyo
 from sluice import dispatch
 from sluice.contract import BULK_CREATE_JOBS_PATH, Surface
-from sluice.delivering import packing
+from sluice.delivering import pace, packing
 from sluice.delivering.backoff import Wait
 from sluice.delivering.outcome import Outcome
 from sluice.delivering.triage import Answer
@@ -434,10 +434,12 @@ def test_hundreds_of_bad_events_named_one_at_a_time_are_all_found() -> None:
 
 def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
     world = World({SITE: KEY}, workers=1)
-    create_job, begun = world._create_job, itertools.count()
+    create_job = world._create_job
 
-    async def late_at_first(account: Any, body: bytes) -> Any:
-        return None if next(begun) < 3 else await create_job(account, body)
+    async def late_at_first(account: Any, body: bytes, turn: Any) -> Any:
+        for _ in range(3):
+            assert await turn() == pytest.approx(world.clock() + pace.LATE_SECONDS, abs=0.002)
+        return await create_job(account, body, turn)
 
     world._create_job = late_at_first  # type: ignore[method-assign]
     work(world, request(("ada", "a1"), ("ada", "a2")))

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import inspect
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx2
@@ -17,9 +18,16 @@ from sluice.delivering import upstream
 from sluice.delivering.triage import Answer
 from sluice.errors import Misconfigured
 from tests.bodies import SITE_ID, bulk, encoded, entry, event
+from tests.simulation import run
 
 KEY = "pk_never_to_be_said"
 ACCOUNT = Account(SITE_ID, KEY)
+
+
+async def turn() -> float:
+    """There is a turn, without end."""
+    return math.inf
+
 
 type Respond = Callable[[httpx2.Request], httpx2.Response]
 
@@ -33,7 +41,7 @@ def create_job(respond: Respond, account: Account = ACCOUNT, body: bytes = b"{}"
         client._transport = httpx2.MockTransport(respond)
         client._mounts.clear()
         async with client:
-            return await upstream.create_job(client, account, body)
+            return await upstream.create_job(client, account, body, turn)
 
     return asyncio.run(post())
 
@@ -113,7 +121,7 @@ def test_no_cookie_is_kept() -> None:
         client._mounts.clear()
         async with client:
             for _ in range(2):
-                await upstream.create_job(client, ACCOUNT, b"{}")
+                await upstream.create_job(client, ACCOUNT, b"{}", turn)
 
     asyncio.run(two())
 
@@ -197,9 +205,43 @@ def test_all_parts_of_a_request_together_have_a_limit(monkeypatch: pytest.Monkey
             return httpx2.Response(202)
 
         async with httpx2.AsyncClient(transport=httpx2.MockTransport(drip)) as client:
-            return await upstream.create_job(client, ACCOUNT, b"{}")
+            return await upstream.create_job(client, ACCOUNT, b"{}", turn)
 
     assert asyncio.run(post()) == Answer(None, failure="TimeoutError")
+
+
+class Held(httpx2.AsyncBaseTransport):
+    """A connection over HTTP/1.1: says when a request is about to leave, and answers after some time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.extensions["trace"]("http11.send_request_headers.started", {})
+        await asyncio.sleep(self.seconds)
+        return httpx2.Response(202)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer"),
+    [
+        (upstream.TOTAL_SECONDS - 1, Answer(202)),
+        (upstream.TOTAL_SECONDS + 1, Answer(None, failure="TimeoutError")),
+    ],
+)
+def test_waiting_for_another_turn_is_no_part_of_that(seconds: float, answer: Answer) -> None:
+    ends = iter([0.0, 0.0, math.inf])
+
+    async def long_turn() -> float:
+        await asyncio.sleep(100)
+        return next(ends)
+
+    async def post() -> Answer:
+        async with httpx2.AsyncClient(transport=Held(seconds)) as client:
+            return await upstream.create_job(client, ACCOUNT, b"{}", long_turn)
+
+    assert run(post()) == answer
+    assert list(ends) == []
 
 
 def test_the_stand_in_takes_a_job() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sluice.accounts import Account
 from sluice.delivering import triage
-from sluice.delivering.pace import Pace
+from sluice.delivering.pace import LATE_SECONDS, Pace
 from sluice.delivering.packing import Job
 from sluice.delivering.triage import (
     AccountFault,
@@ -21,6 +21,7 @@ from sluice.delivering.triage import (
 )
 from sluice.errors import Retryable
 
+type Turn = Callable[[], Awaitable[float]]
 type Reply = Taken | Attributed | Unattributed | Transient | AccountFault
 
 NO_ANSWER: Final = 0  # the status of a fault where none came
@@ -31,21 +32,25 @@ def is_looked_at(reply: Reply) -> bool:
     return isinstance(reply, Taken | Attributed | Unattributed)
 
 
+class _Refused(Exception):
+    """All of the account's jobs are refused, so there are no more turns."""
+
+
 class Asker:
     """An account, as one invocation comes to know it.
 
-    Its requests are numbered as they are sent: `sent` is the latest, `looked_at` the latest whose job was
-    looked at (0 for none). `failing` are the messages of jobs that the upstream failed on, by number.
-    `throttled` is True after a 429. `fault` is the status with which all of its
-    jobs are refused; once it is set nothing more is asked. Whoever holds `in_doubt` is finding that out,
-    and only samples are sent meanwhile.
+    Its requests are numbered as they get their turns: `sent` is the latest, `looked_at` the latest whose
+    job was looked at (0 for none). `failing` are the messages of jobs that the upstream failed on, by
+    number. `throttled` is True after a 429. `fault` is the status with which all of its jobs are refused;
+    once it is set nothing more is asked. Whoever holds `in_doubt` is finding that out, and only samples
+    are sent meanwhile.
     """
 
     def __init__(
         self,
         account: Account,
         pace: Pace,
-        create_job: Callable[[Account, bytes], Awaitable[Answer | None]],
+        create_job: Callable[[Account, bytes, Turn], Awaitable[Answer]],
         counts: Counter[str],
     ) -> None:
         self.sent = 0
@@ -65,12 +70,12 @@ class Asker:
         None if no job of this account is looked at for now. Raises `OutOfTime` where there is no turn.
         """
         body = job.body()
-        while (slot := await self._turn(sample)) is not None:
-            self.sent = number = self.sent + 1
-            verdict = await self._send(job, body, slot)
+        while True:
+            try:
+                number, verdict = await self._send(job, body, sample)
+            except _Refused:
+                return None
             match verdict:
-                case None:
-                    continue  # it was not sent, as its turn was over
                 case Throttled(after):
                     self._counts["Throttles"] += 1
                     self.throttled = True
@@ -84,9 +89,8 @@ class Asker:
                     if is_looked_at(verdict):
                         self.looked_at = max(self.looked_at, number)
                     return verdict
-        return None
 
-    async def _turn(self, sample: bool) -> int | None:
+    async def _turn(self, sample: bool) -> int:
         while self.fault is None:
             if not sample:
                 async with self.in_doubt:
@@ -96,15 +100,23 @@ class Asker:
                 break
             if sample or not self.in_doubt.locked():
                 return slot
-        return None
+        raise _Refused
 
-    async def _send(self, job: Job, body: bytes, slot: int) -> triage.Verdict | None:
-        answer = await self._create_job(self._account, body)
-        if answer is None:
-            self._counts["MissedTurns"] += 1
-            return None
+    async def _send(self, job: Job, body: bytes, sample: bool) -> tuple[int, triage.Verdict]:
+        """The number under which a job was sent in its turn, and what the answer means."""
+        slot = number = 0
+
+        async def turn() -> float:
+            nonlocal slot, number
+            if number:
+                self._counts["MissedTurns"] += 1
+            slot = await self._turn(sample)
+            self.sent = number = self.sent + 1
+            return slot / 1_000 + LATE_SECONDS
+
+        answer = await self._create_job(self._account, body, turn)
         self._counts["UpstreamRequests"] += 1
         if (left := triage.rate_left(answer)) is not None:
             with contextlib.suppress(Retryable):  # what became of the job matters more
                 await self._pace.observe(slot, *left)
-        return triage.judge(answer, job)
+        return number, triage.judge(answer, job)

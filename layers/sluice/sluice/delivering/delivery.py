@@ -16,7 +16,7 @@ import msgspec
 from sluice import contract
 from sluice.accounts import Account, App
 from sluice.delivering import packing
-from sluice.delivering.asking import Asker
+from sluice.delivering.asking import Asker, Turn
 from sluice.delivering.backoff import Wait
 from sluice.delivering.outcome import Books, Outcome, Receipts
 from sluice.delivering.pace import Pace
@@ -42,10 +42,10 @@ class Circuits(msgspec.Struct, frozen=True):
 class Ports(msgspec.Struct, frozen=True):
     """What a delivery reaches the world through. All but `now` may raise `Retryable`.
 
-    `create_job` answers None where it did not send the job, as its turn was over.
+    `create_job` waits for the turn it is given, sends the job in it or in another, and raises what that does.
     """
 
-    create_job: Callable[[Account, bytes], Awaitable[Answer | None]]
+    create_job: Callable[[Account, bytes, Turn], Awaitable[Answer]]
     create_events: Callable[[App, bytes], Awaitable[Answer]]
     pace: Callable[[Account | App], Pace]
     circuits: Circuits

@@ -33,9 +33,9 @@ GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
 MAX_PAUSE_SECONDS: Final = 900.0  # after one that says more than can be meant
 FRESH_SECONDS: Final = 1.0  # what other workers noted is known to all within this time
-# A slot is lost to who is later. Sending takes up to a tenth of a second more, and ten are sent in a second
-# if none is a quarter of one late.
-LATE_SECONDS: Final = 0.15
+# A slot is lost to who is later. Ten are sent in a second if none is a quarter of one late; what is left of
+# that is for the way from the last look at the clock to the network.
+LATE_SECONDS: Final = 0.2
 TOLERANCE: Final = 10  # requests by which the upstream's count may differ from ours and nobody else sends
 _MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12

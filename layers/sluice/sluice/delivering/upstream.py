@@ -1,7 +1,7 @@
-"""All HTTP towards the upstreams, and nothing else: one request in, one `Answer` out, never an exception.
+"""All HTTP towards the upstreams, and nothing else: a request in, an `Answer` out, no error but its turn's.
 
-The client lives as long as the process, so connections outlast an invocation. A request goes out at once
-or not at all: what waited for a connection or a busy process would go beside those whose turn it is now.
+The client lives as long as the process, so connections outlast an invocation. A request leaves in its turn
+or takes another: what waited for a connection or a busy process would go beside those whose turn it is now.
 """
 
 import asyncio
@@ -19,10 +19,12 @@ from sluice.delivering.triage import Answer
 from sluice.jsonapi import MEDIA_TYPE
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
-PROMPT_SECONDS: Final = 0.1  # until a request is on its way; with `pace.LATE_SECONDS` a quarter of a second
 MAX_ANSWER_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
+
+type _Turn = Callable[[], Awaitable[float]]
+type _Look = Callable[[str, Any], Awaitable[None]]
 
 
 @functools.cache
@@ -41,11 +43,15 @@ def client() -> httpx2.AsyncClient:
 
 
 class _Late(Exception):
-    """A request could not be sent at once."""
+    """A request's turn is over, and the connection is kept without it."""
 
 
-async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) -> Answer | None:
-    """Posts one bulk-create job for an account; None where it was too late for that, and nothing was sent."""
+async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes, turn: _Turn) -> Answer:
+    """Posts one bulk-create job for an account, in its turn.
+
+    `turn` waits for one and says until when (epoch seconds) the request may leave in it. If its connection
+    is there only later it takes another. What `turn` raises is raised here, and nothing was sent.
+    """
     headers = {
         "Authorization": f"Klaviyo-API-Key {account.private_key}",
         "revision": UPSTREAM_REVISION,
@@ -53,10 +59,13 @@ async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes) ->
         "Content-Type": MEDIA_TYPE,
     }
     url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
-    try:
-        return await _post(http, url, headers, body, seconds=TOTAL_SECONDS, trace=_promptly())
-    except _Late:
-        return None
+    while True:
+        latest = await turn()
+        limit = asyncio.timeout(TOTAL_SECONDS)
+        try:
+            return await _post(http, url, headers, body, limit=limit, look=_in_turn(turn, latest, limit))
+        except _Late:
+            pass
 
 
 async def create_events(
@@ -69,7 +78,7 @@ async def create_events(
         "Content-Type": "application/json",
     }
     url = app.base_url.rstrip("/") + PIPELESS_EVENTS_PATH.format(app_id=app.app_id)
-    return await _post(http, url, headers, body, seconds=seconds)
+    return await _post(http, url, headers, body, limit=asyncio.timeout(seconds))
 
 
 async def _post(
@@ -78,12 +87,12 @@ async def _post(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    seconds: float,
-    trace: Callable[[str, Any], Awaitable[None]] | None = None,
+    limit: asyncio.Timeout,
+    look: _Look | None = None,
 ) -> Answer:
-    extensions = {} if trace is None else {"trace": trace}
+    extensions = {} if look is None else {"trace": look}
     try:
-        async with asyncio.timeout(seconds):
+        async with limit:
             request = http.stream("POST", url, content=body, headers=headers, extensions=extensions)
             async with request as response:
                 return Answer(response.status_code, response.headers, await _beginning(response))
@@ -103,19 +112,18 @@ async def _beginning(response: httpx2.Response) -> bytes:
     return bytes(body[:MAX_ANSWER_BYTES])
 
 
-def _promptly() -> Callable[[str, Any], Awaitable[None]]:
-    """Looks on as the client sends a request, and stops it if it comes to that too late."""
-    latest = time.monotonic() + PROMPT_SECONDS
-    is_new = False
+def _in_turn(turn: _Turn, latest: float, limit: asyncio.Timeout) -> _Look:
+    """Looks on as the client sends a request, and has it leave in a turn. Waiting for one is not limited."""
 
     async def look(step: str, _: Any) -> None:
-        nonlocal is_new
-        is_new |= step == "connection.connect_tcp.started"
-        # Over HTTP/1.1 stopping ends the connection, so one that always takes long would never be used.
-        is_stoppable = step == "http2.send_request_headers.started" or (
-            step == "http11.send_request_headers.started" and not is_new
-        )
-        if is_stoppable and time.monotonic() > latest:
+        nonlocal latest
+        if step == "http2.send_request_headers.started" and time.time() > latest:
             raise _Late
+        if step == "http11.send_request_headers.started":
+            # Stopped here it would end its connection, and one that takes long to open would never be used.
+            while time.time() > latest:
+                limit.reschedule(None)
+                latest = await turn()
+                limit.reschedule(asyncio.get_running_loop().time() + TOTAL_SECONDS)
 
     return look
