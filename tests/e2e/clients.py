@@ -92,7 +92,13 @@ def _python(interpreter: str) -> tuple[str | Path, ...]:
 
 BULK = "/api/event-bulk-create-jobs"
 JSON_API = "application/vnd.api+json"
-PYTHON_RAISES = {400: "BadRequestException", 401: "UnauthorizedException", 403: "ForbiddenException"}
+PYTHON_RAISES = {
+    400: "BadRequestException",
+    401: "UnauthorizedException",
+    403: "ForbiddenException",
+    404: "NotFoundException",
+    413: "ApiException",
+}
 
 CLIENTS = [
     Client(
@@ -132,7 +138,7 @@ CLIENTS = [
         path=BULK,
         media_type="application/json",
         revision="2026-07-15",
-        raises=dict.fromkeys((400, 401, 403), "AxiosError"),
+        raises=dict.fromkeys((400, 401, 403, 404, 413), "AxiosError"),
     ),
     Client(
         "Windmill script",
@@ -141,7 +147,7 @@ CLIENTS = [
         path=BULK,
         media_type=JSON_API,
         revision="2026-07-15",
-        raises=dict.fromkeys((400, 401, 403, 429, 503), "Error"),
+        raises=dict.fromkeys((400, 401, 403, 404, 413, 429, 503), "Error"),
         retries=False,
     ),
 ]

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
+from sluice.contract import MAX_BODY_BYTES_IN
 from tests.bodies import bulk, entry, event, metric, single
 from tests.e2e.clients import CLIENTS, INSTALLED, Call, Client, Outcome, Way, make_all, missing
 from tests.e2e.conftest import Stack, eventually
@@ -180,18 +181,22 @@ def outcomes(stack: Stack) -> Outcomes:
     """What came of each client's calls, by its name and the call's."""
 
     def calls(client: Client) -> dict[str, Call]:
-        def refused(key: str, email: str = "ann@example.com", **attributes: str) -> Call:
+        def refused(
+            key: str = stack.key, *, api: str = stack.api, email: str = "ann@example.com", **attributes: Any
+        ) -> Call:
             way = client.ways[0]
-            return Call(stack.api, key, way, least(client, way, email, **attributes))
+            return Call(api, key, way, least(client, way, email, **attributes))
 
         accepted = {
             way: Call(stack.api, stack.key, way, complete(client, way, email_of(client, way)))
             for way in client.ways
         }
         return accepted | {
-            "bad document": refused(stack.key, email="nobody", time=NEVER),
+            "bad document": refused(email="nobody", time=NEVER),
             "unknown key": refused(f"pk_{uuid.uuid4().hex}"),
             "key without the scope": refused(stack.read_only_key),
+            "no such path": refused(api=f"{stack.api}/v2"),
+            "too large": refused(properties={"text": "x" * MAX_BODY_BYTES_IN}),
         }
 
     return make_all(calls)
@@ -249,16 +254,16 @@ def test_a_refused_document_is_raised_with_a_pointer_to_each_problem(
 
 @with_each_client
 @pytest.mark.parametrize(
-    ("key", "status", "code"),
+    ("call", "status", "code"),
     [
         ("unknown key", 401, "authentication_failed"),
         ("key without the scope", 403, "permission_denied"),
+        ("no such path", 404, "not_found"),
+        ("too large", 413, "payload_too_large"),
     ],
 )
-def test_a_refused_key_is_raised(
-    outcomes: Outcomes, client: Client, key: str, status: int, code: str
-) -> None:
-    outcome = outcomes[client.name][key]
+def test_a_refusal_is_raised(outcomes: Outcomes, client: Client, call: str, status: int, code: str) -> None:
+    outcome = outcomes[client.name][call]
 
     assert (outcome["raised"], outcome["status"]) == (client.raises[status], status)
     assert [error["code"] for error in outcome["errors"]] == [code]
