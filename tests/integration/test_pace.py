@@ -134,7 +134,7 @@ class TestCost:
         clock.run(one_by_one(worker(clock), pace.SHARE_LIMIT))
         database.calls.clear()
 
-        clock.run(turns(worker(clock), 8))
+        clock.run(turns(worker(clock), 6))
 
         assert database.calls == {"get_item": 2, "put_item": 1}
 

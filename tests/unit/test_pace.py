@@ -99,7 +99,7 @@ class TestReserve:
         slots = saturate(Window(), NOW, NOW + 3 * MINUTE, rng)
 
         burst, steady = FixedWindow(1), FixedWindow(60)
-        for arrived in sorted(slot + alignment + rng.randrange(240) for slot in slots):
+        for arrived in sorted(slot + alignment + rng.randrange(490) for slot in slots):
             assert burst.count(arrived / 1_000) <= 10
             assert steady.count(arrived / 1_000) <= 150
 

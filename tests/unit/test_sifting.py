@@ -166,7 +166,8 @@ class TestAnEventRefusedAsIfItsAccountWere:
         self, seed: int
     ) -> None:
         world = World({SITE: KEY}, workers=1, seed=seed, latency=1.0)
-        world.answer = lambda body: refusal(403) if world.clock() >= START + 0.3 else None
+        the_third_is_sent = START + 2.5 * pace.SPACING_MS / 1_000
+        world.answer = lambda body: refusal(403) if world.clock() >= the_third_is_sent else None
 
         async def scenario() -> None:
             for n in range(12):

@@ -1,8 +1,8 @@
 """When the next request of an account may go out, shared by every worker of that account.
 
-A sliding window satisfies the upstream's fixed ones wherever they begin. The windows here are a
-little longer than the upstream's, and slots lie apart, because a request reaches it later than it was
-sent, and not always equally much later. A minute's requests are spread over it in shares: were they
+A sliding window satisfies the upstream's fixed ones wherever they begin. The windows here are half a
+second longer than the upstream's, and slots lie apart, because a request reaches it later than its slot,
+and not always equally much later. A minute's requests are spread over it in shares: were they
 all sent at once, every worker would then wait out the rest of the minute, whoever else's events it
 could have sent meanwhile.
 
@@ -27,14 +27,14 @@ STEADY_MS: Final = 60_500  # 150 in this is 99.2 % of the limit's rate
 SHARES: Final = 6
 SHARE_LIMIT: Final = STEADY_LIMIT // SHARES
 SHARE_MS: Final = -(-STEADY_MS // SHARES)
-BURST_MS: Final = 1_250
+BURST_MS: Final = 1_500
 SPACING_MS: Final = BURST_MS // BURST_LIMIT
 GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
 MAX_PAUSE_SECONDS: Final = 900.0  # after one that says more than can be meant
 FRESH_SECONDS: Final = 1.0  # what other workers noted is known to all within this time
-# A slot is lost to who is later. Ten are sent in a second if none is a quarter of one late; what is left of
-# that is for the way from the last look at the clock to the network.
+# A slot is lost to who is later. Of the half second by which windows are longer the rest is for the network,
+# and for workers whose clocks differ.
 LATE_SECONDS: Final = 0.2
 TOLERANCE: Final = 10  # requests by which the upstream's count may differ from ours and nobody else sends
 _MINUTE_MS: Final = 60_000
