@@ -53,6 +53,29 @@ def single(order: Order) -> bytes:
     return orjson.dumps({"data": {"type": "event", "attributes": {**order["event"], "profile": profile}}})
 
 
+def client(order: Order) -> bytes:
+    """One order as a page sends it, its profile named by the e-mail alone."""
+    return single({**order, "profile": {"email": order["profile"]["email"]}})
+
+
+def client_bulk(own: list[Order]) -> bytes:
+    """One profile's orders as a client bulk request."""
+    return orjson.dumps(
+        {"data": _entry({"email": own[0]["profile"]["email"]}, [each["event"] for each in own])}
+    )
+
+
+def delivery(order: Order) -> bytes:
+    """One order as a shop's webhook has it."""
+    event = {name: value for name, value in order["event"].items() if name != "metric"}
+    return orjson.dumps({**event, "customer": order["profile"]})
+
+
+def batch(given: list[Order]) -> bytes:
+    """Orders as a batch for Pipeless."""
+    return orjson.dumps({"events": [_purchase(order) for order in given]})
+
+
 def records(given: list[Order]) -> bytes:
     """The orders as JSON lines of dtex's record contract."""
     lines = []
@@ -78,6 +101,14 @@ def _track(order: Order) -> dict[str, Any]:
         "context": {"traits": traits},
         "value": event["value"],
         "properties": event["properties"],
+    }
+
+
+def _purchase(order: Order) -> dict[str, Any]:
+    return {
+        "start_object": {"id": order["profile"]["external_id"], "type": "user"},
+        "relationship": {"type": "purchased", "created_on": order["event"]["time"].removesuffix("Z")},
+        "end_object": {"id": order["event"]["properties"]["sku"], "type": "product"},
     }
 
 

@@ -5,14 +5,20 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sluice import message
+from sluice.accounts import Account, Accounts, App
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.delivering import packing
 from sluice.delivering.packing import Job
-from sluice.message import Body, Message, StoredMessage
+from sluice.message import Batch, Body, Message, StoredMessage
+from sluice.pipeless import intake as pipeless
+from sluice.producers import envelopes
+from sluice.producers import intake as producers
 from sluice.reading import intake
 
 NOW: Final = datetime(2026, 7, 22, 12, tzinfo=UTC)
 SITE_ID: Final = "AbC123"
+APP_ID: Final = 1
+_ACCOUNTS: Final = Accounts((Account(SITE_ID, "pk_upstream"),))
 
 
 def stored(body: bytes, surface: Surface = Surface.BULK, receipt: str = "0" * 32) -> Message[Any]:
@@ -24,6 +30,18 @@ def stored(body: bytes, surface: Surface = Surface.BULK, receipt: str = "0" * 32
 def ingest(body: bytes) -> Body:
     """A bulk request's bytes as its queue message."""
     return message.encode(stored(body))
+
+
+def produced(text: str) -> StoredMessage | Batch:
+    """What dispatch makes of a body that a producer put on the queue itself."""
+    opened = envelopes.opened(envelopes.Body(text, NOW))
+    return message.as_stored(producers.accept(opened, "0" * 32, _ACCOUNTS))  # type: ignore[arg-type]
+
+
+def batch(body: bytes) -> Batch:
+    """What ingest makes of a batch for Pipeless."""
+    read = pipeless.read(body, App(APP_ID, "pl_upstream"))
+    return Batch("0" * 32, APP_ID, NOW, pipeless.stamped(read.events, NOW))
 
 
 def read(bodies: Sequence[Body]) -> list[StoredMessage]:

@@ -1,5 +1,7 @@
 """Whether the hot path is still as quick, beside the floor of the same moment, as it was when recorded.
 
+And whether many events still take about as long, each, as few do.
+
 Absolute times say more about the machine than about a change, so only ratios are compared, and with a
 margin that a busy machine does not use up. `python -m benchmarks.guard` records them anew.
 """
@@ -8,16 +10,20 @@ import json
 from pathlib import Path
 from typing import Final
 
-from benchmarks import corpus, gateway, measure
+from benchmarks import corpus, gateway, measure, scale
 from benchmarks.floor import floor
 
 MARGIN: Final = 1.4
 _RECORDED: Final = Path(__file__).parent / "guard.json"
 _ROUNDS: Final = 20
+_MANY: Final = 20_000
 
 
 def ratios() -> dict[str, float]:
-    """Our times over the time of parsing and writing the same bytes once, in a short run."""
+    """Our times over the time of parsing and writing the same bytes once, in a short run.
+
+    That of packing is an event's among many over that of the same event among a thousand.
+    """
     body = corpus.ungrouped(corpus.orders())
     queued = [gateway.ingest(body)]
     seconds = measure.best(
@@ -28,7 +34,11 @@ def ratios() -> dict[str, float]:
         },
         _ROUNDS,
     )
-    return {name: seconds[name] / seconds["floor"] for name in ("ingest", "dispatch")}
+    times = scale.pack_times((corpus.EVENTS, _MANY))
+    return {
+        **{name: seconds[name] / seconds["floor"] for name in ("ingest", "dispatch")},
+        "packing": times[_MANY]["microseconds_per_event"] / times[corpus.EVENTS]["microseconds_per_event"],
+    }
 
 
 def recorded() -> dict[str, float]:
@@ -40,7 +50,7 @@ def recorded() -> dict[str, float]:
 def slower(now: dict[str, float]) -> list[str]:
     """What is slower than recorded, in words."""
     return [
-        f"{name} takes {now[name]:.2f} times the floor; recorded is {limit:.2f}, allowed {limit * MARGIN:.2f}"
+        f"{name} takes {now[name]:.2f} times as long; recorded is {limit:.2f}, allowed {limit * MARGIN:.2f}"
         for name, limit in recorded().items()
         if now[name] > limit * MARGIN
     ]

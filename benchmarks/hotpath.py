@@ -1,9 +1,12 @@
 """From a caller's bytes to the bytes sent upstream: ours, the floor below it, and what others take."""
 
+import functools
 import json
 import multiprocessing
+import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +16,14 @@ import orjson
 from benchmarks import corpus, gateway, measure, peers
 from benchmarks.floor import floor
 from sluice.contract import Surface
-from sluice.message import Body, decode, encode
+from sluice.message import Body, encode
 
 NODE: Final = Path(__file__).parent / "node"
+_NODE_ERROR: Final = re.compile(
+    r"\w*Error(?: \[\w+\])?: .+"
+)  # as Node ends; above it stands the line of code
+
+type Form = Callable[[list[corpus.Order]], bytes]
 
 _isolated: Final = multiprocessing.get_context("spawn")
 
@@ -24,7 +32,7 @@ def run(rounds: int) -> dict[str, Any]:
     """The contestants' rows, our steps, and what many single events take."""
     orders = corpus.orders()
     return {
-        "ungrouped": {**_ours(corpus.ungrouped(orders), rounds), "steps": _steps(orders, rounds)},
+        "ungrouped": _ours(corpus.ungrouped(orders), rounds),
         "grouped": _ours(corpus.grouped(orders), rounds),
         "peers": _python_peers(orders, max(3, rounds // 5)) | _node_peers(orders, rounds),
         "singles": _singles(max(3, rounds // 5)),
@@ -33,16 +41,18 @@ def run(rounds: int) -> dict[str, Any]:
 
 def _ours(body: bytes, rounds: int) -> dict[str, Any]:
     queued = [gateway.ingest(body)]
+    whole = _Whole(body)
     seconds = measure.best(
         {
             "floor": lambda: floor(body),
             "loads": lambda: orjson.loads(body),
             "ingest": lambda: gateway.ingest(body),
             "dispatch": lambda: gateway.dispatch(queued),
-            "whole": lambda: gateway.whole(body),
+            "whole": whole,
         },
         rounds,
     )
+    few = _few(corpus.ungrouped)
     return {
         "bytes_in": len(body),
         "bytes_sent": sum(map(len, gateway.whole(body))),
@@ -52,73 +62,94 @@ def _ours(body: bytes, rounds: int) -> dict[str, Any]:
             {"floor": lambda: floor(body), "whole": lambda: gateway.whole(body)}, rounds // 5
         ),
         "events_per_second": corpus.EVENTS / seconds["whole"],
-        "memory": _memory(_whole, body),
-        "ingest_memory": _memory(_ingest, body),
-        "dispatch_memory": _memory(_dispatch, queued),
-        "floor_memory": _memory(floor, body),
+        "steps": {name: each / corpus.EVENTS * 1e6 for name, each in whole.steps().items()},
+        "memory": _memory(gateway.whole, few, body),
+        "ingest_memory": _memory(gateway.ingest, few, body),
+        "dispatch_memory": _memory(gateway.dispatch, [gateway.ingest(few)], queued),
+        "floor_memory": _memory(floor, few, body),
     }
 
 
-def _steps(orders: list[corpus.Order], rounds: int) -> dict[str, float]:
-    """Microseconds an event of each step."""
-    body = corpus.ungrouped(orders)
-    stored = gateway.stored(body)
-    queued = [encode(stored)]
-    read = gateway.read(queued)
-    packed = gateway.jobs(read)
-    seconds = measure.best(
-        {
-            "read and stamp": lambda: gateway.stored(body),
-            "encode": lambda: encode(stored),
-            "decode": lambda: gateway.read(queued),
-            "pack": lambda: gateway.jobs(read),
-            "serialise": lambda: gateway.bodies(packed),
-        },
-        rounds,
-    )
-    return {name: each / corpus.EVENTS * 1e6 for name, each in seconds.items()}
+class _Whole:
+    """`gateway.whole` of a body, which notes when each of its steps is done."""
+
+    STEPS: Final = ("read and stamp", "encode", "decode", "pack", "serialise")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._passes: list[list[float]] = []
+
+    def __call__(self) -> list[bytes]:
+        times = [time.process_time()]
+        stored = gateway.stored(self._body)
+        times.append(time.process_time())
+        queued = [encode(stored)]
+        del stored  # here and below: when `gateway.whole` lets go of it, too
+        times.append(time.process_time())
+        read = gateway.read(queued)
+        times.append(time.process_time())
+        packed = gateway.jobs(read)
+        del read
+        times.append(time.process_time())
+        sent = gateway.bodies(packed)
+        del packed
+        times.append(time.process_time())
+        self._passes.append(times)
+        return sent
+
+    def steps(self) -> dict[str, float]:
+        """Seconds of each step in the quickest pass, the first left out: they add up to all of it."""
+        times = min(self._passes[1:], key=lambda times: times[-1] - times[0])
+        return {name: end - begin for name, begin, end in zip(self.STEPS, times, times[1:], strict=False)}
 
 
 def _python_peers(orders: list[corpus.Order], rounds: int) -> dict[str, Any]:
     return {
-        "klaviyo-api 25 (Python)": _peer(peers.klaviyo_sdk, corpus.ungrouped(orders), rounds),
-        "dtex 0.21": _peer(peers.dtex, corpus.records(orders), rounds),
+        "klaviyo-api 25 (Python)": _peer("klaviyo_sdk", orders, corpus.ungrouped, rounds),
+        "dtex 0.21": _peer("dtex", orders, corpus.records, rounds),
     }
 
 
-def _peer(make: Callable[[], Callable[[bytes], list[bytes]]], given: bytes, rounds: int) -> dict[str, Any]:
+def _peer(name: str, orders: list[corpus.Order], form: Form, rounds: int) -> dict[str, Any]:
+    given = form(orders)
+    run = functools.partial(_run_peer, name)
     try:
-        run = make()
         sent = run(given)
     except Exception as error:  # whatever it is, the row says it
         return {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
     seconds = measure.best({"peer": lambda: run(given)}, rounds)["peer"]
-    return _row(seconds, sum(map(len, sent)), _memory(_run_peer, make.__name__, given))
+    return _row(seconds, sum(map(len, sent)), _memory(run, _few(form), given))
 
 
 def _node_peers(orders: list[corpus.Order], rounds: int) -> dict[str, Any]:
     return {
-        "Segment's Klaviyo destination 3.497 (Node)": _node("segment", corpus.segment(orders), rounds),
-        "klaviyo-api 23 (Node)": _node("sdk", corpus.ungrouped(orders), rounds),
+        "Segment's Klaviyo destination 3.497 (Node)": _node("segment", orders, corpus.segment, rounds),
+        "klaviyo-api 23 (Node)": _node("sdk", orders, corpus.ungrouped, rounds),
     }
 
 
-def _node(name: str, given: bytes, rounds: int) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(given)
-        file.flush()
-        command = ["node", "peers.mjs", name, file.name, str(rounds)]
+def _node(name: str, orders: list[corpus.Order], form: Form, rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        few, given = Path(folder) / "few", Path(folder) / "given"
+        few.write_bytes(_few(form))
+        given.write_bytes(form(orders))
+        command = ["node", "peers.mjs", name, str(few), str(given), str(rounds)]
         try:
             done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=120, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             return {"failed": f"{type(error).__name__}: Node is needed to run it"}
     if done.returncode:
-        reasons = [line for line in done.stderr.splitlines() if "Error" in line]
-        return {"failed": (reasons or ["it ended without an answer"])[0].strip()[:200]}
+        return {"failed": node_error(done.stderr)}
     answer = json.loads(done.stdout)
     if answer["events"] != corpus.EVENTS:
         return {"failed": f"it sent {answer['events']} of {corpus.EVENTS} events"}
     return _row(answer["seconds"], answer["bytes"], answer["memory"])
+
+
+def node_error(said: str) -> str:
+    """Why Node ended, by what it said."""
+    reasons = filter(_NODE_ERROR.fullmatch, map(str.strip, said.splitlines()))
+    return next(reasons, "it ended without an answer")[:200]
 
 
 def _row(seconds: float, sent: int, memory: int) -> dict[str, Any]:
@@ -135,42 +166,49 @@ def _singles(rounds: int) -> dict[str, Any]:
         for number, order in enumerate(orders)
     ]
     seconds = measure.best({"dispatch": lambda: gateway.dispatch(queued)}, rounds)["dispatch"]
+    bodies = [corpus.single(order).decode() for order in orders[: corpus.EVENTS]]
+    reading = measure.best({"read": lambda: [gateway.produced(body) for body in bodies]}, rounds)
     return {
         "events": count,
         "seconds": seconds,
         "events_per_second": count / seconds,
         "jobs": len(gateway.dispatch(queued)),
-        "memory": _memory(_dispatch_texts, [body.text for body in queued]),
+        "reading_seconds": reading["read"] / corpus.EVENTS,
+        "memory": _memory(_keep_all, queued[:1], queued),
     }
 
 
-def _memory(work: Callable[..., object], *given: Any) -> int:
-    """Bytes of resident memory a process grows by at most for this, beyond its input and its imports."""
+def _memory[Input](work: Callable[[Input], object], few: Input, given: Input) -> int:
+    """Bytes of resident memory a process grows by at most for this.
+
+    That is beyond its input, and what it has after a `few` events: imports, and what is made once.
+    """
     with _isolated.Pool(1) as pool:
-        grown: int = pool.apply(_grown, (work, given))
+        grown: int = pool.apply(_grown, (work, few, given))
         return grown
 
 
-def _grown(work: Callable[..., object], given: tuple[Any, ...]) -> int:
-    return measure.peak_growth(lambda: work(*given))
+def _grown[Input](work: Callable[[Input], object], few: Input, given: Input) -> int:
+    work(few)
+    return measure.peak_growth(lambda: work(given))
 
 
-def _whole(body: bytes) -> object:
-    return gateway.whole(body)
+def _few(form: Form) -> bytes:
+    """Input of two events."""
+    return form(corpus.orders(2, 1))
 
 
-def _ingest(body: bytes) -> object:
-    return gateway.ingest(body)
+def _keep_all(queued: list[Body]) -> object:
+    """As an invocation does, which keeps the messages until it is done."""
+    messages = gateway.read(queued)
+    return messages, gateway.bodies(gateway.jobs(messages))
 
 
-def _dispatch(queued: list[Body]) -> object:
-    return gateway.dispatch(queued)
+def _run_peer(name: str, given: bytes) -> list[bytes]:
+    return _made(name)(given)
 
 
-def _dispatch_texts(texts: list[str]) -> object:
-    messages = [decode(text, lambda _: b"") for text in texts]
-    return messages, gateway.bodies(gateway.jobs(messages))  # type: ignore[arg-type]
-
-
-def _run_peer(name: str, given: bytes) -> object:
-    return getattr(peers, name)()(given)
+@functools.cache
+def _made(name: str) -> Callable[[bytes], list[bytes]]:
+    made: Callable[[bytes], list[bytes]] = getattr(peers, name)()
+    return made

@@ -5,6 +5,7 @@ else runs on the machine is nobody's merit.
 
 import gc
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,26 +49,29 @@ def best_warm(contestants: Mapping[str, Work], rounds: int) -> dict[str, float]:
     return found
 
 
-def collecting(work: Work) -> float:
-    """Seconds of a call that the garbage collector takes."""
-    seconds = 0.0
+def instructions(work: Work) -> int:
+    """Instructions that Python's interpreter carries out in a call: the same on every machine, every time."""
+    monitoring, tool, count = sys.monitoring, sys.monitoring.PROFILER_ID, 0
 
-    def note(phase: str, _: object) -> None:
-        nonlocal seconds
-        seconds += time.process_time() if phase == "stop" else -time.process_time()
+    def note(*_: object) -> None:
+        nonlocal count
+        count += 1
 
-    gc.callbacks.append(note)
+    monitoring.use_tool_id(tool, "instructions")
+    monitoring.register_callback(tool, monitoring.events.INSTRUCTION, note)
+    monitoring.set_events(tool, monitoring.events.INSTRUCTION)
     try:
         work()
     finally:
-        gc.callbacks.remove(note)
-    return seconds
+        monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+        monitoring.free_tool_id(tool)
+    return count
 
 
 def peak_growth(work: Work) -> int:
     """Bytes of resident memory a call needs at most, its result included.
 
-    True of the first such call in a process: memory freed before may be used again unnoticed.
+    True of the first large call in a process: memory freed before may be used again unnoticed.
     """
     before = peak(forget=True)
     kept = work()

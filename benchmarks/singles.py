@@ -1,6 +1,9 @@
 """What one request costs in ingest: warm, with and without SendMessage, and from a cold start."""
 
 import contextlib
+import functools
+import hashlib
+import hmac
 import importlib.util
 import io
 import json
@@ -20,52 +23,81 @@ from typing import Any, Final
 
 from benchmarks import corpus, gateway, measure, stub
 from sluice import aws
+from sluice.contract import MAX_EVENTS_PER_CALL
 
 ROOT: Final = Path(__file__).parent.parent
 EMULATOR: Final = "lib/python3.13/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
 ROUNDS: Final = 15
+SINGLE: Final = "single event"
+BULK: Final = "bulk request of 1,000"
+CLIENT: Final = "client event"
+CLIENT_BULK: Final = "client bulk request of 4"
+WEBHOOK: Final = "webhook of one event"
+PIPELESS: Final = "batch of 10 for Pipeless"
+WITHOUT_AWS: Final = ", without calls to AWS"
 _START_SECONDS: Final = 30.0
 
 
-def run(requests: int, starts: int) -> dict[str, Any]:
+def run(count: int, starts: int) -> dict[str, Any]:
     """Milliseconds a request."""
     with stub.serving() as url:
         os.environ.update(stub.environment(url))
-        times = warm(requests)
+        times = warm(count)
         cold = _cold(url, starts)
     return {"warm": times, "cold": cold}
 
 
-def proxy_request(path: str, body: bytes) -> dict[str, Any]:
-    """API Gateway's event for a request."""
+def requests() -> dict[str, dict[str, Any]]:
+    """API Gateway's event for a request of each route, by what the report calls it."""
+    orders = corpus.orders()
+    own = [order for order in orders if order["profile"] is orders[0]["profile"]]
+    delivery, batch = corpus.delivery(orders[0]), corpus.batch(orders[:MAX_EVENTS_PER_CALL])
+    key = {"Authorization": f"Klaviyo-API-Key {stub.KEY}"}
+    site = {"company_id": gateway.SITE_ID}
+    signed = {"X-Signature": hmac.new(stub.WEBHOOK_SECRET.encode(), delivery, hashlib.sha256).hexdigest()}
+    app = {"Authorization": f"Bearer {stub.APP_KEY}", "Content-Type": "application/json"}
+    batches = f"/v1/apps/{gateway.APP_ID}/events/batch"
+    return {
+        SINGLE: _request("/api/events", corpus.single(orders[0]), key),
+        BULK: _request("/api/event-bulk-create-jobs", corpus.ungrouped(orders), key),
+        CLIENT: _request("/client/events", corpus.client(orders[0]), {}, site),
+        CLIENT_BULK: _request("/client/event-bulk-create", corpus.client_bulk(own), {}, site),
+        WEBHOOK: _request("/webhooks/shop", delivery, signed),
+        PIPELESS: _request(batches, batch, app),
+    }
+
+
+def _request(
+    path: str, body: bytes, own: dict[str, str], query: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A proxy request with headers of its `own` beside those that every one has."""
     request: dict[str, Any] = json.loads((ROOT / "tests/events/ingest-event.json").read_text())
-    headers = request["headers"] | {"Authorization": f"Klaviyo-API-Key {stub.KEY}"}
-    multiple = {name: [value] for name, value in headers.items()}
-    return request | {"path": path, "headers": headers, "multiValueHeaders": multiple, "body": body.decode()}
+    headers = {name: value for name, value in request["headers"].items() if name != "Authorization"} | own
+    return request | {
+        "path": path,
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": query,
+        "multiValueQueryStringParameters": {name: [value] for name, value in (query or {}).items()},
+        "body": body.decode(),
+    }
 
 
-def warm(requests: int) -> dict[str, Any]:
+def warm(count: int) -> dict[str, Any]:
     """Milliseconds of the handler in this process, for as many requests."""
     handler = _handler()
-    single = proxy_request("/api/events", corpus.single(corpus.orders()[0]))
-    bulk = proxy_request("/api/event-bulk-create-jobs", corpus.ungrouped(corpus.orders()))
-    rows = _rounds(
-        {
-            "single event": (lambda: handler(single), requests),
-            "bulk request of 1,000": (lambda: handler(bulk), requests // 10),
-            "SendMessage alone": (_send_message, requests),
-        }
-    )
+    given = requests()
+    works = {
+        name: (functools.partial(handler, request), count // 10 if name == BULK else count)
+        for name, request in given.items()
+    }
+    rows = _rounds({SINGLE: works[SINGLE], BULK: works[BULK], "SendMessage alone": (_send_message, count)})
     with (
         _replaced(aws.sqs(), "send_message", lambda **_: {"MessageId": "1"}),
         _replaced(aws.hurried_dynamodb(), "put_item", lambda **_: {}),
+        _replaced(aws.hurried_s3(), "get_object", _sources),
     ):
-        return rows | _rounds(
-            {
-                "single event, without calls to AWS": (lambda: handler(single), requests),
-                "bulk request of 1,000, without calls to AWS": (lambda: handler(bulk), requests // 10),
-            }
-        )
+        return rows | _rounds({f"{name}{WITHOUT_AWS}": work for name, work in works.items()})
 
 
 @contextlib.contextmanager
@@ -76,6 +108,10 @@ def _replaced(client: Any, name: str, call: Callable[..., Any]) -> Iterator[None
         yield
     finally:
         setattr(client, name, real)
+
+
+def _sources(**_: Any) -> dict[str, Any]:
+    return {"ETag": "1", "Body": io.BytesIO(json.dumps(stub.SOURCES).encode())}
 
 
 def _send_message() -> object:
@@ -143,9 +179,7 @@ def _cold(url: str, starts: int) -> dict[str, Any]:
         return {"failed": "the Runtime Interface Emulator of the SAM CLI is not there: run make setup"}
     body = corpus.single(corpus.orders()[0])
     return {
-        "ingest": _first_answers(
-            emulator, "functions/ingest", proxy_request("/api/events", body), url, starts
-        ),
+        "ingest": _first_answers(emulator, "functions/ingest", requests()[SINGLE], url, starts),
         "only SendMessage": _first_answers(
             emulator, "benchmarks/minimal", {"body": body.decode()}, url, starts
         ),

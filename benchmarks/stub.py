@@ -17,6 +17,8 @@ import msgspec
 from sluice.settings import IngestSettings
 
 KEY: Final = "pk_benchmark_key"
+APP_KEY: Final = "app_benchmark_key"
+WEBHOOK_SECRET: Final = "webhook_benchmark_secret"
 QUEUE_PATH: Final = "/123456789012/events"
 MAX_SECONDS: Final = 900
 
@@ -27,7 +29,44 @@ ACCOUNTS: Final = {
             "private_key": "pk_upstream",
             "keys": [{"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "scopes": ["events:write"]}],
         }
-    ]
+    ],
+    "pipeless": [
+        {
+            "app_id": 1,
+            "api_key": "pl_upstream",
+            "keys": [{"sha256": hashlib.sha256(APP_KEY.encode()).hexdigest(), "scopes": ["events:write"]}],
+        }
+    ],
+}
+SOURCES: Final = {
+    "sources": {
+        "shop": {
+            "account": "AbC123",
+            "signature": {"scheme": "hmac", "header": "X-Signature"},
+            "secret": "shop",
+            "events": {
+                "placed": {
+                    "metric": "Placed Order",
+                    "profile": {
+                        "email": "lower(customer.email)",
+                        "external_id": "customer.external_id",
+                        "first_name": "customer.first_name",
+                        "last_name": "customer.last_name",
+                    },
+                    "value": "value",
+                    "value_currency": "value_currency",
+                    "time": "time",
+                    "unique_id": "unique_id",
+                    "properties": {
+                        "Order": "properties.order_number",
+                        "Item": "properties.item",
+                        "Quantity": "properties.quantity",
+                        "Categories": "properties.categories",
+                    },
+                }
+            },
+        }
+    }
 }
 
 
@@ -77,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         operation = self.headers["X-Amz-Target"].partition(".")[2]
         if operation == "GetSecretValue":
-            answer = {"Name": "accounts", "SecretString": json.dumps(ACCOUNTS)}
+            name = body["SecretId"]
+            text = json.dumps(ACCOUNTS) if name == "accounts_secret" else WEBHOOK_SECRET
+            answer = {"Name": name, "SecretString": text}
         elif operation == "PutItem":
             answer = {}
         else:
