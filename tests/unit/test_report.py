@@ -58,10 +58,10 @@ def test_readme_says_no_more_than_was_measured_of_the_hot_path() -> None:
     rate = hot["ungrouped"]["events_per_second"]
     [segment] = [each for name, each in hot["peers"].items() if name.startswith("Segment's")]
 
-    [claimed] = said(r"one core takes # events a second .* more than twice as many as Segment's")
+    [claimed] = said(r"one core takes # events a second .* about twice as many as Segment's")
 
     assert claimed <= rate < 1.3 * claimed
-    assert rate > 2 * segment["events_per_second"]
+    assert 1.75 < rate / segment["events_per_second"] < 3
 
 
 def test_what_is_done_for_an_event_does_not_grow_with_their_number() -> None:
