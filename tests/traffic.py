@@ -61,7 +61,9 @@ def delivered(klaviyo: Klaviyo, site_id: str = SITE) -> Counter[str]:
 
 
 def rejected(world: World) -> Counter[str]:
-    payloads = [msgspec.json.decode(rejection.payload) for rejection in world.rejections]
+    """How often each unique_id was rejected; what is stored twice, as its message was, has one id."""
+    by_id = {rejection.id: rejection.payload for rejection in world.rejections}
+    payloads = [msgspec.json.decode(payload) for payload in by_id.values()]
     return Counter(event["unique_id"] for payload in payloads for event in payload["events"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import zstandard
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from local.standin import Klaviyo
@@ -698,6 +698,15 @@ FAULTS = st.sampled_from(
     shape=st.lists(st.integers(1, 30), min_size=1, max_size=8),
     bad=st.sets(st.integers(0, 120), max_size=3),
     trouble=st.sampled_from([0.0, 0.02, 0.1]),
+)
+@example(  # parking fails after it is done: a message is there twice, and twice rejected
+    seed=116,
+    faults=[({"kind": "json", "status": 500}, 1)] * 4 + [({"kind": "json", "status": 500}, 11)],
+    kills=set(),
+    attribution="all",
+    shape=[1, 1],
+    bad={0},
+    trouble=0.1,
 )
 def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
     seed: int,
