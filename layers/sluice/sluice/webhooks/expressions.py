@@ -409,10 +409,10 @@ class _Functions(Functions):  # type: ignore[misc]
         return bounded
 
     @_takes({"types": ["object"], "variadic": True})
-    def _func_merge(self, *parts: dict[str, Any]) -> dict[str, Any]:
+    def _func_merge(self, *parts: dict[str, Any]) -> Any:
         if sum(map(len, parts)) > MAX_ITEMS:
             raise Exhausted(f"An object made of others must not have more than {MAX_ITEMS} members.")
-        return {name: value for part in parts for name, value in part.items()}
+        return super()._func_merge(*parts)
 
     @_takes(_NAME, {"types": ["array-string"]})
     def _func_join(self, separator: str, parts: list[str]) -> str:
