@@ -1,25 +1,30 @@
-# Everything a contributor runs. Each environment is made once and again when its requirements change.
+# Everything a contributor runs. An environment is made when it is first needed, and again when its
+# requirements change; .venv grows from what the local tools need to what the tests and the benchmarks need.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-ENVIRONMENTS := .venv .venv-emulator .venv-sam
-READY := $(ENVIRONMENTS:%=%/.ready)
-# Older SDKs that tests call the gateway with, and the libraries of webhooks' senders. Node's SDK is tested
-# where there is Node.
-CLIENTS := .venv-clients-9 .venv-clients-1 .venv-webhooks
-CLIENTS_READY := $(CLIENTS:%=%/.ready) $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
-BENCH := .venv-bench/.ready
+# uv makes the environments: the one on PATH, or else our own from the package index.
+UV := $(if $(shell uv python find --help 2>/dev/null),uv,.uv/bin/uv)
+OWN_UV := $(filter .uv/%,$(UV))
+LOCAL := .venv/.ready .venv-emulator/.ready .venv-sam/.ready
+DEVELOPMENT := .venv/.ready-development
+BENCHMARKS := .venv/.ready-benchmarks
+# Clients that tests call the gateway with. Node's SDK is tested where there is Node.
+CLIENTS := .venv-clients/.ready .venv-clients-1/.ready
+NODE_CLIENTS := $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
 CODE := layers/sluice functions local ops benchmarks
 RUN := .venv/bin/python -m
+PIN = $(UV) pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $(ARGS)
+INSTALL = $(UV) pip install -q --python $(@D)/bin/python --require-hashes -r $<
 
 .PHONY: help
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
 
 .PHONY: setup
-setup: $(READY) ## make the three virtual environments from the pinned requirements
+setup: $(LOCAL) ## make what up, demo and sluicectl need: three virtual environments, by uv
 
 .PHONY: up
 up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the stand-in)
@@ -38,57 +43,76 @@ chaos: setup ## load, faults and kills for minutes, then the count (SEED=… rep
 	@$(RUN) local.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
 
 .PHONY: test
-test: setup $(CLIENTS_READY) ## run every test but that of speed, which a busy machine would fail
+test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but that of speed, which a busy machine would fail
 	$(RUN) pytest tests/unit --disable-socket --allow-unix-socket
 	$(RUN) pytest tests --ignore tests/unit --ignore tests/speed
 
-.PHONY: check
-check: setup ## linters, types, template, every test and that of speed: what a change has to pass
+.PHONY: lint
+lint: .venv-sam/.ready $(DEVELOPMENT) ## check style, types, the direction of imports and the template
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy $(CODE)
 	PYTHONPATH=layers/sluice:. .venv/bin/lint-imports
 	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
-	$(MAKE) test
+
+.PHONY: check
+check: lint test ## linters, every test and that of speed: what a change has to pass
 	$(RUN) pytest tests/speed
 
 .PHONY: bench
-bench: .venv-sam/.ready $(BENCH) ## measure it beside others (ARGS=--quick for a minute)
+bench: .venv-sam/.ready $(BENCHMARKS) ## measure it beside others (ARGS=--quick for a minute)
 	@if command -v npm >/dev/null && [ ! -d benchmarks/node/node_modules ]; then npm ci --prefix benchmarks/node --ignore-scripts --silent; fi
-	@PYTHONPATH=.:layers/sluice .venv-bench/bin/python -m benchmarks $(ARGS)
+	@PYTHONPATH=.:layers/sluice $(RUN) benchmarks $(ARGS)
 
 .PHONY: build
-build: setup ## build functions and layers for AWS (ARCHITECTURE=x86_64 for that instead of arm64)
+build: .venv-sam/.ready ## build functions and layers for AWS (ARCHITECTURE=x86_64 for that instead of arm64)
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build $(if $(ARCHITECTURE),--parameter-overrides Architecture=$(ARCHITECTURE))
 
 .PHONY: openapi
-openapi: setup ## write the API's description anew, after a change of its types or limits
+openapi: .venv/.ready ## write the API's description anew, after a change of its types or limits
 	@PYTHONPATH=layers/sluice:. $(RUN) local.openapi
 
 .PHONY: lock
-lock: ## pin the requirements anew, with hashes (needs uv)
-	cd layers/dependencies && uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
-	cd requirements && for each in project emulator sam clients-9 clients-1 webhooks bench; do uv pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $$each.in -o $$each.txt; done
+lock: $(OWN_UV) ## pin the requirements with hashes, after a change of theirs (ARGS=--upgrade for newer releases)
+	$(PIN) layers/dependencies/requirements.in -o layers/dependencies/requirements.txt
+	for each in uv devstack development benchmarks emulator sam clients clients-1; do $(PIN) --universal requirements/$$each.in -o requirements/$$each.txt; done
 
 .PHONY: clean
 clean: down ## stop the local stack and remove everything made here
-	@rm -rf $(ENVIRONMENTS) $(CLIENTS) tests/e2e/node/node_modules .venv-bench benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .uv .venv .venv-* tests/e2e/node/node_modules benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.ready: requirements/project.txt
+.venv/.ready: requirements/devstack.txt
 .venv-emulator/.ready: requirements/emulator.txt
 .venv-sam/.ready: requirements/sam.txt
-.venv-clients-9/.ready: requirements/clients-9.txt
+.venv-clients/.ready: requirements/clients.txt
 .venv-clients-1/.ready: requirements/clients-1.txt
-.venv-webhooks/.ready: requirements/webhooks.txt
-.venv-bench/.ready: requirements/bench.txt
 
-$(READY) $(CLIENTS:%=%/.ready) $(BENCH): %/.ready:
-	@command -v python3.13 >/dev/null || { echo "Python 3.13 is needed as python3.13 on PATH: the functions' runtime, which also builds them." >&2; exit 1; }
+$(LOCAL) $(CLIENTS): %/.ready: | $(OWN_UV)
 	@echo "making $* from $< ..."
 	@rm -rf $*
-	@python3.13 -m venv $*
-	@$*/bin/pip install -qq --disable-pip-version-check --require-hashes -r $<
+	@$(UV) venv -q --python 3.13 $* \
+	|| { echo "Python 3.13 is needed, the functions' runtime. uv found none and could not download it: install it, so that python3.13 is on PATH." >&2; exit 1; }
+	@$(INSTALL)
+	@touch $@
+
+$(DEVELOPMENT): requirements/development.txt .venv/.ready | $(OWN_UV)
+	@echo "adding $< to .venv ..."
+	@$(INSTALL)
+	@touch $@
+
+$(BENCHMARKS): requirements/benchmarks.txt $(DEVELOPMENT) | $(OWN_UV)
+	@echo "adding $< to .venv ..."
+	@$(INSTALL)
+	@touch $@
+
+.uv/bin/uv: requirements/uv.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null \
+	|| { echo "uv is needed, or Python 3.9 or newer as python3 on PATH to install it with." >&2; exit 1; }
+	@echo "installing uv from $< ..."
+	@rm -rf .uv
+	@{ python3 -m venv .uv && .uv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<; } \
+	|| { echo "uv could not be installed with python3: see above. Install uv yourself, so that it is on PATH." >&2; exit 1; }
 	@touch $@
 
 tests/e2e/node/node_modules/.ready: tests/e2e/node/package-lock.json

@@ -113,7 +113,7 @@ CLIENTS = [
     ),
     Client(
         "klaviyo-api 9.0.0 for Python",
-        _python(".venv-clients-9/bin/python"),
+        _python(".venv-clients/bin/python"),
         ("bulk", "single"),
         path=f"{BULK}/",
         media_type="application/json",

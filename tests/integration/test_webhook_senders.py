@@ -13,14 +13,14 @@ import pytest
 from sluice.webhooks.signatures import SCHEMES, verified
 from tests.signing import SECRETS, SIGNERS
 
-PYTHON = Path(".venv-webhooks/bin/python")
+PYTHON = Path(".venv-clients/bin/python")
 SCHEME = {"stripe": "stripe", "standardwebhooks": "standard-webhooks", "svix": "standard-webhooks"}
 BODY = '{"type": "invoice.paid", "name": "Zo\u00eb \U0001f389", "n": 1.0}'
 OTHER = "whsec_" + "QUJD" * 8
 
 type Headers = dict[str, str]
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="make test makes .venv-webhooks")
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="make test makes .venv-clients")
 
 
 def ask(*cases: dict[str, Any]) -> list[Any]:
