@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 README = Path("README.md")
-DOCUMENTS = sorted([README, *Path("docs").glob("*.md")])
+DOCUMENTS = sorted([*Path().glob("*.md"), *Path("docs").rglob("*.md")])
 BLOCK = re.compile(r"```.*?```", re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -1,7 +1,7 @@
 """The limits and names of the event APIs, each beside where it comes from.
 
 "Vendor" limits are stated in the vendors' documents; "ours" settle what those leave open
-(docs/decisions.md says why).
+(docs/compatibility.md lists them, docs/adr says why).
 """
 
 from datetime import UTC, datetime, timedelta
