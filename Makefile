@@ -14,7 +14,7 @@ BENCHMARKS := .venv/.ready-benchmarks
 # Clients that tests call the gateway with. Node's SDK is tested where there is Node.
 CLIENTS := .venv-clients/.ready .venv-clients-1/.ready
 NODE_CLIENTS := $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
-CODE := layers/sluice functions local ops benchmarks
+CODE := layers/sluice functions sluicectl devstack tools benchmarks tests/chaos
 RUN := .venv/bin/python -m
 PIN = $(UV) pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $(ARGS)
 INSTALL = $(UV) pip install -q --python $(@D)/bin/python --require-hashes -r $<
@@ -28,19 +28,19 @@ setup: $(LOCAL) ## make what up, demo and sluicectl need: three virtual environm
 
 .PHONY: up
 up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the stand-in)
-	@$(RUN) local.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM))
+	@$(RUN) devstack.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 .PHONY: down
 down: ## stop what up started
-	@if [ -e .local/stack.json ]; then $(MAKE) -s setup && $(RUN) local.stack down; else echo "nothing is running"; fi
+	@if [ -e .local/stack.json ]; then $(MAKE) -s setup && $(RUN) devstack.stack down; else echo "nothing is running"; fi
 
 .PHONY: demo
 demo: setup ## see it at work, with proof of what became of each event
-	@$(RUN) local.demo
+	@$(RUN) devstack.demo
 
 .PHONY: chaos
 chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats its schedule, SECONDS=…)
-	@$(RUN) local.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
+	@$(RUN) tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
 
 .PHONY: test
 test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but that of speed, which a busy machine would fail
@@ -52,7 +52,7 @@ lint: .venv-sam/.ready $(DEVELOPMENT) ## check style, types, the direction of im
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy $(CODE)
-	PYTHONPATH=layers/sluice:. .venv/bin/lint-imports
+	.venv/bin/lint-imports
 	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
 
 .PHONY: check
@@ -62,7 +62,7 @@ check: lint test ## linters, every test and that of speed: what a change has to 
 .PHONY: bench
 bench: .venv-sam/.ready $(BENCHMARKS) ## measure it beside others (ARGS=--quick for a minute)
 	@if command -v npm >/dev/null && [ ! -d benchmarks/node/node_modules ]; then npm ci --prefix benchmarks/node --ignore-scripts --silent; fi
-	@PYTHONPATH=.:layers/sluice $(RUN) benchmarks $(ARGS)
+	@$(RUN) benchmarks $(ARGS)
 
 .PHONY: build
 build: .venv-sam/.ready ## build functions and layers for AWS (ARCHITECTURE=x86_64 for that instead of arm64)
@@ -70,7 +70,7 @@ build: .venv-sam/.ready ## build functions and layers for AWS (ARCHITECTURE=x86_
 
 .PHONY: openapi
 openapi: .venv/.ready ## write the API's description anew, after a change of its types or limits
-	@PYTHONPATH=layers/sluice:. $(RUN) local.openapi
+	@$(RUN) tools.openapi
 
 .PHONY: lock
 lock: $(OWN_UV) ## pin the requirements with hashes, after a change of theirs (ARGS=--upgrade for newer releases)
@@ -82,7 +82,7 @@ clean: down ## stop the local stack and remove everything made here
 	@rm -rf .uv .venv .venv-* tests/e2e/node/node_modules benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.ready: requirements/devstack.txt
+.venv/.ready: requirements/devstack.txt pyproject.toml
 .venv-emulator/.ready: requirements/emulator.txt
 .venv-sam/.ready: requirements/sam.txt
 .venv-clients/.ready: requirements/clients.txt
@@ -94,6 +94,7 @@ $(LOCAL) $(CLIENTS): %/.ready: | $(OWN_UV)
 	@$(UV) venv -q --python 3.13 $* \
 	|| { echo "Python 3.13 is needed, the functions' runtime. uv found none and could not download it: install it, so that python3.13 is on PATH." >&2; exit 1; }
 	@$(INSTALL)
+	@$(if $(filter .venv,$*),$(UV) pip install -q --python $*/bin/python --no-deps --no-build-isolation -e .)
 	@touch $@
 
 $(DEVELOPMENT): requirements/development.txt .venv/.ready | $(OWN_UV)

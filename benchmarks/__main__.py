@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import cost, hotpath, report, saturation, scale, singles, waste
+from benchmarks import bad_event_cost, cost, hotpath, report, saturation, scale, singles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "hotpath": lambda: hotpath.run(10 if quick else 40),
         "singles": lambda: singles.run(*((500, 1) if quick else (3_000, 5))),
         "saturation": lambda: saturation.run(*((1, 3.0) if quick else (10, 15.0))),
-        "waste": waste.run,
+        "waste": bad_event_cost.run,
         "scale": lambda: scale.run(
             *((10**5, (50_000, 10**5)) if quick else (10**6, (10**5, 3 * 10**5, 10**6)))
         ),

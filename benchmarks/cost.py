@@ -15,10 +15,10 @@ from benchmarks import corpus, gateway, singles
 from sluice import aws, receipts
 from sluice.contract import CALLS_PER_MINUTE, MAX_EVENTS_PER_CALL, STEADY_LIMIT, Surface
 from sluice.contract import MAX_EVENTS_PER_REQUEST as MAX_EVENTS_PER_JOB
-from sluice.delivering import pace
+from sluice.delivery import rate_limiter
 from sluice.message import Batch, Body, Message, encode
 from sluice.pipeless import packing as pipeless
-from sluice.producers.objects import GROUP_LINES, LINES_TOGETHER
+from sluice.producers.s3_objects import GROUP_LINES, LINES_TOGETHER
 
 EVENTS: Final = 1_000_000
 
@@ -168,7 +168,7 @@ def _counts(way: Way, times: Times) -> dict[str, float]:
     if way.is_pipeless:
         upstream, a_minute = EVENTS / MAX_EVENTS_PER_CALL, CALLS_PER_MINUTE / 60_000
     else:
-        upstream, a_minute = EVENTS / MAX_EVENTS_PER_JOB, STEADY_LIMIT / pace.STEADY_MS
+        upstream, a_minute = EVENTS / MAX_EVENTS_PER_JOB, STEADY_LIMIT / rate_limiter.STEADY_MS
     groups = EVENTS / GROUP_LINES if way.object_lines else 0.0  # of lines, each noted once it is put
     objects = EVENTS / way.object_lines if way.object_lines else 0.0
     sends = messages / way.sends

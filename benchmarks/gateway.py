@@ -7,13 +7,12 @@ from typing import Any, Final
 from sluice import message
 from sluice.accounts import Account, Accounts, App
 from sluice.contract import UPSTREAM_REVISION, Surface
-from sluice.delivering import packing
-from sluice.delivering.packing import Job
+from sluice.klaviyo import packing, parser
+from sluice.klaviyo.packing import Job
 from sluice.message import Batch, Body, Message, StoredMessage
-from sluice.pipeless import intake as pipeless
+from sluice.pipeless import parser as pipeless
+from sluice.producers import accept as producers
 from sluice.producers import envelopes
-from sluice.producers import intake as producers
-from sluice.reading import intake
 
 NOW: Final = datetime(2026, 7, 22, 12, tzinfo=UTC)
 SITE_ID: Final = "AbC123"
@@ -23,7 +22,7 @@ _ACCOUNTS: Final = Accounts((Account(SITE_ID, "pk_upstream"),))
 
 def stored(body: bytes, surface: Surface = Surface.BULK, receipt: str = "0" * 32) -> Message[Any]:
     """What ingest makes of a request's body."""
-    read = intake.read(surface, body, UPSTREAM_REVISION, NOW)
+    read = parser.read(surface, body, UPSTREAM_REVISION, NOW)
     return Message(receipt, SITE_ID, surface, NOW, read.entries, flat=read.flat)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from benchmarks import corpus, gateway, measure, peers
-from benchmarks.floor import floor
+from benchmarks.baseline import floor
 from sluice.contract import Surface
 from sluice.message import Body, encode
 

@@ -24,9 +24,10 @@ from benchmarks import corpus, gateway
 from sluice import dispatch, message
 from sluice.accounts import Account, Accounts
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
-from sluice.delivering import delivery, pace, upstream
-from sluice.delivering.outcome import Receipts
-from sluice.delivering.pace import Pace, Window
+from sluice.delivery import http, rate_limiter
+from sluice.delivery.outcome import Circuits, Receipts
+from sluice.delivery.rate_limiter import Pace, Window
+from sluice.klaviyo import delivery
 
 KEY: Final = "pk_upstream"
 WORKERS: Final = 2
@@ -38,7 +39,7 @@ _WAIT_SECONDS: Final = 20.0  # for a turn, as in the function
 
 def run(shares: int, unlimited_seconds: float) -> dict[str, Any]:
     """With the limits on for so many shares of a minute, then with them off."""
-    span = shares * pace.SHARE_MS / 1_000
+    span = shares * rate_limiter.SHARE_MS / 1_000
     with _standin() as url:
         limited = _saturate(url, span, paced=True)
     with _standin("--no-limits") as url:
@@ -128,7 +129,7 @@ class _Worker:
             records = {number: dispatch.Record(str(number), body, now) for number, body in enumerate(bodies)}
             outcome = await dispatch.dispatch(records, self._ports(min(end, time.time() + _WAIT_SECONDS)))
             self._waiting.extend(bodies[number] for number in outcome.retry)
-        await upstream.client().aclose()
+        await http.client().aclose()
 
     def _message(self) -> str:
         """A bulk request of its own events, as the queue would have it."""
@@ -145,7 +146,7 @@ class _Worker:
             return {}
 
         async def create_job(account: Account, body: bytes, turn: Any) -> Any:
-            return await upstream.create_job(upstream.client(), account, body, turn)
+            return await http.create_job(http.client(), account, body, turn)
 
         return dispatch.Ports(
             accounts=lambda: self._accounts,
@@ -154,7 +155,7 @@ class _Worker:
                 create_job=create_job,
                 create_events=nothing,
                 pace=lambda _: self._pace(self._item, deadline),
-                circuits=delivery.Circuits(is_open, nothing, nothing, nothing),
+                circuits=Circuits(is_open, nothing, nothing, nothing),
                 receipts=Receipts(nothing, nothing),
                 now=lambda: datetime.now(UTC),
             ),
@@ -186,7 +187,7 @@ def _standin(*options: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
         account = ["--account", f"{gateway.SITE_ID}:{KEY}"]
-        command = [sys.executable, "-m", "local.standin", *account, "--ready-file", str(ready)]
+        command = [sys.executable, "-m", "devstack.fake_upstream", *account, "--ready-file", str(ready)]
         process = subprocess.Popen(
             [*command, "--max-seconds", str(MAX_SECONDS), *options], stdout=subprocess.DEVNULL
         )

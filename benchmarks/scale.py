@@ -13,7 +13,7 @@ import msgspec
 from benchmarks import corpus, gateway, measure
 from sluice import message
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
-from sluice.delivering import pace
+from sluice.delivery import rate_limiter
 from sluice.message import StoredMessage
 from tests.simulation import World
 from tests.simulation import run as pretend
@@ -130,8 +130,8 @@ def drain(backlog: int) -> dict[str, Any]:
     seconds, growth = pretend(fill_and_drain())
     lines = world.klaviyo.requests(gateway.SITE_ID)
     taken = [line.events for line in lines if line.status == 202]
-    shares = int((lines[-1].time - lines[0].time) * 1_000 / pace.SHARE_MS)
-    span = shares * pace.SHARE_MS / 1_000
+    shares = int((lines[-1].time - lines[0].time) * 1_000 / rate_limiter.SHARE_MS)
+    span = shares * rate_limiter.SHARE_MS / 1_000
     within = sum(line.time < lines[0].time + span for line in lines)
     return {
         "events": backlog,

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-from benchmarks import corpus, gateway, measure, stub
+from benchmarks import corpus, fake_aws, gateway, measure
 from sluice import aws
 from sluice.contract import MAX_EVENTS_PER_CALL
 
@@ -40,8 +40,8 @@ _START_SECONDS: Final = 30.0
 
 def run(count: int, starts: int) -> dict[str, Any]:
     """Milliseconds a request."""
-    with stub.serving() as url:
-        os.environ.update(stub.environment(url))
+    with fake_aws.serving() as url:
+        os.environ.update(fake_aws.environment(url))
         times = warm(count)
         cold = _cold(url, starts)
     return {"warm": times, "cold": cold}
@@ -52,10 +52,10 @@ def requests() -> dict[str, dict[str, Any]]:
     orders = corpus.orders()
     own = [order for order in orders if order["profile"] is orders[0]["profile"]]
     delivery, batch = corpus.delivery(orders[0]), corpus.batch(orders[:MAX_EVENTS_PER_CALL])
-    key = {"Authorization": f"Klaviyo-API-Key {stub.KEY}"}
+    key = {"Authorization": f"Klaviyo-API-Key {fake_aws.KEY}"}
     site = {"company_id": gateway.SITE_ID}
-    signed = {"X-Signature": hmac.new(stub.WEBHOOK_SECRET.encode(), delivery, hashlib.sha256).hexdigest()}
-    app = {"Authorization": f"Bearer {stub.APP_KEY}", "Content-Type": "application/json"}
+    signed = {"X-Signature": hmac.new(fake_aws.WEBHOOK_SECRET.encode(), delivery, hashlib.sha256).hexdigest()}
+    app = {"Authorization": f"Bearer {fake_aws.APP_KEY}", "Content-Type": "application/json"}
     batches = f"/v1/apps/{gateway.APP_ID}/events/batch"
     return {
         SINGLE: _request("/api/events", corpus.single(orders[0]), key),
@@ -111,7 +111,7 @@ def _replaced(client: Any, name: str, call: Callable[..., Any]) -> Iterator[None
 
 
 def _sources(**_: Any) -> dict[str, Any]:
-    return {"ETag": "1", "Body": io.BytesIO(json.dumps(stub.SOURCES).encode())}
+    return {"ETag": "1", "Body": io.BytesIO(json.dumps(fake_aws.SOURCES).encode())}
 
 
 def _send_message() -> object:
@@ -198,7 +198,7 @@ def _first_answer(emulator: Path, folder: str, event: dict[str, Any], url: str) 
         "AWS_LAMBDA_FUNCTION_NAME": "ingest",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
         "AWS_LAMBDA_FUNCTION_TIMEOUT": "30",
-        **stub.environment(url),
+        **fake_aws.environment(url),
     }
     addresses = [
         "--runtime-interface-emulator-address",

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from local.standin import Klaviyo
+from devstack.fake_upstream import Klaviyo
 from sluice import dispatch, message
 from sluice.accounts import Account, Accounts, App
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
-from sluice.delivering import backoff, delivery, isolation, pace, unfinished
-from sluice.delivering.asking import Turn
-from sluice.delivering.outcome import Receipts
-from sluice.delivering.triage import Answer
+from sluice.delivery import backoff, poison, rate_limiter, unfinished
+from sluice.delivery.outcome import Circuits, Receipts
+from sluice.delivery.responses import Answer
 from sluice.errors import Retryable
+from sluice.klaviyo import delivery
+from sluice.klaviyo.sender import Turn
 from sluice.message import Message
 
 if TYPE_CHECKING:
@@ -185,22 +186,26 @@ class _Pace:
         now = int(self._world.clock() * 1_000)
         window = self._world.windows[self._site_id]
         rate = self._world.rate
-        slots, self._world.windows[self._site_id] = pace.reserve(window, now, 1, self._deadline, rate)
+        slots, self._world.windows[self._site_id] = rate_limiter.reserve(window, now, 1, self._deadline, rate)
         if not slots:
-            raise pace.OutOfTime("no slot", after=(pace.next_slot(window, now, rate) - now) / 1_000)
+            raise rate_limiter.OutOfTime(
+                "no slot", after=(rate_limiter.next_slot(window, now, rate) - now) / 1_000
+            )
         await asyncio.sleep(slots[0] / 1_000 - self._world.clock())
         return slots[0]
 
     async def pause(self, seconds: float | None) -> None:
         self._world.meet_trouble()
-        wait = pace.DEFAULT_PAUSE_SECONDS if seconds is None else seconds
+        wait = rate_limiter.DEFAULT_PAUSE_SECONDS if seconds is None else seconds
         window = self._world.windows[self._site_id]
-        self._world.windows[self._site_id] = pace.pause(window, int((self._world.clock() + wait) * 1_000))
+        self._world.windows[self._site_id] = rate_limiter.pause(
+            window, int((self._world.clock() + wait) * 1_000)
+        )
 
     async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
         window = self._world.windows[self._site_id]
         reset = int((self._world.clock() + reset_seconds) * 1_000)
-        self._world.windows[self._site_id] = pace.observe(window, slot, remaining, reset) or window
+        self._world.windows[self._site_id] = rate_limiter.observe(window, slot, remaining, reset) or window
 
 
 class World:
@@ -215,14 +220,14 @@ class World:
         batch: int = 10_000,
         receive_count: int = 50,
         latency: float = 0.3,
-        rate: pace.Rate = pace.KLAVIYO,
+        rate: rate_limiter.Rate = rate_limiter.KLAVIYO,
         trouble: float = 0.0,
     ) -> None:
         self.chance = random.Random(seed)
         self.accounts = Accounts(tuple(Account(site_id, key) for site_id, key in accounts.items()))
         self.klaviyo = Klaviyo(accounts, clock=self.clock)
         self.queue = Queue(self.clock, receive_count)
-        self.windows: dict[str, pace.Window] = defaultdict(pace.Window)
+        self.windows: dict[str, rate_limiter.Window] = defaultdict(rate_limiter.Window)
         self.circuits: dict[str, int] = {}
         self.parked: dict[str, list[list[bytes]]] = defaultdict(list)  # objects of messages, the oldest first
         self.receipts: dict[str, set[int]] = defaultdict(set)
@@ -303,7 +308,7 @@ class World:
         sizes = {number: message.unpacked_size(waiting.body) for number, waiting in batch.items()}
         last_send = now + FUNCTION_SECONDS - REQUEST_SECONDS - 8
         try:
-            for part in isolation.parts(sizes, died_with, MEMORY_BYTES, self.chance):
+            for part in poison.parts(sizes, died_with, MEMORY_BYTES, self.chance):
                 with self._in_hand([batch[number] for number in part]) as culprit:
                     records = {number: _record(batch[number], culprit) for number in part}
                     if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):
@@ -332,7 +337,7 @@ class World:
             self.unfinished.append(frozenset(ids))
         elif noted:
             self.trials[ids[0]] += 1
-        yield self.trials[ids[0]] > isolation.TRIALS
+        yield self.trials[ids[0]] > poison.TRIALS
         if noted and len(ids) > 1:
             self.unfinished.remove(frozenset(ids))
         elif noted:
@@ -384,9 +389,7 @@ class World:
                 create_job=self._create_job,
                 create_events=_never,
                 pace=lambda account: _Pace(self, account.id, deadline),  # type: ignore[arg-type,return-value]
-                circuits=delivery.Circuits(
-                    hard(is_open), hard(open_circuit), hard(close_circuit), hard(park)
-                ),
+                circuits=Circuits(hard(is_open), hard(open_circuit), hard(close_circuit), hard(park)),
                 receipts=Receipts(hard(done), hard(delivered)),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
             ),

@@ -18,12 +18,13 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, dispatch, message, receipts, rejection, settings
 from sluice.accounts import Account, Accounts, App
-from sluice.delivering import backoff, circuit, delivery, isolation, pace, trials, unfinished, upstream
-from sluice.delivering.outcome import Outcome, Receipts
-from sluice.delivering.pace import Pace
+from sluice.delivery import backoff, circuit_breaker, http, poison, rate_limiter, trials, unfinished
+from sluice.delivery.outcome import Circuits, Outcome, Receipts
+from sluice.delivery.rate_limiter import Pace
 from sluice.dispatch import Record
 from sluice.errors import Misconfigured, Retryable
-from sluice.producers import objects
+from sluice.klaviyo import delivery
+from sluice.producers import s3_objects
 from sluice.producers.envelopes import Object
 from sluice.settings import DispatchSettings
 
@@ -63,12 +64,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Lambda's entry: a batch of EventsQueue."""
     configuration = settings.load(DispatchSettings)
     end = time.time() + context.get_remaining_time_in_millis() / 1_000
-    last_send = end - _WRAP_UP_SECONDS - upstream.TOTAL_SECONDS
+    last_send = end - _WRAP_UP_SECONDS - http.TOTAL_SECONDS
     records = dict(enumerate(event["Records"]))
     died_with = _died_with(records, configuration.claim_bucket)
     sizes = {number: message.unpacked_size(record["body"]) for number, record in records.items()}
     memory = int(context.memory_limit_in_mb) * 2**20
-    parts = isolation.parts(sizes, died_with, memory // _MEMORY_SHARE, chance)
+    parts = poison.parts(sizes, died_with, memory // _MEMORY_SHARE, chance)
     counts: Counter[str] = Counter(Messages=len(records))
     kept: set[int] = set()
     for position, part in enumerate(parts):
@@ -127,8 +128,8 @@ def _in_hand(records: list[dict[str, Any]], configuration: DispatchSettings, end
     ends = 0
     with contextlib.suppress(Retryable):
         ends = trials.begin(configuration.state_table, message_ids[0])
-    yield ends >= isolation.TRIALS
-    if ends < isolation.TRIALS:
+    yield ends >= poison.TRIALS
+    if ends < poison.TRIALS:
         with contextlib.suppress(Retryable):
             trials.end(configuration.state_table, message_ids[0])
 
@@ -162,15 +163,19 @@ def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
     table, bucket = configuration.state_table, configuration.claim_bucket
 
     def pace_of(account: Account | App) -> Pace:
-        rate = pace.evenly(account.calls_per_minute) if isinstance(account, App) else pace.KLAVIYO
+        rate = (
+            rate_limiter.evenly(account.calls_per_minute)
+            if isinstance(account, App)
+            else rate_limiter.KLAVIYO
+        )
         return Pace(table, account.id, times.last_send, rate=rate)
 
     return dispatch.Ports(
         accounts=functools.partial(_accounts, configuration),
         fetch_claim=aws.claim_reader(bucket),
         delivery=delivery.Ports(
-            create_job=functools.partial(upstream.create_job, upstream.client()),
-            create_events=functools.partial(upstream.create_events, upstream.client()),
+            create_job=functools.partial(http.create_job, http.client()),
+            create_events=functools.partial(http.create_events, http.client()),
             pace=pace_of,
             circuits=_circuits(table, bucket),
             receipts=_receipts(table, times.last_note),
@@ -188,24 +193,24 @@ def _accounts(configuration: DispatchSettings) -> Accounts:
         raise
 
 
-def _circuits(table: str, bucket: str) -> delivery.Circuits:
+def _circuits(table: str, bucket: str) -> Circuits:
     async def is_open(site_id: str) -> bool:
-        return await asyncio.to_thread(circuit.is_open, table, site_id)
+        return await asyncio.to_thread(circuit_breaker.is_open, table, site_id)
 
     async def open_circuit(site_id: str, status: int) -> bool:
-        was_closed = await asyncio.to_thread(circuit.open_circuit, table, site_id, status)
+        was_closed = await asyncio.to_thread(circuit_breaker.open_circuit, table, site_id, status)
         if was_closed:
             logger.error("circuit opened", account=site_id, status=status)
         return was_closed
 
     async def close_circuit(site_id: str) -> None:
-        await asyncio.to_thread(circuit.close_circuit, table, site_id)
+        await asyncio.to_thread(circuit_breaker.close_circuit, table, site_id)
         logger.info("circuit closed", account=site_id)
 
     async def park(site_id: str, messages: list[bytes]) -> None:
-        await asyncio.to_thread(circuit.park, table, bucket, site_id, messages)
+        await asyncio.to_thread(circuit_breaker.park, table, bucket, site_id, messages)
 
-    return delivery.Circuits(is_open, open_circuit, close_circuit, park)
+    return Circuits(is_open, open_circuit, close_circuit, park)
 
 
 def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectReader:
@@ -220,7 +225,7 @@ def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectRe
             return _NOT_TRIED
         begun = True
         try:
-            done = await asyncio.to_thread(objects.read, configuration, each, known, counts, has_time)
+            done = await asyncio.to_thread(s3_objects.read, configuration, each, known, counts, has_time)
         except Retryable as error:
             # Often a permission is missing, and only this line says so.
             logger.error("object not read", bucket=each.bucket, cause=str(error.__cause__ or error))

@@ -18,14 +18,14 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
 from sluice.accounts import App
-from sluice.admitting import allowance, cors
-from sluice.admitting.catalogue import Catalogue
+from sluice.admission import cors, rate_limit
+from sluice.admission.metric_quota import Catalogue
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
 from sluice.message import Body
 from sluice.pipeless import ingest as pipeless
-from sluice.pipeless.documents import BatchDocument
+from sluice.pipeless.schemas import BatchDocument
 from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 
@@ -79,7 +79,7 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
     def count(caller: str, surface: Surface, now: datetime) -> None:
         if configuration.inbound_limits == "documented":
             with _if_it_can_be("RequestsNotCounted", "request not counted"):
-                left = allowance.count(table, caller, surface, now)
+                left = rate_limit.count(table, caller, surface, now)
                 app.append_context(rate_limit=left.headers())  # type: ignore[no-untyped-call]
 
     def enter_metrics(site_id: str, names: Iterable[str], partly: bool) -> Set[str]:
@@ -158,7 +158,7 @@ def _create_now(destination: App, batch: BatchDocument) -> Response[str]:
 
 @app.post("/webhooks/<source>")
 def _accept_delivery(source: str) -> Response[str]:
-    from sluice.webhooks import ingest as webhooks  # noqa: PLC0415 - most deployments have no webhooks
+    from sluice.webhooks import accept as webhooks  # noqa: PLC0415 - most deployments have no webhooks
 
     configuration = settings.load(IngestSettings)
     found = _shelf().sources().sources.get(source)

@@ -13,8 +13,8 @@ import boto3
 import httpx2
 import pytest
 
-from local import emulator
-from local import stack as stacks
+from devstack import emulator
+from devstack import stack as stacks
 
 FOLDER = Path(".local/e2e").absolute()
 # Short windows: these tests are about what happens, not about filling jobs.

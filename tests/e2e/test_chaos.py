@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_nothing_is_lost_nor_delivered_twice_and_nothing_is_left_running():
     run = subprocess.run(
-        [sys.executable, "-m", "local.chaos", "--short", "--seed", "2"],
+        [sys.executable, "-m", "tests.chaos", "--short", "--seed", "2"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,10 +13,10 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
 from sluice.contract import MAX_BODY_BYTES_IN
-from tests.bodies import bulk, entry, event, metric, single
 from tests.e2e.clients import CLIENTS, INSTALLED, Call, Client, Outcome, Way, make_all, missing
 from tests.e2e.conftest import Stack, eventually
 from tests.e2e.proxy import Answer, Forward, Proxy, proxying
+from tests.support.factories import bulk, entry, event, metric, single
 
 type Outcomes = dict[str, dict[str, Outcome]]
 

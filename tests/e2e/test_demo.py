@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_it_accounts_for_every_event_and_leaves_nothing_running():
     run = subprocess.run(
-        [sys.executable, "-m", "local.demo", "--rows", "300", "--window", "2"],
+        [sys.executable, "-m", "devstack.demo", "--rows", "300", "--window", "2"],
         cwd=ROOT,
         env=os.environ | {"TERM": "dumb"},
         capture_output=True,

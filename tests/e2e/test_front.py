@@ -11,8 +11,8 @@ import pytest
 from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]
 from openapi_client.exceptions import ApiException
 
-from tests.bodies import NEWEST, bulk, client_bulk, encoded, entry, event, metric, profile, single
 from tests.e2e.conftest import Stack, eventually
+from tests.support.factories import NEWEST, bulk, client_bulk, encoded, entry, event, metric, profile, single
 
 BULK = "/api/event-bulk-create-jobs"
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.bodies import batch, happening
 from tests.e2e.conftest import Stack, eventually
+from tests.support.factories import batch, happening
 
 OLD, NEW = {"modified_on": "2026-01-01T00:00:00"}, {"modified_on": "2026-01-02T00:00:00"}
 

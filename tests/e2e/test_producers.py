@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.bodies import bulk, encoded, entry, event, profile, single
 from tests.e2e.conftest import Stack, eventually
+from tests.support.factories import bulk, encoded, entry, event, profile, single
 
 NAME = "sluice-producers"
 BUCKET = "sluice-events"

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import httpx2
 
-from tests.deliveries import Sample, sample, samples
 from tests.e2e.conftest import Stack, eventually
-from tests.signing import SIGNERS
+from tests.support.signing import SIGNERS
+from tests.support.webhook_samples import Sample, sample, samples
 
 
 def deliver(stack: Stack, of: Sample, body: bytes, secret: str | None = None) -> httpx2.Response:

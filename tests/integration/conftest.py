@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import lambdas
-from tests.front import Front, running
+from tests.support import aws_stack
+from tests.support.ingest_app import Front, running
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[lambdas.Cloud]:
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[aws_stack.Cloud]:
     """An AWS account in process."""
-    with lambdas.cloud(monkeypatch) as account:
+    with aws_stack.cloud(monkeypatch) as account:
         yield account
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import ReadTimeoutError
 from sluice import aws, message
 from sluice.errors import Retryable
 from sluice.message import Body
-from tests.lambdas import Cloud
+from tests.support.aws_stack import Cloud
 
 CLAIMED = Body('{"sluice":1,"claim":"claims/c1"}', "claims/c1", b"packed")
 LIMIT = 1_048_576  # of one SQS call, attributes included

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from benchmarks import scale, singles, stub, waste
+from benchmarks import bad_event_cost, fake_aws, scale, singles
 from sluice import aws
-from tests.lambdas import forget
+from tests.support.aws_stack import forget
 
 
 def forget_clients() -> None:
@@ -17,10 +17,10 @@ def forget_clients() -> None:
 
 
 def test_ingest_is_measured_with_every_request_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    with stub.serving() as url:
+    with fake_aws.serving() as url:
         for name in [name for name in os.environ if name.startswith("SLUICE_")]:
             monkeypatch.delenv(name)
-        for name, value in stub.environment(url).items():
+        for name, value in fake_aws.environment(url).items():
             monkeypatch.setenv(name, value)
         forget_clients()
 
@@ -39,5 +39,5 @@ def test_a_backlog_is_drained_whole() -> None:
 
 
 def test_naming_what_is_bad_costs_one_request() -> None:
-    assert waste.ours(10, "all")["requests"] == 2
-    assert waste.bisected(0)["requests"] == 1
+    assert bad_event_cost.ours(10, "all")["requests"] == 2
+    assert bad_event_cost.bisected(0)["requests"] == 1

@@ -14,15 +14,15 @@ import msgspec
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from local.standin import Klaviyo, Settings, transport
+from devstack.fake_upstream import Klaviyo, Settings, transport
 from sluice import accounts, aws, message, settings
 from sluice.contract import Surface
-from sluice.delivering import circuit, isolation, unfinished, upstream
-from sluice.delivering.outcome import Outcome, Refusal
+from sluice.delivery import circuit_breaker, http, poison, unfinished
+from sluice.delivery.outcome import Outcome, Refusal
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
-from tests.bodies import NOON, SITE_ID, bulk, encoded, entry, event, profile, single
-from tests.lambdas import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
+from tests.support.aws_stack import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
+from tests.support.factories import NOON, SITE_ID, bulk, encoded, entry, event, profile, single
 
 # What must never be said: each is somewhere in the messages below.
 SECRETS = ["mail.example", PRIVATE_KEY, "Viewed Product", "s3cret"]
@@ -36,7 +36,7 @@ class Dispatch:
         self.klaviyo = Klaviyo({SITE_ID: PRIVATE_KEY}, Settings.unlimited())
         self.clients: list[httpx2.AsyncClient] = []
         self.function: Function = cloud.load("dispatch")
-        monkeypatch.setattr(upstream, "client", self._client)
+        monkeypatch.setattr(http, "client", self._client)
 
     def _client(self) -> httpx2.AsyncClient:
         if not self.clients:
@@ -272,7 +272,7 @@ def test_a_fault_that_lasts_parks_the_account(dispatch: Dispatch, fault: dict[st
 
     assert dispatch.invoke(again(dispatch.cloud.receive(), 4)) == []
 
-    assert circuit.is_open("state", SITE_ID)
+    assert circuit_breaker.is_open("state", SITE_ID)
     assert dispatch.cloud.left() == []
     assert dispatch.function.metrics()["ParkedMessages"] == 12
 
@@ -281,7 +281,7 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
     dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 403}])
     dispatch.put(one("ann"), one("bob"))
     assert dispatch.invoke() == []
-    assert circuit.is_open("state", SITE_ID)
+    assert circuit_breaker.is_open("state", SITE_ID)
     asked = len(dispatch.klaviyo.requests())
 
     dispatch.put(one("cy"))
@@ -292,28 +292,28 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
     parked = [
         msgspec.json.decode(each)["receipt"]
         for key in dispatch.cloud.keys("claims", "parked/")
-        for each in circuit.parked_messages("claims", key)
+        for each in circuit_breaker.parked_messages("claims", key)
     ]
     assert sorted(parked) == ["r-ann", "r-bob", "r-cy"]
-    assert circuit.accounts_with_parked("state").keys() == {SITE_ID}
+    assert circuit_breaker.accounts_with_parked("state").keys() == {SITE_ID}
     assert dispatch.function.metrics()["ParkedMessages"] == 3
     assert dispatch.function.metrics()["CircuitsOpened"] == 1
 
 
 def test_a_probe_closes_the_circuit_once_the_account_answers(dispatch: Dispatch) -> None:
-    circuit.open_circuit("state", SITE_ID, 401)
+    circuit_breaker.open_circuit("state", SITE_ID, 401)
     dispatch.put(one("ann"), resumed="1", probe="1")
     dispatch.put(one("bob"))
 
     assert dispatch.invoke() == []
 
     assert dispatch.delivered() == Counter(["ann", "bob"])
-    assert not circuit.is_open("state", SITE_ID)
+    assert not circuit_breaker.is_open("state", SITE_ID)
     assert dispatch.function.lines("circuit closed")
 
 
 def test_what_cannot_be_parked_stays_on_the_queue(dispatch: Dispatch) -> None:
-    circuit.open_circuit("state", SITE_ID, 401)
+    circuit_breaker.open_circuit("state", SITE_ID, 401)
     dispatch.put(one("ann"))
     dispatch.cloud.calls.fail("PutObject")
 
@@ -529,7 +529,7 @@ class TestIsolation:
     ) -> None:
         suspects = self.died(dispatch, "culprit")
         dispatch.poison("culprit")
-        for _ in range(isolation.TRIALS):
+        for _ in range(poison.TRIALS):
             with pytest.raises(Crash):
                 dispatch.invoke(suspects)
             assert dispatch.rejections() == []
@@ -601,7 +601,7 @@ class TestIsolation:
         suspects = self.died(dispatch, "ann")
         dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 503}])
 
-        for _ in range(isolation.TRIALS + 2):
+        for _ in range(poison.TRIALS + 2):
             assert len(dispatch.invoke(suspects)) == 1
 
         assert dispatch.rejections() == []

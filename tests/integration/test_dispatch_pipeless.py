@@ -10,13 +10,12 @@ import httpx2
 import msgspec
 import pytest
 
-from local.standin import Pipeless, transport
+from devstack.fake_upstream import Pipeless, transport
 from sluice import accounts, message
-from sluice.delivering import circuit, upstream
-from sluice.message import Batch
-from sluice.pipeless.documents import Event
-from tests.bodies import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
-from tests.lambdas import PRIVATE_KEY, Cloud, Function
+from sluice.delivery import circuit_breaker, http
+from sluice.message import Batch, PipelessEvent
+from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function
+from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
 
 API_KEY = "pl_never_said"
 SECRETS = ["s3cret", API_KEY, PRIVATE_KEY]
@@ -31,7 +30,7 @@ class Dispatch:
         self.clients: list[httpx2.AsyncClient] = []
         self.name({"app_id": APP_ID, "api_key": API_KEY, "calls_per_minute": 6_000})
         self.function: Function = cloud.load("dispatch")
-        monkeypatch.setattr(upstream, "client", self._client)
+        monkeypatch.setattr(http, "client", self._client)
 
     def name(self, *apps: dict[str, Any]) -> None:
         """Writes the accounts document."""
@@ -69,7 +68,7 @@ def dispatch(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatch
 
 
 def stored(*users: str, receipt: str = "r1", after: float = 0.0, app_id: int = APP_ID) -> Batch:
-    events = msgspec.convert([happening(user, single=False) for user in users], list[Event])
+    events = msgspec.convert([happening(user, single=False) for user in users], list[PipelessEvent])
     return Batch(receipt, app_id, NOON + timedelta(seconds=after), events)
 
 
@@ -155,8 +154,8 @@ def test_a_refused_app_is_paused_without_its_neighbours(dispatch: Dispatch) -> N
     assert dispatch.invoke() == 0
 
     assert {key.split("/")[1] for key in dispatch.cloud.keys("claims", "parked/")} == {APP, "pipeless-9"}
-    assert circuit.is_open("state", APP)
-    assert circuit.accounts_with_parked("state").keys() == {APP, "pipeless-9"}
+    assert circuit_breaker.is_open("state", APP)
+    assert circuit_breaker.accounts_with_parked("state").keys() == {APP, "pipeless-9"}
     assert dispatch.cloud.item(f"circuit#{SITE_ID}") is None
 
 

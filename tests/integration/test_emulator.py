@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from local import emulator
+from devstack import emulator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,8 @@ import boto3
 import pytest
 
 from sluice import settings
-from tests.bodies import SITE_ID, client_bulk, single
-from tests.front import BULK, CLIENT_BULK, CLIENT_EVENT, EVENT, Front
+from tests.support.factories import SITE_ID, client_bulk, single
+from tests.support.ingest_app import BULK, CLIENT_BULK, CLIENT_EVENT, EVENT, Front
 
 SHOP = "https://shop.example"
 

@@ -14,9 +14,21 @@ import pytest
 
 from sluice import accounts, aws, message, settings
 from sluice.contract import MAX_BODY_BYTES_IN
-from sluice.reading import intake
-from tests.bodies import KEY, NEWEST, SITE_ID, bulk, client_bulk, encoded, entry, event, flat, profile, single
-from tests.front import (
+from sluice.klaviyo import parser
+from tests.support.factories import (
+    KEY,
+    NEWEST,
+    SITE_ID,
+    bulk,
+    client_bulk,
+    encoded,
+    entry,
+    event,
+    flat,
+    profile,
+    single,
+)
+from tests.support.ingest_app import (
     BULK,
     CLIENT_BULK,
     CLIENT_EVENT,
@@ -347,7 +359,7 @@ def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: 
     def broken(*_: object) -> None:
         raise ValueError("s3cret")
 
-    monkeypatch.setattr(intake, "read", broken)
+    monkeypatch.setattr(parser, "read", broken)
 
     answer = front.send()
 

@@ -7,8 +7,8 @@ import boto3
 import pytest
 
 from sluice import message
-from tests.bodies import KEY, SITE_ID, bulk, client_bulk, entry, event, profile, single
-from tests.front import BULK, CLIENT_BULK, EVENT, TABLE, Answer, Front
+from tests.support.factories import KEY, SITE_ID, bulk, client_bulk, entry, event, profile, single
+from tests.support.ingest_app import BULK, CLIENT_BULK, EVENT, TABLE, Answer, Front
 
 LENIENT = "handling=lenient"
 ENTRIES = "/data/attributes/events-bulk-create/data"

@@ -9,13 +9,13 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
 from sluice import contract, receipts, settings
-from sluice.admitting import allowance
-from sluice.admitting.allowance import Allowance
-from sluice.admitting.catalogue import Catalogue
+from sluice.admission import rate_limit
+from sluice.admission.metric_quota import Catalogue
+from sluice.admission.rate_limit import Allowance
 from sluice.contract import Surface
 from sluice.errors import Refused
-from tests.bodies import SITE_ID, bulk, client_bulk, single
-from tests.front import BULK, CLIENT_BULK, EVENT, TABLE, Front
+from tests.support.factories import SITE_ID, bulk, client_bulk, single
+from tests.support.ingest_app import BULK, CLIENT_BULK, EVENT, TABLE, Front
 
 NOON = datetime(2026, 7, 20, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -30,13 +30,13 @@ def limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> Front:
 
 
 def count(times: int, now: datetime, surface: Surface = Surface.BULK, caller: str = "a") -> list[Allowance]:
-    return [allowance.count(TABLE, caller, surface, now) for _ in range(times)]
+    return [rate_limit.count(TABLE, caller, surface, now) for _ in range(times)]
 
 
 def refusal(now: datetime, surface: Surface = Surface.BULK) -> int:
     """The seconds that one more request is told to wait."""
     with pytest.raises(Refused) as raised:
-        allowance.count(TABLE, "a", surface, now)
+        rate_limit.count(TABLE, "a", surface, now)
     assert raised.value.status == 429
     seconds = raised.value.headers["Retry-After"]
     [problem] = raised.value.problems
@@ -98,7 +98,7 @@ def test_what_is_counted_is_forgotten(front: Front) -> None:
     )
 
 
-def rate_limit(headers: dict[str, str]) -> dict[str, str]:
+def limit_headers(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.startswith("RateLimit-")}
 
 
@@ -109,7 +109,7 @@ def rate_limit(headers: dict[str, str]) -> dict[str, str]:
 def test_every_counted_request_is_told_what_is_left(
     limited: Front, path: str, document: Any, limit: int
 ) -> None:
-    told = rate_limit(limited.send(path, document, query={"company_id": SITE_ID}).headers)
+    told = limit_headers(limited.send(path, document, query={"company_id": SITE_ID}).headers)
 
     assert (told["RateLimit-Limit"], told["RateLimit-Remaining"]) == (str(limit), str(limit - 1))
     assert 0 < int(told["RateLimit-Reset"]) <= 60
@@ -118,7 +118,7 @@ def test_every_counted_request_is_told_what_is_left(
 def test_who_was_not_let_in_is_not_told_what_another_has_left(limited: Front) -> None:
     limited.send()
 
-    assert rate_limit(limited.send(Authorization="Bearer pk_unknown").headers) == {}
+    assert limit_headers(limited.send(Authorization="Bearer pk_unknown").headers) == {}
 
 
 def test_one_too_many_is_answered_with_when_to_come_back(
@@ -131,7 +131,7 @@ def test_one_too_many_is_answered_with_when_to_come_back(
     refused = next(answer for answer in answers if answer.status == 429)
     assert refused.codes == ["throttled"]
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
-    assert rate_limit(refused.headers) == {}
+    assert limit_headers(refused.headers) == {}
     assert len(limited.queued()) == len([answer for answer in answers if answer.status == 202])
 
 
@@ -157,7 +157,7 @@ def test_off_costs_nothing(front: Front) -> None:
     answers = [front.send(EVENT, single()) for _ in range(15)]
 
     assert front.items() == []
-    assert [rate_limit(answer.headers) for answer in answers] == [{}] * 15
+    assert [limit_headers(answer.headers) for answer in answers] == [{}] * 15
 
 
 def test_without_the_table_requests_are_taken(limited: Front) -> None:
@@ -165,5 +165,5 @@ def test_without_the_table_requests_are_taken(limited: Front) -> None:
 
     answer = limited.send(EVENT, single())
 
-    assert (answer.status, rate_limit(answer.headers)) == (202, {})
+    assert (answer.status, limit_headers(answer.headers)) == (202, {})
     assert "RequestsNotCounted" in limited.said.getvalue()

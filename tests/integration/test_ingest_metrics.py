@@ -7,11 +7,30 @@ import boto3
 import pytest
 
 from sluice import aws, message
-from sluice.admitting import catalogue
-from sluice.admitting.catalogue import Catalogue
+from sluice.admission import metric_quota
+from sluice.admission.metric_quota import Catalogue
 from sluice.contract import MAX_METRICS
-from tests.bodies import KEY, SITE_ID, bulk, client_bulk, entry, event, flat, metric, profile, single
-from tests.front import CLIENT_BULK, CLIENT_EVENT, EVENT, OTHER_KEY, TABLE, Front, document_of_keys
+from tests.support.factories import (
+    KEY,
+    SITE_ID,
+    bulk,
+    client_bulk,
+    entry,
+    event,
+    flat,
+    metric,
+    profile,
+    single,
+)
+from tests.support.ingest_app import (
+    CLIENT_BULK,
+    CLIENT_EVENT,
+    EVENT,
+    OTHER_KEY,
+    TABLE,
+    Front,
+    document_of_keys,
+)
 
 ENTRIES = "/data/attributes/events-bulk-create/data"
 NAME = "attributes/metric/data/attributes/name"
@@ -174,15 +193,15 @@ def test_who_is_overtaken_looks_again(
     in_the_end: set[str],
 ) -> None:
     Catalogue().enter(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
-    read = catalogue._read
+    read = metric_quota._read
 
     def overtaken(table: str, site_id: str) -> frozenset[str]:
         found = read(table, site_id)
-        monkeypatch.setattr(catalogue, "_read", read)
+        monkeypatch.setattr(metric_quota, "_read", read)
         Catalogue().enter(TABLE, SITE_ID, others, partly=False)
         return found
 
-    monkeypatch.setattr(catalogue, "_read", overtaken)
+    monkeypatch.setattr(metric_quota, "_read", overtaken)
 
     assert Catalogue().enter(TABLE, SITE_ID, ["a", "b"], partly=partly) == excess
     assert entered() == {*numbered(2, MAX_METRICS), *in_the_end}

@@ -12,12 +12,12 @@ import httpx2
 import msgspec
 import pytest
 
-from local.standin import Pipeless, transport
+from devstack.fake_upstream import Pipeless, transport
 from sluice import accounts
-from sluice.delivering import upstream
+from sluice.delivery import http
 from sluice.pipeless import synchronous
-from tests.bodies import APP_ID, APP_KEY, KEY, SITE_ID, batch, encoded, happening
-from tests.front import Answer, Front
+from tests.support.factories import APP_ID, APP_KEY, KEY, SITE_ID, batch, encoded, happening
+from tests.support.ingest_app import Answer, Front
 
 ROUTE = f"/v1/apps/{APP_ID}/events/batch"
 API_KEY = "pl_never_said"
@@ -48,7 +48,7 @@ def app(front: Front, pipeless: Pipeless, monkeypatch: pytest.MonkeyPatch) -> It
     boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(DOCUMENT))
     accounts.secrets.cache_clear()
     client = httpx2.AsyncClient(transport=transport(pipeless))
-    monkeypatch.setattr(upstream, "client", lambda: client)
+    monkeypatch.setattr(http, "client", lambda: client)
     yield front
     synchronous.runner().close()
     synchronous.runner.cache_clear()
@@ -132,7 +132,7 @@ def test_an_upstream_that_takes_too_long_is_given_up_in_time(
         raise AssertionError
 
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(never))
-    monkeypatch.setattr(upstream, "client", lambda: client)
+    monkeypatch.setattr(http, "client", lambda: client)
     monkeypatch.setattr(synchronous, "SECONDS", 0.1)
 
     answer = send(app, batch(synchronous=True))

@@ -7,8 +7,18 @@ import boto3
 import pytest
 
 from sluice import message, receipts
-from tests.bodies import KEY, SITE_ID, bulk, client_bulk, entry, event, single
-from tests.front import BULK, CLIENT_BULK, EVENT, OTHER_KEY, READ_ONLY_KEY, READER_KEY, TABLE, Answer, Front
+from tests.support.factories import KEY, SITE_ID, bulk, client_bulk, entry, event, single
+from tests.support.ingest_app import (
+    BULK,
+    CLIENT_BULK,
+    EVENT,
+    OTHER_KEY,
+    READ_ONLY_KEY,
+    READER_KEY,
+    TABLE,
+    Answer,
+    Front,
+)
 
 THREE = bulk(entry(event(), event(value=1)), entry(event(value=2)))
 

@@ -12,12 +12,12 @@ from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 from sluice import aws, message
 from sluice.contract import Surface
 from sluice.message import StoredMessage
-from sluice.webhooks import ingest as webhooks
+from sluice.webhooks import accept as webhooks
 from sluice.webhooks import sources
-from tests.bodies import SITE_ID
-from tests.deliveries import Sample, document, own, sample
-from tests.front import Answer, Front
-from tests.signing import SECRETS, SIGNERS, body_of, scheme_of
+from tests.support.factories import SITE_ID
+from tests.support.ingest_app import Answer, Front
+from tests.support.signing import SECRETS, SIGNERS, body_of, scheme_of
+from tests.support.webhook_samples import Sample, document, own, sample
 
 HOOK = "/webhooks/shop"
 ORDER = sample("shopify", "orders_create")

@@ -16,16 +16,16 @@ from openapi_spec_validator import validate
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS
 
-from local.openapi import document
-from local.standin import Pipeless, transport
+from devstack.fake_upstream import Pipeless, transport
 from sluice import receipts
-from sluice.delivering import upstream
+from sluice.delivery import http
 from sluice.pipeless import synchronous
 from sluice.webhooks import sources
-from tests import gateway
-from tests.bodies import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
-from tests.front import TABLE, Front
-from tests.unit.test_docs import load_docs
+from tests.support import wsgi_gateway
+from tests.support.factories import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
+from tests.support.ingest_app import TABLE, Front
+from tests.unit.functions.test_docs import load_docs
+from tools.openapi import document
 
 SECONDS = 2.0  # after which no more requests of one kind are sent
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
@@ -61,7 +61,7 @@ def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     document["pipeless"] = [{"app_id": APP_ID, "api_key": "upstream", "keys": keys}]
     secrets.put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
     client = httpx2.AsyncClient(transport=transport(Pipeless({APP_ID: "upstream"})))
-    monkeypatch.setattr(upstream, "client", lambda: client)
+    monkeypatch.setattr(http, "client", lambda: client)
     yield front
     synchronous.runner().close()
     synchronous.runner.cache_clear()
@@ -73,7 +73,7 @@ def test_answers_are_as_described(front: Front, path: str, method: str, mode: Ge
     functions = {"DocsFunction": lambda event: docs.handler(event, None), "IngestFunction": front.handle}
     if mode is BAD:
         functions["DocsFunction"] = lambda _: {"statusCode": 200, "headers": {}, "body": with_bodies_only()}
-    api = schemathesis.openapi.from_wsgi("/openapi.json", gateway.application(functions))
+    api = schemathesis.openapi.from_wsgi("/openapi.json", wsgi_gateway.application(functions))
     checks = [check for check in CHECKS.get_all() if check.__name__ not in LEFT_OUT]
     answered: set[int] = set()
     end = time.monotonic() + SECONDS

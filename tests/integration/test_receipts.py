@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from sluice import aws, receipts
 from sluice.contract import MAX_EVENTS_PER_REQUEST
-from sluice.delivering import trials
+from sluice.delivery import trials
 from sluice.errors import Retryable
-from tests.lambdas import Cloud
+from tests.support.aws_stack import Cloud
 
 positions = st.tuples(st.integers(0, 10_000), st.integers(0, MAX_EVENTS_PER_REQUEST - 1))
 

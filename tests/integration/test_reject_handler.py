@@ -14,8 +14,8 @@ from sluice import message, receipts, rejection
 from sluice.archive import CLAIM_RECEIVES
 from sluice.contract import Surface
 from sluice.rejection import Reason, Rejection
-from tests.bodies import NOON, SITE_ID
-from tests.lambdas import Cloud, Context, Function, again, stored
+from tests.support.aws_stack import Cloud, Context, Function, again, stored
+from tests.support.factories import NOON, SITE_ID
 
 SECRETS = ["mail.example", "s3cret"]
 

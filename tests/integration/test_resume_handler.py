@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from sluice.contract import Surface
-from sluice.delivering import circuit
-from tests.bodies import SITE_ID
-from tests.lambdas import Cloud, Context, Function, stored
+from sluice.delivery import circuit_breaker
+from tests.support.aws_stack import Cloud, Context, Function, stored
+from tests.support.factories import SITE_ID
 
 OTHER = "XyZ789"
 
@@ -26,7 +26,7 @@ class Resume:
         """Parks each message in an object of its own."""
         for name in names:
             made = stored((name, name), receipt=name, account=site_id, surface=Surface.EVENT)
-            circuit.park("state", "claims", site_id, [msgspec.json.encode(made)])
+            circuit_breaker.park("state", "claims", site_id, [msgspec.json.encode(made)])
 
     def tick(self, seconds: float = 55.0) -> None:
         self.function({}, Context(seconds))
@@ -64,7 +64,7 @@ def test_the_sample_event_is_a_tick(resume: Resume) -> None:
 def test_an_open_circuit_gets_two_probes_and_a_closed_one_everything(resume: Resume) -> None:
     resume.park("a1", "a2", "a3")
     resume.park("b1", "b2", site_id=OTHER)
-    circuit.open_circuit("state", SITE_ID, 401)
+    circuit_breaker.open_circuit("state", SITE_ID, 401)
 
     resume.tick()
 
@@ -72,7 +72,7 @@ def test_an_open_circuit_gets_two_probes_and_a_closed_one_everything(resume: Res
     assert resume.queued().keys() >= {"b1", "b2"}
     assert resume.open_circuits() == 1
 
-    circuit.close_circuit("state", SITE_ID)
+    circuit_breaker.close_circuit("state", SITE_ID)
     resume.tick()
 
     assert resume.queued() == Counter(["a1", "a2", "a3", "b1", "b2"])

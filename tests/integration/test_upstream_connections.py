@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-from local.standin import Klaviyo, Settings, server, serving
+from devstack.fake_upstream import Klaviyo, Settings, server, serving
 from sluice.accounts import Account
-from sluice.delivering import upstream
-from sluice.delivering.pace import OutOfTime
-from sluice.delivering.triage import Answer
-from tests.bodies import SITE_ID, bulk, encoded, entry, event
+from sluice.delivery import http
+from sluice.delivery.rate_limiter import OutOfTime
+from sluice.delivery.responses import Answer
+from tests.support.factories import SITE_ID, bulk, encoded, entry, event
 
 KEY = "pk_test"
 
@@ -55,11 +55,11 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 @pytest.fixture
 def runner() -> Iterator[asyncio.Runner]:
     """An event loop that outlasts a call, as the function's does, with a client of its own."""
-    upstream.client.cache_clear()
+    http.client.cache_clear()
     with asyncio.Runner() as kept:
         yield kept
-        kept.run(upstream.client().aclose())
-    upstream.client.cache_clear()
+        kept.run(http.client().aclose())
+    http.client.cache_clear()
 
 
 def test_a_connection_outlasts_an_invocation(connections: list[object], runner: asyncio.Runner) -> None:
@@ -68,7 +68,7 @@ def test_a_connection_outlasts_an_invocation(connections: list[object], runner: 
         account = Account(SITE_ID, KEY, url)
 
         for number in range(5):
-            answer = runner.run(upstream.create_job(upstream.client(), account, job(f"e{number}"), turn))
+            answer = runner.run(http.create_job(http.client(), account, job(f"e{number}"), turn))
             assert answer.status == 202
 
     assert len(connections) == 1
@@ -84,9 +84,9 @@ def test_jobs_at_the_same_time_have_a_connection_each(
         account = Account(SITE_ID, KEY, url)
 
         async def at_once(round_: int) -> list[Answer]:
-            client = upstream.client()
+            client = http.client()
             return await asyncio.gather(
-                *(upstream.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
+                *(http.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
             )
 
         for round_ in range(2):
@@ -104,9 +104,7 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
     with serving(klaviyo) as url:
         account = Account(SITE_ID, KEY, url)
 
-        answers = [
-            runner.run(upstream.create_job(upstream.client(), account, job(f"e{n}"), turn)) for n in range(2)
-        ]
+        answers = [runner.run(http.create_job(http.client(), account, job(f"e{n}"), turn)) for n in range(2)]
 
     assert [answer.status for answer in answers] == [None, 202]
     assert answers[0].failure in {"ReadError", "RemoteProtocolError", "WriteError"}
@@ -117,7 +115,7 @@ def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asynci
         unused.bind(("127.0.0.1", 0))
         account = Account(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
 
-        answer = runner.run(upstream.create_job(upstream.client(), account, b"{}", turn))
+        answer = runner.run(http.create_job(http.client(), account, b"{}", turn))
 
     assert answer == Answer(None, failure="ConnectError")
 
@@ -199,10 +197,8 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
 
     async def jobs(account: Account) -> list[Answer]:
         async with _client() as client:
-            await upstream.create_job(client, account, b"{}", turn)
-            return await asyncio.gather(
-                *(upstream.create_job(client, account, b"{}", turn) for _ in range(3))
-            )
+            await http.create_job(client, account, b"{}", turn)
+            return await asyncio.gather(*(http.create_job(client, account, b"{}", turn) for _ in range(3)))
 
     with serving_over_tls(certificate, requests) as url:
         answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
@@ -249,7 +245,7 @@ def test_what_waited_for_its_connection_leaves_in_a_later_turn_on_that_connectio
     async def jobs(url: str) -> list[Answer]:
         async with opening_slowly(url, 2 * seconds, opened) as slow_url, _client() as client:
             account = Account(SITE_ID, KEY, slow_url)
-            return [await upstream.create_job(client, account, b"{}", turn) for _ in range(3)]
+            return [await http.create_job(client, account, b"{}", turn) for _ in range(3)]
 
     with serving_over_tls(certificate, requests, version) as url:
         answers = asyncio.run(jobs(url))
@@ -275,7 +271,7 @@ def test_what_is_late_on_an_open_connection_leaves_in_a_later_turn_on_that_conne
 
     async def jobs(account: Account) -> list[Answer]:
         async with _client() as client:
-            return [await upstream.create_job(client, account, b"{}", turn) for _ in range(2)]
+            return [await http.create_job(client, account, b"{}", turn) for _ in range(2)]
 
     with serving_over_tls(certificate, requests, version) as url:
         answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
@@ -301,9 +297,9 @@ def test_what_gets_no_further_turn_is_not_sent(
     async def jobs(account: Account) -> Answer:
         async with _client() as client:
             with pytest.raises(OutOfTime):
-                await upstream.create_job(client, account, b"{}", late_turn)
+                await http.create_job(client, account, b"{}", late_turn)
             assert requests == []
-            return await upstream.create_job(client, account, b"{}", turn)
+            return await http.create_job(client, account, b"{}", turn)
 
     with serving_over_tls(certificate, requests, version) as url:
         answer = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
@@ -317,7 +313,7 @@ def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
 ) -> None:
     async def post(account: Account) -> Answer:
         async with _client() as client:
-            return await upstream.create_job(client, account, b"{}", turn)
+            return await http.create_job(client, account, b"{}", turn)
 
     requests: list[tuple[str, Any]] = []
     with serving_over_tls(certificate, requests) as url:
@@ -329,7 +325,7 @@ def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
 
 @contextlib.asynccontextmanager
 async def _client() -> AsyncIterator[Any]:
-    upstream.client.cache_clear()
-    async with upstream.client() as client:
+    http.client.cache_clear()
+    async with http.client() as client:
         yield client
-    upstream.client.cache_clear()
+    http.client.cache_clear()

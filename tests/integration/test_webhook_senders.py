@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sluice.webhooks.signatures import SCHEMES, verified
-from tests.signing import SECRETS, SIGNERS
+from tests.support.signing import SECRETS, SIGNERS
 
 PYTHON = Path(".venv-clients/bin/python")
 SCHEME = {"stripe": "stripe", "standardwebhooks": "standard-webhooks", "svix": "standard-webhooks"}

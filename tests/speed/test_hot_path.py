@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmarks import gateway, guard
+from benchmarks import gateway, regression_guard
 
 
 def test_hot_path_is_as_quick_as_recorded() -> None:
     # A busy machine may spoil one run, but not three.
-    assert any(not guard.slower(guard.ratios()) for _ in range(3))
+    assert any(not regression_guard.slower(regression_guard.ratios()) for _ in range(3))
 
 
 def test_guard_notices_a_slower_hot_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +15,6 @@ def test_guard_notices_a_slower_hot_path(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gateway, "stored", lambda *given: [read(*given) for _ in range(3)].pop())
     monkeypatch.setattr(gateway, "jobs", lambda given: [packed(given) for _ in range(6)].pop())
 
-    found = guard.slower(guard.ratios())
+    found = regression_guard.slower(regression_guard.ratios())
 
     assert [text.split()[0] for text in found] == ["ingest", "dispatch"]

@@ -9,7 +9,7 @@ import pytest
 
 from sluice import accounts
 from sluice.errors import Misconfigured
-from tests.bodies import KEY, SITE_ID
+from tests.support.factories import KEY, SITE_ID
 
 DIGEST = sha256(KEY.encode()).hexdigest()
 

@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from msgspec import inspect
 
-from local.openapi.document import description
-from local.standin import Klaviyo
+from devstack.fake_upstream import Klaviyo
 from sluice import contract
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION, Surface
-from sluice.delivering import packing
 from sluice.errors import Refused
-from sluice.reading import intake
-from sluice.reading.documents import BulkDocument, ClientBulkDocument, SingleDocument
-from sluice.reading.intake import Intake
-from tests.bodies import NEWEST, NOON, SITE_ID, at, encoded, flat, nested, replaced
-from tests.reading import refusal, stored
+from sluice.klaviyo import packing, parser
+from sluice.klaviyo.parser import Intake
+from sluice.klaviyo.schemas import BulkDocument, ClientBulkDocument, SingleDocument
+from tests.support.factories import NEWEST, NOON, SITE_ID, at, encoded, flat, nested, replaced
+from tests.support.parsing import refusal, stored
+from tools.openapi.document import description
 
 UPSTREAM_KEY = "pk_upstream"
 HEADERS = {
@@ -218,8 +217,8 @@ def accepted(surface: Surface, document: Any, revision: str) -> Intake | None:
     body = encoded(document)
     try:
         if surface is Surface.BULK:
-            return intake.read_leniently(body, revision, NOON)
-        return intake.read(surface, body, revision, NOON)
+            return parser.read_leniently(body, revision, NOON)
+        return parser.read(surface, body, revision, NOON)
     except Refused:
         return None
 

@@ -17,7 +17,7 @@ from sluice.contract import Surface
 from sluice.errors import Retryable
 from sluice.message import Body, Message
 from sluice.rejection import Reason, Rejection
-from tests.bodies import NOON, SITE_ID
+from tests.support.factories import NOON, SITE_ID
 
 NOW = NOON + timedelta(days=3)
 ENTRY = {"key": "k", "profile": {"type": "profile"}, "events": [{"id": "e", "attributes": {"value": 1}}]}

@@ -13,18 +13,19 @@ import zstandard
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from local.standin import Klaviyo
+from devstack.fake_upstream import Klaviyo
 from sluice import dispatch
 from sluice.contract import BULK_CREATE_JOBS_PATH, Surface
-from sluice.delivering import pace, packing
-from sluice.delivering.backoff import Wait
-from sluice.delivering.outcome import Outcome
-from sluice.delivering.triage import Answer
+from sluice.delivery import rate_limiter
+from sluice.delivery.backoff import Wait
+from sluice.delivery.outcome import Outcome
+from sluice.delivery.responses import Answer
 from sluice.errors import Retryable
+from sluice.klaviyo import packing
 from sluice.message import encode
 from sluice.rejection import Reason
 from tests.simulation import START, World, run
-from tests.traffic import (
+from tests.support.workloads import (
     HOUR,
     KEY,
     NOW,
@@ -438,7 +439,7 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
 
     async def late_at_first(account: Any, body: bytes, turn: Any) -> Any:
         for _ in range(3):
-            assert await turn() == pytest.approx(world.clock() + pace.LATE_SECONDS, abs=0.002)
+            assert await turn() == pytest.approx(world.clock() + rate_limiter.LATE_SECONDS, abs=0.002)
         return await create_job(account, body, turn)
 
     world._create_job = late_at_first  # type: ignore[method-assign]

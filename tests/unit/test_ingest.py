@@ -14,11 +14,11 @@ from sluice.contract import Surface
 from sluice.errors import Refused, Retryable
 from sluice.ingest import Accepted, Ports
 from sluice.jsonapi import Problem, pointer
+from sluice.klaviyo.lenient import Bad
 from sluice.message import Body
-from sluice.reading.lenient import Bad
 from sluice.receipts import Receipt
 from sluice.rejection import Rejection
-from tests.bodies import (
+from tests.support.factories import (
     KEY,
     NEWEST,
     NOON,

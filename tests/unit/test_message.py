@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from sluice import message
 from sluice.contract import MAX_BODY_BYTES_IN, Surface
 from sluice.errors import Undeliverable
+from sluice.klaviyo import parser
 from sluice.message import MAX_UNPACKED_BYTES, MESSAGE_BYTES, PLAIN_BYTES, Body, Entry, Event, Message
-from sluice.reading import intake
-from tests.bodies import NOON, bulk, encoded, entry, event, metric, profile, single
-from tests.reading import read
+from tests.support.factories import NOON, bulk, encoded, entry, event, metric, profile, single
+from tests.support.parsing import read
 
 ARCHITECTURE = Path("docs/architecture.md")
 
@@ -76,7 +76,7 @@ def test_the_documented_example_is_what_is_written() -> None:
         value=19.9,
     )
 
-    entries = intake.read(Surface.EVENT, encoded(document), "2026-07-15", accepted).entries
+    entries = parser.read(Surface.EVENT, encoded(document), "2026-07-15", accepted).entries
 
     written = message.encode(Message("6c1f…", "AbC123", Surface.EVENT, accepted, entries))
     assert json.loads(example) == json.loads(written.text)

@@ -10,16 +10,16 @@ import msgspec
 
 from sluice import message
 from sluice.accounts import Account, Accounts, App, is_account_id, is_site_id
-from sluice.delivering import backoff, delivery
-from sluice.delivering.asking import NO_ANSWER
-from sluice.delivering.backoff import Wait
-from sluice.delivering.delivery import Share
-from sluice.delivering.outcome import Outcome, Refusal
+from sluice.delivery import backoff
+from sluice.delivery.backoff import Wait
+from sluice.delivery.outcome import Outcome, Refusal, Share, park
 from sluice.errors import Misconfigured, Retryable, Undeliverable
+from sluice.klaviyo import delivery
+from sluice.klaviyo.sender import NO_ANSWER
 from sluice.message import Batch, StoredMessage
 from sluice.pipeless import delivery as pipeless
+from sluice.producers import accept as producers
 from sluice.producers import envelopes
-from sluice.producers import intake as producers
 from sluice.producers.envelopes import Body, Object, Objects
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
@@ -145,7 +145,7 @@ async def _park_unknown(
     except Retryable as error:
         outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
     else:
-        await delivery.park(account, messages, ports.delivery.circuits, outcome)
+        await park(account, messages, ports.delivery.circuits, outcome)
 
 
 async def _read_objects(

@@ -13,14 +13,14 @@ import msgspec
 
 from sluice import contract, jsonapi, message, receipts
 from sluice.accounts import Account, Accounts
-from sluice.admitting import admission, catalogue
+from sluice.admission import metric_quota, request
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
+from sluice.klaviyo import parser
+from sluice.klaviyo.lenient import Bad
+from sluice.klaviyo.parser import Intake
 from sluice.message import Body, Message
-from sluice.reading import intake
-from sluice.reading.intake import Intake
-from sluice.reading.lenient import Bad
 from sluice.receipts import Receipt
 from sluice.rejection import Reason, Rejection
 
@@ -89,15 +89,15 @@ def accept(
 
     `headers` are by lower-case name. Raises `Refused`, or what `ports.store` and `ports.reject` raise.
     """
-    account = admission.admit(surface, headers, query, accounts)
-    ports.count(admission.caller(account, headers), surface, now)
-    revision = admission.revision(headers, now)
-    applied = admission.preferences(headers) & _PREFERENCES[surface]
-    plain = admission.readable(headers, body)
+    account = request.admit(surface, headers, query, accounts)
+    ports.count(request.caller(account, headers), surface, now)
+    revision = request.revision(headers, now)
+    applied = request.preferences(headers) & _PREFERENCES[surface]
+    plain = request.readable(headers, body)
     if LENIENT in applied:
-        read = intake.read_leniently(plain, revision, now)
+        read = parser.read_leniently(plain, revision, now)
     else:
-        read = intake.read(surface, plain, revision, now)
+        read = parser.read(surface, plain, revision, now)
     if account.limit_metrics:
         read = _within_metrics(read, surface, account, ports, partly=LENIENT in applied)
     receipt = uuid.uuid4().hex
@@ -120,10 +120,10 @@ def _within_metrics(
     """What was read, less the events of metrics that are too many for the account; refused if it may not be
     taken `partly`, or if there is nothing else in it.
     """
-    excess = ports.enter_metrics(account.site_id, catalogue.names(read), partly)
+    excess = ports.enter_metrics(account.site_id, metric_quota.names(read), partly)
     if not excess:
         return read
-    left = catalogue.without(read, surface, excess)
+    left = metric_quota.without(read, surface, excess)
     if not partly or not left.entries:
         raise Refused(400, jsonapi.listed(problem for bad in left.bad for problem in bad.problems))
     return left
@@ -174,7 +174,7 @@ def progress(
 
     Somebody else's receipt is answered as one that does not exist. `find` may raise `Retryable`.
     """
-    account = admission.authorized(headers, accounts, _MAY_ASK)
+    account = request.authorized(headers, accounts, _MAY_ASK)
     found = find(receipt) if _RECEIPT_ID.fullmatch(receipt) else None
     if found is None or found.account != account.site_id:
         raise Refused(404, [Problem("not_found", "There is no such receipt, or it has expired.")])

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import zstandard
+from msgspec import UNSET, UnsetType
 
-from sluice.contract import MAX_BODY_BYTES_IN, MAX_INTEGER, PIPELESS_SURFACE, Surface
+from sluice.contract import MAX_BODY_BYTES_IN, MAX_INTEGER, MAX_OBJECT_ID, PIPELESS_SURFACE, Surface
 from sluice.errors import Undeliverable
-from sluice.pipeless import documents as pipeless
 
 PLAIN_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
@@ -83,13 +83,42 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
 type StoredMessage = Message[msgspec.Raw]
 
 
+class _PipelessPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    pass
+
+
+class PipelessObject(_PipelessPart):
+    """An object to be written. Pipeless creates it if it is missing, else uses it, with the dates given."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_OBJECT_ID)]
+    type: str
+    created_on: str | UnsetType = UNSET
+    modified_on: str | UnsetType = UNSET
+
+
+class PipelessRelationship(_PipelessPart):
+    """How the start object relates to the end object; one that is `single` exists once between the two."""
+
+    type: str
+    created_on: str | UnsetType = UNSET
+    single: bool = True
+
+
+class PipelessEvent(_PipelessPart):
+    """One event of Pipeless, in the form in which it travels on the queue and goes upstream."""
+
+    start_object: PipelessObject
+    relationship: PipelessRelationship
+    end_object: PipelessObject
+
+
 class Batch(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
     """One accepted request of Pipeless's, its events stamped."""
 
     receipt: Receipt
     app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
     accepted: Moment
-    events: list[pipeless.Event]
+    events: list[PipelessEvent]
     line: str | None = None
 
     @property

@@ -1,6 +1,8 @@
 """One refused thing, with all that is needed to understand it, mend it and send it again."""
 
+import hashlib
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -53,6 +55,11 @@ class UpstreamPayload(msgspec.Struct):
     profile: msgspec.Raw
     events: list[msgspec.Raw]
     backfill: bool
+
+
+def rejection_id(receipt: str, places: Iterable[int]) -> str:
+    """The same for the same events, so that a rejection stored twice can be told from two."""
+    return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
 
 
 def encode(rejection: Rejection) -> Body:

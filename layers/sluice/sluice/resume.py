@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from sluice import aws
-from sluice.delivering import circuit
+from sluice.delivery import circuit_breaker
 from sluice.errors import Retryable
 from sluice.message import Body, wrap
 from sluice.settings import ResumeSettings
@@ -26,7 +26,7 @@ class Store(msgspec.Struct, frozen=True):
 
     def accounts(self) -> dict[str, str]:
         """The accounts that may have messages parked, by site id, with their marks."""
-        return circuit.accounts_with_parked(self.settings.state_table)
+        return circuit_breaker.accounts_with_parked(self.settings.state_table)
 
     def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
         """Puts messages on the events queue and returns those that did not get there."""
@@ -47,8 +47,8 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
     messages were sent. `Retryable` says that some did not get to the queue; they are still parked.
     """
     table, bucket = store.settings.state_table, store.settings.claim_bucket
-    is_open = circuit.is_open(table, site_id)
-    parked = circuit.parked_objects(bucket, site_id)
+    is_open = circuit_breaker.is_open(table, site_id)
+    parked = circuit_breaker.parked_objects(bucket, site_id)
     if is_open:
         # The oldest: a probe that came back is the newest, so one that is never looked at blocks no other.
         return True, sum(_send(store, site_id, key, probe=True) for key in list(parked)[:PROBES])
@@ -58,18 +58,18 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
             break
         sent += _send(store, site_id, key, probe=False)
     if not parked:
-        circuit.forget(table, site_id, mark)
+        circuit_breaker.forget(table, site_id, mark)
     return False, sent
 
 
 def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
     """Sends a parked object's messages, or the first of them as a probe; what is not sent stays in it."""
     bucket = store.settings.claim_bucket
-    messages = circuit.parked_messages(bucket, key)
+    messages = circuit_breaker.parked_messages(bucket, key)
     due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
     unsent = store.send(site_id, due, probe=probe)
     if len(unsent) < len(due):
-        circuit.leave(bucket, key, unsent + rest)
+        circuit_breaker.leave(bucket, key, unsent + rest)
     if unsent:
         raise Retryable(f"{len(unsent)} parked messages did not get to the queue")
     return len(due)

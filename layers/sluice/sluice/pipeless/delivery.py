@@ -12,19 +12,19 @@ import msgspec
 
 from sluice import contract
 from sluice.accounts import App
-from sluice.delivering import backoff, delivery
-from sluice.delivering.backoff import Wait
-from sluice.delivering.delivery import Ports, Share
-from sluice.delivering.outcome import Outcome, Refusal, rejection_id
-from sluice.delivering.pace import OutOfTime
-from sluice.delivering.triage import AccountFault, Fault, Taken, Throttled, Transient, Unattributed
+from sluice.delivery import backoff
+from sluice.delivery.backoff import Wait
+from sluice.delivery.outcome import Outcome, Refusal, Share, close_circuit, open_circuit, park
+from sluice.delivery.rate_limiter import OutOfTime
+from sluice.delivery.responses import AccountFault, Fault, Taken, Throttled, Transient, Unattributed
 from sluice.errors import Retryable
 from sluice.jsonapi import pointer
+from sluice.klaviyo.delivery import Ports
 from sluice.message import Batch
 from sluice.pipeless import packing
 from sluice.pipeless.packing import PackedEvent, Thing, Value
-from sluice.pipeless.triage import judge
-from sluice.rejection import Reason, Rejection
+from sluice.pipeless.responses import judge
+from sluice.rejection import Reason, Rejection, rejection_id
 
 OUTAGE: Final = 2  # calls one after the other that come to nothing: the next would as well
 
@@ -59,15 +59,13 @@ class _Delivery:
             else:
                 await self._send(self._share.messages, done)
             if self._fault is not None:
-                await delivery.open_circuit(
-                    self._app.id, self._fault.status, self._ports.circuits, self._outcome
-                )
+                await open_circuit(self._app.id, self._fault.status, self._ports.circuits, self._outcome)
         except Retryable as error:
             for number in self._share.messages:
                 self._outcome.retry.setdefault(number, Wait(error.after))
         await self._note_progress()
         parked = {number: self._share.messages[number] for number in self._to_park}
-        await delivery.park(self._app.id, parked, self._ports.circuits, self._outcome)
+        await park(self._app.id, parked, self._ports.circuits, self._outcome)
 
     async def _done_before(self) -> Mapping[int, Set[int]]:
         """The events of redelivered messages that are done, by their messages' numbers."""
@@ -85,7 +83,7 @@ class _Delivery:
         rest = {number: batch for number, batch in messages.items() if number not in probes}
         await self._send({n: batch for n, batch in messages.items() if n in probes}, done)
         works = self._answered and self._fault is None
-        if works and await delivery.close_circuit(self._app.id, self._ports.circuits, self._outcome):
+        if works and await close_circuit(self._app.id, self._ports.circuits, self._outcome):
             await self._send(rest, done)
         else:
             # Probes that were not looked at, too: on the queue they would be tried between the minutes.

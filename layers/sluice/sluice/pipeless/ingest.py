@@ -10,12 +10,12 @@ import msgspec
 
 from sluice import contract, message
 from sluice.accounts import Accounts, App
-from sluice.admitting import admission
+from sluice.admission import request
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
 from sluice.message import Batch, Body
-from sluice.pipeless import intake
-from sluice.pipeless.documents import BatchDocument
+from sluice.pipeless import parser
+from sluice.pipeless.schemas import BatchDocument
 
 _AUTHORIZATION: Final = re.compile(r"(?:Bearer[ ]+)?([^\s]+)", re.IGNORECASE)
 _WHOLE: Final = {None, "/", "/data", "/data/"}  # pointers to no part of a batch
@@ -55,13 +55,13 @@ def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> App:
 
 def read(app: App, headers: Mapping[str, str], body: bytes) -> BatchDocument:
     """The batch in a request's body; `Refused` with every problem if it cannot be taken."""
-    return intake.read(admission.readable(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
+    return parser.read(request.readable(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
 
 
 def accept(app: App, batch: BatchDocument, store: Callable[[Body, str], None], now: datetime) -> Accepted:
     """Stores a batch, whole or not at all: once `store` returns, it is safe. Raises what `store` raises."""
     receipt = uuid.uuid4().hex
-    stored = Batch(receipt, app.app_id, now, intake.stamped(batch.events, now))
+    stored = Batch(receipt, app.app_id, now, parser.stamped(batch.events, now))
     store(message.encode(stored), app.id)
     return Accepted(receipt, app.id, len(batch.events))
 

@@ -11,8 +11,7 @@ from typing import Final
 import msgspec
 
 from sluice.contract import MAX_EVENTS_PER_CALL
-from sluice.message import Batch
-from sluice.pipeless.documents import Event, Object
+from sluice.message import Batch, PipelessEvent, PipelessObject
 
 type Thing = tuple[str, ...]
 type Value = tuple[object, ...]
@@ -32,7 +31,7 @@ class Origin(msgspec.Struct, frozen=True):
 class PackedEvent(msgspec.Struct):
     """An event on its way. Repeats that change nothing have collapsed into it: they share its fate."""
 
-    event: Event
+    event: PipelessEvent
     origins: list[Origin]
 
 
@@ -73,7 +72,7 @@ def messages_of(call: Iterable[PackedEvent]) -> set[int]:
     return {origin.message for each in call for origin in each.origins}
 
 
-def writes(event: Event) -> dict[Thing, Value]:
+def writes(event: PipelessEvent) -> dict[Thing, Value]:
     """What an event writes to which objects, and to the relationship between them."""
     found: dict[Thing, Value] = {}
     for each in (event.start_object, event.end_object):
@@ -85,15 +84,17 @@ def writes(event: Event) -> dict[Thing, Value]:
     return found
 
 
-def must_follow(event: Event, waiting: Mapping[Thing, Set[Value]]) -> bool:
+def must_follow(event: PipelessEvent, waiting: Mapping[Thing, Set[Value]]) -> bool:
     """Whether an event may not be sent before what waits, as they write something differently."""
     return any(waiting.get(thing, {value}) != {value} for thing, value in writes(event).items())
 
 
-def _changes_nothing(event: Event, written: Mapping[Thing, Value], current: Mapping[Thing, Value]) -> bool:
+def _changes_nothing(
+    event: PipelessEvent, written: Mapping[Thing, Value], current: Mapping[Thing, Value]
+) -> bool:
     """Whether an event, sent once more, would leave everything as it is."""
     return event.relationship.single and all(current.get(thing) == value for thing, value in written.items())
 
 
-def _thing(each: Object) -> Thing:
+def _thing(each: PipelessObject) -> Thing:
     return each.type, each.id

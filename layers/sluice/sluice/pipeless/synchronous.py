@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from sluice.accounts import App
-from sluice.delivering import triage, upstream
-from sluice.delivering.triage import Answer, Taken, Throttled, Unattributed
-from sluice.pipeless.documents import BatchDocument
-from sluice.pipeless.triage import errors, judge
+from sluice.delivery import http, responses
+from sluice.delivery.responses import Answer, Taken, Throttled, Unattributed
+from sluice.pipeless.responses import errors, judge
+from sluice.pipeless.schemas import BatchDocument
 
 SECONDS: Final = 10.0  # for the upstream's answer: the function that waits has fifteen
 
@@ -31,7 +31,7 @@ class Reply(msgspec.Struct, frozen=True):
 def create(app: App, batch: BatchDocument) -> Reply:
     """Has a batch written and says what came of it."""
     body = msgspec.json.encode(batch)
-    return reply(runner().run(upstream.create_events(upstream.client(), app, body, SECONDS)))
+    return reply(runner().run(http.create_events(http.client(), app, body, SECONDS)))
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def reply(answer: Answer) -> Reply:
         case Throttled(after):
             headers = {} if after is None else {"Retry-After": str(max(1, round(after)))}
             return _failed(429, "Pipeless has too many requests.", headers=headers)
-        case triage.AccountFault():
+        case responses.AccountFault():
             return _failed(502, "Pipeless refused this gateway's request for the app. Nothing was taken.")
         case _:
             return _failed(502, f"Pipeless failed ({answer.status}). It may have taken the batch.")

@@ -332,7 +332,7 @@ class _Functions(Functions):  # type: ignore[misc]
             phone = int(phone) if phone.is_integer() else None
         if phone is None:
             return None
-        from sluice.webhooks.phones import e164  # noqa: PLC0415 - it costs more than a delivery does
+        from sluice.webhooks.phone_numbers import e164  # noqa: PLC0415 - it costs more than a delivery does
 
         return e164(str(phone), *map(str, calling_code))
 

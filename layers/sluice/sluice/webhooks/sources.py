@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 from sluice.accounts import is_site_id
 from sluice.errors import Misconfigured, Retryable
 from sluice.jsonapi import Problem, pointer
-from sluice.reading.explain import explain, fitting
+from sluice.validation.schema_errors import explain, fitting
 from sluice.webhooks.expressions import Expression
 from sluice.webhooks.mapping import EventMapping, MappingTexts, ProfileTexts, compile_mapping, compile_text
 from sluice.webhooks.signatures import DELIVERY_IDS, SCHEMES, Hmac, Scheme, Token

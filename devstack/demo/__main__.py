@@ -1,0 +1,169 @@
+"""See Sluice at work: a stack of its own, real purchases, and proof of what became of each.
+
+Exit status 0 says that every accepted event has exactly one outcome: delivered once with its values intact,
+or rejected with a reason. Nothing is left running, whatever happens; logs stay in .local/demo/logs.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import httpx2
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+
+from devstack import stack
+from devstack.demo import plan, proof, purchases, screen, sending
+from devstack.demo.outcomes import Outcomes
+from devstack.demo.plan import Plan
+from devstack.demo.purchases import Purchase
+from devstack.demo.result import Result
+from devstack.demo.screen import Bars
+from devstack.demo.sending import Sent
+from devstack.emulator import EmulatorError
+from devstack.processes import ServiceError
+from devstack.sam import SamError
+from devstack.stack import Stack, StackError
+
+FOLDER = stack.WORKSPACE / "demo"
+# Long enough for all of it to come in meanwhile: one batch, and so full jobs.
+WINDOW_SECONDS = 30
+NO_PROGRESS_SECONDS = 60
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAILURES = (
+    StackError,
+    EmulatorError,
+    ServiceError,
+    SamError,
+    sending.SendingError,
+    httpx2.HTTPError,
+    BotoCoreError,
+    ClientError,
+)
+IN_BULK = "official SDK, in bulk"
+ONE_BY_ONE = f"{sending.CLIENTS} clients, one by one"
+UPSTREAM = "arrived upstream"
+
+
+def run(planned: Plan, window: int, console: Console) -> Result:
+    """Send everything to a stack of its own and see what becomes of it."""
+    with stack.running(FOLDER, {"DispatchWindow": str(window)}) as running:
+        bars = Bars(
+            {
+                IN_BULK: len(planned.bulk),
+                ONE_BY_ONE: len(planned.one_by_one) + len(planned.invalid),
+                UPSTREAM: len(planned.bulk) + len(planned.single),
+            },
+            console,
+        )
+        with bars:
+            return send_and_wait(running, planned, window + NO_PROGRESS_SECONDS, bars)
+
+
+def send_and_wait(running: Stack, planned: Plan, patience: float, bars: Bars) -> Result:
+    """Send everything, wait until each event has an outcome, and collect what became of them."""
+    outcomes = Outcomes(running)
+    outcomes.refuse_upstream(plan.REFUSED_EMAIL)
+    sent = Sent()
+
+    def report(name: str, count: int) -> None:
+        bars.add(name, count)
+        bars.set(UPSTREAM, outcomes.arrived())
+
+    began = time.monotonic()
+    sending.in_bulk(running, planned.bulk, sent, partial(report, IN_BULK))
+    sending.one_by_one(running, planned.one_by_one, planned.invalid, sent, partial(report, ONE_BY_ONE))
+    queued = outcomes.wait(len(sent.accepted), patience, partial(bars.set, UPSTREAM))
+    seconds = time.monotonic() - began
+
+    counts = outcomes.summary()
+    return Result(
+        proof=proof.prove(sent.accepted, outcomes.arrivals(), outcomes.rejections()),
+        requests=sent.requests,
+        repeats=sent.repeats,
+        refused=dict(sent.refused),
+        jobs=counts["fill"],
+        answers=counts["by_status"],
+        seconds=seconds,
+        queued=queued,
+    )
+
+
+def introduce(rows: Sequence[Purchase], window: int, console: Console) -> None:
+    """Say what is sent, and what is wrong with it on purpose."""
+    customers = len({row.sample_id for row in rows})
+    console.print(
+        f"{len(rows):,} purchases of {customers:,} real customers (CDNOW, 1997-98) go through Sluice to a\n"
+        "stand-in for Klaviyo, some in bulk, some one by one.\n"
+        f"Wrong on purpose: {plan.REFUSED} e-mails that the stand-in is told to refuse,\n"
+        f"{plan.REPEATS} repeats, a bad e-mail, an event of nobody.\n"
+        f"Events are gathered for {window} s to fill jobs: until then nothing arrives.\n",
+        highlight=False,
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rows", type=at_least(8), metavar="N", help="send the first N purchases only")
+    parser.add_argument(
+        "--window",
+        type=at_least(1),
+        metavar="SECONDS",
+        default=WINDOW_SECONDS,
+        help=f"how long events are gathered before they are dispatched (default {WINDOW_SECONDS})",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, all else to stderr")
+    return parser.parse_args()
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{least} is the least")
+        return int(text)
+
+    return number
+
+
+def interrupted(_number: int, _frame: Any) -> None:
+    # Once: a second one must not interrupt the clearing up.
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    chosen = arguments()
+    for number in ENDING:
+        signal.signal(number, interrupted)
+    console = Console(stderr=chosen.json)
+    rows = purchases.read()[: chosen.rows]
+    try:
+        with contextlib.redirect_stdout(console.file):
+            introduce(rows, chosen.window, console)
+            result = run(plan.plan(rows), chosen.window, console)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing is left running")
+    except FAILURES as error:
+        sys.exit(f"{error}\nlogs are in {FOLDER / 'logs'}; nothing is left running")
+    if chosen.json:
+        print(json.dumps(result.document(), indent=2))
+    else:
+        screen.table(result.table(), console)
+        print(result.last_line)
+    sys.exit(not result.succeeded)
+
+
+if __name__ == "__main__":
+    main()

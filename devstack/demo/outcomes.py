@@ -1,0 +1,91 @@
+"""The other end: what the upstream's stand-in took, what the archive of rejections holds, what is queued."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import httpx2
+
+from devstack.demo.proof import reasons_of
+from devstack.stack import Stack
+
+LOOK_SECONDS = 0.5
+
+
+class Outcomes:
+    """A stack's, for as long as it runs."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._standin = httpx2.Client(base_url=f"{stack.upstream}/_standin", timeout=30, trust_env=False)
+        self._s3 = boto3.client("s3")
+        self._sqs = boto3.client("sqs")
+        self._arrived, self._looked = 0, 0.0
+
+    def refuse_upstream(self, marker: str) -> None:
+        """Let the stand-in refuse every profile whose e-mail contains this, though it is valid."""
+        poison = [{"contains": marker, "attributed": True}]
+        self._standin.put("/settings", json={"poison": poison}).raise_for_status()
+
+    def summary(self) -> dict[str, Any]:
+        """The stand-in's counts."""
+        counts: dict[str, Any] = self._get("/summary").json()["accounts"][self._stack.site_id]
+        return counts
+
+    def arrivals(self) -> list[dict[str, Any]]:
+        """Every event the stand-in took."""
+        return [json.loads(line) for line in self._get("/events").text.splitlines()]
+
+    def rejections(self) -> list[dict[str, Any]]:
+        """Every line of the archive."""
+        bucket = self._stack.outputs["ArchiveBucketName"]
+        listed = self._s3.list_objects_v2(Bucket=bucket, Prefix="rejections/").get("Contents", [])
+        bodies = (self._s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed)
+        return [json.loads(line) for body in bodies for line in body.splitlines()]
+
+    def arrived(self) -> int:
+        """How many events have arrived, looked up now and then."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._arrived = self.summary()["events"]
+            self._looked = time.monotonic()
+        return self._arrived
+
+    def wait(self, accepted: int, patience: float, report: Callable[[int], None]) -> int:
+        """Wait until so many events have an outcome and nothing is queued; `report` gets how many arrived.
+
+        Returns the messages left in the queues when nothing has changed for `patience` seconds: none, if all
+        went well.
+        """
+        before, deadline = None, 0.0
+        while True:
+            standing = (self.summary()["events"], len(reasons_of(self.rejections())), self._queued())
+            arrived, archived, queued = standing
+            report(arrived)
+            if arrived + archived >= accepted and not queued:
+                return 0
+            if standing != before:
+                before, deadline = standing, time.monotonic() + patience
+            elif time.monotonic() > deadline:
+                return queued
+            time.sleep(LOOK_SECONDS)
+
+    def _queued(self) -> int:
+        """Messages that somebody may still work on."""
+        return sum(
+            int(count)
+            for name, url in self._stack.outputs.items()
+            if name.endswith("QueueUrl")
+            for count in self._sqs.get_queue_attributes(
+                QueueUrl=url,
+                AttributeNames=[
+                    "ApproximateNumberOfMessages",
+                    "ApproximateNumberOfMessagesDelayed",
+                    "ApproximateNumberOfMessagesNotVisible",
+                ],
+            )["Attributes"].values()
+        )
+
+    def _get(self, path: str) -> httpx2.Response:
+        return self._standin.get(path).raise_for_status()

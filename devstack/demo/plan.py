@@ -1,0 +1,52 @@
+"""Which purchases go which way, and what is wrong on purpose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from devstack.demo import purchases
+from devstack.demo.purchases import Order, Purchase
+
+BULK_ROWS = 5_000
+REPEATS = 3
+REFUSED = 3
+# The stand-in is told to refuse e-mails with this in them, as an upstream may refuse what looks valid.
+REFUSED_EMAIL = "refused-upstream"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Orders by the way they go.
+
+    bulk and single are the data. refused are taken at first and refused by the upstream, repeats are some of
+    single once more, invalid ones have to be refused at once.
+    """
+
+    bulk: Sequence[Order]
+    single: Sequence[Order]
+    refused: Sequence[Order]
+    repeats: Sequence[Order]
+    invalid: Sequence[Order]
+
+    @property
+    def one_by_one(self) -> Sequence[Order]:
+        """All valid orders that go one by one."""
+        return [*self.single, *self.refused, *self.repeats]
+
+
+def plan(rows: Sequence[Purchase]) -> Plan:
+    """The first of the data in bulk, the rest one by one; the wrong orders are made of its first rows."""
+    orders = [purchases.order(row) for row in rows]
+    cut = min(BULK_ROWS, len(orders) * 3 // 4)
+    return Plan(
+        bulk=purchases.backfilled(orders[:cut]),
+        single=orders[cut:],
+        refused=[
+            purchases.of_somebody(order, f"refused-{number}", email=f"{REFUSED_EMAIL}-{number}@example.com")
+            for number, order in enumerate(orders[:REFUSED], 1)
+        ],
+        repeats=orders[cut : cut + REPEATS],
+        invalid=[
+            purchases.of_somebody(orders[0], "bad-email", email="customer-at-example.com"),
+            purchases.of_somebody(orders[0], "no-identifier"),
+        ],
+    )

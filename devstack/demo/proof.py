@@ -1,0 +1,126 @@
+"""What became of every accepted event, from what arrived upstream and what was archived as rejected.
+
+accepted = delivered + rejected + lost, where each accepted event is in exactly one of the three: delivered if
+it arrived with every value as it was sent, else rejected if it was archived with a reason, else lost.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from devstack.demo.purchases import CURRENCY, METRIC, Order
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Events by their outcome.
+
+    altered: lost ones that did arrive, but not as they were sent; the fields that differ, by unique_id.
+    duplicated: arrivals of an accepted event beyond its first.
+    stray: what arrived or was archived without having been accepted, or although it was delivered.
+    reasons: why the rejected ones were, in the archive's words, with how many.
+    """
+
+    accepted: int
+    delivered: int
+    rejected: int
+    lost: int
+    duplicated: int
+    altered: Mapping[str, tuple[str, ...]]
+    stray: int
+    reasons: Mapping[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every accepted event has exactly one outcome, and nothing else has any."""
+        return not (self.lost or self.duplicated or self.stray)
+
+
+def prove(
+    accepted: Mapping[str, Order],
+    arrivals: Iterable[Mapping[str, Any]],
+    rejections: Iterable[Mapping[str, Any]],
+) -> Proof:
+    """Hold what arrived and what was archived against what was accepted.
+
+    accepted: by unique_id. arrivals: as the stand-in lists events. rejections: as the archive holds them.
+    """
+    arrived: Counter[str] = Counter()
+    altered: dict[str, tuple[str, ...]] = {}
+    for arrival in arrivals:
+        unique_id = arrival["event"].get("unique_id")
+        arrived[unique_id] += 1
+        if unique_id in accepted and (fields := differences(accepted[unique_id], arrival)):
+            altered[unique_id] = fields
+    archived = reasons_of(rejections)
+
+    delivered = accepted.keys() & arrived.keys() - altered.keys()
+    rejected = accepted.keys() & archived.keys() - delivered
+    strangers = (arrived.keys() | archived.keys()) - accepted.keys()
+    return Proof(
+        accepted=len(accepted),
+        delivered=len(delivered),
+        rejected=len(rejected),
+        lost=len(accepted) - len(delivered) - len(rejected),
+        duplicated=sum(arrived[unique_id] - 1 for unique_id in accepted.keys() & arrived.keys()),
+        altered=altered,
+        stray=len(strangers) + len(delivered & archived.keys()),
+        reasons=dict(Counter(archived[unique_id] for unique_id in rejected)),
+    )
+
+
+def differences(order: Order, arrival: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields in which what arrived is not what was sent."""
+    sent, taken = _as_sent(order), _as_taken(arrival)
+    return tuple(sorted(name for name in sent.keys() | taken.keys() if sent.get(name) != taken.get(name)))
+
+
+def reasons_of(rejections: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Why each archived event was refused, by unique_id. Archived twice, it still is one."""
+    return {
+        unique_id: f"{rejection['reason']}: {rejection['detail']}"
+        for rejection in rejections
+        for unique_id in _unique_ids(rejection["payload"])
+    }
+
+
+def _as_sent(order: Order) -> dict[str, Any]:
+    return {
+        "profile": dict(order.profile),
+        "metric": {"name": METRIC},
+        "properties": dict(order.properties),
+        "time": order.time,
+        "value": order.value,
+        "value_currency": CURRENCY,
+        "unique_id": order.unique_id,
+        "backfill": order.backfill,
+    }
+
+
+def _as_taken(arrival: Mapping[str, Any]) -> dict[str, Any]:
+    event = _without_nulls(arrival["event"])
+    return {
+        **event,
+        "profile": _without_nulls(arrival["profile"]["attributes"]),
+        "metric": _without_nulls(event["metric"]["data"]["attributes"]),
+        # The same instant may be written in several ways.
+        "time": datetime.fromisoformat(event["time"]) if "time" in event else None,
+        "backfill": any(arrival["backfill"].values()),
+    }
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _unique_ids(payload: Any) -> Iterator[str]:
+    """Every unique_id in a rejection's payload, which may be refused events or a whole dead letter."""
+    if isinstance(payload, dict):
+        if isinstance(payload.get("unique_id"), str):
+            yield payload["unique_id"]
+        payload = list(payload.values())
+    if isinstance(payload, list):
+        for part in payload:
+            yield from _unique_ids(part)

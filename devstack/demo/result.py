@@ -1,0 +1,103 @@
+"""What a run found, as the table, the JSON and the last line tell it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from devstack.demo.proof import Proof
+
+JOB_EVENTS = 1_000
+
+type Row = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The proof, and how the work was done.
+
+    requests: of the callers, those that were accepted. repeats: accepted events that had been accepted
+    before. refused: answers to what was not valid. jobs: the events of each job the upstream took.
+    answers: the upstream's, by status. queued: messages left when nothing changed any more.
+    """
+
+    proof: Proof
+    requests: int
+    repeats: int
+    refused: Mapping[str, int]
+    jobs: Sequence[int]
+    answers: Mapping[str, int]
+    seconds: float
+    queued: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether nothing is lost, doubled or still under way."""
+        return self.proof.holds and not self.queued
+
+    @property
+    def fill(self) -> float:
+        """How full the jobs are, in percent of what they may hold."""
+        return 100 * self.events_per_job / JOB_EVENTS
+
+    @property
+    def events_per_job(self) -> float:
+        return sum(self.jobs) / len(self.jobs) if self.jobs else 0.0
+
+    @property
+    def last_line(self) -> str:
+        found = self.proof
+        return (
+            f"demo: accepted={found.accepted} delivered={found.delivered} rejected={found.rejected}"
+            f" lost={found.lost} duplicated={found.duplicated} jobs={len(self.jobs)} fill={self.fill:.0f}%"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            **asdict(self),
+            "events_per_job": round(self.events_per_job, 1),
+            "fill_percent": round(self.fill, 1),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def table(self) -> list[Row]:
+        """Rows of a name, a figure, and what it means. What must not happen is named only if it did."""
+        found = self.proof
+        rows = [
+            (
+                "accepted",
+                found.accepted,
+                f"{found.delivered:,} delivered + {found.rejected:,} rejected + {found.lost:,} lost",
+            ),
+            ("delivered", found.delivered, "with every value as it was sent"),
+            ("rejected", found.rejected, _counted(found.reasons)),
+            ("lost", found.lost, ""),
+            ("duplicated", found.duplicated, ""),
+            ("altered", len(found.altered), "lost, because what arrived differs: " + _fields(found.altered)),
+            ("stray", found.stray, "arrived or archived, and should not have"),
+            ("still queued", self.queued, "and nothing moves any more"),
+            ("repeats", self.repeats, "accepted a second time, delivered once"),
+            ("refused at once", sum(self.refused.values()), _counted(self.refused)),
+            ("jobs issued", len(self.jobs), "of " + ", ".join(map(str, self.jobs)) + " events"),
+        ]
+        return [
+            *((name, f"{figure:,}", note) for name, figure, note in rows if figure or name not in _ALARMING),
+            ("events per job", f"{self.events_per_job:,.1f}", f"{self.fill:.1f}% of {JOB_EVENTS:,}"),
+            (
+                "requests sent on",
+                f"{sum(self.answers.values()):,}",
+                f"for {self.requests:,} taken in: {_counted(self.answers, ', ')}",
+            ),
+            ("seconds", f"{self.seconds:.1f}", "from the first request to the last outcome"),
+        ]
+
+
+_ALARMING = {"altered", "stray", "still queued"}
+
+
+def _counted(reasons: Mapping[str, int], between: str = "\n") -> str:
+    return between.join(f"{count} x {reason}" for reason, count in reasons.items())
+
+
+def _fields(altered: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(sorted({field for fields in altered.values() for field in fields}))

@@ -1,0 +1,119 @@
+"""The callers: the official SDK with bulk requests, and several clients that send one event at a time."""
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import batched
+from typing import Any
+
+import httpx2
+from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]
+from openapi_client.exceptions import ApiException
+
+from devstack.demo import purchases
+from devstack.demo.purchases import Order
+from devstack.stack import Stack
+
+BULK_EVENTS = 1_000
+CLIENTS = 8  # more are not faster here: the emulator is one process
+REVISION = "2026-07-15"  # the first that takes dates before 2000
+ATTEMPTS = 5
+
+
+class SendingError(Exception):
+    """The API answered what it should not have; the text says what."""
+
+
+@dataclass
+class Sent:
+    """What the API answered: orders it accepted, repeats of those it accepted as well, and refusals.
+
+    requests: how many were accepted. refused: each answer's status and the problem it names, with how often
+    it was given.
+    """
+
+    accepted: dict[str, Order] = field(default_factory=dict)
+    requests: int = 0
+    repeats: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def accept(self, orders: Sequence[Order]) -> None:
+        """Count one request that was accepted."""
+        self.requests += 1
+        for order in orders:
+            self.repeats += order.unique_id in self.accepted
+            self.accepted[order.unique_id] = order
+
+
+def in_bulk(stack: Stack, orders: Sequence[Order], sent: Sent, report: Callable[[int], None]) -> None:
+    """Send orders with the official SDK; `report` gets how many each request added."""
+    klaviyo = KlaviyoAPI(stack.key, test_host=stack.api)
+    for body in batched(orders, BULK_EVENTS, strict=False):
+        try:
+            klaviyo.Events.bulk_create_events(purchases.bulk_job(body))
+        except ApiException as error:
+            raise SendingError(f"a bulk request was answered {error.status}: {error.reason}") from error
+        sent.accept(body)
+        report(len(body))
+
+
+def one_by_one(
+    stack: Stack,
+    orders: Sequence[Order],
+    wrong: Sequence[Order],
+    sent: Sent,
+    report: Callable[[int], None],
+) -> None:
+    """Send orders, and then wrong ones that have to be refused, as single events from concurrent clients."""
+    headers = {
+        "Authorization": f"Klaviyo-API-Key {stack.key}",
+        "Content-Type": "application/vnd.api+json",
+        "revision": REVISION,
+    }
+    first, this_client = threading.Lock(), threading.local()
+    with (
+        httpx2.Client(headers=headers, timeout=60, trust_env=False) as client,
+        ThreadPoolExecutor(CLIENTS) as clients,
+        contextlib.ExitStack() as failing,
+    ):
+        failing.callback(clients.shutdown, wait=False, cancel_futures=True)
+
+        def create(order: Order) -> httpx2.Response:
+            # Clients come one after another: the emulator takes a second to start a function for each
+            # concurrent call, and many times that when it starts several at once.
+            with contextlib.nullcontext() if getattr(this_client, "has_come", False) else first:
+                this_client.has_come = True
+                return _create_event(client, f"{stack.api}/api/events", purchases.create_event(order))
+
+        for order, answer in zip(orders, clients.map(create, orders), strict=True):
+            if answer.status_code != httpx2.codes.ACCEPTED:
+                raise SendingError(f"a valid event was answered {answer.status_code}: {_problem(answer)}")
+            sent.accept([order])
+            report(1)
+        for answer in clients.map(create, wrong):
+            if answer.status_code != httpx2.codes.BAD_REQUEST:
+                raise SendingError(f"an event that is not valid was answered {answer.status_code}")
+            sent.refused[f"{answer.status_code} {_problem(answer)}"] += 1
+            report(1)
+
+
+def _create_event(client: httpx2.Client, url: str, body: dict[str, Any]) -> httpx2.Response:
+    """Send one event, again when told to come back later, as every client should."""
+    for _ in range(ATTEMPTS):
+        answer = client.post(url, json=body)
+        if answer.status_code not in {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}:
+            break
+        time.sleep(int(answer.headers.get("Retry-After", 1)))
+    return answer
+
+
+def _problem(answer: httpx2.Response) -> str:
+    """The first problem an answer names."""
+    try:
+        return str(answer.json()["errors"][0]["detail"])
+    except (ValueError, LookupError, TypeError):
+        return answer.reason_phrase

@@ -1,0 +1,369 @@
+"""Klaviyo's accounts: who may send, how fast, and what was taken. Pure, synchronous, its clock injected.
+
+A refused request takes nothing; a taken one takes everything but the events Klaviyo would lose silently.
+Every method may be called from any thread.
+"""
+
+import re
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from devstack.fake_upstream import rules
+from devstack.fake_upstream.answers import JSON_API, Answer, Problem, Refused, error, invalid
+from devstack.fake_upstream.settings import FaultDeck, Settings, throttled
+from devstack.fake_upstream.windows import FixedWindow, busiest
+
+ROUTE = "/api/event-bulk-create-jobs"
+_SCHEME = "Klaviyo-API-Key "
+_REVISION = re.compile(r"\d{4}-\d\d-\d\d(\.pre)?", re.ASCII)
+_DEFAULTS = Settings()
+
+
+class TakenEvent(msgspec.Struct, frozen=True):
+    """One event the stand-in has recorded, as it was sent; `time` is when its job arrived."""
+
+    site_id: str
+    job: int
+    entry: int
+    index: int
+    time: float
+    profile: dict[str, Any]
+    event: dict[str, Any]
+    backfill: dict[str, bool | None]
+
+
+class RequestLine(msgspec.Struct):
+    """One line of the request log; `status` is None when no answer was given, `events` counts those taken."""
+
+    time: float
+    bytes: int
+    site_id: str | None = None
+    status: int | None = None
+    events: int = 0
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A taken job. Its body stays compressed: a million events as Python objects need gigabytes."""
+
+    site_id: str
+    sequence: int
+    time: float
+    entries: int
+    events: int
+    body: bytes
+    lost: frozenset[tuple[int, int]]
+
+    def taken(self) -> Iterator[TakenEvent]:
+        document = msgspec.json.decode(zlib.decompress(self.body))
+        for entry, index, attributes, event in rules.events_of(document):
+            if (entry, index) not in self.lost:
+                yield TakenEvent(
+                    site_id=self.site_id,
+                    job=self.sequence,
+                    entry=entry,
+                    index=index,
+                    time=self.time,
+                    profile=attributes["profile"]["data"],
+                    event=event,
+                    backfill={"entry": attributes.get("backfill"), "event": event.get("backfill")},
+                )
+
+
+@dataclass(slots=True)
+class _Account:
+    site_id: str
+    recorded: set[bytes] = field(default_factory=set)
+    burst: FixedWindow = field(default_factory=lambda: FixedWindow(1))
+    steady: FixedWindow = field(default_factory=lambda: FixedWindow(60))
+    duplicates_refused: int = 0
+
+
+class Klaviyo:
+    """The accounts behind `POST /api/event-bulk-create-jobs`.
+
+    Parameters: `accounts` maps a site id to its private key; `clock` gives epoch seconds.
+    """
+
+    def __init__(
+        self,
+        accounts: Mapping[str, str],
+        settings: Settings = _DEFAULTS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self._keys = {key: site_id for site_id, key in accounts.items()}
+        self._initial = settings
+        self._lock = threading.RLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all that was taken, logged and counted, and return to the settings of the start."""
+        with self._lock:
+            self._settings = self._initial
+            self._deal()
+            self._accounts = {site_id: _Account(site_id) for site_id in self._keys.values()}
+            self._jobs: list[_Job] = []
+            self._log: list[RequestLine] = []
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    def configure(self, /, **changes: object) -> Settings:
+        """Replace the named settings; naming `faults` or `seed` deals the faults anew."""
+        with self._lock:
+            self._settings = self._settings.changed(changes)
+            if changes.keys() & {"faults", "seed"}:
+                self._deal()
+            return self._settings
+
+    def handle(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        arrived: float | None = None,
+    ) -> Answer:
+        """Answer one request; `arrived` is when it came if that was before now."""
+        with self._lock:
+            arrived = self.clock() if arrived is None else arrived
+            request = _Request(
+                method, path, {key.lower(): value for key, value in headers.items()}, body, arrived
+            )
+            line = RequestLine(time=arrived, bytes=len(body))
+            try:
+                answer = self._serve(request, line)
+            except Refused as refusal:
+                answer = refusal.answer
+            if answer.ending == "answered":
+                line.status = answer.status
+            self._log.append(line)
+            return answer
+
+    def events(self, site_id: str | None = None) -> Iterator[TakenEvent]:
+        """Every event taken so far, in the order it was taken, of one account or all."""
+        for job in self._jobs_of(site_id):
+            yield from job.taken()
+
+    def requests(self, site_id: str | None = None) -> list[RequestLine]:
+        """The request log so far, of one account or all requests, unauthenticated ones included."""
+        with self._lock:
+            return [line for line in self._log if site_id in {None, line.site_id}]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for each account, and how many requests belonged to none."""
+        with self._lock:
+            return {
+                "accounts": {each.site_id: self._summary_of(each) for each in self._accounts.values()},
+                "unauthenticated": sum(line.site_id is None for line in self._log),
+            }
+
+    def _summary_of(self, account: _Account) -> dict[str, Any]:
+        lines = self.requests(account.site_id)
+        jobs = self._jobs_of(account.site_id)
+        fill = [job.events for job in jobs]
+        times = [line.time for line in lines]
+        by_status = Counter("no answer" if line.status is None else str(line.status) for line in lines)
+        by_fault = sum(line.status == 429 and bool(line.faults) for line in lines)
+        return {
+            "requests": len(lines),
+            "by_status": dict(by_status),
+            "jobs": len(jobs),
+            "entries": sum(job.entries for job in jobs),
+            "events": sum(fill),
+            "events_per_job": sum(fill) / len(fill) if fill else 0.0,
+            "fill": fill,
+            "largest_body": max((line.bytes for line in lines), default=0),
+            "max_in_1s": busiest(times, 1),
+            "max_in_60s": busiest(times, 60),
+            "throttled_by_limit": by_status["429"] - by_fault,
+            "throttled_by_fault": by_fault,
+            "duplicates_refused": account.duplicates_refused,
+            "silently_lost": sum(len(job.lost) for job in jobs),
+        }
+
+    def _jobs_of(self, site_id: str | None) -> list[_Job]:
+        with self._lock:
+            return [job for job in self._jobs if site_id in {None, job.site_id}]
+
+    def _deal(self) -> None:
+        self._faults = FaultDeck(self._settings.faults, self._settings.seed)
+
+    def _serve(self, request: _Request, line: RequestLine) -> Answer:
+        _route(request)
+        account = self._authenticate(request)
+        line.site_id = account.site_id
+        standing = self._admit(account, request.arrived)
+        strike = self._faults.strike(account.site_id, request.arrived)
+        line.faults = tuple(fault.kind for fault in strike.faults)
+        answer = strike.instead
+        if answer is None:
+            answer = self._create_job(account, request, line)
+            answer = replace(answer, headers={**answer.headers, **standing})
+        return strike.alter(answer)
+
+    def _authenticate(self, request: _Request) -> _Account:
+        credentials = request.headers.get("authorization", "")
+        if not credentials.startswith(_SCHEME):
+            detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
+            raise Refused(error(401, detail, code="not_authenticated", source={"pointer": "/data/"}))
+        site_id = self._keys.get(credentials.removeprefix(_SCHEME).strip())
+        if site_id is None:
+            raise Refused(error(401, "Unknown API key.", source={"pointer": "/data/"}))
+        return self._accounts[site_id]
+
+    def _admit(self, account: _Account, now: float) -> dict[str, str]:
+        """Count the request in both windows; the headers that tell how the steady one stands."""
+        burst, steady = account.burst.count(now), account.steady.count(now)
+        burst_limit, steady_limit = self._settings.burst_limit, self._settings.steady_limit
+        wait = 0
+        if burst_limit is not None and burst > burst_limit:
+            wait = account.burst.ends_in(now)
+        if steady_limit is not None and steady > steady_limit:
+            wait = account.steady.ends_in(now)
+        if wait:
+            raise Refused(throttled(wait, {"Retry-After": str(wait)}))
+        if steady_limit is None:
+            return {}
+        return {
+            "RateLimit-Limit": str(steady_limit),
+            "RateLimit-Remaining": str(steady_limit - steady),
+            "RateLimit-Reset": str(account.steady.ends_in(now)),
+        }
+
+    def _create_job(self, account: _Account, request: _Request, line: RequestLine) -> Answer:
+        try:
+            document = _read(request)
+            self._refuse_problems(rules.inspect(document, request.headers["revision"], request.arrived))
+            self._refuse_poison(document)
+            line.events = self._take(account, request, document)
+        except Refused as refusal:
+            return refusal.answer
+        return Answer(202)
+
+    def _take(self, account: _Account, request: _Request, document: Any) -> int:
+        recorded: set[bytes] = set()
+        lost: set[tuple[int, int]] = set()
+        repeats: list[Problem] = []
+        for entry, index, attributes, event in rules.events_of(document):
+            key = _key(attributes, event, request.arrived)
+            if key not in recorded and key not in account.recorded:
+                recorded.add(key)
+            elif event.get("unique_id") is None or self._settings.duplicates == "ignore":
+                lost.add((entry, index))
+            else:
+                repeats.append(_repeat(entry, index, event["unique_id"]))
+        account.duplicates_refused += bool(repeats)
+        self._refuse_problems(repeats)
+
+        account.recorded |= recorded
+        job = _Job(
+            site_id=account.site_id,
+            sequence=len(self._jobs) + 1,
+            time=request.arrived,
+            entries=sum(1 for _ in rules.entries_of(document)),
+            events=len(recorded),
+            body=zlib.compress(request.body, level=1),
+            lost=frozenset(lost),
+        )
+        self._jobs.append(job)
+        return job.events
+
+    def _refuse_poison(self, document: Any) -> None:
+        problems: list[Problem] = []
+        for poison in self._settings.poison:
+            found = list(_poisoned(document, poison.contains))
+            if found and not poison.attributed:
+                raise Refused(invalid([_UNATTRIBUTED]))
+            problems += found
+        self._refuse_problems(problems)
+
+    def _refuse_problems(self, problems: list[Problem]) -> None:
+        if problems:
+            shown = {"all": problems, "first": problems[:1], "none": [_UNATTRIBUTED]}
+            raise Refused(invalid(shown[self._settings.attribution]))
+
+
+_UNATTRIBUTED = Problem("/data", "Something in the request is not valid.")
+
+
+def _route(request: _Request) -> None:
+    if request.path.removesuffix("/") != ROUTE:
+        raise Refused(error(404, "There is no such path."))
+    if request.method != "POST":
+        raise Refused(error(405, f"Method '{request.method}' not allowed.", headers={"Allow": "POST"}))
+
+
+def _read(request: _Request) -> Any:
+    """The request's document, once its headers and size are in order."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in {JSON_API, "application/json"}:
+        raise Refused(error(415, f"The content type must be {JSON_API} or application/json."))
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(error(415, "No content encoding is understood."))
+    if not _REVISION.fullmatch(request.headers.get("revision", "")):
+        raise Refused(
+            error(400, "The revision header is missing or wrong.", source={"parameter": "revision"})
+        )
+    if len(request.body) > rules.MAX_BODY_BYTES:
+        raise Refused(error(413, f"The payload is larger than {rules.MAX_BODY_BYTES} bytes."))
+    try:
+        # Not orjson: it reads an integer beyond 64 bits as a float and so would hide it.
+        return msgspec.json.decode(request.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Refused(error(400, "Not valid JSON.", code="parse_error", source={"pointer": "/"})) from None
+
+
+def _key(attributes: Any, event: Any, arrived: float) -> bytes:
+    """What makes an event the same as another: profile, metric, and `unique_id` or else the second."""
+    metric = event["metric"]["data"]["attributes"]
+    unique_id = event.get("unique_id")
+    if unique_id is None:
+        moment = rules.moment(event.get("time") or "")
+        unique_id = int(arrived if moment is None else moment)
+    parts = (
+        *rules.profile_identifiers(attributes["profile"]["data"]),
+        metric["name"],
+        metric.get("service"),
+        unique_id,
+    )
+    return blake2b(msgspec.msgpack.encode(parts), digest_size=16).digest()
+
+
+def _repeat(entry: int, index: int, unique_id: str) -> Problem:
+    return Problem(
+        f"{rules.ENTRIES}/{entry}/attributes/events/data/{index}/attributes/unique_id",
+        f"The unique_id '{unique_id}' is a duplicate for this profile and metric.",
+        title="Duplicate unique_id.",
+    )
+
+
+def _poisoned(document: Any, contains: str) -> Iterator[Problem]:
+    for entry, attributes in rules.entries_of(document):
+        pointer = f"{rules.ENTRIES}/{entry}/attributes"
+        if contains in (attributes["profile"]["data"]["attributes"].get("email") or ""):
+            yield Problem(f"{pointer}/profile/data/attributes/email", "Invalid email address.")
+        for index, event in enumerate(attributes["events"]["data"]):
+            if contains in event["attributes"]["metric"]["data"]["attributes"]["name"]:
+                name = f"{pointer}/events/data/{index}/attributes/metric/data/attributes/name"
+                yield Problem(name, "Invalid metric name.")

@@ -1,0 +1,202 @@
+"""What can be set on a running stand-in: limits, manners and faults. An unknown name is an error."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from devstack.fake_upstream.answers import Answer, error
+
+type Limit = Annotated[int, Meta(ge=1)]
+type Seconds = Annotated[float, Meta(ge=0)]
+type ErrorStatus = Annotated[int, Meta(ge=400, le=599)]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Something to go wrong: for one account or app or all, so often or always, surely or by chance."""
+
+    site_id: str | None = None
+    count: Annotated[int, Meta(ge=1)] | None = None
+    probability: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+    @property
+    def kind(self) -> str:
+        return str(self.__struct_config__.tag)
+
+    def instead(self, now: float) -> Answer | None:  # noqa: ARG002
+        """The answer given in place of handling the request; None handles it."""
+        return None
+
+    def alter(self, answer: Answer) -> Answer:
+        """The answer changed on its way out."""
+        return answer
+
+
+class Latency(Fault, frozen=True, tag="latency"):
+    """The request is handled, its answer comes late."""
+
+    seconds: Seconds
+
+    def alter(self, answer: Answer) -> Answer:
+        return replace(answer, delay=answer.delay + self.seconds)
+
+
+class Throttle(Fault, frozen=True, tag="throttle"):
+    """A 429 nobody earned, its Retry-After in seconds, as an HTTP date, or absent."""
+
+    retry_after: Annotated[int, Meta(ge=0)] = 1
+    retry_after_as: Literal["seconds", "date", "absent"] = "seconds"
+
+    def instead(self, now: float) -> Answer:
+        values = {"seconds": str(self.retry_after), "date": formatdate(now + self.retry_after, usegmt=True)}
+        value = values.get(self.retry_after_as)
+        return throttled(self.retry_after, {} if value is None else {"Retry-After": value})
+
+
+class JsonError(Fault, frozen=True, tag="json"):
+    """An error in the JSON:API envelope that points at nothing but `/data`."""
+
+    status: ErrorStatus
+
+    def instead(self, now: float) -> Answer:  # noqa: ARG002
+        return error(self.status, "A fault switched on at the stand-in.")
+
+
+class HtmlError(Fault, frozen=True, tag="html"):
+    """An error page, as a proxy or a content network in between answers."""
+
+    status: ErrorStatus
+
+    def instead(self, now: float) -> Answer:  # noqa: ARG002
+        page = f"<!DOCTYPE html><html><title>{self.status}</title><body>Just a moment...</body></html>"
+        return Answer(self.status, {"Content-Type": "text/html; charset=UTF-8"}, page.encode())
+
+
+class Reset(Fault, frozen=True, tag="reset"):
+    """The connection is reset without an answer, before or after the job is taken."""
+
+    taken: bool = False
+
+    def instead(self, now: float) -> Answer | None:  # noqa: ARG002
+        return None if self.taken else Answer(0)
+
+    def alter(self, answer: Answer) -> Answer:
+        return replace(answer, ending="reset")
+
+
+class Hang(Fault, frozen=True, tag="hang"):
+    """The answer never comes, with the job taken or not; it ends when the caller hangs up."""
+
+    taken: bool = True
+
+    def instead(self, now: float) -> Answer | None:  # noqa: ARG002
+        return None if self.taken else Answer(0)
+
+    def alter(self, answer: Answer) -> Answer:
+        return replace(answer, ending="hung")
+
+
+class PartialFailure(Fault, frozen=True, tag="partial_failure"):
+    """A success that announces a field it has ignored."""
+
+    field: str = "phone_number"
+
+    def alter(self, answer: Answer) -> Answer:
+        if answer.status != 202:
+            return answer
+        return replace(answer, headers={**answer.headers, "X-Klaviyo-Partial-Failure": self.field})
+
+
+class Poison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Entries whose e-mail, and events whose metric name, contain this are refused though they are valid."""
+
+    contains: Annotated[str, Meta(min_length=1)]
+    attributed: bool = True
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings and their defaults, which are the upstream's documented behaviour."""
+
+    burst_limit: Limit | None = 10
+    steady_limit: Limit | None = 150
+    attribution: Literal["all", "first", "none"] = "all"
+    duplicates: Literal["fail", "ignore"] = "fail"
+    poison: tuple[Poison, ...] = ()
+    faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang | PartialFailure, ...] = ()
+    seed: int = 0
+
+    @classmethod
+    def unlimited(cls) -> "Settings":
+        """The defaults without rate limits."""
+        return cls(burst_limit=None, steady_limit=None)
+
+    def changed(self, changes: dict[str, object]) -> "Settings":
+        """These settings with the named ones replaced; msgspec.ValidationError says what is wrong."""
+        return msgspec.convert({**msgspec.to_builtins(self), **changes}, Settings)
+
+
+class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pipeless's settings and their defaults; it states no limit. `poison`: events with an id that contains
+    one of these are refused though they are valid.
+    """
+
+    limit: Limit | None = None
+    poison: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang, ...] = ()
+    seed: int = 0
+
+    def changed(self, changes: dict[str, object]) -> "PipelessSettings":
+        """These settings with the named ones replaced; msgspec.ValidationError says what is wrong."""
+        return msgspec.convert({**msgspec.to_builtins(self), **changes}, PipelessSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """The faults that strike one request, and the answer they put in place of handling it, if they do."""
+
+    faults: tuple[Fault, ...]
+    instead: Answer | None
+
+    def alter(self, answer: Answer) -> Answer:
+        for fault in self.faults:
+            answer = fault.alter(answer)
+        return answer
+
+
+class FaultDeck:
+    """Deals the faults that strike a request; the same seed and requests give the same faults."""
+
+    def __init__(self, faults: Sequence[Fault], seed: int) -> None:
+        self._faults = faults
+        self._left = [fault.count for fault in faults]
+        self._random = random.Random(seed)
+
+    def strike(self, site_id: str, now: float) -> Strike:
+        """The faults for this request in their order, up to the first that takes its answer's place."""
+        struck: list[Fault] = []
+        instead: Answer | None = None
+        for index, fault in enumerate(self._faults):
+            if instead is None and self._fires(index, fault, site_id):
+                struck.append(fault)
+                instead = fault.instead(now)
+        return Strike(tuple(struck), instead)
+
+    def _fires(self, index: int, fault: Fault, site_id: str) -> bool:
+        left = self._left[index]
+        if left == 0 or fault.site_id not in {None, site_id}:
+            return False
+        if self._random.random() >= fault.probability:
+            return False
+        if left is not None:
+            self._left[index] = left - 1
+        return True
+
+
+def throttled(seconds: int, headers: dict[str, str]) -> Answer:
+    """A 429 saying when to come back."""
+    detail = f"Request was throttled. Expected available in {seconds} second(s)."
+    return error(429, detail, source={"pointer": "/data/"}, headers=headers)

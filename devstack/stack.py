@@ -1,0 +1,461 @@
+"""Start and stop a whole Sluice on this machine.
+
+    python -m devstack.stack up [--port 4566] [--upstream URL]
+    python -m devstack.stack down
+
+`up` starts the AWS emulator with IAM policies enforced, the upstream's stand-in (unless `--upstream` names
+another), builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs the
+event source mappings. It may be repeated: a running stack is kept and gets what has changed. What runs, and
+how to reach it, is in `.local/stack.json`; what it says, in `.local/logs`. `down` ends exactly what is
+written there. `running` is a stack of its own for a `with` block, beside that one.
+
+Another upstream has accounts of its own: SLUICE_UPSTREAM_ACCOUNT=SITE_ID:PRIVATE_KEY names the one to use.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import string
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+
+from devstack import emulator, permissions, processes, sam
+from devstack.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
+from devstack.processes import Service, ServiceError
+
+WORKSPACE = Path(".local").absolute()
+DEFAULT_PORT = 4566
+START_SECONDS = 60
+PRESETS = ("shopify", "stripe", "woocommerce")
+# How long invocations that run may take to finish before they are cut off, as a Lambda timeout would.
+GRACE_SECONDS = 5
+
+
+class StackError(Exception):
+    """What was asked for cannot be done; the text says why in one sentence."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What `stack.json` in its folder says: where everything is, and which processes are ours.
+
+    `webhook_secrets` are what senders sign with, by the name of the webhook source.
+    """
+
+    api: str
+    aws: str
+    region: str
+    outputs: dict[str, str]
+    upstream: str
+    site_id: str
+    key: str
+    app_id: int
+    app_key: str
+    pids: dict[str, int]
+    sources: str
+    folder: str = str(WORKSPACE)
+    webhook_secrets: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path = WORKSPACE) -> Self | None:
+        try:
+            return cls(**json.loads(_state(folder).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def save(self) -> None:
+        state = _state(Path(self.folder))
+        half = state.with_suffix(".part")
+        half.touch(mode=0o600)
+        half.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        half.replace(state)
+
+    @property
+    def port(self) -> int:
+        return urllib.parse.urlsplit(self.aws).port or 0
+
+    @property
+    def emulator(self) -> Emulator:
+        return Emulator(self.pids["emulator"], self.port)
+
+    @property
+    def services(self) -> dict[str, Service]:
+        folder = Path(self.folder)
+        return {
+            name: Service(pid, _ready_file(folder, name))
+            for name, pid in self.pids.items()
+            if name != "emulator"
+        }
+
+    def healthy(self) -> bool:
+        return (
+            all(each.alive() for each in self.services.values())
+            and self.emulator.alive()
+            and self.emulator.healthy()
+        )
+
+    def stop(self) -> None:
+        """End the mappings first, so that they can still delete what has been done."""
+        for name in ("mapping", "standin"):
+            if name in self.services:
+                self.services[name].stop(2 * GRACE_SECONDS)
+        self.emulator.stop()
+        _state(Path(self.folder)).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Account:
+    """The one account of a local stack and its one app of Pipeless's.
+
+    The keys callers use and the keys we use are different ones.
+    """
+
+    site_id: str
+    private_key: str
+    key: str
+    app_id: int
+    api_key: str
+    app_key: str
+
+    @classmethod
+    def create(cls) -> Self:
+        given_site_id, _, given_key = os.environ.get("SLUICE_UPSTREAM_ACCOUNT", "").partition(":")
+        letters = string.ascii_letters + string.digits
+        return cls(
+            site_id=given_site_id or "".join(secrets.choice(letters) for _ in range(6)),
+            private_key=given_key or f"pk_{secrets.token_hex(17)}",
+            key=f"pk_{secrets.token_hex(17)}",
+            app_id=secrets.randbelow(9_000) + 1_000,
+            api_key=f"pl_{secrets.token_hex(17)}",
+            app_key=f"pl_{secrets.token_hex(17)}",
+        )
+
+    def document(self, upstream: str) -> str:
+        """The accounts secret that holds nothing else."""
+        return json.dumps(
+            {
+                "accounts": [
+                    {
+                        "site_id": self.site_id,
+                        "private_key": self.private_key,
+                        "base_url": upstream,
+                        "keys": [_ingest_key(self.key)],
+                    }
+                ],
+                "pipeless": [
+                    {
+                        "app_id": self.app_id,
+                        "api_key": self.api_key,
+                        "base_url": upstream,
+                        "keys": [_ingest_key(self.app_key)],
+                    }
+                ],
+            }
+        )
+
+
+def _ingest_key(text: str) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "scopes": ["events:write"]}
+
+
+def up(port: int | None, upstream: str | None) -> Stack:
+    """Bring the stack up, or up to date when it runs already."""
+    stack = Stack.load()
+    if stack is not None and stack.healthy():
+        return _refresh(_same(stack, port, upstream))
+    if stack is not None:
+        print("cleaning up after a stack that is no longer whole")
+        stack.stop()
+    return _start(WORKSPACE, port or DEFAULT_PORT, upstream, {})
+
+
+def down() -> None:
+    """End the stack."""
+    stack = Stack.load()
+    if stack is None:
+        print("nothing is running")
+        return
+    with _step("stopping"):
+        stack.stop()
+
+
+@contextlib.contextmanager
+def running(folder: Path, parameters: Mapping[str, str]) -> Iterator[Stack]:
+    """A stack for the length of a `with` block, with a folder and a port of its own, beside any other.
+
+    parameters: the template's, where they are to differ from what `up` takes.
+    What an earlier block in this folder could not end is ended first.
+    """
+    with contextlib.ExitStack() as block:
+        block.enter_context(_alone(folder))
+        with _alone(WORKSPACE):  # what is built is everybody's
+            left = Stack.load(folder)
+            if left is not None:
+                left.stop()
+            stack = _start(folder, emulator.free_port(), None, parameters)
+            block.callback(stack.stop)
+        yield stack
+
+
+def _same(stack: Stack, port: int | None, upstream: str | None) -> Stack:
+    if port not in {None, stack.port}:
+        raise StackError(f"a stack runs on port {stack.port} already: make down ends it")
+    if upstream is None and "standin" in stack.pids:
+        return stack
+    if upstream != stack.upstream:
+        raise StackError(f"a stack runs with upstream {stack.upstream} already: make down ends it")
+    return stack
+
+
+def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[str, str]) -> Stack:
+    account = Account.create()
+    sources = sam.fingerprint()
+    _isolate(port)
+    with contextlib.ExitStack() as started:
+        with _step(f"starting the emulator on port {port}"):
+            emulated = _start_emulator(folder, port)
+            started.callback(emulated.stop)
+        pids = {"emulator": emulated.pid}
+        if upstream is None:
+            with _step("starting the stand-in for Klaviyo and Pipeless"):
+                upstream, pids["standin"] = _start_standin(folder, account, started)
+        _build(folder, sources)
+        outputs = _deploy(folder, parameters)
+        with _step("writing accounts and sources, polling the queues"):
+            boto3.client("secretsmanager").put_secret_value(
+                SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
+            )
+            webhook_secrets = _write_sources(outputs, account.site_id)
+            mapping = _start_mapping(folder, emulated.endpoint)
+            started.callback(mapping.stop, 0)
+        pids["mapping"] = mapping.pid
+        stack = Stack(
+            api=_api(emulated.endpoint, outputs),
+            aws=emulated.endpoint,
+            region=REGION,
+            outputs=outputs,
+            upstream=upstream,
+            site_id=account.site_id,
+            key=account.key,
+            app_id=account.app_id,
+            app_key=account.app_key,
+            pids=pids,
+            sources=sources,
+            folder=str(folder),
+            webhook_secrets=webhook_secrets,
+        )
+        stack.save()
+        started.pop_all()
+    return stack
+
+
+def _refresh(stack: Stack) -> Stack:
+    """Deploy again what has changed; the emulator, its queues and the account stay."""
+    sources = sam.fingerprint()
+    if sources == stack.sources:
+        print("running already, and nothing has changed")
+        return stack
+    print("running already: deploying what has changed")
+    _isolate(stack.port)
+    folder = Path(stack.folder)
+    _build(folder, sources)
+    stack.services["mapping"].stop(2 * GRACE_SECONDS)
+    try:
+        outputs = _deploy(folder, {})
+    finally:
+        mapping = _start_mapping(folder, stack.aws)
+        stack = replace(stack, pids=stack.pids | {"mapping": mapping.pid})
+        stack.save()
+    stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources)
+    stack.save()
+    return stack
+
+
+def _write_sources(outputs: dict[str, str], site_id: str) -> dict[str, str]:
+    """A webhook source for each preset, and their secrets by name."""
+    webhook_secrets = {preset: f"whsec_{secrets.token_hex(16)}" for preset in PRESETS}
+    for name, secret in webhook_secrets.items():
+        boto3.client("secretsmanager").create_secret(
+            Name=outputs["WebhookSecretsPrefix"] + name, SecretString=secret
+        )
+    sources = {name: {"account": site_id, "secret": name, "preset": name} for name in webhook_secrets}
+    boto3.client("s3").put_object(
+        Bucket=outputs["ConfigBucketName"],
+        Key="sources.json",
+        Body=json.dumps({"sources": sources}).encode(),
+    )
+    return webhook_secrets
+
+
+def _start_emulator(folder: Path, port: int) -> Emulator:
+    data = folder / "emulator"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir()
+    log = _log(folder, "emulator")
+    log.unlink(missing_ok=True)
+    log.symlink_to(data / "ministack.log")
+    return emulator.start(port, data, auth=True)
+
+
+def _start_standin(folder: Path, account: Account, started: contextlib.ExitStack) -> tuple[str, int]:
+    ready = _ready_file(folder, "standin")
+    standin = processes.start(
+        "devstack.fake_upstream",
+        [
+            *("--port", "0", "--account", f"{account.site_id}:{account.private_key}"),
+            *("--app", f"{account.app_id}:{account.api_key}"),
+        ],
+        ready,
+        _log(folder, "standin"),
+        START_SECONDS,
+    )
+    started.callback(standin.stop, 0)
+    url: str = json.loads(ready.read_text())["url"]
+    return url, standin.pid
+
+
+def _start_mapping(folder: Path, endpoint: str) -> Service:
+    return processes.start(
+        "devstack.event_source_mapping",
+        ["--all", "--endpoint", endpoint, "--region", REGION, "--grace", str(GRACE_SECONDS)],
+        _ready_file(folder, "mapping"),
+        _log(folder, "mapping"),
+        START_SECONDS,
+    )
+
+
+def _build(folder: Path, sources: str) -> None:
+    with _step("building functions and layers (sam build)") as note:
+        if not sam.build(sources, WORKSPACE, _log(folder, "sam-build")):
+            note.append("unchanged")
+
+
+def _deploy(folder: Path, parameters: Mapping[str, str]) -> dict[str, str]:
+    with _step("deploying (sam deploy)"):
+        boto3.client("s3").create_bucket(Bucket=sam.BUCKET)
+        sam.deploy(parameters, WORKSPACE, _log(folder, "sam-deploy"))
+        permissions.allow_batches(boto3.client("iam"))
+        [deployed] = boto3.client("cloudformation").describe_stacks(StackName=sam.STACK)["Stacks"]
+        return {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
+
+
+def _api(endpoint: str, outputs: dict[str, str]) -> str:
+    """Where the emulator serves what AWS serves at the ApiUrl output."""
+    deployed = urllib.parse.urlsplit(outputs["ApiUrl"])
+    api_id = deployed.netloc.partition(".")[0]
+    return f"{endpoint}/_aws/execute-api/{api_id}{deployed.path}"
+
+
+def _state(folder: Path) -> Path:
+    return folder / "stack.json"
+
+
+def _ready_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.ready"
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.log"
+
+
+def _isolate(port: int) -> None:
+    """From here on this process and its children know the emulator and none of the user's AWS settings."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= ROOT_CREDENTIALS | {
+        "AWS_ENDPOINT_URL": f"http://{emulator.HOST}:{port}",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[list[str]]:
+    """Say what is being done while it is, and how long it took; what the caller appends is added."""
+    notes: list[str] = []
+    print(f"{name} ... ", end="", flush=True)
+    began = time.monotonic()
+    try:
+        yield notes
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    print(", ".join([f"{time.monotonic() - began:.1f} s", *notes]), flush=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that two commands at once do not start two stacks in it."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(f"another command is at work in {folder}") from error
+        yield
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack.stack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    starting = commands.add_parser("up", help="start it, or bring it up to date")
+    starting.add_argument("--port", type=_port, help=f"port of the emulator (default {DEFAULT_PORT})")
+    starting.add_argument("--upstream", type=_url, metavar="URL", help="issue jobs there, not to a stand-in")
+    commands.add_parser("down", help="stop it")
+    return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: take one of 1 to 65535")
+    return int(text)
+
+
+def _url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a URL such as http://127.0.0.1:4600")
+    return text
+
+
+def _terminated(_number: int, _frame: Any) -> None:
+    sys.exit("ended by a signal")
+
+
+def main() -> None:
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with _alone(WORKSPACE):
+            if arguments.command == "down":
+                down()
+                return
+            stack = up(arguments.port, arguments.upstream)
+    except (StackError, EmulatorError, ServiceError, sam.SamError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing is left running")
+    print(f"API       {stack.api}\nto read   {stack.api}/docs\nupstream  {stack.upstream}")
+    print(f"keys      in {_state(Path('.local'))}")
+
+
+if __name__ == "__main__":
+    main()

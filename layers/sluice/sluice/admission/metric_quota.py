@@ -1,0 +1,122 @@
+"""Which metrics an account has, where it is held to the vendor's limit of them (contract: limits).
+
+One item of the state table for each account holds the names, learnt from what is accepted. It only grows,
+so what a process has seen in it stays true, and a request without a new metric costs nothing.
+"""
+
+from collections.abc import Iterable, Set
+from typing import Any, Final
+
+import msgspec
+
+from sluice import aws
+from sluice.contract import MAX_METRICS, Surface
+from sluice.jsonapi import Problem
+from sluice.klaviyo import parser
+from sluice.klaviyo.lenient import Bad
+from sluice.klaviyo.parser import Intake
+from sluice.message import Entry, Event
+
+_NAMES: Final = "names"
+_NAME_POINTER: Final = "/attributes/metric/data/attributes/name"
+_TOO_MANY: Final = (
+    f"An account may have {MAX_METRICS} metrics, and this would be one more: use the name of one it has."
+)
+
+
+class Catalogue:
+    """The metrics of accounts by site id, as far as this process has seen them."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, frozenset[str]] = {}
+
+    def enter(self, table: str, site_id: str, names: Iterable[str], *, partly: bool) -> frozenset[str]:
+        """Those of `names` that are too many for the account. Enters the new ones, the first ones first:
+        as many as there is room for if it may do so `partly`, else all or none.
+        """
+        wanted = list(dict.fromkeys(names))
+        seen = self._seen.get(site_id, frozenset())
+        if seen.issuperset(wanted):
+            return frozenset()
+        seen = _read(table, site_id)
+        while True:
+            new = [name for name in wanted if name not in seen]
+            room = max(0, MAX_METRICS - len(seen))
+            excess = frozenset(new[room:])
+            entered = frozenset(new[:room]) if partly or not excess else frozenset()
+            others = _add(table, site_id, entered) if entered else None
+            if others is None:
+                self._seen[site_id] = seen | entered
+                return excess
+            seen = others
+
+
+def names(read: Intake) -> Iterable[str]:
+    """The name of each event's metric, in the order of the events."""
+    return (_name(event) for entry in read.entries for event in entry.events)
+
+
+def without(read: Intake, surface: Surface, excess: Set[str]) -> Intake:
+    """What was read, with the events of these metrics among the bad ones."""
+    kept: list[Entry[Any]] = []
+    bad: list[Bad] = []
+    for index, entry in enumerate(read.entries):
+        good: list[Event[Any]] = []
+        for at_entry, at_event, event in entry.placed(index):
+            event.entry, event.at = at_entry, at_event
+            if _name(event) not in excess:
+                good.append(event)
+                continue
+            where = parser.caller_pointer(surface, read.flat, at_entry, at_event, _NAME_POINTER)
+            problem = Problem("invalid", _TOO_MANY, where)
+            bad.append(Bad(at_entry, (at_event,), [problem], _payload(entry, event)))
+        if good:
+            entry.events = good
+            kept.append(entry)
+    return msgspec.structs.replace(read, entries=kept, events=read.events - len(bad), bad=[*read.bad, *bad])
+
+
+def _name(event: Event[Any]) -> str:
+    name: str = event.attributes.metric.data.attributes.name
+    return name
+
+
+def _payload(entry: Entry[Any], event: Event[Any]) -> bytes:
+    parts = {"profile": entry.profile, "events": [event.attributes], "backfill": entry.backfill}
+    return msgspec.json.encode(parts)
+
+
+def _read(table: str, site_id: str) -> frozenset[str]:
+    wanted: Any = {"Key": _key(site_id), "ConsistentRead": True}
+    with aws.answering(aws.hurried_dynamodb, "the state table cannot be read") as client:
+        answer = aws.reconnecting(lambda: client.get_item(TableName=table, **wanted))
+    return _names(answer.get("Item", {}))
+
+
+def _add(table: str, site_id: str, added: frozenset[str]) -> frozenset[str] | None:
+    """Adds names if there is still room for so many; if not, all those that are there."""
+    update: Any = {
+        "Key": _key(site_id),
+        "UpdateExpression": "ADD #names :added",
+        "ConditionExpression": "attribute_not_exists(#names) OR size(#names) <= :most",
+        "ExpressionAttributeNames": {"#names": _NAMES},
+        "ExpressionAttributeValues": {
+            ":added": {"SS": sorted(added)},
+            ":most": {"N": str(MAX_METRICS - len(added))},
+        },
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
+        try:
+            aws.reconnecting(lambda: client.update_item(TableName=table, **update))
+        except client.exceptions.ConditionalCheckFailedException as error:
+            return _names(error.response.get("Item", {}))
+    return None
+
+
+def _key(site_id: str) -> dict[str, Any]:
+    return {"pk": {"S": f"metrics#{site_id}"}}
+
+
+def _names(item: Any) -> frozenset[str]:
+    return frozenset(item.get(_NAMES, {}).get("SS", []))

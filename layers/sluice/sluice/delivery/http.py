@@ -1,0 +1,129 @@
+"""All HTTP towards the upstreams, and nothing else: a request in, an `Answer` out, no error but its turn's.
+
+The client lives as long as the process, so connections outlast an invocation. A request leaves in its turn
+or takes another: what waited for a connection or a busy process would go beside those whose turn it is now.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final
+
+import httpx2
+
+from sluice.accounts import Account, App
+from sluice.contract import BULK_CREATE_JOBS_PATH, PIPELESS_EVENTS_PATH, UPSTREAM_REVISION
+from sluice.delivery.responses import Answer
+from sluice.jsonapi import MEDIA_TYPE
+
+TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
+MAX_ANSWER_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
+_TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
+_LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
+
+type _Turn = Callable[[], Awaitable[float]]
+type _Look = Callable[[str, Any], Awaitable[None]]
+
+
+@functools.cache
+def client() -> httpx2.AsyncClient:
+    """The process's client; it belongs to the one event loop the process runs."""
+    # What the upstream's network would have one account's requests remember is no other account's.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx2.AsyncClient(
+        http2=True,
+        timeout=_TIMEOUT,
+        limits=_LIMITS,
+        follow_redirects=False,
+        cookies=no_cookies,
+        headers={"Accept-Encoding": "identity"},
+    )
+
+
+class _Late(Exception):
+    """A request's turn is over, and the connection is kept without it."""
+
+
+async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes, turn: _Turn) -> Answer:
+    """Posts one bulk-create job for an account, in its turn.
+
+    `turn` waits for one and says until when (epoch seconds) the request may leave in it. If its connection
+    is there only later it takes another. What `turn` raises is raised here, and nothing was sent.
+    """
+    headers = {
+        "Authorization": f"Klaviyo-API-Key {account.private_key}",
+        "revision": UPSTREAM_REVISION,
+        "Accept": MEDIA_TYPE,
+        "Content-Type": MEDIA_TYPE,
+    }
+    url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
+    while True:
+        latest = await turn()
+        limit = asyncio.timeout(TOTAL_SECONDS)
+        try:
+            return await _post(http, url, headers, body, limit=limit, look=_in_turn(turn, latest, limit))
+        except _Late:
+            pass
+
+
+async def create_events(
+    http: httpx2.AsyncClient, app: App, body: bytes, seconds: float = TOTAL_SECONDS
+) -> Answer:
+    """Posts one batch for one of Pipeless's apps, which has no windows that it could be late for."""
+    headers = {
+        "Authorization": f"Bearer {app.api_key}",
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+    }
+    url = app.base_url.rstrip("/") + PIPELESS_EVENTS_PATH.format(app_id=app.app_id)
+    return await _post(http, url, headers, body, limit=asyncio.timeout(seconds))
+
+
+async def _post(
+    http: httpx2.AsyncClient,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    limit: asyncio.Timeout,
+    look: _Look | None = None,
+) -> Answer:
+    extensions = {} if look is None else {"trace": look}
+    try:
+        async with limit:
+            request = http.stream("POST", url, content=body, headers=headers, extensions=extensions)
+            async with request as response:
+                return Answer(response.status_code, response.headers, await _beginning(response))
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
+        return Answer(None, failure=type(error).__name__)
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    """As much of a body as an answer has at most; of one that is packed nothing, as it could be anything."""
+    body = bytearray()
+    if response.headers.get("content-encoding", "identity") != "identity":
+        return b""  # nobody asked for that
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            break
+    return bytes(body[:MAX_ANSWER_BYTES])
+
+
+def _in_turn(turn: _Turn, latest: float, limit: asyncio.Timeout) -> _Look:
+    """Looks on as the client sends a request, and has it leave in a turn. Waiting for one is not limited."""
+
+    async def look(step: str, _: Any) -> None:
+        nonlocal latest
+        if step == "http2.send_request_headers.started" and time.time() > latest:
+            raise _Late
+        if step == "http11.send_request_headers.started":
+            # Stopped here it would end its connection, and one that takes long to open would never be used.
+            while time.time() > latest:
+                limit.reschedule(None)
+                latest = await turn()
+                limit.reschedule(asyncio.get_running_loop().time() + TOTAL_SECONDS)
+
+    return look

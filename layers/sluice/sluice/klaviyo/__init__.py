@@ -1,0 +1,1 @@
+"""Klaviyo: what callers send, what its API documents, and delivering to it."""

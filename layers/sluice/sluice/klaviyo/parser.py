@@ -1,0 +1,331 @@
+"""A caller's body becomes stamped entries, or every problem in it: the same for HTTP and the queue.
+
+A good body is decoded straight into `documents` and never looked at twice; what is wrong with a bad
+one is `refusal`'s to say. Nothing here knows AWS.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.json import Decoder
+
+from sluice import contract
+from sluice.contract import Surface
+from sluice.errors import Refused
+from sluice.jsonapi import pointer
+from sluice.klaviyo import flat_event, lenient, problems, rules
+from sluice.klaviyo.lenient import Bad
+from sluice.klaviyo.rules import Finding, Rules
+from sluice.klaviyo.schemas import (
+    BulkDocument,
+    ClientBulkDocument,
+    Entry,
+    EntryAttributes,
+    EventAttributes,
+    EventData,
+    EventList,
+    MetricAttributes,
+    ProfileData,
+    ProfileMeta,
+    SingleDocument,
+    SoundValue,
+)
+from sluice.message import Entry as StampedEntry
+from sluice.message import Event as StampedEvent
+from sluice.validation.duplicate_keys import has_repeated_key
+
+
+class Intake(msgspec.Struct, frozen=True):
+    """What a body came to: its stamped entries, their number of events, and what was left out.
+
+    `ignored` names fields that were dropped because another identifier made up for them; `bad` are the
+    events that were taken out.
+    """
+
+    entries: list[StampedEntry[Any]]
+    events: int
+    flat: bool = False
+    ignored: frozenset[str] = frozenset()
+    bad: Sequence[Bad] = ()
+
+
+type _Any = BulkDocument | ClientBulkDocument | SingleDocument
+
+BODIES: Final = frozenset(Surface) - {Surface.WEBHOOK}  # the surfaces whose bodies can be read here
+_CLIENT: Final = frozenset({Surface.CLIENT_BULK, Surface.CLIENT_EVENT})
+
+_decoders: Final[dict[Surface, Decoder[_Any]]] = {
+    Surface.BULK: Decoder(BulkDocument),
+    Surface.CLIENT_BULK: Decoder(ClientBulkDocument),
+    Surface.EVENT: Decoder(SingleDocument),
+    Surface.CLIENT_EVENT: Decoder(SingleDocument),
+}
+_sound_decoders: Final[dict[Surface, Decoder[_Any]]] = {
+    Surface.BULK: Decoder(BulkDocument[SoundValue]),
+    Surface.CLIENT_BULK: Decoder(ClientBulkDocument[SoundValue]),
+    Surface.EVENT: Decoder(SingleDocument[SoundValue]),
+    Surface.CLIENT_EVENT: Decoder(SingleDocument[SoundValue]),
+}
+_sorted: Final = msgspec.json.Encoder(order="deterministic")
+
+
+class _Decoded(msgspec.Struct, frozen=True):
+    """A body that fits its type; `rewritten` is the same document as encoded here.
+
+    Senders that do not group repeat a profile with each event. Equal ones are one object, by its JSON in
+    `profiles`, so that each is looked at once. Where the body is `sound`, properties hold nothing but
+    what the type checked.
+    """
+
+    entries: Sequence[Entry]
+    profiles: Mapping[bytes, ProfileData]
+    rewritten: bytes
+    sound: bool
+    flat: bool = False
+
+
+class _Content(msgspec.Struct, frozen=True):
+    """What makes an event itself, where its caller gave no unique_id."""
+
+    profile: str
+    metric: MetricAttributes
+    second: int
+    properties: dict[str, Any]
+    value: float | UnsetType | None
+    currency: str | UnsetType | None
+
+
+def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> Intake:
+    """Stamped entries of a `body` received on `surface` at `accepted` (aware).
+
+    Raises `Refused` (400) with every problem, each pointing into the body.
+    """
+    limits = rules.rules_for(revision, accepted)
+    decoded = _decode(surface, body)
+    if decoded is None or not _is_acceptable(body, decoded, limits):
+        raise problems.refused(surface, body, limits)
+    profiles = decoded.profiles.values()
+    ignored = {"phone_number" for profile in profiles if _drop_bad_phone(profile)}
+    for profile in profiles:
+        _normalise_meta(profile)
+        if surface in _CLIENT:
+            _make_anonymous(profile)
+    stamped = _stamped(decoded, accepted)
+    return Intake(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
+
+
+def read_leniently(body: bytes, revision: str, accepted: datetime) -> Intake:
+    """As `read` of a bulk body, but without its bad events where there are good ones too."""
+    try:
+        return read(Surface.BULK, body, revision, accepted)
+    except Refused:
+        separated = lenient.separate(body, rules.rules_for(revision, accepted))
+        if separated is None:
+            raise
+    good = read(Surface.BULK, separated.body, revision, accepted)
+    for index, entry in enumerate(good.entries):
+        for at_entry, at_event, event in entry.placed(index):
+            event.entry, events = separated.places[at_entry]
+            event.at = events[at_event]
+    return msgspec.structs.replace(good, bad=separated.bad)
+
+
+def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | None, tail: str = "") -> str:
+    """Where an entry (or one event of it) stands in the caller's document.
+
+    `tail` is a pointer within the upstream's entry or event, such as `/attributes/time`.
+    """
+    if surface is Surface.WEBHOOK:
+        return pointer("data", entry) + tail
+    root = pointer(*problems.ROOTS[surface])
+    if is_flat:
+        return root + flat_event.caller_tail(tail)
+    if surface in problems.SINGLE:
+        return root + tail
+    at_entry = f"{root}/{entry}" if surface is Surface.BULK else root
+    return at_entry + tail if event is None else f"{at_entry}/attributes/events/data/{event}{tail}"
+
+
+def caller_line(surface: Surface, line: str | None, entry: int) -> str | None:
+    """Which line of an S3 object an entry of a message was in, where it was in one."""
+    return f"{line}:{entry}" if line and surface in problems.SINGLE else line
+
+
+def surface_of(document: object) -> Surface | None:
+    """Which surface's body this parsed JSON is, by its type; None if it is none's.
+
+    A client's event is told from no other event: it is taken as a server's.
+    """
+    match document:
+        case {"data": {"type": "event-bulk-create-job"}}:
+            return Surface.BULK
+        case {"data": {"type": "event"}}:
+            return Surface.EVENT
+        case {"data": {"type": "event-bulk-create"}}:
+            return Surface.CLIENT_BULK
+        case _:
+            return None
+
+
+def _decode(surface: Surface, body: bytes) -> _Decoded | None:
+    """A body's entries; None where it does not fit its type."""
+    for decoders in (_sound_decoders, _decoders):
+        try:
+            document = decoders[surface].decode(body)
+        except msgspec.ValidationError:
+            continue
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return _decoded(_entries(document), document, sound=decoders is _sound_decoders)
+    return _decode_flat(body) if surface is Surface.EVENT else None
+
+
+def _entries(document: _Any) -> Sequence[Entry]:
+    match document:
+        case BulkDocument(data):
+            return data.attributes.events_bulk_create.data
+        case ClientBulkDocument(entry):
+            return [entry]
+        case SingleDocument():
+            return [_entry_of(document)]
+
+
+def _decode_flat(body: bytes) -> _Decoded | None:
+    document = problems.parse(body)
+    current = flat_event.to_current(document)
+    if current is None:
+        return None
+    try:
+        entry = _entry_of(msgspec.convert(current, SingleDocument))
+    except msgspec.ValidationError:
+        return None
+    return _decoded([entry], document, flat=True)
+
+
+def _decoded(
+    entries: Sequence[Entry], document: object, *, sound: bool = False, flat: bool = False
+) -> _Decoded:
+    profiles: dict[bytes, ProfileData] = {}
+    for entry in entries:
+        profile = entry.attributes.profile
+        profile.data = profiles.setdefault(msgspec.json.encode(profile.data), profile.data)
+    return _Decoded(entries, profiles, msgspec.json.encode(document), sound, flat)
+
+
+def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
+    found: list[Finding] = []
+    for encoded, profile in decoded.profiles.items():
+        rules.check_profile(profile, len(encoded), found)
+    if found or not all(entry.attributes.events.data for entry in decoded.entries):
+        return False
+    events = [event.attributes for entry in decoded.entries for event in entry.attributes.events.data]
+    if not 0 < len(events) <= contract.MAX_EVENTS_PER_REQUEST:
+        return False
+    if not decoded.sound or not rules.are_surely_good(events, limits):
+        for event in events:
+            rules.check_event(event, limits, found)
+            rules.check_value(event.properties, ("properties",), found)
+    return not found and _fit_jobs(decoded) and not has_repeated_key(body, decoded.rewritten)
+
+
+def _fit_jobs(decoded: _Decoded) -> bool:
+    """Whether each event fits a job of its own: a question for documents larger than one only."""
+    if len(decoded.rewritten) <= contract.MAX_EVENT_BYTES:
+        return True
+    found: list[Finding] = []
+    for entry in decoded.entries:
+        profile_bytes = len(msgspec.json.encode(entry.attributes.profile.data))
+        for event in entry.attributes.events.data:
+            rules.check_size(event.attributes, profile_bytes, found)
+    return not found
+
+
+def _count(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.attributes.events.data) for entry in entries)
+
+
+def _drop_bad_phone(profile: ProfileData) -> bool:
+    bad = rules.bad_phone(profile)
+    if bad:
+        profile.attributes.phone_number = UNSET
+    return bad
+
+
+def _normalise_meta(profile: ProfileData) -> None:
+    if profile.attributes.meta is not UNSET:
+        profile.meta = profile.attributes.meta
+        profile.attributes.meta = UNSET
+
+
+def _make_anonymous(profile: ProfileData) -> None:
+    """Takes from an anonymous caller's profile all that could attach it to somebody else's."""
+    if isinstance(meta := profile.meta, ProfileMeta):
+        profile.meta = ProfileMeta(meta.patch_properties) if meta.patch_properties else UNSET
+    given = zip(contract.IDENTIFIERS, rules.identifiers(profile), strict=True)
+    _, *weaker = [name for name, value in given if value]
+    for name in weaker:
+        setattr(profile.attributes, name.removeprefix("_"), UNSET)
+
+
+def _entry_of(document: SingleDocument) -> Entry:
+    single = document.data.attributes
+    event = EventAttributes(**{name: getattr(single, name) for name in EventAttributes.__struct_fields__})
+    events = EventList([EventData("event", event)])
+    return Entry("event-bulk-create", EntryAttributes(single.profile, events))
+
+
+def _key(profile: ProfileData) -> str:
+    profile_id, email, *others = [value or None for value in rules.identifiers(profile)]
+    return _digest([profile_id, email and email.lower(), *others])
+
+
+def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
+    """The entries as they travel: one that says of its profile what the one before said is no other entry.
+
+    But patches (`meta`) act each time they are applied, so each entry with some stays one.
+    """
+    keys = {id(profile): _key(profile) for profile in decoded.profiles.values()}
+    latest: dict[str, StampedEntry[Any]] = {}
+    stamped: list[StampedEntry[Any]] = []
+    for index, entry in enumerate(decoded.entries):
+        attributes = entry.attributes
+        profile, backfill = attributes.profile.data, attributes.backfill is True
+        key = keys[id(profile)]
+        events = [_stamp_event(event.attributes, key, accepted) for event in attributes.events.data]
+        before = latest.get(key)
+        if before and before.profile is profile and before.backfill is backfill and profile.meta is UNSET:
+            for number, event in enumerate(events):
+                event.entry, event.at = index, number
+            before.events += events
+            continue
+        if index != len(stamped):
+            for event in events:
+                event.entry = index
+        latest[key] = each = StampedEntry(key, profile, events, backfill)
+        stamped.append(each)
+    return stamped
+
+
+def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> StampedEvent[Any]:
+    # One event is one text, whichever client wrote it: what repeats it can then be told by its bytes.
+    time, unique_id, metric = event.time, event.unique_id, event.metric.data.attributes
+    if not isinstance(time, datetime):
+        event.time = time = accepted.replace(microsecond=0)
+    elif time.tzinfo is not UTC:
+        event.time = time = rules.aware(time).astimezone(UTC)
+    if event.backfill is not True:
+        event.backfill = UNSET
+    if not isinstance(unique_id, str):
+        second = int(time.timestamp())
+        content = _Content(profile, metric, second, event.properties, event.value, event.value_currency)
+        event.unique_id = unique_id = _digest(content)
+    # The length keeps the two apart: no other pair of them makes the same text.
+    return StampedEvent(f"{len(unique_id)} {unique_id}{metric.name}", event)
+
+
+def _digest(content: object) -> str:
+    return hashlib.blake2b(_sorted.encode(content), digest_size=16).hexdigest()

@@ -1,0 +1,199 @@
+"""Why a body is refused: every problem of it, each with a pointer into the caller's own document.
+
+Only refused bodies come here, so it is written to be clear, not fast. It works on the parsed JSON part
+by part, as one bad part must not hide what is wrong with the others.
+"""
+
+import codecs
+from collections.abc import Generator, Iterator
+from typing import Final
+
+import msgspec
+
+from sluice import contract
+from sluice.contract import Surface
+from sluice.errors import Refused
+from sluice.jsonapi import Problem, listed, pointer
+from sluice.klaviyo import flat_event, rules
+from sluice.klaviyo.rules import Finding, Path, Rules
+from sluice.klaviyo.schemas import (
+    BulkDocument,
+    ClientBulkDocument,
+    EventAttributes,
+    Metric,
+    MetricAttributes,
+    MetricData,
+    ProfileAttributes,
+    ProfileData,
+    SingleDocument,
+)
+from sluice.validation.duplicate_keys import repeated_keys
+from sluice.validation.schema_errors import explain, fitting
+
+ROOTS: Final[dict[Surface, tuple[str, ...]]] = {
+    Surface.BULK: ("data", "attributes", "events-bulk-create", "data"),
+    Surface.CLIENT_BULK: ("data",),
+    Surface.EVENT: ("data",),
+    Surface.CLIENT_EVENT: ("data",),
+}
+SINGLE: Final = frozenset({Surface.EVENT, Surface.CLIENT_EVENT})
+DOCUMENTS: Final[dict[Surface, type]] = {
+    Surface.BULK: BulkDocument,
+    Surface.CLIENT_BULK: ClientBulkDocument,
+    Surface.EVENT: SingleDocument,
+    Surface.CLIENT_EVENT: SingleDocument,
+}
+_MAX_NAME: Final = 100
+_UNEXPLAINED: Final = Problem("invalid", "The body does not have the documented shape.", "/data")
+
+
+def refused(surface: Surface, body: bytes, limits: Rules) -> Refused:
+    """The refusal (400) of a body that cannot be accepted."""
+    return Refused(400, listed(problems(surface, body, limits)) or [_UNEXPLAINED])
+
+
+def problems(surface: Surface, body: bytes, limits: Rules) -> Iterator[Problem]:
+    """Everything that is wrong with a body; raises `Refused` (400) itself if it is not JSON."""
+    document = parse(body)
+    if repeated := repeats(body):
+        return iter(repeated)
+    current = flat_event.to_current(document) if surface is Surface.EVENT else None
+    if current is None:
+        return _problems(surface, document, limits)
+    return (flat_event.to_caller(problem) for problem in _problems(surface, current, limits))
+
+
+def parse(body: bytes) -> object:
+    """A body's JSON; `Refused` (400) if it has none."""
+    try:
+        return msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        detail = r"The body is not UTF-8. (A U+FFFD that is meant has to be written as \ufffd.)"
+    except RecursionError:
+        detail = _TOO_DEEP
+    except msgspec.ValidationError:
+        detail = "A number in the body is too large to be represented; send it as a string."
+    except msgspec.DecodeError as error:
+        detail = _not_json(body, error)
+    raise Refused(400, [_parse_error(detail)])
+
+
+_TOO_DEEP: Final = "The body is nested too deeply."
+
+
+def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
+    if not body.strip():
+        return "The body is empty."
+    if body.startswith(codecs.BOM_UTF8):
+        return "The body starts with a byte order mark, which JSON must not: send it without."
+    return f"The body cannot be read: {error}."
+
+
+def repeats(body: bytes) -> list[Problem]:
+    """A problem for each key that stands twice in an object of a JSON text."""
+    try:
+        names = repeated_keys(body)
+    except RecursionError:
+        raise Refused(400, [_parse_error(_TOO_DEEP)]) from None
+    detail = "'{}' stands more than once in one object: send it once."
+    return [_parse_error(detail.format(name[:_MAX_NAME])) for name in names]
+
+
+def _parse_error(detail: str) -> Problem:
+    return Problem("parse_error", detail, "/")
+
+
+def _problems(surface: Surface, document: object, limits: Rules) -> Iterator[Problem]:
+    """Everything wrong with the structure, and the rules broken by those parts that have none of it."""
+    yield from explain(DOCUMENTS[surface], document)
+    total = 0
+    for path, attributes in _holders(surface, document):
+        total += yield from _broken_rules(surface, path, attributes, limits)
+    root = ROOTS[surface]
+    if _at(document, *root) == []:
+        yield Problem("invalid", _NO_EVENT, pointer(*root))
+    if total > contract.MAX_EVENTS_PER_REQUEST:
+        held = root if surface is Surface.BULK else (*root, "attributes", "events", "data")
+        detail = f"A request must not hold more than {contract.MAX_EVENTS_PER_REQUEST} events."
+        yield Problem("invalid", f"{detail} This one holds {total}: send it in parts.", pointer(*held))
+
+
+_NO_EVENT: Final = "At least one event is needed here."
+
+
+def _broken_rules(
+    surface: Surface, path: Path, attributes: object, limits: Rules
+) -> Generator[Problem, None, int]:
+    """The rules broken within one profile and its events; returns the number of events."""
+    found: list[Finding] = []
+    profile = _profile(_at(attributes, "profile", "data"))
+    profile_bytes = len(msgspec.json.encode(profile))
+    if profile is not None:
+        rules.check_profile(profile, profile_bytes, found)
+        yield from _placed(found, (*path, "profile", "data"))
+    events = _events(surface, path, attributes)
+    for event_path, value in events:
+        found = []
+        event = _event(value)
+        rules.check_event(event, limits, found)
+        rules.check_value(event.properties, ("properties",), found)
+        rules.check_size(event, profile_bytes, found)
+        yield from _placed(found, event_path)
+    if _at(attributes, "events", "data") == []:
+        yield Problem("invalid", _NO_EVENT, pointer(*path, "events", "data"))
+    return len(events)
+
+
+def _placed(found: list[Finding], path: Path) -> Iterator[Problem]:
+    return (Problem("invalid", detail, pointer(*path, *where)) for where, detail in found)
+
+
+# Rules look at whole parts. What is wrong in the structure of one is explained already: it is left out, or
+# something good stands in for it, so that the rest can be looked at all the same.
+_ANY_METRIC: Final = Metric(MetricData("metric", MetricAttributes("any")))
+_ANY_ID: Final = "any"
+
+
+def _profile(value: object) -> ProfileData | None:
+    given = _at(value, "attributes")
+    if not isinstance(value, dict) or not isinstance(given, dict):
+        return None
+    attributes = ProfileAttributes(**fitting(given, ProfileAttributes))
+    profile = ProfileData(**{**fitting(value, ProfileData), "type": "profile", "attributes": attributes})
+    identifiers = [value.get("id"), *(given.get(name) for name in contract.IDENTIFIERS[1:])]
+    if not all(isinstance(identifier, str | None) for identifier in identifiers):
+        profile.id = _ANY_ID
+    return profile
+
+
+def _event(value: object) -> EventAttributes:
+    return EventAttributes(**{"properties": {}, "metric": _ANY_METRIC, **fitting(value, EventAttributes)})
+
+
+def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]]:
+    """The attributes of each thing that holds one profile, with their path, as far as they are there."""
+    root = ROOTS[surface]
+    node = _at(document, *root)
+    if surface is not Surface.BULK:
+        yield (*root, "attributes"), _at(node, "attributes")
+    elif isinstance(node, list):
+        for index, entry in enumerate(node):
+            yield (*root, index, "attributes"), _at(entry, "attributes")
+
+
+def _events(surface: Surface, path: Path, attributes: object) -> list[tuple[Path, object]]:
+    """The attributes of each event of a holder, with their path."""
+    if surface in SINGLE:
+        own = attributes if isinstance(attributes, dict) else {}
+        return [(path, {name: value for name, value in own.items() if name != "profile"})]
+    events = _at(attributes, "events", "data")
+    return [
+        ((*path, "events", "data", index, "attributes"), _at(event, "attributes"))
+        for index, event in enumerate(events if isinstance(events, list) else [])
+    ]
+
+
+def _at(node: object, *names: str) -> object:
+    for name in names:
+        node = node.get(name) if isinstance(node, dict) else None
+    return node

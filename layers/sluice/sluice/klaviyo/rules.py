@@ -1,0 +1,250 @@
+"""What a field's type cannot say: the rules of the contract that look at values, one function each.
+
+Every check appends what it finds to a list of `Finding`s, relative to what it was given, so that a
+good event costs no allocation. Details say how to put it right and never repeat the value.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from sluice import contract
+from sluice.klaviyo.schemas import EventAttributes, Location, ProfileAttributes, ProfileData, ProfileMeta
+
+type Path = tuple[str | int, ...]
+type Finding = tuple[Path, str]
+
+# Deliberately wider than any mail server's: a strange address is the upstream's to refuse.
+_NEVER: Final = r"\s\x00-\x1f\x7f@<>(),;:\"\\"
+_EMAIL: Final = re.compile(rf"[^{_NEVER}]+@(?:[^{_NEVER}.]+\.)+[^{_NEVER}.]{{2,}}")
+_E164: Final = re.compile(r"\+[1-9][0-9]{1,14}")
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_SHORT: Final = contract.MAX_STRING_BYTES // 4  # no string of so few characters can have too many bytes
+
+_TIME_RANGE: Final = "'time' must not be before {:%Y-%m-%d}, or more than one year in the future."
+_CURRENCY_CODE: Final = "'value_currency' must be an ISO 4217 code such as USD."
+_UNIQUE_ID: Final = "'unique_id' must have no control characters, nor spaces at its ends."
+_STRING: Final = f"A string must not exceed {contract.MAX_STRING_BYTES} bytes of UTF-8."
+_INTEGER: Final = "An integer must fit in 64 bits; send a larger one as a string."
+_ARRAY: Final = f"An array must not exceed {contract.MAX_ARRAY_LENGTH} elements."
+_NESTING: Final = f"Nesting must not exceed {contract.MAX_NESTING} levels."
+_EMAIL_ADDRESS: Final = f"'email' must be a valid e-mail address of at most {contract.MAX_EMAIL} characters."
+_PHONE_NUMBER: Final = "'phone_number' must be in E.164 form, such as +15005550006."
+_PROFILE_SIZE: Final = f"A profile must not exceed {contract.MAX_PROFILE_BYTES} bytes as JSON."
+_EVENT_SIZE: Final = f"An event and its profile must not exceed {contract.MAX_EVENT_BYTES} bytes as JSON."
+_TWO_METAS: Final = "'meta' is given twice: send it beside 'attributes' only."
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The limits that depend on a request's revision and on when it arrived."""
+
+    max_properties: int
+    earliest: datetime
+    latest: datetime
+
+
+def rules_for(revision: str, now: datetime) -> Rules:
+    """The rules for a request of `revision` (YYYY-MM-DD) received at `now` (aware)."""
+    return Rules(
+        max_properties=contract.MAX_PROPERTIES
+        if revision >= contract.PROPERTIES_400_SINCE
+        else contract.MAX_PROPERTIES_BEFORE_2025_04_15,
+        earliest=contract.EARLIEST_TIME
+        if revision >= contract.YEAR_1990_SINCE
+        else contract.EARLIEST_TIME_BEFORE_2026_07_15,
+        latest=now + contract.LATEST_TIME_AHEAD,
+    )
+
+
+def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> None:
+    """An event's own values: time, value, currency, unique_id, metric, number of properties."""
+    time = event.time
+    if isinstance(time, datetime) and not rules.earliest <= aware(time) <= rules.latest:
+        found.append((("time",), _TIME_RANGE.format(rules.earliest)))
+    currency = event.value_currency
+    if isinstance(currency, str) and not _CURRENCY.fullmatch(currency):
+        found.append((("value_currency",), _CURRENCY_CODE))
+    if _is_large(event.value):
+        found.append((("value",), _INTEGER))
+    unique_id = event.unique_id
+    if isinstance(unique_id, str) and not _is_visible(unique_id):
+        found.append((("unique_id",), _UNIQUE_ID))
+    metric = event.metric.data.attributes
+    if isinstance(metric.service, str) and _is_long(metric.service):
+        found.append((("metric", "data", "attributes", "service"), _STRING))
+    if len(event.properties) > rules.max_properties:
+        found.append((("properties",), f"'properties' must have at most {rules.max_properties} keys."))
+
+
+def are_surely_good(events: Iterable[EventAttributes], rules: Rules) -> bool:
+    """Whether `check_event` surely finds nothing in any of these: the look that good events get, so it is
+    kept quick.
+    """
+    earliest, latest, most = rules.earliest, rules.latest, rules.max_properties
+    currencies, services = set(), set()
+    for event in events:
+        time, value, unique_id = event.time, event.value, event.unique_id
+        if isinstance(time, datetime) and not earliest <= (time if time.tzinfo else aware(time)) <= latest:
+            return False
+        if isinstance(value, int) and not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER:
+            return False
+        if isinstance(unique_id, str) and not (unique_id.isprintable() and unique_id == unique_id.strip()):
+            return False
+        if len(event.properties) > most:
+            return False
+        currencies.add(event.value_currency)
+        services.add(event.metric.data.attributes.service)
+    return all(_CURRENCY.fullmatch(each) for each in currencies if isinstance(each, str)) and not any(
+        len(each) > _SHORT for each in services if isinstance(each, str)
+    )
+
+
+def check_profile(profile: ProfileData, profile_bytes: int, found: list[Finding]) -> None:
+    """The identifiers, size and free-form parts of a profile of so many bytes as JSON.
+
+    A bad phone number beside another identifier is no finding: it can be left out (`bad_phone`).
+    """
+    attributes = profile.attributes
+    if isinstance(attributes.email, str) and not is_email(attributes.email):
+        found.append((("attributes", "email"), _EMAIL_ADDRESS))
+    given = identifiers(profile)
+    if not any(given):
+        found.append((("attributes",), _missing_identifier(attributes)))
+    elif bad_phone(profile) and list(filter(None, given)) == [attributes.phone_number]:
+        found.append((("attributes", "phone_number"), _PHONE_NUMBER))
+    if isinstance(attributes.location, Location):
+        _check_location(attributes.location, found)
+    if isinstance(attributes.properties, dict):
+        check_value(attributes.properties, ("attributes", "properties"), found)
+    if profile.meta is not UNSET or attributes.meta is not UNSET:
+        _check_metas(profile, found)
+    if profile_bytes > contract.MAX_PROFILE_BYTES:
+        found.append(((), _PROFILE_SIZE))
+
+
+def check_size(event: EventAttributes, profile_bytes: int, found: list[Finding]) -> None:
+    """Whether an event fits a job of its own, beside a profile of so many bytes."""
+    if profile_bytes + len(msgspec.json.encode(event)) > contract.MAX_EVENT_BYTES:
+        found.append(((), _EVENT_SIZE))
+
+
+def check_value(value: dict[str, Any] | list[Any], path: Path, found: list[Finding]) -> None:
+    """A free-form object or array: string bytes, array length, nesting, 64-bit integers."""
+    if not _is_sound(value, 1):
+        found += _unsound(value, path, 1)
+
+
+def aware(time: datetime) -> datetime:
+    """A time with its offset; one that has none is in UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def bad_phone(profile: ProfileData) -> bool:
+    """Whether a phone number is given that is not E.164."""
+    phone = profile.attributes.phone_number
+    return isinstance(phone, str) and not _E164.fullmatch(phone)
+
+
+def is_email(text: str) -> bool:
+    """Whether this can be an e-mail address of the allowed length."""
+    return len(text) <= contract.MAX_EMAIL and _EMAIL.fullmatch(text) is not None
+
+
+def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
+    """A profile's identifiers in the contract's order, the strongest first."""
+    given = profile.attributes
+    return (
+        profile.id,
+        given.email,
+        given.phone_number,
+        given.external_id,
+        given.anonymous_id,
+        given.kx,
+    )
+
+
+def _check_location(location: Location, found: list[Finding]) -> None:
+    if _is_large(location.latitude):
+        found.append((("attributes", "location", "latitude"), _INTEGER))
+    if _is_large(location.longitude):
+        found.append((("attributes", "location", "longitude"), _INTEGER))
+
+
+def _check_metas(profile: ProfileData, found: list[Finding]) -> None:
+    places: list[tuple[Path, object]] = [
+        (("meta",), profile.meta),
+        (("attributes", "meta"), profile.attributes.meta),
+    ]
+    given = [(path, meta) for path, meta in places if isinstance(meta, ProfileMeta)]
+    if len(given) > 1:
+        found.append((("attributes", "meta"), _TWO_METAS))
+    for path, meta in given:
+        for name in meta.__struct_fields__:
+            for action in ("append", "unappend", "unset"):
+                content = getattr(getattr(meta, name), action, None)
+                if isinstance(content, dict):
+                    check_value(content, (*path, name, action), found)
+                elif isinstance(content, list):
+                    check_value({action: content}, (*path, name), found)
+
+
+def _is_sound(container: dict[str, Any] | list[Any], level: int) -> bool:
+    """Whether there is surely nothing to find: the look that good events get, so it is kept quick."""
+    values: Iterable[Any] = container.values() if isinstance(container, dict) else container
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if len(value) > _SHORT:
+                return False
+        elif kind is dict or kind is list:
+            too_deep = level == contract.MAX_NESTING
+            if too_deep or len(value) > contract.MAX_ARRAY_LENGTH or not _is_sound(value, level + 1):
+                return False
+        elif kind is int and not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER:
+            return False
+    return True
+
+
+def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> Iterator[Finding]:
+    """What is wrong in a free-form object or array."""
+    if isinstance(container, list) and len(container) > contract.MAX_ARRAY_LENGTH:
+        yield path, _ARRAY
+    items: Iterable[tuple[str | int, Any]]
+    items = container.items() if isinstance(container, dict) else enumerate(container)
+    for name, value in items:
+        if isinstance(value, str) and _is_long(value):
+            yield (*path, name), _STRING
+        elif _is_large(value):
+            yield (*path, name), _INTEGER
+        elif isinstance(value, dict | list):
+            if level == contract.MAX_NESTING:
+                yield (*path, name), _NESTING
+            else:
+                yield from _unsound(value, (*path, name), level + 1)
+
+
+def _is_visible(text: str) -> bool:
+    """Whether nothing in a text is such that an upstream could find fault with its form."""
+    return (text.isprintable() or not _CONTROL.search(text)) and text == text.strip()
+
+
+def _is_long(text: str) -> bool:
+    return len(text.encode()) > contract.MAX_STRING_BYTES
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, int) and not contract.MIN_INTEGER <= value <= contract.MAX_INTEGER
+
+
+def _missing_identifier(attributes: ProfileAttributes) -> str:
+    detail = f"A profile needs at least one identifier: {', '.join(contract.IDENTIFIERS)}."
+    misplaced = sorted((attributes.properties or {}).keys() & set(contract.IDENTIFIERS))
+    if misplaced:
+        names = ", ".join(f"'{name}'" for name in misplaced)
+        detail += f" Under 'properties', {names} identifies nobody: move it up into 'attributes'."
+    return detail

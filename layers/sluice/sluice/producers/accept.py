@@ -1,0 +1,89 @@
+"""What a producer put on the queue becomes what ingest would have stored of it.
+
+Nobody waits for an answer here: what a caller would be told is `Undeliverable` and becomes a rejection.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from sluice import contract
+from sluice.accounts import Accounts, is_site_id
+from sluice.contract import PIPELESS_SURFACE, Surface
+from sluice.errors import Refused, Retryable, Undeliverable
+from sluice.klaviyo import parser
+from sluice.message import Batch, Message
+from sluice.pipeless import parser as pipeless
+from sluice.producers.envelopes import Body
+from sluice.rejection import Reason
+
+_NAMED: Final = {surface.value: surface for surface in Surface if surface in parser.BODIES}
+
+
+def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Batch:
+    """The request that a body is, under this receipt.
+
+    `Retryable` while there is no account that it could be of.
+    """
+    content = body.text.encode("utf-8", "surrogatepass")
+    surface = _surface(body, content)
+    try:
+        if surface is None:
+            return _batch(content, body, receipt, accounts)
+        site_id = _site_id(body.account, accounts)
+        read = parser.read(surface, content, contract.UPSTREAM_REVISION, body.sent)
+    except Refused as refused:
+        first = refused.problems[0]
+        detail = " ".join(problem.detail for problem in refused.problems[:10])
+        reason = Reason.MALFORMED if first.code == "parse_error" else Reason.INVALID
+        raise Undeliverable(reason, detail, first.pointer) from refused
+    return Message(receipt, site_id, surface, body.sent, read.entries, flat=read.flat)
+
+
+def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> Batch:
+    app = accounts.app(body.account)
+    if app is None:
+        detail = "Name an app of the accounts secret as the account: 'pipeless-' and its id."
+        raise Undeliverable(Reason.INVALID, detail)
+    batch = pipeless.read(content, app)
+    return Batch(receipt, app.app_id, body.sent, pipeless.stamped(batch.events, body.sent))
+
+
+def _site_id(named: str | None, accounts: Accounts) -> str:
+    """Whose a body is. One of an account that the secret does not name (yet) is for dispatch to keep."""
+    only = accounts.only()
+    if not named and only is not None:
+        return only.site_id
+    if not named and not (accounts.accounts or accounts.pipeless):
+        raise Retryable("the accounts secret names nobody yet")
+    if not named:
+        detail = f"Name the account, by its site id: the secret has {len(accounts.accounts)} accounts."
+        raise Undeliverable(Reason.INVALID, detail)
+    if not is_site_id(named):
+        raise Undeliverable(Reason.INVALID, "What names the account is no site id: six letters or digits.")
+    return named
+
+
+def _surface(body: Body, content: bytes) -> Surface | None:
+    """Where the body could have come in; None is Pipeless's route."""
+    if body.surface:
+        return _named_surface(body.surface)
+    try:
+        document = msgspec.json.decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Undeliverable(Reason.MALFORMED, "The message is not JSON.") from None
+    surface = parser.surface_of(document)
+    if surface is None and not pipeless.is_batch(document):
+        detail = "The message is no body of a known surface: 'data.type' names none."
+        raise Undeliverable(Reason.INVALID, detail)
+    return surface
+
+
+def _named_surface(name: str) -> Surface | None:
+    if name == PIPELESS_SURFACE:
+        return None
+    try:
+        return _NAMED[name]
+    except KeyError:
+        names = ", ".join([*_NAMED, PIPELESS_SURFACE])
+        raise Undeliverable(Reason.INVALID, f"What names the surface must be one of {names}.") from None

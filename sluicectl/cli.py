@@ -1,0 +1,154 @@
+"""`sluicectl`: its commands, what they share, and how they end."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from sluicectl import sources
+from sluicectl.deployment import Target
+from sluicectl.errors import Failure
+from sluicectl.screen import Screen
+
+_EPILOG = """\b
+Exit codes:
+  0  done, and nothing is wrong
+  1  the document or the payload has problems
+  2  wrong usage: an unknown command or option, a missing file
+  3  the deployment cannot be reached: credentials, stack, permission, network
+
+\b
+On AWS your own credentials are used, as by the AWS CLI (AWS_PROFILE, aws sso login, …).
+With --local it is the stack that `make up` started on this machine.
+"""
+_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
+
+@click.group(
+    epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+def sluicectl() -> None:
+    """Operate a deployment of Sluice."""
+
+
+def _said(command: Callable[..., int]) -> Callable[..., None]:
+    """Gives a command its screen, and turns its end into an exit code."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Write one JSON document instead of text.")
+    @functools.wraps(command)
+    def run(*arguments: Any, as_json: bool, **options: Any) -> None:
+        screen = Screen(as_json=as_json)
+        try:
+            code = command(screen, *arguments, **options)
+        except Failure as failure:
+            screen.fail(failure)
+            code = failure.exit_code
+        click.get_current_context().exit(code)
+
+    return run
+
+
+def _targeted(command: Callable[..., int]) -> Callable[..., int]:
+    """Gives a command the options that say which deployment is meant, as one `Target`."""
+
+    @click.option(
+        "--stack", envvar="SLUICE_STACK", default="sluice", show_default=True, help="Name of the stack."
+    )
+    @click.option(
+        "--region",
+        envvar="AWS_REGION",  # which the AWS CLI knows, but not its SDK
+        help="Region of the stack; else the one your AWS configuration says.",
+    )
+    @click.option("--profile", help="Profile of your AWS configuration.")
+    @click.option("--local", is_flag=True, help="The stack that make up started on this machine.")
+    @functools.wraps(command)
+    def run(
+        *arguments: Any, stack: str, region: str | None, profile: str | None, local: bool, **options: Any
+    ) -> int:
+        return command(*arguments, target=Target(stack, region, profile, local), **options)
+
+    return run
+
+
+@sluicectl.group("sources", short_help="Who may post webhooks, and what events they become.")
+def _sources() -> None:
+    """The sources document: who may post webhooks, and what events they become.
+
+    It is written as YAML or JSON, checked, and stored where the deployment finds it within a minute.
+    A file that is given as - is standard input.
+    """
+
+
+def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Headers by lower-case name."""
+    headers = {}
+    for each in given:
+        name, colon, value = each.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"a header is written NAME:VALUE, not '{each}'.")
+        headers[name.strip().lower()] = value.strip()
+    return headers
+
+
+@_sources.command("check")
+@click.argument("file", type=_FILE)
+@_said
+def _check(screen: Screen, file: str) -> int:
+    """Show every problem of a sources document.
+
+    One a line, as compilers do: FILE:LINE:COLUMN: what is wrong. Asks no deployment.
+    """
+    return sources.check(screen, file)
+
+
+@_sources.command("put")
+@click.argument("file", type=_FILE)
+@click.option("--dry-run", is_flag=True, help="Show what would change, and store nothing.")
+@_said
+@_targeted
+def _put(screen: Screen, file: str, target: Target, dry_run: bool) -> int:
+    """Store a sources document, if nothing is wrong with it.
+
+    Shows what changes. Storing the same again changes nothing.
+    """
+    return sources.put(screen, file, target, dry_run=dry_run)
+
+
+@_sources.command("show")
+@_said
+@_targeted
+def _show(screen: Screen, target: Target) -> int:
+    """Show the sources document that is stored.
+
+    As YAML; what is shown can be mended and put again.
+    """
+    return sources.show(screen, target)
+
+
+@_sources.command("try")
+@click.argument("source")
+@click.argument("payload", type=_FILE)
+@click.option("--file", type=_FILE, help="Try this document instead of the one that is stored.")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    callback=_headers,
+    help="A header of the webhook; may be repeated.",
+)
+@_said
+@_targeted
+def _try(
+    screen: Screen, source: str, payload: str, *, target: Target, file: str | None, headers: dict[str, str]
+) -> int:
+    """Show what a payload would become, with every problem.
+
+    Nothing is sent, and no signature is asked for. With --file no deployment is asked either. The payload
+    is JSON, or a form if a header Content-Type says so.
+
+    \b
+    sluicectl sources try shop order.json --file sources.yaml --header X-Shopify-Topic:orders/create
+    """
+    return sources.attempt(screen, source, payload, file=file, target=target, headers=headers)

@@ -1,0 +1,372 @@
+"""`sluicectl sources`: check, put, show and try the sources document."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import yaml
+from botocore.exceptions import ClientError
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from sluice.errors import Misconfigured, Refused
+from sluice.jsonapi import Problem
+from sluice.webhooks import accept, sources
+from sluice.webhooks.mapping import Mapped
+from sluice.webhooks.sources import Source, Sources
+from sluicectl import documents
+from sluicectl.deployment import Deployment, Target, find, reaching
+from sluicectl.documents import Document, Place, Unreadable
+from sluicectl.errors import FAULTY, Failure
+from sluicectl.screen import Screen
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """One thing wrong with a document, and where. `pointer` is None where it cannot be read at all."""
+
+    place: Place
+    detail: str
+    pointer: str | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A document that was looked at; without flaws `stored` is what the deployment is to read."""
+
+    file: str
+    lines: Sequence[str]
+    flaws: Sequence[Flaw]
+    stored: bytes = b""
+    names: Sequence[str] = ()
+
+
+def check(screen: Screen, file: str) -> int:
+    """Shows every problem of a document."""
+    checked = _checked(file)
+    document = {
+        "file": file,
+        "valid": not checked.flaws,
+        "sources": list(checked.names),
+        "problems": _told(checked),
+    }
+    screen.show(document, lambda console: _draw_checked(console, checked))
+    return FAULTY if checked.flaws else 0
+
+
+def put(screen: Screen, file: str, target: Target, *, dry_run: bool) -> int:
+    """Stores a document that has no problems."""
+    checked = _checked(file)
+    if checked.flaws:
+        document = {"file": file, "stored": False, "changed": False, "problems": _told(checked)}
+        screen.show(document, lambda console: _draw_checked(console, checked))
+        return FAULTY
+    deployment = find(target)
+    bucket = deployment.output("ConfigBucketName")
+    etag, before = _fetch(deployment, bucket)
+    changes = list(_changes(before, checked.stored))
+    stored = bool(changes) and not dry_run
+    if stored:
+        _store(deployment, bucket, checked.stored, etag)
+    document = {
+        "file": file,
+        "deployment": deployment.name,
+        "stored": stored,
+        "changed": bool(changes),
+        "problems": [],
+        "diff": changes,
+    }
+
+    def draw(console: Console) -> None:
+        if not changes:
+            console.print(f"{deployment.name} has this document already: nothing has changed.", markup=False)
+            return
+        console.print(
+            Syntax("\n".join(changes), "diff", theme="ansi_dark", background_color="default", word_wrap=True)
+        )
+        does = "would be stored in" if dry_run else "stored in"
+        works = "." if dry_run else ". It is used within a minute."
+        console.print(
+            f"\n{_counted(len(checked.names), 'source')} {does} {deployment.name}{works}", markup=False
+        )
+
+    screen.show(document, draw)
+    return 0
+
+
+def show(screen: Screen, target: Target) -> int:
+    """Shows the stored document."""
+    deployment = find(target)
+    _, stored = _fetch(deployment, deployment.output("ConfigBucketName"))
+    document = _parsed(stored) if stored else {"sources": {}}
+
+    def draw(console: Console) -> None:
+        if not stored:
+            console.print(f"{deployment.name} has no sources document yet.", markup=False)
+            return
+        # Not wrapped: it is made to be redirected into a file.
+        console.print(
+            Syntax(_yaml(document).rstrip(), "yaml", theme="ansi_dark", background_color="default"),
+            soft_wrap=True,
+        )
+
+    screen.show(document, draw)
+    return 0
+
+
+def attempt(
+    screen: Screen,
+    name: str,
+    payload_file: str,
+    *,
+    file: str | None,
+    target: Target,
+    headers: Mapping[str, str],
+) -> int:
+    """Shows what a payload would become. `headers` are by lower-case name."""
+    source = _named(name, _from_file(file) if file else _stored(target))
+    body = _bytes(payload_file)
+    try:
+        delivery, mapped = accept.become(source, headers, body)
+    except Refused as refused:
+        raise Failure(f"{payload_file} is no payload: {refused.problems[0].detail}") from None
+    events = [_Event(event, _refusals(event)) for event in mapped.events]
+    document = {
+        "source": name,
+        "account": source.account,
+        "delivery_id": delivery.id,
+        "events": [
+            {"body": each.body, "valid": not each.problems, "problems": list(map(_problem, each.problems))}
+            for each in events
+        ],
+        "problems": list(map(_problem, mapped.problems)),
+    }
+    screen.show(document, lambda console: _draw_attempt(console, source, delivery.id, events, mapped))
+    return FAULTY if mapped.problems or any(each.problems for each in events) else 0
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One event a payload became, as a body of Create Event, and why it would be refused."""
+
+    body: dict[str, Any]
+    problems: Sequence[Problem]
+
+
+def _checked(file: str) -> Checked:
+    data = _bytes(file)
+    lines = data.decode("utf-8", "replace").splitlines()
+    try:
+        document = documents.load(data)
+    except Unreadable as error:
+        return Checked(file, lines, [Flaw(error.place, error.detail)])
+    flaws = sorted(
+        (_flaw(problem, document) for problem in sources.problems(document.value)), key=lambda f: f.place
+    )
+    if flaws:
+        return Checked(file, lines, flaws)
+    stored = json.dumps(document.value, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        names = sorted(sources.decode(stored).sources)
+    except Misconfigured as error:  # it is too large, say
+        return Checked(file, lines, [Flaw(Place(1, 1), f"{error}.")])
+    return Checked(file, lines, [], stored, names)
+
+
+def _bytes(file: str) -> bytes:
+    """What is in a file, read once: it may be a pipe. `-` is standard input."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            data: bytes = stream.read()
+    except OSError as error:
+        raise Failure(f"{file} cannot be read: {error.strerror}") from None
+    return data
+
+
+def _flaw(problem: Problem, document: Document) -> Flaw:
+    return Flaw(document.place(problem.pointer), problem.detail, problem.pointer)
+
+
+def _told(checked: Checked) -> list[dict[str, Any]]:
+    return [
+        {"line": each.place.line, "column": each.place.column, "pointer": each.pointer, "detail": each.detail}
+        for each in checked.flaws
+    ]
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {"pointer": problem.pointer, "detail": problem.detail}
+
+
+def _fetch(deployment: Deployment, bucket: str) -> tuple[str | None, bytes]:
+    """The ETag and bytes of the stored document; None and no bytes where there is none."""
+    client = deployment.client("s3")
+    with reaching():
+        try:
+            found = client.get_object(Bucket=bucket, Key=sources.KEY)
+            return found["ETag"], found["Body"].read()
+        except client.exceptions.NoSuchKey:
+            return None, b""
+
+
+def _store(deployment: Deployment, bucket: str, content: bytes, etag: str | None) -> None:
+    """Writes the document in place of the one that was seen, and of no other."""
+    seen = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+    with reaching():
+        try:
+            deployment.client("s3").put_object(
+                Bucket=bucket, Key=sources.KEY, Body=content, ContentType="application/json", **seen
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
+                raise
+            raise Failure(
+                "Somebody else stored another document just now. Look at it, and put again."
+            ) from None
+
+
+def _changes(before: bytes, after: bytes) -> list[str]:
+    """The differences of two documents as YAML, in unified form; nothing for equal ones."""
+    old, new = (_parsed(each) if each else None for each in (before, after))
+    if old == new:
+        return []
+    texts = ["" if each is None else _yaml(each) for each in (old, new)]
+    lines = [text.splitlines() for text in texts]
+    return list(difflib.unified_diff(lines[0], lines[1], "stored", "new", lineterm=""))
+
+
+def _parsed(stored: bytes) -> Any:
+    try:
+        return json.loads(stored)
+    except ValueError:
+        raise Failure("What is stored is not JSON: put a good document in its place.") from None
+
+
+def _yaml(document: Any) -> str:
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _from_file(file: str) -> Sources:
+    checked = _checked(file)
+    if checked.flaws:
+        first = checked.flaws[0]
+        at = f"{file}:{first.place.line}:{first.place.column}"
+        more = (
+            f" ({len(checked.flaws) - 1} more: sluicectl sources check {file})"
+            if len(checked.flaws) > 1
+            else ""
+        )
+        raise Failure(f"{at}: {first.detail}{more}")
+    return sources.decode(checked.stored)
+
+
+def _stored(target: Target) -> Sources:
+    deployment = find(target)
+    _, stored = _fetch(deployment, deployment.output("ConfigBucketName"))
+    if not stored:
+        raise Failure(f"{deployment.name} has no sources document yet: put one, or give --file.")
+    try:
+        return sources.decode(stored)
+    except Misconfigured as error:
+        raise Failure(f"What {deployment.name} has stored does not work: {error}.") from None
+
+
+def _named(name: str, all_of_them: Sources) -> Source:
+    if name not in all_of_them.sources:
+        known = ", ".join(sorted(all_of_them.sources)) or "none"
+        raise Failure(f"There is no source '{name}'. Those there are: {known}.")
+    return all_of_them.sources[name]
+
+
+def _refusals(event: dict[str, Any]) -> list[Problem]:
+    try:
+        accept.checked(event, datetime.now(UTC))
+    except Refused as refused:
+        return list(refused.problems)
+    return []
+
+
+def _draw_checked(console: Console, checked: Checked) -> None:
+    for flaw in checked.flaws:
+        where = f"{checked.file}:{flaw.place.line}:{flaw.place.column}:"
+        # Not wrapped: editors and people find their way by these lines.
+        console.print(Text.assemble((where, "bold"), " ", flaw.detail), soft_wrap=True)
+        if console.is_terminal and flaw.place.line <= len(checked.lines):
+            _draw_excerpt(console, checked.lines[flaw.place.line - 1], flaw.place)
+    if checked.flaws:
+        console.print(Text(f"{_counted(len(checked.flaws), 'problem')} in {checked.file}", "red"))
+    else:
+        names = ", ".join(checked.names) or "it has no source"
+        console.print(f"{checked.file} is good: {names}.", markup=False)
+
+
+def _draw_excerpt(console: Console, line: str, place: Place) -> None:
+    margin = f"{place.line:>6} │ "
+    room = console.width - len(margin)
+    if place.column <= room:
+        below = " " * 6 + " │ "
+        console.print(Text.assemble((margin, "dim"), line.replace("\t", " ")[:room]))
+        console.print(Text.assemble((below, "dim"), " " * (place.column - 1), ("^", "bold red")))
+
+
+def _draw_attempt(
+    console: Console, source: Source, delivery_id: str, events: Sequence[_Event], mapped: Mapped
+) -> None:
+    count = _counted(len(events), "event")
+    console.print(Text.assemble((source.name, "bold"), f" makes {count} of it, for {source.account}."))
+    console.print(Text(f"delivery {delivery_id}", "dim"), soft_wrap=True)
+    for number, event in enumerate(events, 1):
+        console.print(_drawn(number, event))
+    for problem in mapped.problems:
+        console.print(Text.assemble(("not mapped: ", "bold red"), f"{problem.pointer}: {problem.detail}"))
+    if not events and not mapped.problems:
+        console.print("No mapping of this source is meant for this payload.")
+    # What cannot be mapped of a delivery is one rejection.
+    bad = bool(mapped.problems) + sum(bool(each.problems) for each in events)
+    if bad and source.refuses:
+        console.print(Text("The sender would be answered 400, and nothing kept.", "red"))
+    elif bad:
+        what = "rejection" if bad == 1 else "rejections"
+        console.print(Text(f"{bad} {what} would be kept; the sender is answered 2xx.", "red"))
+
+
+def _drawn(number: int, event: _Event) -> Panel:
+    attributes = dict(event.body["data"]["attributes"])
+    profile = attributes.pop("profile")["data"]
+    metric = attributes.pop("metric")["data"]["attributes"]["name"]
+    properties = attributes.pop("properties", {})
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in {**_flat(profile), **attributes}.items():
+        grid.add_row(name, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    parts: list[Any] = [grid]
+    if properties:
+        shown = _yaml(properties).rstrip()
+        parts += [
+            Text("properties", "dim"),
+            Syntax(shown, "yaml", theme="ansi_dark", background_color="default", word_wrap=True),
+        ]
+    parts += (
+        Text.assemble(("refused: ", "bold red"), f"{each.pointer}: {each.detail}") for each in event.problems
+    )
+    title = Text(f" {number}  {metric} ", "bold")
+    return Panel(
+        Group(*parts), title=title, title_align="left", border_style="red" if event.problems else "green"
+    )
+
+
+def _flat(profile: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in profile.items() if name == "id"} | dict(profile["attributes"])
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"

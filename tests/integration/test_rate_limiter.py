@@ -1,0 +1,428 @@
+"""Pacing over the shared item: workers racing for slots, pauses reaching all of them, what it costs."""
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from moto import mock_aws
+
+from devstack.fake_upstream.windows import busiest
+from sluice import aws
+from sluice.contract import STEADY_LIMIT
+from sluice.delivery import rate_limiter
+from sluice.delivery.rate_limiter import OutOfTime, Pace
+from sluice.delivery.responses import Answer, retry_after
+from sluice.errors import Retryable
+from tests.simulation import Clock, run
+
+TABLE = "state"
+NOW = 1_800_000_000.0
+NOW_MS = int(NOW * 1_000)
+
+
+class Database:
+    """DynamoDB as `aws.dynamodb` gives it, one call at a time, counted, and failing when told to."""
+
+    def __init__(self, client):
+        self._client = client
+        self._lock = threading.Lock()
+        self.exceptions = client.exceptions
+        self.calls = Counter()
+        self.lost_races = 0
+        self.failure = None
+        self.after_read = lambda: None
+
+    def get_item(self, **request):
+        answer = self._call(self._client.get_item, request)
+        self.after_read()
+        return answer
+
+    def put_item(self, **request):
+        return self._call(self._client.put_item, request)
+
+    def item(self, site_id="AbC123"):
+        return self._client.get_item(TableName=TABLE, Key={"pk": {"S": f"pace#{site_id}"}}).get("Item")
+
+    def _call(self, method, request):
+        with self._lock:
+            self.calls[method.__name__] += 1
+            if self.failure is not None:
+                raise self.failure
+            try:
+                return method(**request)
+            except self.exceptions.ConditionalCheckFailedException:
+                self.lost_races += 1
+                raise
+
+
+@pytest.fixture
+def database(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="eu-central-1")
+        client.create_table(
+            TableName=TABLE,
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        found = Database(client)
+        monkeypatch.setattr(aws, "dynamodb", lambda: found)
+        yield found
+
+
+class Time(Clock):
+    """A clock that only sleeping moves. `meanwhile` happens during the next sleep."""
+
+    def __init__(self):
+        super().__init__(NOW)
+        self.meanwhile = None
+
+    def __call__(self):
+        return self.now
+
+    def run(self, coroutine):
+        return run(coroutine, self)
+
+    async def sleep(self, seconds):
+        until = self.now + seconds
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        await asyncio.sleep(until - self.now)
+
+
+@pytest.fixture
+def clock():
+    return Time()
+
+
+def worker(clock, *, seconds=20.0, site_id="AbC123"):
+    return Pace(TABLE, site_id, clock() + seconds, clock, clock.sleep)
+
+
+async def turns(paced, count):
+    return await asyncio.gather(*(paced.turn() for _ in range(count)))
+
+
+async def one_by_one(paced, count):
+    return [await paced.turn() for _ in range(count)]
+
+
+class TestCost:
+    @pytest.mark.parametrize("waiting", [1, 2, 8])
+    def test_jobs_that_wait_at_once_cost_one_read_and_one_write(self, database, waiting):
+        async def no_time(seconds):
+            await asyncio.sleep(0)
+
+        paced = Pace(TABLE, "AbC123", NOW + 20, lambda: NOW, no_time)
+
+        slots = asyncio.run(turns(paced, waiting))
+
+        assert slots == [NOW_MS + number * rate_limiter.SPACING_MS for number in range(waiting)]
+        assert database.calls == {"get_item": 1, "put_item": 1}
+
+    def test_a_long_wait_is_looked_at_again_but_not_by_each_of_those_who_wait(self, database, clock):
+        clock.run(one_by_one(worker(clock), rate_limiter.SHARE_LIMIT))
+        database.calls.clear()
+
+        clock.run(turns(worker(clock), 6))
+
+        assert database.calls == {"get_item": 2, "put_item": 1}
+
+    def test_nothing_more_is_asked_once_there_is_no_time(self, database, clock):
+        async def scenario():
+            paced = worker(clock, seconds=0.3)
+            return await asyncio.gather(*(paced.turn() for _ in range(20)), return_exceptions=True)
+
+        results = clock.run(scenario())
+
+        assert [type(result) for result in results] == [int] * 3 + [OutOfTime] * 17
+        assert database.calls == {"get_item": 2, "put_item": 1}
+
+    def test_the_item_is_small_and_goes_away_by_itself(self, database, clock):
+        clock.run(one_by_one(worker(clock, seconds=100), STEADY_LIMIT))
+
+        item = database.item()
+
+        assert len(item["slots"]["B"]) + len(str({**item, "slots": 0})) < 1_400
+        assert NOW + 3_600 <= int(item["expires_at"]["N"]) <= clock() + 3_600
+
+    def test_accounts_have_nothing_in_common(self, database, clock):
+        async def scenario():
+            return await asyncio.gather(
+                *(worker(clock, site_id=name).turn() for name in ("AAA111", "BBB222"))
+            )
+
+        assert clock.run(scenario()) == [NOW_MS, NOW_MS]
+
+
+class TestOutOfTime:
+    def test_says_when_there_would_be_a_slot(self, database, clock):
+        clock.run(one_by_one(worker(clock), rate_limiter.SHARE_LIMIT))
+        version = database.item()["version"]
+        clock.now = NOW + 4
+
+        with pytest.raises(OutOfTime) as raised:
+            clock.run(worker(clock, seconds=5).turn())
+
+        assert clock() + raised.value.after == pytest.approx(NOW + rate_limiter.SHARE_MS / 1_000, abs=0.002)
+        assert database.item()["version"] == version
+
+    def test_and_whoever_comes_back_then_gets_it(self, database, clock):
+        clock.run(one_by_one(worker(clock), rate_limiter.SHARE_LIMIT))
+        with pytest.raises(OutOfTime) as raised:
+            clock.run(worker(clock, seconds=1).turn())
+
+        clock.now += raised.value.after + 0.001
+        slot = clock.run(worker(clock, seconds=1).turn())
+
+        assert abs(slot - clock() * 1_000) <= 2
+
+    def test_is_told_anew_to_each_who_asks(self, database, clock):
+        async def scenario():
+            paced = worker(clock, seconds=1)
+            await paced.pause(60)
+            found = []
+            for _ in range(2):
+                with pytest.raises(OutOfTime) as raised:
+                    await paced.turn()
+                found.append(raised.value.after)
+                clock.now += 10
+            return found
+
+        assert clock.run(scenario()) == pytest.approx([60.5, 50.5], abs=0.002)
+
+
+class TestPause:
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            (lambda: "7", 7),
+            (lambda: formatdate(time.time() + 7.9, usegmt=True), 7.5),
+            (lambda: "", rate_limiter.DEFAULT_PAUSE_SECONDS),
+            (lambda: "1e18", rate_limiter.MAX_PAUSE_SECONDS),
+            (lambda: "nan", rate_limiter.DEFAULT_PAUSE_SECONDS),
+        ],
+        ids=["seconds", "date", "absent", "absurd", "no number"],
+    )
+    def test_lasts_as_long_as_retry_after_says(self, database, clock, text, seconds):
+        async def scenario():
+            await worker(clock).pause(retry_after(Answer(429, {"retry-after": text()})))
+            return await worker(clock, seconds=3_600).turn()
+
+        slot = clock.run(scenario())
+
+        # A date has whole seconds only.
+        assert slot / 1_000 == pytest.approx(NOW + seconds + rate_limiter.GUARD_MS / 1_000, abs=0.6)
+
+    def test_stops_a_worker_that_had_a_slot_already(self, database, clock):
+        async def scenario():
+            await one_by_one(worker(clock), rate_limiter.SHARE_LIMIT)
+            clock.meanwhile = lambda: worker(clock).pause(15)
+            return await worker(clock, seconds=60).turn()
+
+        slot = clock.run(scenario())
+
+        assert slot >= NOW_MS + 15_000 + rate_limiter.GUARD_MS
+
+    def test_stops_the_other_jobs_of_the_worker_that_noted_it(self, database, clock):
+        async def scenario():
+            paced = worker(clock, seconds=60)
+            clock.meanwhile = lambda: paced.pause(15)
+            return await turns(paced, 8)
+
+        assert min(clock.run(scenario())) >= NOW_MS + 15_000
+
+    def test_is_out_of_time_if_it_is_longer_than_the_worker_has(self, database, clock):
+        async def scenario():
+            paced = worker(clock, seconds=20)
+            await worker(clock).pause(30)
+            await paced.turn()
+
+        with pytest.raises(OutOfTime) as raised:
+            clock.run(scenario())
+
+        assert raised.value.after == pytest.approx(30 + rate_limiter.GUARD_MS / 1_000, abs=0.002)
+
+    def test_of_many_at_once_costs_little(self, database, clock):
+        async def scenario():
+            paced = worker(clock)
+            await asyncio.gather(*(paced.pause(10) for _ in range(8)))
+
+        clock.run(scenario())
+
+        assert database.calls == {"get_item": 1, "put_item": 1}
+
+
+class TestObserve:
+    def test_what_others_left_holds_for_every_worker(self, database, clock):
+        async def scenario():
+            slot = await worker(clock).turn()
+            await worker(clock).observe(slot, 3, 30.0)
+            return await one_by_one(worker(clock, seconds=100), 5)
+
+        slots = clock.run(scenario())
+
+        reset = NOW_MS + 30_000
+        assert sum(slot < reset for slot in slots) == 3
+        assert min(slot for slot in slots if slot >= reset) == reset + rate_limiter.GUARD_MS
+
+    def test_no_news_costs_nothing(self, database, clock):
+        async def scenario():
+            paced = worker(clock)
+            slot = await paced.turn()
+            database.calls.clear()
+            await paced.observe(slot, STEADY_LIMIT - 1, 60.0)
+
+        clock.run(scenario())
+
+        assert database.calls == {}
+
+    def test_an_absurd_reset_is_over_in_a_minute(self, database, clock):
+        async def scenario():
+            paced = worker(clock, seconds=3_600)
+            await paced.observe(await paced.turn(), 0, 1e12)
+            return await paced.turn()
+
+        assert clock.run(scenario()) <= NOW_MS + 61_000
+
+    def test_fails_nothing(self, database, clock):
+        async def scenario():
+            paced = worker(clock)
+            slot = await paced.turn()
+            database.failure = EndpointConnectionError(endpoint_url="http://127.0.0.1")
+            await paced.observe(slot, 0, 60.0)
+
+        clock.run(scenario())
+
+        assert database.calls["get_item"] == 2
+
+
+class TestContention:
+    @pytest.fixture(autouse=True)
+    def _no_backoff(self, monkeypatch):
+        monkeypatch.setattr(rate_limiter.random, "uniform", lambda *_: 0.0)
+
+    def compete(self, database, clock, times):
+        """Has a rival reserve between each of the next reads and its write; returns the rival's slots."""
+        rivals = []
+
+        def rival():
+            database.after_read = lambda: None
+            if len(rivals) < times:
+                rivals.append(clock.run(worker(clock, seconds=500).turn()))
+            database.after_read = rival
+
+        database.after_read = rival
+        return rivals
+
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_no_slot_is_lost_or_given_twice(self, database, clock, times):
+        async def scenario():
+            return await turns(worker(clock), 4)
+
+        rivals = self.compete(database, clock, times)
+        ours = clock.run(scenario())
+
+        slots = sorted([*ours, *rivals])
+        assert len(set(slots)) == 4 + times
+        assert rate_limiter._unpack(database.item()["slots"]["B"]) == tuple(slots)
+        assert int(database.item()["version"]["N"]) == 1 + times
+
+    def test_that_does_not_end_gives_the_job_back(self, database, clock):
+        rivals = self.compete(database, clock, 1_000)
+
+        with pytest.raises(Retryable, match="contended"):
+            clock.run(worker(clock, seconds=500).turn())
+
+        assert len(rivals) == rate_limiter._ATTEMPTS
+
+    def test_an_item_that_has_expired_meanwhile_is_made_anew(self, database, clock):
+        clock.run(worker(clock).turn())
+        database.after_read = lambda: database._client.delete_item(
+            TableName=TABLE, Key={"pk": {"S": "pace#AbC123"}}
+        )
+
+        assert clock.run(worker(clock).turn()) == NOW_MS + rate_limiter.SPACING_MS
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("broken", ["get_item", "put_item"])
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            EndpointConnectionError(endpoint_url="http://127.0.0.1"),
+            ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "GetItem"),
+        ],
+        ids=["no connection", "throttled"],
+    )
+    def test_with_the_table_gives_the_job_back(self, database, clock, monkeypatch, broken, failure):
+        def fail(**_):
+            raise failure
+
+        monkeypatch.setattr(database, broken, fail)
+
+        with pytest.raises(Retryable, match="state table") as raised:
+            clock.run(worker(clock).turn())
+        assert not isinstance(raised.value, OutOfTime)
+
+    def test_that_made_a_worker_late_costs_it_the_slot(self, database, clock):
+        async def stall():
+            clock.now += rate_limiter.LATE_SECONDS + 0.2
+
+        clock.meanwhile = stall
+
+        assert clock.run(worker(clock).turn()) == NOW_MS + 1_000 * rate_limiter.LATE_SECONDS + 200
+
+
+class TestEightWorkersRacing:
+    """A pace each over one item, for which their threads race while the pretended time stands still."""
+
+    WORKERS = 8
+    MINUTES = 3
+
+    def test_they_use_the_limit_together_and_never_pass_it(self, database, clock):
+        database.after_read = lambda: time.sleep(0.001)  # meanwhile another reads the same
+        chance = random.Random(1)
+        end = clock() + self.MINUTES * 60
+        slots_of = [[] for _ in range(self.WORKERS)]
+        failures = []
+
+        async def job(paced, slots):
+            slots.append(await paced.turn())
+            await asyncio.sleep(chance.uniform(0.1, 1.0))
+
+        async def invocations(slots):
+            while clock() < end:
+                paced = worker(clock)
+                jobs = [job(paced, slots) for _ in range(chance.randrange(4, 13))]
+                results = await asyncio.gather(*jobs, return_exceptions=True)
+                waits = [result.after for result in results if isinstance(result, OutOfTime)]
+                failures.extend(result for result in results if isinstance(result, Exception))
+                await asyncio.sleep(min(waits, default=0.0))
+                await asyncio.sleep(-clock() % 2)  # several begin at the same moment, and race
+
+        async def race():
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.WORKERS))
+            await asyncio.gather(*map(invocations, slots_of))
+
+        clock.run(race())
+
+        slots = sorted(slot / 1_000 for worker_slots in slots_of for slot in worker_slots)
+        assert all(isinstance(failure, OutOfTime) for failure in failures)
+        assert all(len(worker_slots) > 5 for worker_slots in slots_of)
+        assert len(set(slots)) == len(slots)
+        assert busiest(slots, 1) <= 10
+        assert busiest(slots, 60) <= STEADY_LIMIT
+        minutes = (slots[400] - slots[0]) / 60
+        assert 400 / minutes >= 0.98 * STEADY_LIMIT
+        assert database.lost_races > 0

@@ -1,0 +1,203 @@
+"""`sluicectl` with a deployment: what is stored, when, and what AWS's refusals are told as."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+from click.testing import CliRunner, Result
+from moto import mock_aws
+
+from sluice.webhooks import sources
+from sluicectl.cli import sluicectl
+
+STACKS: dict[str, list[dict[str, str]]] = {
+    "sluice": [{"OutputKey": "ConfigBucketName", "OutputValue": "documents"}],
+    "old": [],
+}
+DOCUMENT = """\
+sources:
+  own:
+    account: AbC123
+    secret: own
+    signature: {scheme: github}
+    events:
+      signed-up: {metric: Signed Up, profile: {email: user.email}}
+"""
+
+type Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.chdir(tmp_path)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    instead(monkeypatch, "DescribeStacks", described)
+    with mock_aws():
+        place = {"LocationConstraint": "eu-central-1"}
+        boto3.client("s3").create_bucket(Bucket="documents", CreateBucketConfiguration=place)
+
+        def command(*arguments: str, document: str = DOCUMENT) -> Result:
+            Path("s.yaml").write_text(document)
+            Path("p.json").write_text('{"user": {"email": "ada@mail.example"}}')
+            return CliRunner().invoke(sluicectl, ["sources", *arguments], catch_exceptions=False)
+
+        yield command
+
+
+def stored() -> Any:
+    return boto3.client("s3").get_object(Bucket="documents", Key=sources.KEY)["Body"].read()
+
+
+def test_what_is_put_is_what_the_functions_read(run: Run) -> None:
+    result = run("put", "s.yaml")
+
+    assert result.exit_code == 0
+    assert "+  own:" in result.output
+    assert "1 source stored in stack sluice in eu-central-1. It is used within a minute." in result.output
+    assert list(sources.decode(stored()).sources) == ["own"]
+
+
+def test_what_is_shown_can_be_put_again_and_changes_nothing(run: Run) -> None:
+    assert "has no sources document yet" in run("show").output
+    run("put", "s.yaml")
+    before = boto3.client("s3").head_object(Bucket="documents", Key=sources.KEY)["LastModified"]
+
+    shown = run("show").output
+    again = run("put", "s.yaml", document=shown)
+
+    assert again.output == "stack sluice in eu-central-1 has this document already: nothing has changed.\n"
+    assert boto3.client("s3").head_object(Bucket="documents", Key=sources.KEY)["LastModified"] == before
+    assert json.loads(run("show", "--json").output) == json.loads(stored())
+
+
+def test_what_changes_is_shown_and_not_stored_in_a_dry_run(run: Run) -> None:
+    run("put", "s.yaml")
+    before = stored()
+    changed = DOCUMENT.replace("Signed Up", "Signed In")
+
+    dry = run("put", "s.yaml", "--dry-run", document=changed)
+    told = json.loads(run("put", "s.yaml", "--json", document=changed).output)
+
+    assert "-        metric: Signed Up" in dry.output.replace("metric:  ", "metric: ")
+    assert "would be stored in" in dry.output
+    assert before != stored()
+    assert (told["stored"], told["changed"], told["problems"]) == (True, True, [])
+    assert [line for line in told["diff"] if line.startswith("+ ")] == ["+        metric: Signed In"]
+
+
+def test_a_dry_run_stores_nothing(run: Run) -> None:
+    run("put", "s.yaml", "--dry-run")
+
+    assert "has no sources document yet" in run("show").output
+
+
+def test_a_bad_document_is_refused_with_the_line_and_nothing_is_stored(run: Run) -> None:
+    run("put", "s.yaml")
+    before = stored()
+
+    result = run("put", "s.yaml", document=DOCUMENT.replace("AbC123", "x"))
+
+    assert result.exit_code == 1
+    assert result.output.startswith("s.yaml:3:5: 'account' must be a site id")
+    assert stored() == before
+
+
+def test_a_payload_is_tried_with_what_is_stored(run: Run) -> None:
+    none = run("try", "own", "p.json")
+    run("put", "s.yaml")
+
+    result = run("try", "own", "p.json")
+
+    assert (none.exit_code, result.exit_code) == (1, 0)
+    assert "put one, or give --file" in none.stderr
+    assert "Signed Up" in result.output
+    assert "ada@mail.example" in result.output
+
+
+def test_another_document_that_was_stored_meanwhile_is_not_overwritten(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = refuse(monkeypatch, "PutObject", "PreconditionFailed")
+
+    result = run("put", "s.yaml")
+
+    assert result.exit_code == 1
+    assert "Somebody else stored another document just now." in result.stderr
+    assert seen[0]["IfNoneMatch"] == "*"
+
+
+def test_what_is_stored_and_does_not_work_is_told_so(run: Run) -> None:
+    s3 = boto3.client("s3")
+    s3.put_object(Bucket="documents", Key=sources.KEY, Body=b"not JSON")
+    assert "What is stored is not JSON" in run("show").stderr
+    assert "does not work" in run("try", "own", "p.json").stderr
+
+    s3.put_object(Bucket="documents", Key=sources.KEY, Body=b'{"sources": {"own": {}}}')
+    assert "does not work" in run("try", "own", "p.json").stderr
+    assert run("put", "s.yaml").exit_code == 0
+
+
+def test_a_stack_that_is_not_there_or_too_old_is_told_so(run: Run) -> None:
+    missing, old = run("show", "--stack", "none"), run("show", "--stack", "old")
+
+    assert (missing.exit_code, old.exit_code) == (3, 3)
+    assert "There is no stack none in eu-central-1." in missing.stderr
+    assert "has no output ConfigBucketName: deploy this version of the template first." in old.stderr
+
+
+@pytest.mark.parametrize("operation", ["DescribeStacks", "GetObject", "PutObject"])
+def test_what_aws_refuses_is_told_in_its_words(
+    run: Run, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    refuse(monkeypatch, operation, "AccessDenied", "User ada is not authorized.")
+
+    result = run("put", "s.yaml")
+
+    assert result.exit_code == 3
+    assert f"AWS refused {operation}: User ada is not authorized." in result.stderr
+    assert "Traceback" not in result.output
+
+
+def described(parameters: dict[str, Any]) -> Any:
+    """What CloudFormation says of a stack."""
+    name = parameters["StackName"]
+    if name not in STACKS:
+        raise refusal("DescribeStacks", "ValidationError", f"Stack with id {name} does not exist")
+    return {"Stacks": [{"Outputs": STACKS[name]}]}
+
+
+def refusal(operation: str, code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, operation)
+
+
+def instead(
+    monkeypatch: pytest.MonkeyPatch, operation: str, answer: Callable[[dict[str, Any]], Any]
+) -> list[dict[str, Any]]:
+    """Answers an operation's calls; returns their parameters."""
+    real = BaseClient._make_api_call  # type: ignore[attr-defined]
+    seen = []
+
+    def call(client: Any, name: str, parameters: dict[str, Any]) -> Any:
+        if name != operation:
+            return real(client, name, parameters)
+        seen.append(parameters)
+        return answer(parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+    return seen
+
+
+def refuse(
+    monkeypatch: pytest.MonkeyPatch, operation: str, code: str, message: str = "m"
+) -> list[dict[str, Any]]:
+    def answer(_: dict[str, Any]) -> Any:
+        raise refusal(operation, code, message)
+
+    return instead(monkeypatch, operation, answer)

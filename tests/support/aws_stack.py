@@ -1,0 +1,326 @@
+"""The functions as Lambda runs them, with what they use of AWS emulated in process.
+
+A `Cloud` has the stack's queues, table, buckets and secret. Its `calls` are all requests to AWS in
+their order, and the place to make one fail.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError, EndpointConnectionError
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.sqs.models import sqs_backends
+
+from sluice import accounts, aws, settings
+from sluice.contract import UPSTREAM_REVISION, Surface
+from sluice.klaviyo import parser
+from sluice.message import Message
+from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
+
+PRIVATE_KEY = "pk_upstream_never_said"
+REGION = "us-east-1"
+
+
+class Context:
+    """Lambda's context: an invocation with so many seconds left."""
+
+    function_name = "function"
+    memory_limit_in_mb = "1769"  # text, as Lambda gives it
+    invoked_function_arn = f"arn:aws:lambda:{REGION}:123456789012:function:function"
+    aws_request_id = "request-1"
+
+    def __init__(self, seconds: float = 120.0) -> None:
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int((self._end - time.monotonic()) * 1_000)
+
+
+class Crash(BaseException):
+    """The process is gone: nothing after this runs."""
+
+
+class Calls:
+    """Every request to AWS but the test's own, and what is to happen instead of one or around it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, own: tuple[Any, ...]) -> None:
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self._real = BaseClient._make_api_call  # type: ignore[attr-defined]
+        self._hooks: dict[str, Callable[[dict[str, Any], Callable[[], Any]], Any]] = {}
+        calls = self
+
+        def call(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
+            real = functools.partial(calls._real, client, operation, parameters)
+            if any(client is each for each in own):
+                return real()
+            calls.made.append((operation, parameters))
+            hook = calls._hooks.get(operation) or calls._hooks.get("*")
+            return hook(parameters, real) if hook else real()
+
+        monkeypatch.setattr(BaseClient, "_make_api_call", call)
+
+    def of(self, operation: str) -> list[dict[str, Any]]:
+        """The parameters of an operation's calls."""
+        return [parameters for name, parameters in self.made if name == operation]
+
+    def clear(self) -> None:
+        """Forgets the calls made and lets all work again."""
+        self.made.clear()
+        self._hooks.clear()
+
+    def instead(self, operation: str, hook: Callable[[dict[str, Any], Callable[[], Any]], Any]) -> None:
+        """Calls `hook` with the parameters and the real call; "*" is every operation."""
+        self._hooks[operation] = hook
+
+    def fail(self, operation: str, *, when: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
+        """Refuses an operation, as AWS does when it is overloaded."""
+
+        def hook(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+            if when(parameters):
+                raise ClientError({"Error": {"Code": "ServiceUnavailable"}}, operation)
+            return real()
+
+        self.instead(operation, hook)
+
+    def cut(self, operation: str) -> None:
+        """Lets nothing of an operation reach AWS."""
+
+        def hook(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+            raise EndpointConnectionError(endpoint_url="https://nowhere.example")
+
+        self.instead(operation, hook)
+
+    def crash(self, number: int, *, done: bool) -> None:
+        """Ends the process at the call of this number (from 0), with the call done or not."""
+        left = number
+
+        def hook(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                return real()
+            if done and left == -1:
+                real()
+            raise Crash
+
+        self.instead("*", hook)
+
+
+class Cloud:
+    """What the functions use of AWS."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.sqs = _client("sqs")
+        self.s3 = _client("s3")
+        self.dynamodb = _client("dynamodb")
+        self.secrets = _client("secretsmanager")
+        attributes = {"VisibilityTimeout": "1380"}
+        self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
+        self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
+        for bucket in ("claims", "archive", "drops"):
+            self.s3.create_bucket(Bucket=bucket)
+        self.dynamodb.create_table(
+            TableName="state",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        )
+        self.secrets.create_secret(Name="accounts", SecretString="{}")
+        self.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY})
+        self.calls = Calls(monkeypatch, (self.sqs, self.s3, self.dynamodb, self.secrets))
+
+    def name_accounts(self, *each: dict[str, Any]) -> None:
+        """Writes the accounts document."""
+        self.write_secret(json.dumps({"accounts": list(each)}))
+
+    def write_secret(self, document: str) -> None:
+        self.secrets.put_secret_value(SecretId="accounts", SecretString=document)
+        accounts.secrets.cache_clear()
+
+    def load(self, function: str) -> "Function":
+        """A function, as in a new process."""
+        environment = {
+            "dispatch": ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+            "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+            "reject": ("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE"),
+        }[function]
+        values = {
+            "EVENTS_QUEUE_URL": self.events,
+            "REJECTED_QUEUE_URL": self.rejected,
+            "STATE_TABLE": "state",
+            "CLAIM_BUCKET": "claims",
+            "ARCHIVE_BUCKET": "archive",
+        }
+        for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+            self._monkeypatch.delenv(name)
+        for name in environment:
+            self._monkeypatch.setenv(f"SLUICE_{name}", values[name])
+        if function == "dispatch":
+            self._monkeypatch.setenv("SLUICE_ACCOUNTS_SECRET", "accounts")
+            self._monkeypatch.setenv("SLUICE_OBJECT_BUCKETS", "exports,drops")
+        self._monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", f"sluice-{function}")
+        forget()
+        return Function(function)
+
+    def send(self, *bodies: str, queue: str | None = None, **attributes: str) -> None:
+        """Puts messages on the events queue, or another."""
+        named: Any = {
+            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+        }
+        for body in bodies:
+            self.sqs.send_message(QueueUrl=queue or self.events, MessageBody=body, MessageAttributes=named)
+
+    def receive(self, queue: str | None = None) -> dict[str, Any]:
+        """All visible messages of a queue, as the event of an invocation."""
+        records: list[dict[str, Any]] = []
+        while received := self.sqs.receive_message(
+            QueueUrl=queue or self.events,
+            MaxNumberOfMessages=10,
+            AttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        ).get("Messages"):
+            records += map(_record, received)
+        return {"Records": records}
+
+    def left(self, queue: str | None = None) -> list[str]:
+        """The bodies of all messages on a queue, visible or not."""
+        name = (queue or self.events).rsplit("/", 1)[1]
+        stored = sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[name]
+        return [each.body for each in stored._messages]
+
+    def settle(self, event: dict[str, Any], answer: dict[str, Any], queue: str | None = None) -> None:
+        """What Lambda does with an answer: deletes what did not fail."""
+        failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
+        for record in event["Records"]:
+            if record["messageId"] not in failed:
+                self.sqs.delete_message(QueueUrl=queue or self.events, ReceiptHandle=record["receiptHandle"])
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """The keys of a bucket's objects."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [found["Key"] for page in pages for found in page.get("Contents", [])]
+
+    def content(self, bucket: str, key: str) -> bytes:
+        content: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return content
+
+    def item(self, pk: str) -> dict[str, Any] | None:
+        """An item of the state table."""
+        return self.dynamodb.get_item(TableName="state", Key={"pk": {"S": pk}}).get("Item")
+
+
+class Function:
+    """A function's handler and all that it says."""
+
+    def __init__(self, name: str) -> None:
+        spec = importlib.util.spec_from_file_location(f"{name}_app", f"functions/{name}/app.py")
+        assert spec is not None
+        assert spec.loader is not None
+        self.app: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.app)
+        self._said = io.StringIO()
+        for handler in self.app.logger.handlers:
+            handler.setStream(self._said)
+
+    def __call__(self, event: dict[str, Any], context: Context | None = None) -> Any:
+        with contextlib.redirect_stdout(self._said), contextlib.redirect_stderr(self._said):
+            return self.app.handler(event, context or Context())
+
+    @property
+    def said(self) -> str:
+        """All that was written to the log."""
+        return self._said.getvalue()
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        """The log lines with this message."""
+        lines = map(json.loads, self.said.splitlines())
+        return [line for line in lines if line.get("message") == message]
+
+    def metrics(self) -> dict[str, float]:
+        """The sums of the metrics emitted."""
+        sums: dict[str, float] = {}
+        for line in map(json.loads, self.said.splitlines()):
+            for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+                for metric in directive["Metrics"]:
+                    name = metric["Name"]
+                    sums[name] = sums.get(name, 0) + sum(line[name])
+        return sums
+
+
+def _record(received: dict[str, Any]) -> dict[str, Any]:
+    named = received.get("MessageAttributes", {})
+    return {
+        "messageId": received["MessageId"],
+        "receiptHandle": received["ReceiptHandle"],
+        "body": received["Body"],
+        "attributes": received["Attributes"],
+        "messageAttributes": {
+            name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+            for name, value in named.items()
+        },
+    }
+
+
+def again(event: dict[str, Any], receives: int) -> dict[str, Any]:
+    """The same messages received so often."""
+    records = msgspec.json.decode(msgspec.json.encode(event["Records"]))
+    for record in records:
+        record["attributes"]["ApproximateReceiveCount"] = str(receives)
+    return {"Records": records}
+
+
+@functools.cache
+def _client(service: str) -> Any:
+    return boto3.client(service)  # type: ignore[call-overload]
+
+
+def forget() -> None:
+    """What a process keeps from its first request on, but for its clients: they are slow to make."""
+    for cached in (settings.load, accounts.secrets):
+        cached.cache_clear()
+    aws._silent_until.clear()
+
+
+@contextlib.contextmanager
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """A new, empty AWS account for the length of a `with` block."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Sluice")
+    with mock_aws():
+        forget()
+        yield Cloud(monkeypatch)
+        forget()
+
+
+def stored(
+    *events: tuple[str, str],
+    receipt: str = "r1",
+    account: str = SITE_ID,
+    surface: Surface = Surface.BULK,
+    padding: str = "",
+) -> Message[Any]:
+    """An accepted request of events, each a customer's name and a unique_id."""
+    by_customer: dict[str, list[Any]] = {}
+    for customer, unique_id in events:
+        made = event(unique_id=unique_id, properties={"padding": padding} if padding else {})
+        by_customer.setdefault(customer, []).append(made)
+    entries = [entry(*made, of=profile(email=f"{name}@mail.example")) for name, made in by_customer.items()]
+    read = parser.read(Surface.BULK, msgspec.json.encode(bulk(*entries)), UPSTREAM_REVISION, NOON)
+    return Message(receipt, account, surface, NOON, read.entries)

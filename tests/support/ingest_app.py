@@ -1,0 +1,228 @@
+"""The ingest function as API Gateway calls it, with what it reaches emulated in process by moto."""
+
+import base64
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+from moto import mock_aws
+
+from sluice import accounts, aws, message, settings
+from sluice.rejection import Rejection
+from tests.support.factories import KEY, NEWEST, SITE_ID, bulk, encoded
+
+EVENTS = Path("tests/events")
+BULK, EVENT = "/api/event-bulk-create-jobs", "/api/events"
+CLIENT_BULK, CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
+READ_ONLY_KEY = "pk_readonly00000000"
+READER_KEY = "pk_reader0000000000"  # may ask about events, not send them
+TABLE = "state"
+OTHER_KEY = "pk_other00000000000"  # of another account
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes of an error envelope, whose every entry has the shape of the contract."""
+        errors = self.document["errors"]
+        for error in errors:
+            assert error.keys() == {"id", "status", "code", "title", "detail", "source", "links", "meta"}
+            assert error["status"] == self.status
+        return [error["code"] for error in errors]
+
+
+class Front:
+    """The function and what is around it."""
+
+    def __init__(self, app: ModuleType, queue_url: str, rejected_url: str) -> None:
+        self.app = app
+        self.queue_url = queue_url
+        self.rejected_url = rejected_url
+        self.said = io.StringIO()
+        for handler in app.logger.handlers:
+            handler.setStream(self.said)
+
+    def invoke(self, proxy_request: dict[str, Any]) -> Answer:
+        answer = self.handle(proxy_request)
+        headers = {name: ", ".join(values) for name, values in answer["multiValueHeaders"].items()}
+        assert answer["isBase64Encoded"] is False
+        return Answer(answer["statusCode"], headers, answer["body"])
+
+    def handle(self, proxy_request: dict[str, Any]) -> dict[str, Any]:
+        """What the function answers to API Gateway."""
+        context = SimpleNamespace(
+            function_name="ingest",
+            memory_limit_in_mb=1024,
+            invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ingest",
+            aws_request_id="request-1",
+        )
+        with contextlib.redirect_stdout(self.said):
+            answer: dict[str, Any] = self.app.handler(proxy_request, context)
+        return answer
+
+    def send(
+        self,
+        path: str = BULK,
+        document: Any = None,
+        *,
+        method: str = "POST",
+        query: dict[str, str] | None = None,
+        encode: bool = False,
+        **headers: str | None,
+    ) -> Answer:
+        body = document if isinstance(document, bytes) else encoded(bulk() if document is None else document)
+        standard: dict[str, str | None] = {
+            "Authorization": None if path.startswith("/client") else f"Klaviyo-API-Key {KEY}",
+            "Content-Type": "application/vnd.api+json",
+            "revision": NEWEST,
+        }
+        given = standard | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {name: value for name, value in given.items() if value is not None}
+        return self.invoke(
+            proxy_event()
+            | {
+                "path": path,
+                "httpMethod": method,
+                "headers": sent,
+                "multiValueHeaders": {name: [value] for name, value in sent.items()},
+                "queryStringParameters": query,
+                "body": base64.b64encode(body).decode()
+                if encode
+                else body.decode("utf-8", "surrogateescape"),
+                "isBase64Encoded": encode,
+            }
+        )
+
+    def queued(self) -> list[str]:
+        """The bodies of all messages on EventsQueue."""
+        return bodies(self.queue_url)
+
+    def rejected(self) -> list[Rejection]:
+        """Everything on RejectedQueue."""
+        unpack = functools.partial(message.unwrap, fetch_claim=aws.claim_reader("claims"))
+        found = [msgspec.json.decode(unpack(body), type=Rejection) for body in bodies(self.rejected_url)]
+        return sorted(found, key=lambda rejection: rejection.pointer or "")
+
+    def claims(self) -> list[str]:
+        """The keys of all claims."""
+        listed = boto3.client("s3").list_objects_v2(Bucket="claims")
+        return [each["Key"] for each in listed.get("Contents", [])]
+
+    def items(self) -> list[dict[str, Any]]:
+        """Everything in the state table."""
+        return boto3.client("dynamodb").scan(TableName=TABLE)["Items"]
+
+    def is_empty(self) -> bool:
+        return not (self.queued() or self.claims() or self.items() or self.rejected())
+
+
+def bodies(queue_url: str) -> list[str]:
+    """The bodies of all messages on a queue."""
+    found: list[str] = []
+    receive = functools.partial(
+        boto3.client("sqs").receive_message, MaxNumberOfMessages=10, VisibilityTimeout=600
+    )
+    while messages := receive(QueueUrl=queue_url).get("Messages"):
+        found += [each["Body"] for each in messages]
+    return found
+
+
+def proxy_event(name: str = "ingest") -> dict[str, Any]:
+    request: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
+    return request
+
+
+def document_of_keys(*keys: tuple[str, str]) -> str:
+    ingest_keys = [{"sha256": sha256(key.encode()).hexdigest(), "scopes": [scope]} for key, scope in keys]
+    other = [{"sha256": sha256(OTHER_KEY.encode()).hexdigest(), "scopes": ["events:write"]}]
+    return json.dumps(
+        {
+            "accounts": [
+                {"site_id": SITE_ID, "private_key": "pk_upstream", "keys": ingest_keys},
+                {"site_id": "XyZ789", "private_key": "pk_upstream", "keys": other},
+            ]
+        }
+    )
+
+
+@contextlib.contextmanager
+def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    """The function with an empty queue, table and bucket, and an account with two keys."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
+        "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
+        "SLUICE_CLAIM_BUCKET": "claims",
+        "SLUICE_STATE_TABLE": TABLE,
+        "SLUICE_ACCOUNTS_SECRET": "accounts",
+        "SLUICE_ALLOWED_ORIGINS": "*",
+        "SLUICE_INBOUND_LIMITS": "off",
+        "SLUICE_CONFIG_BUCKET": "configuration",
+        "SLUICE_WEBHOOK_SECRETS": "sluice/webhooks/",
+    }
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        queue_url = boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"]
+        monkeypatch.setenv("SLUICE_EVENTS_QUEUE_URL", queue_url)
+        rejected_url = boto3.client("sqs").create_queue(QueueName="rejected")["QueueUrl"]
+        monkeypatch.setenv("SLUICE_REJECTED_QUEUE_URL", rejected_url)
+        boto3.client("s3").create_bucket(Bucket="claims")
+        boto3.client("s3").create_bucket(Bucket="configuration")
+        boto3.client("secretsmanager").create_secret(
+            Name="accounts",
+            SecretString=document_of_keys(
+                (KEY, "events:write"), (READ_ONLY_KEY, "profiles:read"), (READER_KEY, "events:read")
+            ),
+        )
+        boto3.client("dynamodb").create_table(
+            TableName=TABLE,
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        forget()
+        yield Front(load(), queue_url, rejected_url)
+        forget()
+
+
+def forget() -> None:
+    """Everything a process keeps from its first request on."""
+    clients = (aws.sqs, aws.s3, aws.hurried_s3, aws.dynamodb, aws.hurried_dynamodb)
+    for cached in (*clients, settings.load, accounts.secrets):
+        cached.cache_clear()
+    aws._silent_until.clear()
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ingest_app", "functions/ingest/app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    return app

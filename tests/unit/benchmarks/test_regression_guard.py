@@ -1,0 +1,18 @@
+"""What the guard of the hot path's speed says of given ratios; how quick it is, `make check` measures."""
+
+from benchmarks import regression_guard
+
+
+def test_only_what_is_slower_than_the_margin_allows_is_named() -> None:
+    recorded = regression_guard.recorded()
+
+    assert regression_guard.slower(recorded) == []
+    assert (
+        regression_guard.slower({name: ratio * regression_guard.MARGIN for name, ratio in recorded.items()})
+        == []
+    )
+
+    [found] = regression_guard.slower(
+        {**recorded, "dispatch": recorded["dispatch"] * regression_guard.MARGIN * 1.01}
+    )
+    assert found.startswith("dispatch takes")

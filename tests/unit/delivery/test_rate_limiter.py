@@ -1,0 +1,381 @@
+"""Pacing's decisions: never over the limit, nearly all of it used, pauses and others' use respected."""
+
+import asyncio
+import contextvars
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from devstack.fake_upstream.windows import FixedWindow, busiest
+from sluice.delivery import rate_limiter
+from sluice.delivery.rate_limiter import (
+    Allowance,
+    OutOfTime,
+    Window,
+    holds,
+    next_slot,
+    observe,
+    pause,
+    reserve,
+)
+from tests.simulation import run
+
+NOW = 1_800_000_000_000
+MINUTE = 60_000
+FOREVER = NOW + 10**9
+
+
+def most_in(slots, milliseconds):
+    return busiest([slot / 1_000 for slot in slots], milliseconds / 1_000)
+
+
+def saturate(window, start, end, rng, workers=8):
+    """Slots that workers get who always want more, each with a view of the near future only."""
+    slots, now = [], start
+    while now < end:
+        for _ in range(workers):
+            got, window = reserve(window, now, rng.randrange(1, 9), now + 20_000)
+            slots += got
+        now += rng.randrange(1, 5_000)
+    return [slot for slot in slots if slot < end]
+
+
+class TestReserve:
+    def test_an_idle_account_may_send_at_once(self):
+        assert reserve(Window(), NOW, 1, NOW)[0] == [NOW]
+
+    def test_slots_lie_apart(self):
+        slots, _ = reserve(Window(), NOW, 10, FOREVER)
+
+        assert slots == [NOW + number * rate_limiter.SPACING_MS for number in range(10)]
+
+    def test_what_is_reserved_is_taken(self):
+        first, window = reserve(Window(), NOW, 3, FOREVER)
+        second, _ = reserve(window, NOW, 3, FOREVER)
+
+        assert first + second == reserve(Window(), NOW, 6, FOREVER)[0]
+
+    def test_none_is_after_the_latest(self):
+        slots, window = reserve(Window(), NOW, 10, NOW + 3 * rate_limiter.SPACING_MS)
+
+        assert len(slots) == 4
+        assert window.slots == tuple(slots)
+
+    def test_a_share_of_the_minute_is_followed_by_the_next(self):
+        slots, _ = reserve(Window(), NOW, rate_limiter.SHARE_LIMIT + 1, FOREVER)
+
+        assert slots[-1] == NOW + rate_limiter.SHARE_MS
+
+    @given(st.integers(60, 6_000), st.integers(1, 50))
+    def test_an_even_rate_is_kept_in_any_minute(self, per_minute, count):
+        rate = rate_limiter.evenly(per_minute)
+
+        slots, window = reserve(Window(), NOW, count, FOREVER, rate)
+
+        assert slots[-1] - slots[0] >= (count - 1) * MINUTE / per_minute
+        assert next_slot(window, NOW, rate) >= NOW + count * MINUTE / per_minute
+        assert len(reserve(window, slots[-1] + MINUTE, 1, FOREVER, rate)[1].slots) == 1
+
+    def test_what_is_over_is_forgotten(self):
+        _, window = reserve(Window(), NOW, 20, FOREVER)
+        later = window.slots[-1] + rate_limiter.STEADY_MS
+
+        assert reserve(window, later, 1, FOREVER) == ([later], Window((later,)))
+
+    def test_an_item_stays_small(self):
+        window = Window()
+        for second in range(0, 600, 5):
+            _, window = reserve(window, NOW + second * 1_000, 64, NOW + second * 1_000 + 20_000)
+
+        assert len(window.slots) <= 150 + 64
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_saturated_account_uses_the_limit(self, seed):
+        slots = saturate(Window(), NOW, NOW + 10 * MINUTE, random.Random(seed))
+
+        assert len(slots) >= 0.98 * 150 * 10
+        assert most_in(slots, MINUTE) <= 150
+        assert most_in(slots, 1_000) <= 10
+
+    @pytest.mark.rule
+    @given(st.integers(0, MINUTE), st.integers(0, 2**16))
+    @settings(max_examples=20)
+    def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(self, alignment, seed):
+        rng = random.Random(seed)
+        slots = saturate(Window(), NOW, NOW + 3 * MINUTE, rng)
+
+        burst, steady = FixedWindow(1), FixedWindow(60)
+        for arrived in sorted(slot + alignment + rng.randrange(490) for slot in slots):
+            assert burst.count(arrived / 1_000) <= 10
+            assert steady.count(arrived / 1_000) <= 150
+
+
+class TestNextSlot:
+    @pytest.mark.parametrize(
+        ("window", "expected"),
+        [
+            (Window(), NOW),
+            (Window((NOW - 10_000,)), NOW),
+            (Window((NOW,)), NOW + rate_limiter.SPACING_MS),
+            (Window((NOW + 7_000,)), NOW + 7_000 + rate_limiter.SPACING_MS),
+            (Window(paused_until=NOW + 3_000), NOW + 3_000),
+            (Window(paused_until=NOW - 3_000), NOW),
+            (Window(allowance=Allowance(NOW - 5, NOW + 9_000, 1)), NOW),
+            (Window(allowance=Allowance(NOW - 5, NOW + 9_000, 0)), NOW + 9_000 + rate_limiter.GUARD_MS),
+            (Window(allowance=Allowance(NOW - 9_000, NOW, 0)), NOW),
+        ],
+    )
+    def test_is_what_would_be_reserved(self, window, expected):
+        assert next_slot(window, NOW) == expected
+        assert reserve(window, NOW, 1, expected)[0] == [expected]
+        assert reserve(window, NOW, 1, expected - 1)[0] == []
+
+
+class TestPause:
+    def test_nobody_sends_before_its_end(self):
+        slots, _ = reserve(pause(Window(), NOW + 5_000), NOW, 3, FOREVER)
+
+        assert slots[0] == NOW + 5_000 + rate_limiter.GUARD_MS
+
+    def test_the_longest_counts(self):
+        assert pause(pause(Window(), NOW + 9_000), NOW + 5_000) == pause(Window(), NOW + 9_000)
+
+    def test_a_slot_reserved_before_is_lost(self):
+        slots, window = reserve(Window(), NOW, 10, FOREVER)
+        paused = pause(window, slots[4] - rate_limiter.GUARD_MS)
+
+        assert [holds(window, slot) for slot in slots] == [True] * 10
+        assert [holds(paused, slot) for slot in slots] == [False] * 4 + [True] * 6
+
+
+class TestObserve:
+    """What an answer says is left of the steady window, which began at NOW and ends a minute later."""
+
+    RESET = NOW + MINUTE
+
+    def sent(self, count, start=NOW + 1_000):
+        slots, window = reserve(Window(), start, count, FOREVER)
+        return slots[-1], window
+
+    @pytest.mark.parametrize("ours", [1, 20, 100])
+    @pytest.mark.parametrize("astray", [0, rate_limiter.TOLERANCE])
+    def test_our_own_requests_are_no_news(self, ours, astray):
+        last, window = self.sent(ours)
+
+        assert observe(window, last, 150 - ours - astray, self.RESET) is None
+
+    def test_others_requests_are(self):
+        last, window = self.sent(20)
+
+        found = observe(window, last, 130 - rate_limiter.TOLERANCE - 1, self.RESET)
+
+        assert found.allowance == Allowance(last, self.RESET, 130 - rate_limiter.TOLERANCE - 1)
+        assert (found.slots, found.paused_until) == (window.slots, 0)
+
+    def test_requests_of_the_window_before_are_not_counted(self):
+        last, window = self.sent(25, start=NOW - 4_000)
+        inside = sum(slot >= NOW for slot in window.slots)
+
+        assert observe(window, last, 150 - inside - rate_limiter.TOLERANCE, self.RESET) is None
+        assert observe(window, last, 150 - inside - rate_limiter.TOLERANCE - 1, self.RESET) is not None
+
+    def test_slots_after_the_answered_one_are_not_counted(self):
+        _, window = self.sent(50)
+
+        assert observe(window, window.slots[0], 149 - rate_limiter.TOLERANCE, self.RESET) is None
+        assert observe(window, window.slots[0], 149 - rate_limiter.TOLERANCE - 1, self.RESET) is not None
+
+    def test_what_is_known_is_no_news(self):
+        last, window = self.sent(10)
+        window = observe(window, last, 40, self.RESET)
+        slots, window = reserve(window, last, 5, FOREVER)
+
+        assert observe(window, slots[-1], 35 - rate_limiter.TOLERANCE, self.RESET) is None
+        assert (
+            observe(window, slots[-1], 35 - rate_limiter.TOLERANCE - 1, self.RESET).allowance.remaining == 24
+        )
+
+    @pytest.mark.parametrize("left", [0, 1, 30])
+    def test_what_is_left_is_not_passed(self, left):
+        last, window = self.sent(10)
+
+        slots, _ = reserve(observe(window, last, left, self.RESET), last, 100, FOREVER)
+
+        assert sum(slot < self.RESET for slot in slots) == left
+        assert slots[left] == self.RESET + rate_limiter.GUARD_MS
+
+    def test_what_was_reserved_beyond_it_is_lost(self):
+        slots, window = reserve(Window(), NOW, 20, FOREVER)
+
+        window = observe(window, slots[3], 5, self.RESET)
+
+        assert [holds(window, slot) for slot in slots] == [True] * 9 + [False] * 11
+
+    def test_a_stale_one_does_not_throttle(self):
+        last, window = self.sent(10)
+        window = observe(window, last, 0, self.RESET)
+        after = self.RESET + rate_limiter.GUARD_MS
+
+        slots = saturate(window, after, after + 10 * MINUTE, random.Random(1))
+
+        assert len(slots) >= 0.98 * 150 * 10
+
+    def test_a_slot_after_its_end_holds(self):
+        window = Window((self.RESET,), allowance=Allowance(NOW, self.RESET, 0))
+
+        assert holds(window, self.RESET)
+
+
+class Workers(RuleBasedStateMachine):
+    """Any sequence of reservations, pauses and answers, by any number of workers who see one window."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = NOW
+        self.window = Window()
+        self.slots = []
+
+    @rule(count=st.integers(1, 64), ahead=st.integers(-1_000, 90_000))
+    def reserve_some(self, count, ahead):
+        latest = self.now + ahead
+
+        slots, self.window = reserve(self.window, self.now, count, latest)
+
+        assert len(slots) <= count
+        assert all(self.now <= slot <= latest for slot in slots)
+        assert all(holds(self.window, slot) for slot in slots)
+        assert len(slots) == count or next_slot(self.window, self.now) > latest
+        self.slots += slots
+
+    @rule(milliseconds=st.integers(1, 100_000))
+    def wait(self, milliseconds):
+        self.now += milliseconds
+
+    @rule(milliseconds=st.integers(0, 30_000))
+    def throttled(self, milliseconds):
+        until = self.now + milliseconds
+
+        self.window = pause(self.window, until)
+
+        assert next_slot(self.window, self.now) >= until + rate_limiter.GUARD_MS
+        assert not any(holds(self.window, slot) for slot in self.slots if slot <= until)
+
+    @precondition(lambda self: any(slot <= self.now for slot in self.slots))
+    @rule(remaining=st.integers(0, 150), seconds=st.integers(0, 60))
+    def answered(self, remaining, seconds):
+        answered = max(slot for slot in self.slots if slot <= self.now)
+        reset = self.now + seconds * 1_000
+
+        observed = observe(self.window, answered, remaining, reset)
+
+        if observed is not None:
+            self.window = observed
+            further, _ = reserve(observed, self.now, 200, reset - 1)
+            usable = [slot for slot in self.slots if answered < slot < reset and holds(observed, slot)]
+            assert len(further) + len(usable) <= remaining
+
+    @invariant()
+    def no_limit_is_passed(self):
+        assert most_in(self.slots, 1_000) <= 10
+        assert most_in(self.slots, MINUTE) <= 150
+        assert len(set(self.slots)) == len(self.slots)
+        assert list(self.window.slots) == sorted(self.window.slots)
+
+
+TestAnySequence = Workers.TestCase
+TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25)
+
+
+class Shared(rate_limiter.Pace):
+    """A pace over a window in memory, that stands for the state table."""
+
+    window, version = Window(), 0
+
+    def _load(self):
+        return Shared.window, Shared.version
+
+    def _store(self, window, version):
+        if Shared.version != version:
+            return False
+        Shared.window, Shared.version = window, version + 1
+        return True
+
+
+AT_WORK = contextvars.ContextVar("worker")
+
+
+class Worker:
+    """One process: invocation after invocation, each with some jobs. At times all of it stands still."""
+
+    def __init__(self, seed, table_seconds):
+        self.chance = random.Random(seed)
+        self.table_seconds = table_seconds
+        self.still_until = 0.0
+        self.sent = []
+
+    @staticmethod
+    def clock():
+        return NOW / 1_000 + asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(seconds)
+        while (left := self.still_until - self.clock()) > 0:
+            await asyncio.sleep(left)
+
+    async def to_thread(self, call, *args):
+        await self.sleep(self.table_seconds * self.chance.uniform(0.25, 0.75))
+        result = call(*args)
+        await self.sleep(self.table_seconds * self.chance.uniform(0.25, 0.75))
+        return result
+
+    async def stall(self, every):
+        while every:
+            await asyncio.sleep(self.chance.expovariate(1 / every))
+            self.still_until = self.clock() + self.chance.uniform(0.1, 4.0)
+
+    async def work(self, end):
+        AT_WORK.set(self)
+        while self.clock() < end:
+            paced = Shared("state", "AbC123", self.clock() + 20, self.clock, self.sleep)
+            jobs = [self._job(paced) for _ in range(self.chance.randrange(4, 13))]
+            results = await asyncio.gather(*jobs, return_exceptions=True)
+            assert {type(result) for result in results} <= {type(None), OutOfTime}
+            await self.sleep(min((each.after for each in results if each), default=0.0))
+
+    async def _job(self, paced):
+        await paced.turn()
+        self.sent.append(self.clock())
+        await asyncio.sleep(self.chance.uniform(0.1, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("stall_every", "table_seconds", "used"),
+    [(0, 0.01, 0.99), (0, 0.2, 0.98), (300, 0.01, 0.98), (5, 0.01, 0.5), (5, 0.6, 0.5)],
+)
+def test_eight_workers_that_race_and_stall_keep_the_limits_and_use_them(
+    monkeypatch, seed, stall_every, table_seconds, used
+):
+    monkeypatch.setattr(asyncio, "to_thread", lambda call, *args: AT_WORK.get().to_thread(call, *args))
+    monkeypatch.setattr(Shared, "window", Window())
+    monkeypatch.setattr(Shared, "version", 0)
+    workers = [Worker(f"{seed}{number}", table_seconds) for number in range(8)]
+    seconds = 600
+
+    async def scenario():
+        end = workers[0].clock() + seconds
+        stalls = [asyncio.create_task(worker.stall(stall_every)) for worker in workers]
+        await asyncio.gather(*(worker.work(end) for worker in workers))
+        for stall in stalls:
+            stall.cancel()
+        return end
+
+    end = run(scenario())
+
+    sent = sorted(moment for worker in workers for moment in worker.sent)
+    assert busiest(sent, 1) <= 10
+    assert busiest(sent, 60) <= 150
+    assert sum(moment < end for moment in sent) >= used * seconds / 60 * 150

@@ -1,0 +1,227 @@
+"""The demo's pure parts: reading the data, making events of it, and proving what became of them."""
+
+import io
+import json
+import re
+from collections import Counter
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from devstack.demo import plan, proof, purchases, screen
+from devstack.demo.result import Result
+from devstack.fake_upstream import Klaviyo, Settings
+
+SITE, KEY = "AbC123", "pk_test"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return purchases.read()
+
+
+@pytest.fixture(scope="module")
+def orders(rows):
+    return [purchases.order(row) for row in rows]
+
+
+def taken(*bodies):
+    """What the stand-in lists after taking bulk requests."""
+    klaviyo = Klaviyo({SITE: KEY}, Settings.unlimited())
+    headers = {
+        "Authorization": f"Klaviyo-API-Key {KEY}",
+        "revision": "2026-07-15",
+        "Content-Type": "application/vnd.api+json",
+    }
+    for body in bodies:
+        answer = klaviyo.handle("POST", "/api/event-bulk-create-jobs", headers, json.dumps(body).encode())
+        assert answer.status == 202, answer.body
+    return msgspec.to_builtins(list(klaviyo.events()))
+
+
+def by_id(orders):
+    return {order.unique_id: order for order in orders}
+
+
+def rejection(*orders, reason="refused_by_upstream", detail="Invalid email address."):
+    events = [purchases.create_event(order)["data"]["attributes"] for order in orders]
+    return {"reason": reason, "detail": detail, "payload": {"profile": {}, "events": events}}
+
+
+def test_the_data_is_what_its_source_says(rows):
+    alike = Counter(row[1:] for row in rows)
+
+    assert len(rows) == 6_919
+    assert len({row.sample_id for row in rows}) == len({row.full_id for row in rows}) == 2_357
+    assert sum(count > 1 for count in alike.values()) == 19
+    assert len(rows) - len(alike) == 21  # two of the nineteen are there three times
+    assert (rows[0].day, rows[0].cds, rows[0].dollars) == (datetime(1997, 1, 1, tzinfo=UTC), 2, 29.33)
+    assert {row.day.year for row in rows} == {1997, 1998}
+
+
+def test_equal_rows_are_orders_of_their_own(orders):
+    assert len(by_id(orders)) == 6_919
+
+
+def test_every_purchase_goes_exactly_one_way(rows, orders):
+    planned = plan.plan(rows)
+
+    assert [order.unique_id for order in (*planned.bulk, *planned.single)] == list(by_id(orders))
+    assert len(planned.bulk) == 5_000
+    assert all(order.backfill for order in planned.bulk)
+    assert set(by_id(planned.repeats)) <= set(by_id(planned.single))
+    assert all(plan.REFUSED_EMAIL in order.profile["email"] for order in planned.refused)
+    assert not set(by_id(planned.refused)) & set(by_id(orders))
+
+
+@pytest.mark.parametrize("count", [8, 300])
+def test_a_small_plan_has_all_of_it(rows, count):
+    planned = plan.plan(rows[:count])
+
+    assert len(planned.bulk) + len(planned.single) == count
+    assert planned.bulk
+    assert [len(planned.refused), len(planned.repeats), len(planned.invalid)] == [3, min(3, count // 4), 2]
+    assert len(planned.one_by_one) == len(planned.single) + 3 + len(planned.repeats)
+
+
+def test_what_arrives_as_sent_is_no_difference(orders):
+    bulk, single = purchases.backfilled(orders[:600]), orders[600:700]
+    arrivals = taken(purchases.bulk_job(bulk), purchases.bulk_job(single))
+
+    found = proof.prove(by_id([*bulk, *single]), arrivals, [])
+
+    assert (found.accepted, found.delivered, found.lost, found.duplicated) == (700, 700, 0, 0)
+    assert found.holds
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("value", lambda arrival: arrival["event"].update(value=0)),
+        ("value_currency", lambda arrival: arrival["event"].update(value_currency=None)),
+        ("time", lambda arrival: arrival["event"].update(time="1997-01-01T00:00:01+00:00")),
+        ("properties", lambda arrival: arrival["event"]["properties"].pop("CDs")),
+        ("metric", lambda arrival: arrival["event"]["metric"]["data"]["attributes"].update(name="Other")),
+        ("backfill", lambda arrival: arrival.update(backfill={"entry": None, "event": None})),
+        ("profile", lambda arrival: arrival["profile"]["attributes"].pop("external_id")),
+        ("location", lambda arrival: arrival["event"].update(location="added")),
+    ],
+)
+def test_what_arrives_altered_is_lost_and_named(orders, field, change):
+    sent = purchases.backfilled(orders[:2])
+    arrivals = taken(purchases.bulk_job(sent))
+    change(arrivals[0])
+
+    found = proof.prove(by_id(sent), arrivals, [])
+
+    assert dict(found.altered) == {sent[0].unique_id: (field,)}
+    assert (found.delivered, found.lost, found.holds) == (1, 1, False)
+
+
+def test_the_same_instant_and_a_null_are_no_difference(orders):
+    [arrival] = taken(purchases.bulk_job(orders[:1]))
+    arrival["event"] |= {"time": "1997-01-01T01:00:00.000+01:00", "anything": None}
+
+    assert proof.differences(orders[0], arrival) == ()
+
+
+def test_outcomes_add_up_to_what_was_accepted(orders):
+    delivered, rejected, lost = orders[0:3], orders[3:5], orders[5:6]
+    arrivals = taken(purchases.bulk_job(delivered))
+    archived = [rejection(*rejected), rejection(rejected[0])]
+
+    found = proof.prove(by_id([*delivered, *rejected, *lost]), arrivals, archived)
+
+    assert (found.accepted, found.delivered, found.rejected, found.lost) == (6, 3, 2, 1)
+    assert found.reasons == {"refused_by_upstream: Invalid email address.": 2}
+    assert (found.duplicated, found.stray, found.holds) == (0, 0, False)
+
+
+def test_a_second_arrival_is_a_duplicate(orders):
+    arrivals = taken(purchases.bulk_job(orders[:2]))
+
+    found = proof.prove(by_id(orders[:2]), [*arrivals, arrivals[0]], [])
+
+    assert (found.delivered, found.duplicated, found.holds) == (2, 1, False)
+
+
+def test_what_nobody_sent_is_stray(orders):
+    found = proof.prove(by_id(orders[:1]), taken(purchases.bulk_job(orders[:2])), [rejection(orders[2])])
+
+    assert (found.accepted, found.delivered, found.stray, found.holds) == (1, 1, 2, False)
+
+
+def test_delivered_and_archived_is_one_outcome_too_many(orders):
+    found = proof.prove(by_id(orders[:1]), taken(purchases.bulk_job(orders[:1])), [rejection(orders[0])])
+
+    assert (found.delivered, found.rejected, found.stray, found.holds) == (1, 0, 1, False)
+
+
+def test_a_dead_letter_tells_its_events_too(orders):
+    stored = {"sluice": 1, "entries": [{"events": [{"id": "x", "attributes": {"unique_id": "cdnow-1"}}]}]}
+    archived = [{"reason": "dead_letter", "detail": "Received often.", "payload": stored}]
+
+    assert proof.reasons_of(archived) == {"cdnow-1": "dead_letter: Received often."}
+    assert proof.reasons_of([{"reason": "malformed_message", "detail": "?", "payload": "not JSON"}]) == {}
+
+
+def result(orders, **changes):
+    found = proof.prove(by_id(orders[:4]), taken(purchases.bulk_job(orders[:3])), [rejection(*orders[3:4])])
+    fields = {"refused": {"400 no": 1}, "jobs": [2, 1], "answers": {"202": 2}, "queued": 0}
+    return Result(**{"proof": found, "requests": 2, "repeats": 1, "seconds": 1.25, **fields, **changes})
+
+
+def test_the_last_line_is_the_result(orders):
+    line = result(orders, jobs=[1_000, 980]).last_line
+
+    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 jobs=2 fill=99%"
+
+
+def test_no_job_is_no_fill(orders):
+    assert result(orders, jobs=[]).last_line.endswith("jobs=0 fill=0%")
+
+
+def test_something_still_queued_is_no_success(orders):
+    assert result(orders).succeeded
+    assert not result(orders, queued=1).succeeded
+
+
+def test_the_document_is_json(orders):
+    document = json.loads(json.dumps(result(orders).document()))
+
+    assert document["proof"]["delivered"] == 3
+    assert (document["events_per_job"], document["fill_percent"]) == (1.5, 0.1)
+
+
+def test_the_table_names_trouble_only_if_there_is_any(orders):
+    names = [name for name, _, _ in result(orders).table()]
+    troubled = [name for name, _, _ in result(orders, queued=2).table()]
+
+    assert {"accepted", "delivered", "rejected", "lost", "duplicated", "jobs issued"} <= set(names)
+    assert set(troubled) - set(names) == {"still queued"}
+
+
+def test_without_a_terminal_progress_is_plain_lines(orders):
+    output = io.StringIO()
+    console = Console(file=output, width=80)
+
+    with screen.Bars({"sent": 1_000, "arrived": 10}, console) as bars:
+        bars.add("sent", 1_000)
+        bars.set("arrived", 4)
+    screen.table(result(orders).table(), console)
+
+    assert output.getvalue().startswith("sent 1,000/1,000, arrived 4/10\n")
+    assert re.search(r"^delivered +3  with every value", output.getvalue(), re.MULTILINE)
+    assert "\x1b" not in output.getvalue()
+
+
+def test_on_a_terminal_progress_is_bars():
+    output = io.StringIO()
+    console = Console(file=output, width=80, force_terminal=True)
+
+    with screen.Bars({"sent": 2}, console) as bars:
+        bars.add("sent", 2)
+
+    assert "━" in output.getvalue()

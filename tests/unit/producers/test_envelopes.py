@@ -1,0 +1,209 @@
+"""Every envelope AWS puts around a message, as its documentation shows it, and what only looks like one."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sluice.producers.envelopes import Body, Object, opened
+from tests.support.factories import bulk, encoded, single
+
+SENT = datetime(2026, 11, 21, 12, tzinfo=UTC)
+EARLIER = datetime(2026, 11, 21, 11, 59, 58, 901_000, tzinfo=UTC)
+SINGLE = encoded(single()).decode()
+# Its own spelling has to survive: numbers, spaces and keys that stand twice are intake's to judge.
+ODD = '{ "data" : {"type": "event", "n": 1.50, "n": 12345678901234567890, "u": "\\u00e9"} }'
+
+
+def topic(message: str = SINGLE, **more: Any) -> dict[str, Any]:
+    return {
+        "Type": "Notification",
+        "MessageId": "63a3f6b6-d533-4a47-aef9-fcf5cf758c76",
+        "TopicArn": "arn:aws:sns:us-west-2:123456789012:MyTopic",
+        "Subject": "Testing publish to subscribed queues",
+        "Message": message,
+        "Timestamp": "2026-11-21T11:59:58.901Z",
+        "SignatureVersion": "1",
+        "Signature": "EXAMPLEnTrFPa3",
+        "SigningCertURL": "https://sns.us-west-2.amazonaws.com/SimpleNotificationService-f3.pem",
+        "UnsubscribeURL": "https://sns.us-west-2.amazonaws.com/?Action=Unsubscribe",
+        **more,
+    }
+
+
+def bus(detail: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "version": "0",
+        "id": "6a7e8feb-b491-4cf7-a9f1-bf3703467718",
+        "detail-type": "Klaviyo Event",
+        "source": "shop.orders",
+        "account": "111122223333",
+        "time": "2026-11-21T11:59:58Z",
+        "region": "us-west-1",
+        "resources": [],
+        "detail": detail,
+        **more,
+    }
+
+
+def record(name: str = "ObjectCreated:Put", **of_object: Any) -> dict[str, Any]:
+    return {
+        "eventVersion": "2.1",
+        "eventSource": "aws:s3",
+        "awsRegion": "us-west-2",
+        "eventTime": "2026-11-21T11:59:58.901Z",
+        "eventName": name,
+        "userIdentity": {"principalId": "AIDAJDPLRKLG7UEXAMPLE"},
+        "requestParameters": {"sourceIPAddress": "127.0.0.1"},
+        "responseElements": {"x-amz-request-id": "C3D13FE58DE4C810", "x-amz-id-2": "FMyUVURIY8"},
+        "s3": {
+            "s3SchemaVersion": "1.0",
+            "configurationId": "testConfigRule",
+            "bucket": {
+                "name": "amzn-s3-demo-bucket",
+                "ownerIdentity": {"principalId": "A3NL1KOZZKExample"},
+                "arn": "arn:aws:s3:::amzn-s3-demo-bucket",
+            },
+            "object": {
+                "key": "events/red+flower%2B%C3%BC.jsonl",
+                "size": 1024,
+                "eTag": "d41d8cd98f00b204e9800998ecf8427e",
+                "versionId": "096fKKXTRTtl3on89fVO.nfljtsv6qko",
+                "sequencer": "0055AED6DCD90281E5",
+                **of_object,
+            },
+        },
+    }
+
+
+TEST_EVENT = {
+    "Service": "Amazon S3",
+    "Event": "s3:TestEvent",
+    "Time": "2014-10-13T15:57:02.089Z",
+    "Bucket": "amzn-s3-demo-bucket",
+    "RequestId": "5582815E1AEA5ADF",
+    "HostId": "8cLeGAmw098X5cv4Zkwcmo8vvZa3eH3eKxsPzbB9wrR+YstdA6Knx4Ip8EXAMPLE",
+}
+ATTRIBUTES = {
+    "account": {"Type": "String", "Value": "AbC123"},
+    "surface": {"Type": "String", "Value": "event"},
+    "anything": {"Type": "Binary", "Value": "AAEC"},
+}
+FLOWER = Object(
+    "amzn-s3-demo-bucket",
+    "events/red flower+ü.jsonl",
+    EARLIER,
+    "096fKKXTRTtl3on89fVO.nfljtsv6qko",
+    "d41d8cd98f00b204e9800998ecf8427e",
+    "0055AED6DCD90281E5",
+)
+ON_THE_SECOND = EARLIER.replace(microsecond=0)
+
+
+def ours(body: str, **named: str) -> str:
+    return json.dumps(named)[:-1] + (", " if named else "") + f'"body": {body}}}'
+
+
+CASES: dict[str, tuple[str, Body | tuple[Object, ...]]] = {
+    "a body as it is": (ODD, Body(ODD, SENT)),
+    "a bulk body": (encoded(bulk()).decode(), Body(encoded(bulk()).decode(), SENT)),
+    "topic": (json.dumps(topic()), Body(SINGLE, EARLIER)),
+    "topic, odd": (json.dumps(topic(ODD)), Body(ODD, EARLIER)),
+    "topic with attributes": (
+        json.dumps(topic(MessageAttributes=ATTRIBUTES)),
+        Body(SINGLE, EARLIER, "AbC123", "event"),
+    ),
+    "topic with what is no JSON": (json.dumps(topic("hello")), Body("hello", EARLIER)),
+    "bus": (json.dumps(bus(None)).replace("null", ODD), Body(ODD, ON_THE_SECOND)),
+    "bus with the account": (
+        json.dumps(bus(None)).replace("null", ours(ODD, account="AbC123", surface="event")),
+        Body(ODD, ON_THE_SECOND, "AbC123", "event"),
+    ),
+    "transformed to a body": (SINGLE, Body(SINGLE, SENT)),
+    "transformed to ours": (
+        ours(ODD, account="AbC123", surface="bulk"),
+        Body(ODD, SENT, "AbC123", "bulk"),
+    ),
+    "ours without a name": (ours(ODD), Body(ODD, SENT)),
+    "bus by a topic": (json.dumps(topic(json.dumps(bus(json.loads(SINGLE))))), None),  # type: ignore[dict-item]
+    "bucket": (json.dumps({"Records": [record()]}), (FLOWER,)),
+    "bucket by a topic": (json.dumps(topic(json.dumps({"Records": [record()]}))), (FLOWER,)),
+    "bucket, several": (json.dumps({"Records": [record(), record("ObjectCreated:Copy")]}), (FLOWER,) * 2),
+    "bucket without versions": (
+        json.dumps({"Records": [record(versionId=None, eTag=None, sequencer=None)]}),
+        (Object(FLOWER.bucket, FLOWER.key, EARLIER),),
+    ),
+    "bucket of what was removed": (json.dumps({"Records": [record("ObjectRemoved:Delete")]}), ()),
+    "bucket that is configured": (json.dumps(TEST_EVENT), ()),
+}
+CASES["bus by a topic"] = (
+    CASES["bus by a topic"][0],
+    Body(json.dumps(json.loads(SINGLE)), ON_THE_SECOND),
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_envelope_is_taken_off(name: str) -> None:
+    text, expected = CASES[name]
+
+    assert opened(Body(text, SENT)) == expected
+
+
+def test_what_the_message_itself_names_holds_where_the_envelope_names_nothing() -> None:
+    named = Body(json.dumps(topic()), SENT, "AbC123", "event")
+
+    assert opened(named) == Body(SINGLE, EARLIER, "AbC123", "event")
+    assert opened(Body(ours(ODD, account="Other1"), SENT, "AbC123", "event")) == Body(
+        ODD, SENT, "Other1", "event"
+    )
+
+
+@pytest.mark.parametrize("timestamp", ["2027-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"])
+def test_no_envelope_is_from_a_time_that_cannot_be(timestamp: str) -> None:
+    text = json.dumps(topic(Timestamp=timestamp))
+
+    assert opened(Body(text, SENT)) == Body(SINGLE, SENT)
+
+
+NONE: list[str] = [
+    "",
+    "not JSON",
+    "[]",
+    "1",
+    '"Records"',
+    "{}",
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    '{"data": "\ud800"}',
+    json.dumps(topic(Type="SubscriptionConfirmation", Token="t", SubscribeURL="https://sns.example")),
+    json.dumps(topic(Timestamp="yesterday")),
+    json.dumps(topic(Timestamp="2026-11-21T11:59:58")),
+    json.dumps(topic(Message={"data": 1})),
+    json.dumps(topic(MessageAttributes=[1])),
+    json.dumps(bus({}, time=None)),
+    json.dumps({"Records": []})[:-2],
+    json.dumps({"Records": [record() | {"eventSource": "aws:sqs"}]}),
+    json.dumps({"Records": [record(key="")]}),
+    json.dumps({"Records": [record() | {"s3": {}}]}),
+    json.dumps({"Records": {"a": 1}}),
+    json.dumps(TEST_EVENT | {"Event": "s3:Other"}),
+    '{"body": {}, "account": 5}',
+    '{"body": {}, "account": "AbC123", "more": 1}',
+]
+
+
+@pytest.mark.parametrize("text", NONE, ids=lambda text: ascii(text)[:40])
+def test_what_is_none_stays_as_it_is(text: str) -> None:
+    assert opened(Body(text, SENT, "AbC123")) == Body(text, SENT, "AbC123")
+
+
+def test_envelopes_in_envelopes_end_somewhere() -> None:
+    text = SINGLE
+    for _ in range(10):
+        text = ours(text)
+
+    found = opened(Body(text, SENT))
+
+    assert isinstance(found, Body)
+    assert found.text.count('"body"') == 7

@@ -1,0 +1,289 @@
+"""The sources document: what is wrong with one is found with its place, and a bad one replaces nothing."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sluice.errors import Misconfigured, Retryable
+from sluice.webhooks import sources
+from sluice.webhooks.signatures import SCHEMES
+from sluice.webhooks.sources import Shelf
+from tests.support.factories import SITE_ID
+from tests.support.webhook_samples import document, own, source
+
+HMAC = {"scheme": "hmac", "header": "X-Signature"}
+HOOK = "/sources/shop"
+
+
+def signed(**signature: Any) -> dict[str, Any]:
+    return own() | document(
+        preset=None, signature=signature, events={"a": {"metric": "A", "profile": {"id": "b"}}}
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"sources": {}},
+        *[document(preset=preset) for preset in sources.presets()],
+        document(events={"placed-order": None}),
+        document(events={"placed-order": {"metric": "Bought", "properties": {"Tags": None, "Note": "note"}}}),
+        document(on_invalid="refuse", delivery_id="token"),
+        own(metric={"expression": "topic"}, properties={"a": {"b": ["c", 1, True]}}, each="items"),
+        *[signed(scheme=scheme) for scheme in SCHEMES],
+        signed(scheme="bearer", header="X-Gitlab-Token"),
+        signed(**HMAC),
+        signed(**HMAC, algorithm="sha1", encoding="base64", prefix="sha1=", separator=","),
+        signed(**HMAC, signed="{timestamp}:{body}", timestamp_header="X-Time"),
+        signed(
+            **HMAC, signed="{id}.{timestamp}.{body}", timestamp_prefix="t=", separator=",", id_header="X-Id"
+        ),
+    ],
+)
+def test_a_good_document_has_no_problems(written: dict[str, Any]) -> None:
+    assert sources.problems(written) == []
+    assert sources.decode(json.dumps(written).encode()).sources.keys() == written["sources"].keys()
+
+
+@pytest.mark.parametrize(
+    ("written", "where"),
+    [
+        ([], "/"),
+        ({}, "/sources"),
+        ({"sources": [], "more": 1}, "/sources"),
+        ({"sources": {"shop": None}}, HOOK),
+        ({"sources": {"Shop!": document()["sources"]["shop"]}}, "/sources/Shop!"),
+        (document(account=None), f"{HOOK}/account"),
+        (document(account="AbC12"), f"{HOOK}/account"),
+        (document(secret=None), f"{HOOK}/secret"),
+        (document(secret=""), f"{HOOK}/secret"),
+        (document(secret="../accounts"), f"{HOOK}/secret"),
+        (document(preset="shopfy"), f"{HOOK}/preset"),
+        (document(preset=None), f"{HOOK}/signature"),
+        (document(signature={"scheme": "none"}), f"{HOOK}/signature/scheme"),
+        (document(events={}, preset=None, signature={"scheme": "basic"}), f"{HOOK}/events"),
+        (document(on_invalid="ignore"), f"{HOOK}/on_invalid"),
+        (document(delivery_id="id["), f"{HOOK}/delivery_id"),
+        (document(extra=1), f"{HOOK}/extra"),
+        (document(events={"placed-order": {"value": "total["}}), f"{HOOK}/events/placed-order/value"),
+        (document(events={"placed-order": {"metric": None}}), f"{HOOK}/events/placed-order/metric"),
+        (document(events={"placed-order": {"vaule": "total"}}), f"{HOOK}/events/placed-order/vaule"),
+        (document(events={"placed-order": 1}), f"{HOOK}/events/placed-order"),
+        (document(events={"new": {"metric": "New", "when": "a = b"}}), f"{HOOK}/events/new/when"),
+        (document(profile={"email": "lower(a"}), f"{HOOK}/profile/email"),
+        (document(profile={"mail": "a"}), f"{HOOK}/profile/mail"),
+        (own(profile=None), f"{HOOK}/events/seen/profile"),
+        (own(profile={"properties": {"a": {"b": "c("}}}), f"{HOOK}/events/seen/profile/properties/a/b"),
+        (own(profile={"location": {"city": "bogus()"}}), f"{HOOK}/events/seen/profile/location/city"),
+        (own(profile={"first_name": "a"}), f"{HOOK}/events/seen/profile"),
+        (own(metric=""), f"{HOOK}/events/seen/metric"),
+        (own(metric="x" * 128), f"{HOOK}/events/seen/metric"),
+        (own(metric={"expression": "a["}), f"{HOOK}/events/seen/metric/expression"),
+        (own(properties={"a": ["b", {"c": "d("}]}), f"{HOOK}/events/seen/properties/a/1/c"),
+        (signed(scheme="hmac"), f"{HOOK}/signature/header"),
+        (signed(scheme="shopify", header="X-Other"), f"{HOOK}/signature/header"),
+        (signed(scheme="basic", prefix="Digest "), f"{HOOK}/signature/prefix"),
+        (signed(scheme="hmac", header="X Signature"), f"{HOOK}/signature/header"),
+        (signed(**HMAC, algorithm="md5"), f"{HOOK}/signature/algorithm"),
+        (signed(**HMAC, signed="{timestamp}"), f"{HOOK}/signature/signed"),
+        (signed(**HMAC, signed="{body}{nonce}"), f"{HOOK}/signature/signed"),
+        (signed(**HMAC, signed="{timestamp}.{body}"), f"{HOOK}/signature/signed"),
+        (signed(**HMAC, timestamp_header="X-Time"), f"{HOOK}/signature/signed"),
+        (
+            signed(**HMAC, signed="{timestamp}{body}", timestamp_prefix="", separator=","),
+            f"{HOOK}/signature/signed",
+        ),
+        (
+            signed(
+                **HMAC,
+                signed="{timestamp}{body}",
+                timestamp_prefix="t=",
+                timestamp_header="X-Time",
+                separator=",",
+            ),
+            f"{HOOK}/signature/signed",
+        ),
+        (
+            signed(**HMAC, signed="{timestamp}{body}", timestamp_prefix="t="),
+            f"{HOOK}/signature/timestamp_prefix",
+        ),
+        (signed(**HMAC, signed="{id}.{body}"), f"{HOOK}/signature/signed"),
+    ],
+)
+def test_a_mistake_is_found_where_it_stands(written: Any, where: str) -> None:
+    found = sources.problems(written)
+
+    assert where in [problem.pointer for problem in found]
+    with pytest.raises(Misconfigured, match="sources document is not valid"):
+        sources.decode(json.dumps(written).encode())
+
+
+def test_every_mistake_is_found_at_once() -> None:
+    events = {"placed-order": {"value": "a["}, "ordered-product": {"when": "b["}}
+    written = {"sources": {"a": document(events=events)["sources"]["shop"], "b": {"account": 1}}}
+
+    where = {problem.pointer for problem in sources.problems(written)}
+
+    assert {"/sources/a/events/placed-order/value", "/sources/a/events/ordered-product/when"} <= where
+    assert {"/sources/b/account", "/sources/b/secret", "/sources/b/signature", "/sources/b/events"} <= where
+
+
+def test_a_mistake_in_the_structure_hides_no_other() -> None:
+    events = {
+        "new": {"metric": "New", "colour": "blue", "value": "a[", "profile": {"mail": "x", "email": "b["}},
+        "none": 5,
+        "nobody": {"metric": "", "profile": {"title": 1}},
+    }
+    signature = {"scheme": "hmac", "header": "a header", "signed": "{bdy}"}
+    written = document(
+        account="AbC1", secret="a secret", delivery_id="c[", events=events, signature=signature, colour="red"
+    )
+
+    where = sorted((problem.pointer or "").removeprefix(HOOK) for problem in sources.problems(written))
+
+    assert where == [
+        "/account",
+        "/colour",
+        "/delivery_id",
+        "/events/new/colour",
+        "/events/new/profile/email",
+        "/events/new/profile/mail",
+        "/events/new/value",
+        "/events/nobody/metric",
+        "/events/nobody/profile/title",
+        "/events/none",
+        "/secret",
+        "/signature/header",
+        "/signature/signed",
+    ]
+
+
+def test_what_an_unknown_preset_would_have_is_not_missing() -> None:
+    found = sources.problems(document(preset="shopfy", secret=None, delivery_id=1))
+
+    assert {each.pointer for each in found} == {
+        f"{HOOK}/{name}" for name in ("preset", "secret", "delivery_id")
+    }
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"sources": 1}', b"[" * 100_000])
+def test_what_is_no_document_is_refused(data: bytes) -> None:
+    with pytest.raises(Misconfigured, match="sources document"):
+        sources.decode(data)
+
+
+def test_a_document_has_a_mebibyte_and_no_more() -> None:
+    largest = json.dumps(document()).encode().ljust(2**20)
+
+    assert sources.decode(largest).sources.keys() == {"shop"}
+    with pytest.raises(Misconfigured, match="exceeds 1048576 bytes"):
+        sources.decode(largest + b" ")
+
+
+def test_a_source_says_more_than_its_preset() -> None:
+    events = {"placed-order": {"metric": "Bought", "properties": {"Tags": None}}, "refund": None}
+    of = source(document(events=events, profile={"last_name": None}))
+    by_name = {mapping.name: mapping for mapping in of.mappings}
+
+    assert by_name["placed-order"].metric == "Bought"
+    assert "refund" not in by_name
+    assert "last_name" not in by_name["placed-order"].profile
+    assert "email" in by_name["placed-order"].profile
+    assert "Tags" not in by_name["placed-order"].attributes["properties"]  # type: ignore[operator]
+    assert (of.account, of.secret, of.refuses) == (SITE_ID, "shop", False)
+
+
+GOOD = json.dumps(document()).encode()
+OTHER = json.dumps(document(secret="new")).encode()
+
+
+class Bucket:
+    """One object, as it is read with the ETag of the copy at hand."""
+
+    def __init__(self, content: bytes = GOOD) -> None:
+        self.content = content
+        self.reads = 0
+        self.fails = False
+
+    def fetch(self, etag: str | None) -> tuple[str, bytes] | None:
+        self.reads += 1
+        if self.fails:
+            raise Retryable("the sources document cannot be read")
+        current = str(hash(self.content))
+        return None if etag == current else (current, self.content)
+
+
+@pytest.fixture
+def shelf() -> tuple[Bucket, Shelf, list[str], Callable[[float], None]]:
+    bucket, said, now = Bucket(), [], [100.0]
+
+    def later(seconds: float) -> None:
+        now[0] += seconds
+
+    reported: list[str] = said
+    return bucket, Shelf(bucket.fetch, reported.append, lambda: now[0]), reported, later
+
+
+def test_a_document_is_looked_at_once_a_minute(shelf: Any) -> None:
+    bucket, kept, _, later = shelf
+
+    assert kept.sources() is kept.sources()
+    bucket.content = OTHER
+    assert kept.sources().sources["shop"].secret == "shop"
+    later(60)
+    assert kept.sources().sources["shop"].secret == "new"
+    later(60)
+    assert kept.sources().sources["shop"].secret == "new"
+    assert bucket.reads == 3
+
+
+def test_a_bad_document_replaces_nothing(shelf: Any) -> None:
+    bucket, kept, said, later = shelf
+    kept.sources()
+
+    bucket.content = b"{}"
+    later(60)
+
+    assert kept.sources().sources["shop"].secret == "shop"
+    assert "/sources" in said[0]
+    bucket.content = OTHER
+    later(60)
+    assert kept.sources().sources["shop"].secret == "new"
+
+
+def test_a_document_that_cannot_be_read_is_kept(shelf: Any) -> None:
+    bucket, kept, said, later = shelf
+    kept.sources()
+
+    bucket.fails = True
+    later(60)
+
+    assert kept.sources().sources["shop"].secret == "shop"
+    assert said == ["the sources document cannot be read"]
+    kept.sources()
+    assert bucket.reads == 2
+
+
+def test_without_a_document_at_hand_the_fault_is_told(shelf: Any) -> None:
+    bucket, kept, _, _ = shelf
+
+    bucket.fails = True
+    with pytest.raises(Retryable):
+        kept.sources()
+    bucket.fails, bucket.content = False, b"{}"
+    with pytest.raises(Misconfigured):
+        kept.sources()
+    bucket.content = GOOD
+    assert kept.sources().sources.keys() == {"shop"}
+
+
+def test_where_there_is_no_document_there_are_no_sources(shelf: Any) -> None:
+    bucket, kept, _, later = shelf
+    bucket.content = b""
+
+    assert kept.sources().sources == {}
+    bucket.content = GOOD
+    later(60)
+    assert kept.sources().sources.keys() == {"shop"}
