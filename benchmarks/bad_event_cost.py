@@ -9,8 +9,8 @@ import msgspec
 from benchmarks import corpus, gateway
 from devstack.fake_upstream.settings import Poison
 from sluice.message import Message
-from tests.simulation import World
-from tests.simulation import run as pretend
+from tests.support.pretended_world import World
+from tests.support.pretended_world import run as pretend
 
 BAD: Final = (0, 1, 10, 100)
 _DAY: Final = 86_400.0

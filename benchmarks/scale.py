@@ -15,8 +15,8 @@ from sluice import message
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
 from sluice.delivery import rate_limiter
 from sluice.message import StoredMessage
-from tests.simulation import World
-from tests.simulation import run as pretend
+from tests.support.pretended_world import World
+from tests.support.pretended_world import run as pretend
 
 _isolated: Final = multiprocessing.get_context("spawn")
 _HOUR: Final = 3_600.0

@@ -20,7 +20,7 @@ from sluice.delivery import rate_limiter
 from sluice.delivery.rate_limiter import OutOfTime, Pace
 from sluice.delivery.responses import Answer, retry_after
 from sluice.errors import Retryable
-from tests.simulation import Clock, run
+from tests.support.pretended_world import Clock, run
 
 TABLE = "state"
 NOW = 1_800_000_000.0

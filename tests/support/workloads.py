@@ -11,7 +11,7 @@ from devstack.fake_upstream import Klaviyo
 from sluice.contract import Surface
 from sluice.klaviyo import parser
 from sluice.message import Message
-from tests.simulation import START, World, run
+from tests.support.pretended_world import START, World, run
 
 SITE, KEY = "AbC123", "pk_abc"
 OTHER, OTHER_KEY = "XyZ789", "pk_xyz"

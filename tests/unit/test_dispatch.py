@@ -24,7 +24,7 @@ from sluice.errors import Retryable
 from sluice.klaviyo import packing
 from sluice.message import encode
 from sluice.rejection import Reason
-from tests.simulation import START, World, run
+from tests.support.pretended_world import START, World, run
 from tests.support.workloads import (
     HOUR,
     KEY,

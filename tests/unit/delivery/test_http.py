@@ -17,8 +17,8 @@ from sluice.accounts import Account, App
 from sluice.delivery import http
 from sluice.delivery.responses import Answer
 from sluice.errors import Misconfigured
-from tests.simulation import run
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event
+from tests.support.pretended_world import run
 
 KEY = "pk_never_to_be_said"
 ACCOUNT = Account(SITE_ID, KEY)

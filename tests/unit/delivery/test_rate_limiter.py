@@ -21,7 +21,7 @@ from sluice.delivery.rate_limiter import (
     pause,
     reserve,
 )
-from tests.simulation import run
+from tests.support.pretended_world import run
 
 NOW = 1_800_000_000_000
 MINUTE = 60_000

@@ -8,7 +8,7 @@ import pytest
 
 from sluice.delivery import backoff, rate_limiter
 from sluice.delivery.responses import Answer
-from tests.simulation import START, World, run
+from tests.support.pretended_world import START, World, run
 from tests.support.workloads import (
     HOUR,
     KEY,

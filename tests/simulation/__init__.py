@@ -1,0 +1,1 @@
+"""The deterministic simulator: the real functions in a pretended world that one seed decides."""

@@ -1,0 +1,21 @@
+"""Secrets Manager: texts by name."""
+
+from typing import Any
+
+from tests.simulation.aws.errors import error
+
+
+class SecretsManager:
+    """The current text of each secret, by its name."""
+
+    def __init__(self, secrets: dict[str, str]) -> None:
+        self.secrets = secrets
+
+    def get_secret_value(self, **given: Any) -> dict[str, Any]:
+        """Reads a secret."""
+        if unknown := given.keys() - {"SecretId"}:
+            raise NotImplementedError(f"parameters {sorted(unknown)}")
+        try:
+            return {"Name": given["SecretId"], "SecretString": self.secrets[given["SecretId"]]}
+        except KeyError:
+            raise error("ResourceNotFoundException", "GetSecretValue") from None
