@@ -112,12 +112,12 @@ def markdown(results: Results) -> str:
     parts = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; the numbers with more digits are in [benchmarks.json](benchmarks.json). "
+        "`make bench` writes this page. [benchmarks.json](benchmarks.json) has the numbers with more digits. "
         "Measured " + machine["when"] + " on " + machine["words"] + ". " + machine["versions"] + ".",
         "",
-        "Times are processor time on one core, the best of several rounds, all contestants in turn. "
-        "The corpus: 1,000 Placed Orders of about 800 bytes, ten properties each, of 250 profiles, from a fixed "
-        "seed ([benchmarks/corpus.py](../benchmarks/corpus.py)).",
+        "Times are processor time on one core: the best of several rounds, in which all contestants alternate. "
+        "The corpus is 1,000 Placed Orders of about 800 bytes, with ten properties each, of 250 profiles, from a "
+        "fixed seed ([benchmarks/corpus.py](../benchmarks/corpus.py)).",
         "",
         "![Events a second on one core](benchmarks.svg)",
         "",
@@ -176,29 +176,34 @@ def _hotpath(hot: Results) -> list[str]:
     return [
         "## Hot path",
         "",
-        "From a caller's bytes to the bytes sent upstream, sockets left out. The body has an entry for each "
-        "event, as senders that do not group write it; Sluice groups it by profile. Ours checks every rule of "
+        "It leads from a caller's bytes to the bytes sent upstream, without sockets. The body has an entry for "
+        "each event, as senders that do not group write it; Sluice groups it by profile. Sluice checks every rule of "
         "the API, stamps ids, and goes through the queue's form in between.",
         "",
         *_table(("", "Events a second", "Bytes sent", "Memory"), lines),
         "",
-        f"Sluice's µs an event, in one pass: {steps} = {sum(ours['steps'].values()):.2f}. What is called alone finds "
-        "other caches, so that the two functions alone add up to a little more or less. "
+        f"Sluice's µs an event, in one pass: {steps} = {sum(ours['steps'].values()):.2f}. A function that "
+        "is called alone finds other caches, so the two functions alone add up to a little more or less. "
         f"{singles['events']:,} messages of one event, decoded, packed and written: "
         f"{singles['events_per_second']:,.0f} events a second in {singles['jobs']} jobs, "
         f"{singles['memory'] / _MIB:.0f} MiB.",
         "",
-        "Each call follows a garbage collection and so finds caches as cold as after other work, as a request "
-        "does. In a tight loop over the same body, without the collector, the floor, all of it native code, gains "
-        "more from warm caches than Sluice does: both figures are among the [bars](#bars). Memory is what the "
-        "process grows by at most for the 1,000 events, after it has done the same with two: modules and what is "
-        "made once count for nobody.",
+        "Each call follows a garbage collection, so it finds caches as cold as a request does after other work. "
+        "In a tight loop over the same body, without the collector, the floor gains more from warm caches than Sluice "
+        "does, because all of it is native code. Both figures are among the [bars](#bars). Memory is the most by which "
+        "the process grows for the 1,000 events, after it has done the same with two. So modules and objects that are "
+        "made once are not counted.",
         "",
-        "What is compared: `klaviyo-api` 25 builds its models from the same body and writes the request; "
-        "`klaviyo-api` 23 takes camelCase models, so renaming is part of it; Segment's batch of its Track Event "
-        "action runs mapping, validation and request (3.497.0, with `fast-uri` 3.1.0, as its newer one refuses "
-        "every event, and `client-kinesis`, which is not used here, at a version that exists); `dtex` is an "
-        "extract-load tool whose Klaviyo destination makes bulk bodies from records, an entry for each event. "
+        "The contestants:",
+        "",
+        "- `klaviyo-api` 25 builds its models from the same body and writes the request.",
+        "- `klaviyo-api` 23 takes camelCase models, so renaming is part of it.",
+        "- Segment's batch of its Track Event action runs mapping, validation and request. It is 3.497.0, with "
+        "`fast-uri` 3.1.0, because the newer one refuses every event, and with an existing version of "
+        "`client-kinesis`, which is not used here.",
+        "- `dtex` is an extract-load tool. Its Klaviyo destination makes bulk bodies from records, with an entry for "
+        "each event.",
+        "",
         "None of them checks all of the API's rules, and none has a queue in between.",
         "",
     ]
@@ -217,7 +222,7 @@ def _singles(singles: Results) -> list[str]:
         "## One request in ingest",
         "",
         f"The whole handler, with Powertools, in milliseconds by the clock: medians of {ROUNDS} rounds. AWS is a "
-        "stub on the loopback interface, in a process of its own.",
+        "fake on the loopback interface, in a process of its own.",
         "",
         *_table(("", "p50", "p99"), warm),
         "",
@@ -242,9 +247,9 @@ def _saturation(saturation: Results) -> list[str]:
     return [
         "## Saturation",
         "",
-        "The real dispatch, its HTTP client and the stand-in on a real socket; requests are the stand-in's count. "
-        "With the limits off the stand-in, which checks every event, and two workers share the "
-        "machine's processors: what it shows is a lower bound.",
+        "The real dispatch and its HTTP client send to the fake upstream over a real socket. The fake upstream counts "
+        "the requests. With its limits off, it and two workers share the machine's processors, and it checks every "
+        "event, so the figure is a lower bound.",
         "",
         *_table(("", "Seconds", "Requests", "Of those allowed", "Fill", "Events a second", "429s"), rows),
         "",
@@ -285,12 +290,15 @@ def _scale(scale: Results) -> list[str]:
     return [
         "## Scale",
         "",
-        "The same events packed, and their jobs written, so many at a time, in µs an event; in brackets beside the "
-        "first row. The work is flat: Python's interpreter carries out as many instructions for an event among a "
-        "million as for one among a thousand. So is memory. Time is not: in the program it grows until what is made "
-        "of the events has outgrown the processor's caches, and no further; memory that was not used before has to "
-        "be got from the system; and the garbage collector looks through all that is there ever again. An invocation "
-        "gets 10,000 messages at most.",
+        "The same events are packed and their jobs written, so many at a time. Times are in µs an event; in brackets "
+        "is the ratio to the first row. The work is flat: Python's interpreter carries out as many instructions for "
+        "an event among a million as for one among a thousand. Memory is flat, too. Time is not, for three reasons:",
+        "",
+        "- In the program it grows until the objects made of the events have outgrown the processor's caches.",
+        "- The system has to provide memory that was not used before.",
+        "- The garbage collector looks through all objects again and again.",
+        "",
+        "An invocation gets 10,000 messages at most.",
         "",
         *_table(
             (
@@ -304,9 +312,9 @@ def _scale(scale: Results) -> list[str]:
             packing,
         ),
         "",
-        "Backlogs of single events, drained by the real dispatch in pretended time. Memory is what the process, "
-        "with queue and stand-in in it, grows by at most beyond the waiting messages: that of the batches in hand, "
-        "however many wait behind them.",
+        "The real dispatch drains backlogs of single events in simulated time. Memory is the most by which the process, "
+        "with queue and fake upstream in it, grows beyond the waiting messages. It is the memory of the batches being "
+        "processed, however many messages wait behind them.",
         "",
         *_table(
             (
@@ -332,15 +340,15 @@ def _waste(waste: Results) -> list[str]:
     return [
         "## Waste",
         "",
-        "Upstream requests until all good events of a full job are delivered, by how many of its 1,000 events "
-        "the upstream refuses, and by what it says about them.",
+        "The table counts upstream requests until all good events of a full job are delivered, by the number of its "
+        "1,000 events that the upstream refuses, and by the events that it names.",
         "",
         *_table(("", *(f"{bad} bad" for bad in counts)), rows),
         "",
-        "What others do, by their source: Segment marks the events that Klaviyo points at as failed and the rest "
-        "as to be retried, and leaves the retry to its platform; `klaviyo-api` raises and `dtex` fails the "
-        "stream: the whole request is its caller's again. Sending one event a request, which nothing can spoil, "
-        "takes 1,000.",
+        "The others do this, by their source. Segment marks the events that Klaviyo points at as failed and the rest "
+        "as to be retried, and leaves the retry to its platform. `klaviyo-api` raises and `dtex` fails the stream, so "
+        "the caller has to handle the whole request again. Sending one event a request needs no search, but takes "
+        "1,000 requests.",
         "",
     ]
 
@@ -367,25 +375,25 @@ def _cost(cost: Results) -> list[str]:
     return [
         "## Cost",
         "",
-        "US dollars for a million events, by the way they come in; those below the routes are producers' own, "
-        "whose events dispatch checks. Prices are those on demand as listed for "
+        "US dollars for a million events, by the way they come in. The rows below the routes are of producers, whose "
+        "events dispatch checks. Prices are on demand, as listed for "
         f"{cost['assumed']['prices']}, no free tier.",
         "",
         *_table(("", *parts, "total"), dollars),
         "",
-        "They follow from these counts, which are of the same million:",
+        "They follow from these counts of the same million:",
         "",
         *_table(("", *counted), counts),
         "",
-        "- Counted are messages and items as the code writes them for the corpus, SQS's requests in units of 64 KB, "
+        "- Messages and items are counted as the code writes them for the corpus. SQS's requests are in units of 64 KB, "
         "writes to DynamoDB in units of 1 KB. `SendMessageBatch` has messages of one event, like SNS and EventBridge.",
-        "- Measured here are the processor times: of the route's handler, and of dispatch. A call from a function to "
-        f"a service is taken as {cost['assumed']['service_call_ms']:.0f} ms.",
-        "- Jobs are full, each message is received once with nine others, and one dispatch worker waits for turns all "
-        "the time, at Klaviyo's limit or at an app's 120 calls a minute: that is most of what Pipeless costs.",
+        "- The processor times of the route's handler and of dispatch are measured here. A call from a function to a "
+        f"service is taken as {cost['assumed']['service_call_ms']:.0f} ms.",
+        "- Jobs are full, and each message is received once with nine others. One dispatch worker waits for slots all "
+        "the time, at Klaviyo's limit or at an app's 120 calls a minute. This wait is most of the cost of Pipeless.",
         "- SQS's requests for messages with a message group, which Sluice's own have, are taken as $0.10 a million "
-        "dearer. What SNS and EventBridge put on the queue is counted as sent by SQS, too.",
-        "- Left out are logs, metrics, storage, retries, empty receives, and refused events.",
+        "dearer. Messages that SNS and EventBridge put on the queue are counted as sent by SQS, too.",
+        "- Logs, metrics, storage, retries, empty receives and refused events are left out.",
         "",
     ]
 

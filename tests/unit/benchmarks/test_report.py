@@ -28,7 +28,7 @@ def test_report_is_made_from_what_was_recorded(suffix: str, write: Any) -> None:
 def test_readme_says_how_fast_a_backlog_is_drained() -> None:
     backlog = RECORDED["scale"]["backlogs"][-1]
 
-    minutes, requests = said(r"A backlog of a million reaches Klaviyo in # minutes, by # requests and no 429")
+    minutes, requests = said(r"A backlog of a million events reaches Klaviyo in # minutes, with # requests and no 429")
 
     assert (backlog["events"], backlog["throttles"]) == (1_000_000, 0)
     assert (minutes, requests) == (round(backlog["simulated_seconds"] / 60, 1), backlog["requests"])
@@ -37,7 +37,7 @@ def test_readme_says_how_fast_a_backlog_is_drained() -> None:
 def test_readme_says_what_bad_events_cost() -> None:
     waste = RECORDED["waste"]
 
-    [unnamed] = said(r"with one more request, or with # if Klaviyo does not say which")
+    [unnamed] = said(r"with one more request, or with # more if Klaviyo does not say which")
 
     assert waste["ours, all named"]["1"]["requests"] == 1 + 1
     assert waste["ours, none named"]["1"]["requests"] == 1 + unnamed
@@ -58,7 +58,7 @@ def test_readme_says_no_more_than_was_measured_of_the_hot_path() -> None:
     rate = hot["ungrouped"]["events_per_second"]
     [segment] = [each for name, each in hot["peers"].items() if name.startswith("Segment's")]
 
-    [claimed] = said(r"one core takes # events a second .* about twice as many as Segment's")
+    [claimed] = said(r"One core takes # events a second .* about twice as many as Segment's")
 
     assert claimed <= rate < 1.3 * claimed
     assert 1.75 < rate / segment["events_per_second"] < 3
