@@ -1,13 +1,13 @@
-"""Start and stop one ministack, the AWS emulator everything local runs on.
+"""Starts and stops one ministack, the AWS emulator that everything local runs on.
 
-An emulator listens on 127.0.0.1 only, keeps all of its files under one folder given by the caller, sees
-nothing of the caller's environment (so no real credentials reach an emulated function) and never talks to
-Docker. It lives in a process group of its own, because its functions run in worker processes that have to end
-with it. It outlives the process that started it unless it is stopped, and can be stopped from any other
-process: keep the two numbers of an `Emulator` and call `stop()` on an equal one.
+An emulator listens on 127.0.0.1 only, keeps all of its files in one folder given by the caller, and never
+talks to Docker. It sees nothing of the caller's environment, so no real credentials reach an emulated
+function. It leads a process group of its own, because its functions run in worker processes that have to end
+with it. It outlives the process that started it, until it is stopped. Any other process can stop it: keep the
+two numbers of an `Emulator` and call `stop()` on an equal one.
 
-ministack pins its own botocore and runs functions under its own interpreter, so it has a virtual environment
-of its own, with the runtime's Python: `.venv-emulator`, or whatever `SLUICE_EMULATOR_PYTHON` names.
+ministack pins its own botocore and runs functions under its own interpreter. So it has a virtual environment
+of its own, with the runtime's Python: `.venv-emulator`, or the one that `SLUICE_EMULATOR_PYTHON` names.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
-# What ministack takes for the account's root user, whom no policy restricts.
+# The account's root user at ministack, whom no policy restricts.
 ROOT_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 SERVICES = (
     "apigateway",
@@ -49,12 +49,12 @@ STOP_SECONDS = 10.0
 
 
 class EmulatorError(Exception):
-    """The emulator cannot be started or used; the text says why in one sentence."""
+    """Says that the emulator cannot be started or used; the text says why in one sentence."""
 
 
 @dataclass(frozen=True)
 class Emulator:
-    """A running emulator, known by its process (which leads its process group) and its port."""
+    """Identifies a running emulator by its process, which leads its process group, and by its port."""
 
     pid: int
     port: int
@@ -64,7 +64,9 @@ class Emulator:
         return f"http://{HOST}:{self.port}"
 
     def alive(self) -> bool:
-        """Whether that process still runs and still is an emulator: process ids are used again."""
+        """Tells whether that process still runs and still is an emulator, because process ids are used
+        again.
+        """
         with contextlib.suppress(ChildProcessError):  # started by somebody else: not ours to collect
             os.waitpid(self.pid, os.WNOHANG)
         shown = subprocess.run(
@@ -73,7 +75,7 @@ class Emulator:
         return "ministack" in shown.stdout
 
     def healthy(self) -> bool:
-        """Whether it answers on its port."""
+        """Tells whether it answers on its port."""
         try:
             with urllib.request.urlopen(f"{self.endpoint}/_ministack/health", timeout=2) as answer:
                 return "services" in json.load(answer)
@@ -81,7 +83,7 @@ class Emulator:
             return False
 
     def stop(self) -> None:
-        """End the emulator and every worker process of its functions. Stopping twice is fine."""
+        """Ends the emulator and every worker process of its functions; stopping twice is fine."""
         if not self.alive():
             return
         os.killpg(self.pid, signal.SIGTERM)
@@ -96,7 +98,7 @@ class Emulator:
 
 
 def interpreter() -> Path:
-    """The Python of the emulator's virtual environment."""
+    """Returns the Python of the emulator's virtual environment."""
     python = Path(os.environ.get("SLUICE_EMULATOR_PYTHON", ".venv-emulator/bin/python"))
     if not python.is_file():
         raise EmulatorError(f"no emulator at {python}: let make build it or set SLUICE_EMULATOR_PYTHON")
@@ -104,7 +106,7 @@ def interpreter() -> Path:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on right now."""
+    """Returns a loopback port on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -120,12 +122,11 @@ def start(
     region: str = REGION,
     extra_environment: Mapping[str, str] | None = None,
 ) -> Emulator:
-    """Start an emulator and wait until it answers.
+    """Starts an emulator and waits until it answers.
 
-    data_dir: everything it writes goes here: its log (`ministack.log`), functions' code, objects.
-    auth: enforce the IAM policies of each caller, above all of each function's role.
-    services: what to serve, by ministack's names.
-    extra_environment: further variables of the emulator; its functions see them too.
+    data_dir: the folder of all its files: its log (`ministack.log`), functions' code, objects. auth: enforce
+    the IAM policies of each caller, above all of each function's role. services: the services to run, by
+    ministack's names. extra_environment: further variables of the emulator; its functions see them too.
     Raises EmulatorError when the port is taken or the emulator does not come up.
     """
     _require_free(port)
@@ -161,7 +162,7 @@ def start(
 def running(
     data_dir: Path, *, auth: bool = False, services: Sequence[str] = SERVICES, port: int | None = None
 ) -> Iterator[Emulator]:
-    """An emulator for the length of a `with` block, on a free port unless one is given."""
+    """Runs an emulator for the length of a `with` block, on a free port unless one is given."""
     emulator = start(port or free_port(), data_dir, auth=auth, services=services)
     try:
         yield emulator

@@ -1,8 +1,8 @@
-"""SQS permissions as AWS understands them, for an emulator that does not.
+"""Grants SQS permissions as AWS understands them, for an emulator that does not.
 
-On AWS who may send, delete or hide one message may do so with a batch of them, and there is no permission
-for batches. ministack asks for one named after the call. A role that is right for AWS gets those here, each
-beside the permission it belongs to, so that policies may be enforced without being changed.
+On AWS a role that may send, delete or hide one message may do so with a batch of them, and there is no
+permission for batches. ministack asks for one named after the call. A role that is right for AWS gets those
+here, each beside the permission that it belongs to. So policies can be enforced without being changed.
 """
 
 import json
@@ -15,7 +15,7 @@ BATCHES = {
 
 
 def allow_batches(iam: Any) -> None:
-    """Let every role do in batches what it may do one by one. Doing so twice is fine."""
+    """Lets every role do in batches the calls that it may make one by one; doing so twice is fine."""
     for role in iam.list_roles()["Roles"]:
         name = role["RoleName"]
         for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
@@ -26,7 +26,7 @@ def allow_batches(iam: Any) -> None:
 
 
 def with_batches(document: dict[str, Any]) -> dict[str, Any]:
-    """A policy document that names the batches' permissions too."""
+    """Returns a policy document that names the batches' permissions too."""
     return {**document, "Statement": [_with_batches(statement) for statement in document["Statement"]]}
 
 

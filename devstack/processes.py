@@ -1,8 +1,8 @@
-"""Background processes that outlive the command that started them.
+"""Runs background processes that outlive the command that started them.
 
-Each is known by two things that go into a file and come back: its process id, and the path of the ready file
-it was told to write. That path stands on its command line, so that a later process with the same id, or
-another checkout's, is never taken for it.
+Each is identified by its process id and by the path of the ready file that it was told to write. Both go into
+a file and come back. The path stands on the command line of the process, so a later process with the same id,
+or another checkout's, is never taken for it.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from pathlib import Path
 
 
 class ServiceError(Exception):
-    """A process did not come up; the text says which and where its log is."""
+    """Says that a process did not come up; the text says which, and where its log is."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One running process, leading a process group of its own."""
+    """Identifies one running process, which leads a process group of its own."""
 
     pid: int
     ready_file: Path
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Tells whether it still runs."""
         with contextlib.suppress(ChildProcessError):  # started by an earlier command: not ours to collect
             os.waitpid(self.pid, os.WNOHANG)
         shown = subprocess.run(
@@ -37,7 +37,7 @@ class Service:
         return str(self.ready_file) in shown.stdout
 
     def stop(self, seconds: float) -> None:
-        """Ask it to end and, after so many seconds, end it. Stopping twice is fine."""
+        """Asks it to end and, after `seconds`, ends it; stopping twice is fine."""
         deadline = time.monotonic() + seconds
         ending = signal.SIGTERM
         while self.alive():
@@ -50,7 +50,7 @@ class Service:
 
 
 def start(module: str, arguments: Sequence[str], ready_file: Path, log: Path, seconds: float) -> Service:
-    """Run `python -m module` and wait until it has written its ready file.
+    """Runs `python -m module` and waits until it has written its ready file.
 
     Raises ServiceError, with nothing left running, when it ends before that or takes longer than `seconds`.
     """

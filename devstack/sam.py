@@ -1,7 +1,7 @@
-"""Build and deploy with the real SAM CLI, into an emulator; `samconfig.toml` has the settings, as `local`.
+"""Builds and deploys with the real SAM CLI, into an emulator; `samconfig.toml` has the settings, as `local`.
 
-SAM gets a home of its own and a closed door to `~/.aws`, and sends no telemetry. Its own virtual environment
-comes first on its PATH, because building needs a `python3.13` there.
+SAM gets a home of its own, cannot read `~/.aws`, and sends no telemetry. Its own virtual environment comes
+first on its PATH, because building needs a `python3.13` there.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ SOURCES = ("template.yaml", "samconfig.toml", "functions", "layers")
 
 
 class SamError(Exception):
-    """SAM failed; the text ends with the last lines it wrote."""
+    """Says that SAM failed; the text ends with the last lines that it wrote."""
 
 
 def parameters() -> Mapping[str, str]:
-    """Template parameters that differ from their defaults when run locally."""
+    """Returns template parameters that differ from their defaults in a local run."""
     return {
         # Functions run under this machine's Python.
         "Architecture": "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64",
@@ -32,7 +32,7 @@ def parameters() -> Mapping[str, str]:
 
 
 def fingerprint() -> str:
-    """A hash of everything that is built and deployed."""
+    """Returns a hash of everything that is built and deployed."""
     digest = hashlib.sha256(repr(sorted(parameters().items())).encode())
     for path in _sources():
         digest.update(f"\0{path}\0".encode())
@@ -41,7 +41,7 @@ def fingerprint() -> str:
 
 
 def build(sources: str, workspace: Path, log: Path) -> bool:
-    """Build functions and layers. Returns False when the last build was of this fingerprint."""
+    """Builds functions and layers; returns False when the last build was of this fingerprint."""
     stamp = workspace / "built"
     if stamp.exists() and stamp.read_text() == sources:
         return False
@@ -52,7 +52,7 @@ def build(sources: str, workspace: Path, log: Path) -> bool:
 
 
 def deploy(further: Mapping[str, str], workspace: Path, log: Path) -> None:
-    """Deploy the last build to where AWS_ENDPOINT_URL points, waiting until the stack is complete.
+    """Deploys the last build to the place of AWS_ENDPOINT_URL, and waits until the stack is complete.
 
     further: parameters on top of, or instead of, `parameters()`.
     """

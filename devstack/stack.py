@@ -1,13 +1,13 @@
-"""Start and stop a whole Sluice on this machine.
+"""Starts and stops a whole Sluice on this machine.
 
     python -m devstack.stack up [--port 4566] [--upstream URL]
     python -m devstack.stack down
 
-`up` starts the AWS emulator with IAM policies enforced, the upstream's stand-in (unless `--upstream` names
-another), builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs the
-event source mappings. It may be repeated: a running stack is kept and gets what has changed. What runs, and
-how to reach it, is in `.local/stack.json`; what it says, in `.local/logs`. `down` ends exactly what is
-written there. `running` is a stack of its own for a `with` block, beside that one.
+`up` starts the AWS emulator with IAM policies enforced and the fake upstream (unless `--upstream` names
+another). It builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs
+the event source mappings. It may be repeated: a running stack is kept and gets the changes.
+`.local/stack.json` says what runs and how to reach it, and `.local/logs` has the logs. `down` ends exactly
+the processes that are named there. `running` is a stack of its own for a `with` block, beside that one.
 
 Another upstream has accounts of its own: SLUICE_UPSTREAM_ACCOUNT=SITE_ID:PRIVATE_KEY names the one to use.
 """
@@ -45,14 +45,14 @@ GRACE_SECONDS = 5
 
 
 class StackError(Exception):
-    """What was asked for cannot be done; the text says why in one sentence."""
+    """Says that a command cannot be done; the text says why in one sentence."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What `stack.json` in its folder says: where everything is, and which processes are ours.
+    """Holds the content of `stack.json` in its folder: every address, and the processes that are ours.
 
-    `webhook_secrets` are what senders sign with, by the name of the webhook source.
+    `webhook_secrets` are the secrets that senders sign with, by the name of the webhook source.
     """
 
     api: str
@@ -108,7 +108,7 @@ class Stack:
         )
 
     def stop(self) -> None:
-        """End the mappings first, so that they can still delete what has been done."""
+        """Ends the mappings first, so that they can still delete completed messages."""
         for name in ("mapping", "standin"):
             if name in self.services:
                 self.services[name].stop(2 * GRACE_SECONDS)
@@ -118,9 +118,9 @@ class Stack:
 
 @dataclass(frozen=True)
 class Account:
-    """The one account of a local stack and its one app of Pipeless's.
+    """Holds the one account of a local stack and its one app at Pipeless.
 
-    The keys callers use and the keys we use are different ones.
+    The keys that callers use and the keys that we use are different ones.
     """
 
     site_id: str
@@ -144,7 +144,7 @@ class Account:
         )
 
     def document(self, upstream: str) -> str:
-        """The accounts secret that holds nothing else."""
+        """Returns the accounts secret that holds nothing else."""
         return json.dumps(
             {
                 "accounts": [
@@ -172,7 +172,7 @@ def _ingest_key(text: str) -> dict[str, Any]:
 
 
 def up(port: int | None, upstream: str | None) -> Stack:
-    """Bring the stack up, or up to date when it runs already."""
+    """Brings the stack up, or up to date when it runs already."""
     stack = Stack.load()
     if stack is not None and stack.healthy():
         return _refresh(_same(stack, port, upstream))
@@ -183,7 +183,7 @@ def up(port: int | None, upstream: str | None) -> Stack:
 
 
 def down() -> None:
-    """End the stack."""
+    """Ends the stack."""
     stack = Stack.load()
     if stack is None:
         print("nothing is running")
@@ -194,10 +194,10 @@ def down() -> None:
 
 @contextlib.contextmanager
 def running(folder: Path, parameters: Mapping[str, str]) -> Iterator[Stack]:
-    """A stack for the length of a `with` block, with a folder and a port of its own, beside any other.
+    """Runs a stack for the length of a `with` block, with a folder and a port of its own, beside any other.
 
-    parameters: the template's, where they are to differ from what `up` takes.
-    What an earlier block in this folder could not end is ended first.
+    parameters: the template's, where they are to differ from those of `up`. Processes that an earlier block
+    in this folder could not end are ended first.
     """
     with contextlib.ExitStack() as block:
         block.enter_context(_alone(folder))
@@ -263,7 +263,7 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
 
 
 def _refresh(stack: Stack) -> Stack:
-    """Deploy again what has changed; the emulator, its queues and the account stay."""
+    """Deploys the changes; the emulator, its queues and the account stay."""
     sources = sam.fingerprint()
     if sources == stack.sources:
         print("running already, and nothing has changed")
@@ -285,7 +285,7 @@ def _refresh(stack: Stack) -> Stack:
 
 
 def _write_sources(outputs: dict[str, str], site_id: str) -> dict[str, str]:
-    """A webhook source for each preset, and their secrets by name."""
+    """Writes a webhook source for each preset, and returns their secrets by name."""
     webhook_secrets = {preset: f"whsec_{secrets.token_hex(16)}" for preset in PRESETS}
     for name, secret in webhook_secrets.items():
         boto3.client("secretsmanager").create_secret(
@@ -353,7 +353,7 @@ def _deploy(folder: Path, parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def _api(endpoint: str, outputs: dict[str, str]) -> str:
-    """Where the emulator serves what AWS serves at the ApiUrl output."""
+    """Returns the emulator's address for the AWS address in the ApiUrl output."""
     deployed = urllib.parse.urlsplit(outputs["ApiUrl"])
     api_id = deployed.netloc.partition(".")[0]
     return f"{endpoint}/_aws/execute-api/{api_id}{deployed.path}"
@@ -372,7 +372,7 @@ def _log(folder: Path, name: str) -> Path:
 
 
 def _isolate(port: int) -> None:
-    """From here on this process and its children know the emulator and none of the user's AWS settings."""
+    """Points this process and its children at the emulator, away from the user's AWS settings."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= ROOT_CREDENTIALS | {
@@ -385,7 +385,7 @@ def _isolate(port: int) -> None:
 
 @contextlib.contextmanager
 def _step(name: str) -> Iterator[list[str]]:
-    """Say what is being done while it is, and how long it took; what the caller appends is added."""
+    """Prints a step while it is done, and its duration; details that the caller appends are added."""
     notes: list[str] = []
     print(f"{name} ... ", end="", flush=True)
     began = time.monotonic()
@@ -399,7 +399,7 @@ def _step(name: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that two commands at once do not start two stacks in it."""
+    """Locks a folder, so that two commands at once do not start two stacks in it."""
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:

@@ -1,7 +1,7 @@
-"""See Sluice at work: a stack of its own, real purchases, and proof of what became of each.
+"""Runs the demo: a stack of its own, real purchases, and proof of the outcome of each.
 
 Exit status 0 says that every accepted event has exactly one outcome: delivered once with its values intact,
-or rejected with a reason. Nothing is left running, whatever happens; logs stay in .local/demo/logs.
+or rejected with a reason. Nothing is left running, whatever happens. The logs stay in .local/demo/logs.
 """
 
 import argparse
@@ -53,7 +53,7 @@ UPSTREAM = "arrived upstream"
 
 
 def run(planned: Plan, window: int, console: Console) -> Result:
-    """Send everything to a stack of its own and see what becomes of it."""
+    """Sends everything to a stack of its own and returns the outcome."""
     with stack.running(FOLDER, {"DispatchWindow": str(window)}) as running:
         bars = Bars(
             {
@@ -68,7 +68,7 @@ def run(planned: Plan, window: int, console: Console) -> Result:
 
 
 def send_and_wait(running: Stack, planned: Plan, patience: float, bars: Bars) -> Result:
-    """Send everything, wait until each event has an outcome, and collect what became of them."""
+    """Sends everything, waits until each event has an outcome, and collects the outcomes."""
     outcomes = Outcomes(running)
     outcomes.refuse_upstream(plan.REFUSED_EMAIL)
     sent = Sent()
@@ -97,7 +97,7 @@ def send_and_wait(running: Stack, planned: Plan, patience: float, bars: Bars) ->
 
 
 def introduce(rows: Sequence[Purchase], window: int, console: Console) -> None:
-    """Say what is sent, and what is wrong with it on purpose."""
+    """Prints how much is sent, and the mistakes that are made on purpose."""
     customers = len({row.sample_id for row in rows})
     console.print(
         f"{len(rows):,} purchases of {customers:,} real customers (CDNOW, 1997-98) go through Sluice to a\n"

@@ -1,4 +1,4 @@
-"""The other end: what the upstream's stand-in took, what the archive of rejections holds, what is queued."""
+"""Looks at the other end: the fake upstream, the archive of rejections, and the queues."""
 
 import json
 import time
@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.5
 
 
 class Outcomes:
-    """A stack's, for as long as it runs."""
+    """Reads the outcomes of a stack while it runs."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -25,38 +25,41 @@ class Outcomes:
         self._arrived, self._looked = 0, 0.0
 
     def refuse_upstream(self, marker: str) -> None:
-        """Let the stand-in refuse every profile whose e-mail contains this, though it is valid."""
+        """Makes the fake upstream refuse every profile whose e-mail contains `marker`, although it is
+        valid.
+        """
         poison = [{"contains": marker, "attributed": True}]
         self._standin.put("/settings", json={"poison": poison}).raise_for_status()
 
     def summary(self) -> dict[str, Any]:
-        """The stand-in's counts."""
+        """Returns the counts of the fake upstream."""
         counts: dict[str, Any] = self._get("/summary").json()["accounts"][self._stack.site_id]
         return counts
 
     def arrivals(self) -> list[dict[str, Any]]:
-        """Every event the stand-in took."""
+        """Returns every event that the fake upstream took."""
         return [json.loads(line) for line in self._get("/events").text.splitlines()]
 
     def rejections(self) -> list[dict[str, Any]]:
-        """Every line of the archive."""
+        """Returns every line of the archive."""
         bucket = self._stack.outputs["ArchiveBucketName"]
         listed = self._s3.list_objects_v2(Bucket=bucket, Prefix="rejections/").get("Contents", [])
         bodies = (self._s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed)
         return [json.loads(line) for body in bodies for line in body.splitlines()]
 
     def arrived(self) -> int:
-        """How many events have arrived, looked up now and then."""
+        """Returns the number of events that have arrived, looked up now and then."""
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._arrived = self.summary()["events"]
             self._looked = time.monotonic()
         return self._arrived
 
     def wait(self, accepted: int, patience: float, report: Callable[[int], None]) -> int:
-        """Wait until so many events have an outcome and nothing is queued; `report` gets how many arrived.
+        """Waits until `accepted` events have an outcome and nothing is queued; `report` gets the number that
+        arrived.
 
-        Returns the messages left in the queues when nothing has changed for `patience` seconds: none, if all
-        went well.
+        Returns the number of messages left in the queues when nothing has changed for `patience` seconds. It
+        is 0 if all went well.
         """
         before, deadline = None, 0.0
         while True:
@@ -72,7 +75,7 @@ class Outcomes:
             time.sleep(LOOK_SECONDS)
 
     def _queued(self) -> int:
-        """Messages that somebody may still work on."""
+        """Returns the number of messages that may still be processed."""
         return sum(
             int(count)
             for name, url in self._stack.outputs.items()

@@ -1,4 +1,4 @@
-"""Which purchases go which way, and what is wrong on purpose."""
+"""Decides which purchases go which way, and which mistakes are made on purpose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from devstack.demo.purchases import Order, Purchase
 BULK_ROWS = 5_000
 REPEATS = 3
 REFUSED = 3
-# The stand-in is told to refuse e-mails with this in them, as an upstream may refuse what looks valid.
+# The fake upstream refuses e-mails that contain this, as an upstream may refuse an address that looks valid.
 REFUSED_EMAIL = "refused-upstream"
 
 
@@ -29,12 +29,12 @@ class Plan:
 
     @property
     def one_by_one(self) -> Sequence[Order]:
-        """All valid orders that go one by one."""
+        """Returns all valid orders that go one by one."""
         return [*self.single, *self.refused, *self.repeats]
 
 
 def plan(rows: Sequence[Purchase]) -> Plan:
-    """The first of the data in bulk, the rest one by one; the wrong orders are made of its first rows."""
+    """Plans the first rows in bulk and the rest one by one; the wrong orders are made of the first rows."""
     orders = [purchases.order(row) for row in rows]
     cut = min(BULK_ROWS, len(orders) * 3 // 4)
     return Plan(

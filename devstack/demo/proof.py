@@ -1,7 +1,8 @@
-"""What became of every accepted event, from what arrived upstream and what was archived as rejected.
+"""Proves the outcome of every accepted event, from the arrivals upstream and the archived rejections.
 
-accepted = delivered + rejected + lost, where each accepted event is in exactly one of the three: delivered if
-it arrived with every value as it was sent, else rejected if it was archived with a reason, else lost.
+accepted = delivered + rejected + lost, and each accepted event is in exactly one of the three. An event is
+delivered if it arrived with every value as it was sent, else rejected if it was archived with a reason, else
+lost.
 """
 
 from collections import Counter
@@ -15,12 +16,12 @@ from devstack.demo.purchases import CURRENCY, METRIC, Order
 
 @dataclass(frozen=True)
 class Proof:
-    """Events by their outcome.
+    """Holds the events by their outcome.
 
     altered: lost ones that did arrive, but not as they were sent; the fields that differ, by unique_id.
-    duplicated: arrivals of an accepted event beyond its first.
-    stray: what arrived or was archived without having been accepted, or although it was delivered.
-    reasons: why the rejected ones were, in the archive's words, with how many.
+    duplicated: arrivals of an accepted event beyond its first. stray: events that arrived or were archived
+    without having been accepted, or although they were delivered. reasons: the archive's reasons for the
+    rejected ones, each with its count.
     """
 
     accepted: int
@@ -34,7 +35,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether every accepted event has exactly one outcome, and nothing else has any."""
+        """Tells whether every accepted event has exactly one outcome, and nothing else has any."""
         return not (self.lost or self.duplicated or self.stray)
 
 
@@ -43,9 +44,10 @@ def prove(
     arrivals: Iterable[Mapping[str, Any]],
     rejections: Iterable[Mapping[str, Any]],
 ) -> Proof:
-    """Hold what arrived and what was archived against what was accepted.
+    """Compares the arrivals and the archived rejections with the accepted events.
 
-    accepted: by unique_id. arrivals: as the stand-in lists events. rejections: as the archive holds them.
+    accepted: by unique_id. arrivals: as the fake upstream lists events. rejections: as the archive holds
+    them.
     """
     arrived: Counter[str] = Counter()
     altered: dict[str, tuple[str, ...]] = {}
@@ -72,13 +74,13 @@ def prove(
 
 
 def differences(order: Order, arrival: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fields in which what arrived is not what was sent."""
+    """Returns the fields in which the arrival differs from the order."""
     sent, taken = _as_sent(order), _as_taken(arrival)
     return tuple(sorted(name for name in sent.keys() | taken.keys() if sent.get(name) != taken.get(name)))
 
 
 def reasons_of(rejections: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Why each archived event was refused, by unique_id. Archived twice, it still is one."""
+    """Returns the reason of each archived event, by unique_id; an event that was archived twice is one."""
     return {
         unique_id: f"{rejection['reason']}: {rejection['detail']}"
         for rejection in rejections
@@ -116,7 +118,7 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unique_ids(payload: Any) -> Iterator[str]:
-    """Every unique_id in a rejection's payload, which may be refused events or a whole dead letter."""
+    """Yields every unique_id in a rejection's payload, which may be refused events or a whole dead letter."""
     if isinstance(payload, dict):
         if isinstance(payload.get("unique_id"), str):
             yield payload["unique_id"]

@@ -1,4 +1,4 @@
-"""The CDNOW purchases as "Placed Order" events, in the shapes callers send."""
+"""Makes "Placed Order" events of the CDNOW purchases, in the shapes that callers send."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ CURRENCY = "USD"
 
 
 class Purchase(NamedTuple):
-    """One row of the data; `row` counts from 1 and tells rows apart that are otherwise equal."""
+    """Holds one row of the data; `row` counts from 1 and tells rows apart that are otherwise equal."""
 
     row: int
     full_id: str
@@ -25,7 +25,7 @@ class Purchase(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """One event to send, and what has to arrive of it."""
+    """Holds one event to send, and the values that have to arrive."""
 
     unique_id: str
     profile: Mapping[str, str]
@@ -36,12 +36,12 @@ class Order:
 
 
 def read(path: Path = DATA) -> list[Purchase]:
-    """All purchases, in the order of the file: by customer, then by date."""
+    """Returns all purchases, in the order of the file: by customer, then by date."""
     return [_purchase(row, line) for row, line in enumerate(path.read_text().splitlines(), 1)]
 
 
 def order(purchase: Purchase) -> Order:
-    """A purchase as an event. The time of day is not in the data: midnight UTC."""
+    """Makes an event of a purchase, at midnight UTC because the data has no time of day."""
     return Order(
         unique_id=f"cdnow-{purchase.row}",
         profile={
@@ -60,17 +60,17 @@ def order(purchase: Purchase) -> Order:
 
 
 def backfilled(orders: Iterable[Order]) -> list[Order]:
-    """The same orders as history: recorded without triggering any flow."""
+    """Returns the same orders as history, to be recorded without triggering any flow."""
     return [replace(each, backfill=True) for each in orders]
 
 
 def of_somebody(original: Order, unique_id: str, **identifiers: str) -> Order:
-    """The same order of somebody who is in nobody's data."""
+    """Returns the same order for a person who is in nobody's data."""
     return replace(original, unique_id=unique_id, profile=identifiers)
 
 
 def bulk_job(orders: Sequence[Order]) -> dict[str, Any]:
-    """The body of Bulk Create Events, one entry for each run of orders of one profile."""
+    """Returns the body of Bulk Create Events, one entry for each run of orders of one profile."""
     return {
         "data": {
             "type": "event-bulk-create-job",
@@ -80,7 +80,7 @@ def bulk_job(orders: Sequence[Order]) -> dict[str, Any]:
 
 
 def create_event(each: Order) -> dict[str, Any]:
-    """The body of Create Event."""
+    """Returns the body of Create Event."""
     event = _event(each)
     event["attributes"]["profile"] = _profile(each)
     return {"data": event}

@@ -1,4 +1,4 @@
-"""What a run found, as the table, the JSON and the last line tell it."""
+"""Describes the result of a run, as a table, as JSON and as the last line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,11 +13,11 @@ type Row = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Result:
-    """The proof, and how the work was done.
+    """Holds the proof, and the figures of the run.
 
-    requests: of the callers, those that were accepted. repeats: accepted events that had been accepted
-    before. refused: answers to what was not valid. jobs: the events of each job the upstream took.
-    answers: the upstream's, by status. queued: messages left when nothing changed any more.
+    requests: the callers' requests that were accepted. repeats: accepted events that had been accepted
+    before. refused: answers to invalid requests. jobs: the number of events of each job that the upstream
+    took. answers: the upstream's answers, by status. queued: messages left when nothing changed any more.
     """
 
     proof: Proof
@@ -31,12 +31,12 @@ class Result:
 
     @property
     def succeeded(self) -> bool:
-        """Whether nothing is lost, doubled or still under way."""
+        """Tells whether nothing is lost, doubled or still under way."""
         return self.proof.holds and not self.queued
 
     @property
     def fill(self) -> float:
-        """How full the jobs are, in percent of what they may hold."""
+        """Returns how full the jobs are, in percent of their limit."""
         return 100 * self.events_per_job / JOB_EVENTS
 
     @property
@@ -52,7 +52,7 @@ class Result:
         )
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Returns all of it, for JSON."""
         return {
             **asdict(self),
             "events_per_job": round(self.events_per_job, 1),
@@ -61,7 +61,7 @@ class Result:
         }
 
     def table(self) -> list[Row]:
-        """Rows of a name, a figure, and what it means. What must not happen is named only if it did."""
+        """Returns rows of a name, a figure and its meaning; a fault is named only if it happened."""
         found = self.proof
         rows = [
             (

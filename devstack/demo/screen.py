@@ -1,4 +1,4 @@
-"""What the demo shows: bars on a terminal, a line now and then elsewhere, and the table at the end."""
+"""Shows the demo: bars on a terminal, a line now and then elsewhere, and the table at the end."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ LINE_SECONDS = 2.0
 
 
 class Bars:
-    """How far each of a few named counts is."""
+    """Shows the progress of a few named counts."""
 
     def __init__(self, totals: dict[str, int], console: Console) -> None:
         self._totals = totals
@@ -57,7 +57,7 @@ class Bars:
 
 
 def table(rows: Sequence[Row], console: Console) -> None:
-    """Print rows of a name, a figure, and what it means."""
+    """Prints rows of a name, a figure and its meaning."""
     shown = Table.grid(padding=(0, 2))
     shown.add_column()
     shown.add_column(justify="right", style="bold")

@@ -1,4 +1,4 @@
-"""The callers: the official SDK with bulk requests, and several clients that send one event at a time."""
+"""Plays the callers: the official SDK with bulk requests, and several clients that send single events."""
 
 import contextlib
 import threading
@@ -25,15 +25,15 @@ ATTEMPTS = 5
 
 
 class SendingError(Exception):
-    """The API answered what it should not have; the text says what."""
+    """Says that the API gave a wrong answer; the text says which."""
 
 
 @dataclass
 class Sent:
-    """What the API answered: orders it accepted, repeats of those it accepted as well, and refusals.
+    """Holds the API's answers: orders it accepted, repeats it accepted as well, and refusals.
 
-    requests: how many were accepted. refused: each answer's status and the problem it names, with how often
-    it was given.
+    requests: the number of accepted requests. refused: the status of each refusal and the problem it names,
+    with its count.
     """
 
     accepted: dict[str, Order] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Sent:
     refused: Counter[str] = field(default_factory=Counter)
 
     def accept(self, orders: Sequence[Order]) -> None:
-        """Count one request that was accepted."""
+        """Counts one request that was accepted."""
         self.requests += 1
         for order in orders:
             self.repeats += order.unique_id in self.accepted
@@ -50,7 +50,7 @@ class Sent:
 
 
 def in_bulk(stack: Stack, orders: Sequence[Order], sent: Sent, report: Callable[[int], None]) -> None:
-    """Send orders with the official SDK; `report` gets how many each request added."""
+    """Sends orders with the official SDK; `report` gets the number that each request added."""
     klaviyo = KlaviyoAPI(stack.key, test_host=stack.api)
     for body in batched(orders, BULK_EVENTS, strict=False):
         try:
@@ -68,7 +68,7 @@ def one_by_one(
     sent: Sent,
     report: Callable[[int], None],
 ) -> None:
-    """Send orders, and then wrong ones that have to be refused, as single events from concurrent clients."""
+    """Sends orders, and then wrong ones that have to be refused, as single events from concurrent clients."""
     headers = {
         "Authorization": f"Klaviyo-API-Key {stack.key}",
         "Content-Type": "application/vnd.api+json",
@@ -102,7 +102,7 @@ def one_by_one(
 
 
 def _create_event(client: httpx2.Client, url: str, body: dict[str, Any]) -> httpx2.Response:
-    """Send one event, again when told to come back later, as every client should."""
+    """Sends one event, and again when the answer says to come back later, as every client should."""
     for _ in range(ATTEMPTS):
         answer = client.post(url, json=body)
         if answer.status_code not in {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}:
@@ -112,7 +112,7 @@ def _create_event(client: httpx2.Client, url: str, body: dict[str, Any]) -> http
 
 
 def _problem(answer: httpx2.Response) -> str:
-    """The first problem an answer names."""
+    """Returns the first problem that an answer names."""
     try:
         return str(answer.json()["errors"][0]["detail"])
     except (ValueError, LookupError, TypeError):

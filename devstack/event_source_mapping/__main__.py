@@ -1,4 +1,4 @@
-"""Run deployed SQS event source mappings against an emulator, until SIGTERM or Ctrl-C.
+"""Runs deployed SQS event source mappings against an emulator, until SIGTERM or Ctrl-C.
 
     python -m devstack.event_source_mapping --all --endpoint http://127.0.0.1:4566
 
@@ -60,7 +60,7 @@ class Clients:
         self.sqs = self.poller()
 
     def poller(self) -> SQSClient:
-        """A client for a mapping's queue."""
+        """Returns a client for a mapping's queue."""
         config = Config(
             retries={"mode": "standard", "max_attempts": 4}, max_pool_connections=RECEIVERS + DELETERS
         )
@@ -82,7 +82,7 @@ def report(event: str, **fields: Any) -> None:
 
 
 def start(clients: Clients, uuids: Iterable[str]) -> list[Runner]:
-    """Take mappings over, all of them or none, and start their runners."""
+    """Takes mappings over, all of them or none, and starts their runners."""
     mappings = [read(uuid, clients.functions, clients.sqs) for uuid in uuids]
     if enforces_policies(clients.endpoint):
         for settings in mappings:
@@ -98,7 +98,7 @@ def start(clients: Clients, uuids: Iterable[str]) -> list[Runner]:
 
 
 def look_again(clients: Clients, runner: Runner) -> None:
-    """Keep the emulator's own mapping disabled and follow changed settings."""
+    """Keeps the emulator's own mapping disabled and follows changed settings."""
     try:
         keep_disabled(runner.settings.uuid, clients.functions)
         settings = read(runner.settings.uuid, clients.functions, clients.sqs)

@@ -22,7 +22,7 @@ _HEAD, _TAIL = b'{"Records":[', b"]}"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A received message, ours until its visibility timeout ends.
+    """Holds a received message, which is ours until its visibility timeout ends.
 
     record: its part of the invocation's payload. received_at: seconds on the caller's clock.
     """
@@ -35,10 +35,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a batch is complete.
+    """Says when a batch is complete.
 
-    records: its most messages. hold_seconds: how long its first message may wait. visibility_seconds: how
-    long a received message is ours. payload_bytes: the most an invocation carries.
+    records: its most messages. hold_seconds: the longest wait of its first message. visibility_seconds: the
+    time for which a received message is ours. payload_bytes: the most that an invocation carries.
     """
 
     records: int
@@ -48,7 +48,7 @@ class Limits:
 
 
 def hold(message: MessageTypeDef, queue_arn: str, received_at: float) -> Held:
-    """A message as ReceiveMessage gives it, ready to be sent."""
+    """Makes a message of ReceiveMessage ready to be sent."""
     return Held(
         message["MessageId"],
         message["ReceiptHandle"],
@@ -58,7 +58,7 @@ def hold(message: MessageTypeDef, queue_arn: str, received_at: float) -> Held:
 
 
 def record(message: MessageTypeDef, queue_arn: str) -> dict[str, Any]:
-    """One entry of the event's `Records`."""
+    """Returns one entry of the event's `Records`."""
     digest = message.get("MD5OfMessageAttributes")
     attributes = message.get("MessageAttributes", {})
     return {
@@ -85,15 +85,15 @@ def _message_attribute(value: MessageAttributeValueOutputTypeDef) -> dict[str, A
 
 
 def payload(batch: Sequence[Held]) -> bytes:
-    """The event a function is invoked with."""
+    """Returns the event with which a function is invoked."""
     return _HEAD + b",".join(message.record for message in batch) + _TAIL
 
 
 class Gathering:
-    """The batch being gathered, and what has already been received for the one after it.
+    """Gathers a batch, and keeps messages that were already received for the one after it.
 
-    Several receivers fill it: each asks how many messages to request (`ask`) and hands in what came
-    (`answer`), so that together they request no more than the batch still takes.
+    Several receivers fill it. Each asks how many messages to request (`ask`) and hands in those that came
+    (`answer`), so together they request no more than the batch still takes.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -104,10 +104,10 @@ class Gathering:
         self._start_batch(())
 
     def ask(self) -> int:
-        """How many messages to request now, at most ten; 0: enough is on its way.
+        """Returns how many messages to request now, at most ten; 0 if enough are on their way.
 
-        A queue that just gave nothing is polled by one receiver, and so is one whose records may not fit: the
-        room left is judged by the size of the records that came last.
+        A queue that just gave nothing is polled by one receiver. So is one whose records may not fit: the
+        room left is estimated from the size of the records that came last.
         """
         if self._complete or (self._idle and self._asked):
             return 0
@@ -122,7 +122,7 @@ class Gathering:
         return asked
 
     def answer(self, asked: int, received: Sequence[Held]) -> None:
-        """Take what came of a request for so many messages."""
+        """Takes the messages that came of a request for `asked` ones."""
         self._asked -= asked
         self._idle = not received
         if received:
@@ -132,11 +132,11 @@ class Gathering:
 
     @property
     def due(self) -> float | None:
-        """When the batch has to go even if it is not complete; None while it is empty."""
+        """Returns when the batch has to go even if it is not complete; None while it is empty."""
         return self._batch[0].received_at + self._limits.hold_seconds if self._batch else None
 
     def take(self, now: float) -> list[Held]:
-        """The batch if it has to go now, else nothing."""
+        """Returns the batch if it has to go now, else nothing."""
         if self._batch and self._batch[0].received_at + self._limits.visibility_seconds <= now:
             self._start_batch([message for message in self.drain() if self.ours(message, now)])
         due = self.due
@@ -147,18 +147,18 @@ class Gathering:
         return batch
 
     def limit(self, limits: Limits) -> None:
-        """Go on under other limits."""
+        """Applies other limits from now on."""
         self._limits = limits
         self._start_batch(self.drain())
 
     def drain(self) -> list[Held]:
-        """Everything held, which then is held no longer."""
+        """Returns every message held and holds none any longer."""
         everything = self._batch + self._later
         self._start_batch(())
         return everything
 
     def ours(self, message: Held, now: float) -> bool:
-        """Whether the queue still hides a message from everybody else."""
+        """Tells whether the queue still hides a message from everybody else."""
         return now < message.received_at + self._limits.visibility_seconds
 
     def _start_batch(self, messages: Iterable[Held]) -> None:

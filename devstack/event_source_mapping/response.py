@@ -1,16 +1,16 @@
-"""What a function's answer to a batch means."""
+"""Interprets a function's answer to a batch."""
 
 import json
 from collections.abc import Collection
 
 
 def failed_ids(payload: bytes, batch: Collection[str]) -> frozenset[str]:
-    """The messages of a batch that failed, by the partial response a function returned.
+    """Returns the messages of a batch that failed, by the partial response that a function returned.
 
-    payload: the answer as Invoke gives it. batch: the batch's message ids.
-    Nothing (empty, null, `{}`, no list, a null or an empty one) is success. An answer that is not JSON, is no
-    object, or lists anything but ids of this batch fails the whole batch.
-    Source: Lambda developer guide, Handling errors for an SQS event source, Success and failure conditions.
+    payload: the answer as Invoke gives it. batch: the batch's message ids. An empty answer (nothing, null,
+    `{}`, no list, a null or an empty one) is success. An answer that is not JSON, is no object, or lists
+    anything but ids of this batch fails the whole batch. Source: Lambda developer guide, Handling errors for
+    an SQS event source, Success and failure conditions.
     """
     everything = frozenset(batch)
     try:
@@ -31,6 +31,6 @@ def failed_ids(payload: bytes, batch: Collection[str]) -> frozenset[str]:
 
 
 def _identifier(item: object) -> str | None:
-    """The id that an entry names, or None, which is no message's id."""
+    """Returns the id that an entry names, or None, which is no message's id."""
     identifier = item.get("itemIdentifier") if isinstance(item, dict) else None
     return identifier if isinstance(identifier, str) else None

@@ -38,12 +38,12 @@ type Invoke = Callable[[str, bytes], Answer]
 
 
 class ThrottledError(Exception):
-    """The function takes no invocation now."""
+    """Says that the function takes no invocation now."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an invocation gave: the function's payload, or the kind of error that it ended with."""
+    """Holds the result of an invocation: the function's payload, or the kind of error that it ended with."""
 
     payload: bytes = b""
     error: str | None = None
@@ -72,14 +72,14 @@ def through(functions: LambdaClient) -> Invoke:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an invocation: the messages that failed, and why if all did."""
+    """Holds the outcome of an invocation: the messages that failed, and the cause if all did."""
 
     failed: frozenset[str]
     error: str | None = None
 
 
 class Runner:
-    """One mapping at work, from `start()` to `stop()`.
+    """Runs one mapping, from `start()` to `stop()`.
 
     sqs retries by itself. invoke runs the function once, by its ARN, or raises ThrottledError. report gets a
     constant text and fields, never a body.
@@ -111,7 +111,7 @@ class Runner:
             thread.start()
 
     def adopt(self, settings: Settings, invoke: Invoke) -> None:
-        """Go on with changed settings; a batch already sent keeps its own."""
+        """Changes the settings; a batch already sent keeps its own."""
         with self._changed:
             self.settings = settings
             self._invoke_function = invoke
@@ -119,15 +119,15 @@ class Runner:
             self._changed.notify_all()
 
     def ask_to_stop(self) -> None:
-        """Receive and invoke no more."""
+        """Ends receiving and invoking."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
 
     def stop(self, grace: float) -> bool:
-        """Stop: give back what is held, let running invocations finish, for so many seconds.
+        """Stops: gives back the messages held, and lets running invocations finish for `grace` seconds.
 
-        Returns whether they did. What did not finish reappears when its visibility ends.
+        Returns whether they did. The messages of the others reappear when their visibility ends.
         """
         self.ask_to_stop()
         deadline = self._clock() + grace
@@ -155,7 +155,7 @@ class Runner:
                     self._changed.notify_all()
 
     def _ask(self) -> int:
-        """Wait until messages are wanted; how many, or 0 at the end."""
+        """Waits until messages are wanted, and returns how many, or 0 at the end."""
         with self._changed:
             while not self._stopping.is_set():
                 if self._running < self.settings.concurrency and (asked := self._gathering.ask()):
@@ -179,7 +179,7 @@ class Runner:
             threading.Thread(target=self._run, args=(batch, self.settings), daemon=True).start()
 
     def _next_batch(self) -> list[Held]:
-        """Wait for a batch that has to go and a free place to run it; nothing at the end."""
+        """Waits for a batch that has to go and a free place to run it; returns nothing at the end."""
         with self._changed:
             while not self._stopping.is_set():
                 wait = None
@@ -230,7 +230,7 @@ class Runner:
         )
 
     def _invoke(self, batch: Sequence[Held], settings: Settings) -> Outcome | None:
-        """Invoke the function once; None when it was throttled."""
+        """Invokes the function once; returns None when it was throttled."""
         ids = frozenset(message.message_id for message in batch)
         try:
             answer = self._invoke_function(settings.function_arn, payload(batch))
@@ -241,7 +241,10 @@ class Runner:
         return Outcome(failed_ids(answer.payload, ids) if settings.reports_failures else frozenset())
 
     def _delete(self, messages: Sequence[Held], settings: Settings) -> int:
-        """Delete messages; how many could not be, because their visibility had ended or the queue failed."""
+        """Deletes messages, and returns how many could not be deleted.
+
+        A message cannot be deleted if its visibility has ended or the queue fails.
+        """
         return sum(self._deleters.map(lambda ten: self._delete_ten(ten, settings), _tens(messages)))
 
     def _delete_ten(self, messages: Sequence[Held], settings: Settings) -> int:
@@ -265,7 +268,7 @@ class Runner:
         return stale + len(messages)
 
     def _give_back(self, messages: Sequence[Held]) -> None:
-        """Let everybody receive messages again that were never sent."""
+        """Makes messages that were never sent visible to everybody again."""
         for ten in _tens(messages):
             entries: list[ChangeMessageVisibilityBatchRequestEntryTypeDef] = [
                 {"Id": str(n), "ReceiptHandle": m.receipt_handle, "VisibilityTimeout": 0}

@@ -1,4 +1,4 @@
-"""A mapping's settings, read through the Lambda, SQS and IAM APIs and held to AWS's own rules."""
+"""Reads a mapping's settings through the Lambda, SQS and IAM APIs, and holds them to AWS's own rules."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ QUEUE_ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttribu
 
 
 class RefusedError(Exception):
-    """A mapping that AWS, or this runner, does not take; the text is the sentence for the user."""
+    """Says that AWS, or this runner, does not take a mapping; the text is the sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a runner has to know of a mapping. Times are seconds."""
+    """Holds the settings of a mapping that a runner needs; times are in seconds."""
 
     uuid: str
     queue_arn: str
@@ -40,7 +40,9 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        """A batch is not held so long that the function could hardly finish within its visibility."""
+        """Returns the batch's limits, with a wait that leaves the function time to finish within the
+        visibility.
+        """
         longest = max(self.visibility - self.function_timeout, self.visibility / 2)
         return Limits(
             records=self.batch_size,
@@ -50,16 +52,16 @@ class Settings:
 
     @property
     def label(self) -> str:
-        """The queue's and the function's name, for people."""
+        """Returns the queue's and the function's name, for people."""
         return f"{self.queue_arn.split(':')[5]} -> {self.function_arn.split(':')[6]}"
 
 
 def parse(
     mapping: Mapping[str, Any], function: Mapping[str, Any], queue_url: str, visibility: int
 ) -> Settings:
-    """Settings from what GetEventSourceMapping and GetFunctionConfiguration answer.
+    """Makes settings of the answers of GetEventSourceMapping and GetFunctionConfiguration.
 
-    Raises RefusedError, naming the first rule that is broken.
+    Raises RefusedError, which names the first rule that is broken.
     """
     settings = Settings(
         uuid=mapping["UUID"],
@@ -100,14 +102,14 @@ def _problems(mapping: Mapping[str, Any], settings: Settings) -> Iterator[str]:
 
 
 def sqs_mappings(functions: LambdaClient) -> list[str]:
-    """The ids of all mappings whose source is a queue."""
+    """Returns the ids of all mappings whose source is a queue."""
     pages = functions.get_paginator("list_event_source_mappings").paginate()
     mappings = (mapping for page in pages for mapping in page["EventSourceMappings"])
     return [mapping["UUID"] for mapping in mappings if ":sqs:" in mapping.get("EventSourceArn", "")]
 
 
 def read(uuid: str, functions: LambdaClient, sqs: SQSClient) -> Settings:
-    """A deployed mapping's settings. Raises RefusedError."""
+    """Reads a deployed mapping's settings; raises RefusedError."""
     mapping = functions.get_event_source_mapping(UUID=uuid)
     arn = mapping["EventSourceArn"]
     if ":sqs:" not in arn:
@@ -120,13 +122,13 @@ def read(uuid: str, functions: LambdaClient, sqs: SQSClient) -> Settings:
 
 
 def keep_disabled(uuid: str, functions: LambdaClient) -> None:
-    """See to it that the emulator leaves a mapping's messages to us."""
+    """Disables the emulator's own mapping, so that it leaves the messages to us."""
     if functions.get_event_source_mapping(UUID=uuid)["State"] != "Disabled":
         functions.update_event_source_mapping(UUID=uuid, Enabled=False)
 
 
 def require_permissions(settings: Settings, functions: LambdaClient, iam: Any) -> None:
-    """Refuse a mapping whose function's role may not poll the queue, as AWS does when one is made."""
+    """Refuses a mapping whose function's role may not poll the queue, as AWS does when a mapping is made."""
     role = functions.get_function_configuration(FunctionName=settings.function_arn)["Role"]
     results = iam.simulate_principal_policy(
         PolicySourceArn=role, ActionNames=QUEUE_ACTIONS, ResourceArns=[settings.queue_arn]
@@ -141,7 +143,7 @@ def require_permissions(settings: Settings, functions: LambdaClient, iam: Any) -
 
 
 def enforces_policies(endpoint: str) -> bool:
-    """Whether the emulator at an endpoint says that it enforces IAM policies."""
+    """Tells whether the emulator at an endpoint says that it enforces IAM policies."""
     try:
         with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=5) as answer:
             return bool(json.load(answer).get("auth") == "enabled")

@@ -1,4 +1,4 @@
-"""A stand-in for Klaviyo's bulk events API and Pipeless's batches, to test a client against.
+"""Plays Klaviyo's bulk events API and Pipeless's batches, to test a client against.
 
 It takes `POST /api/event-bulk-create-jobs` with `Authorization: Klaviyo-API-Key <key>`, enforces the
 documented rules and rate limits (fixed windows: 10 a second, 150 a minute, for each account), keeps what it

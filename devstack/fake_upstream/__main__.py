@@ -1,4 +1,7 @@
-"""`python -m devstack.fake_upstream`: run the stand-in until SIGTERM, SIGINT or the bound on its time."""
+"""Runs the fake upstream until SIGTERM, SIGINT or the bound on its time:
+
+`python -m devstack.fake_upstream`.
+"""
 
 import argparse
 import asyncio

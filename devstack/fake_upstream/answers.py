@@ -1,4 +1,4 @@
-"""What the stand-in says: an answer, and the JSON:API error envelope every refusal uses."""
+"""Defines the answers: their form, and the JSON:API error envelope that every refusal uses."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,9 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer; `delay` (seconds) and `ending` tell the transport how to deliver it, or not to."""
+    """Holds an HTTP answer; `delay` (seconds) and `ending` tell the transport how to deliver it, or not
+    to.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a document, and the JSON pointer to it."""
+    """Holds one mistake of a document, and the JSON pointer to it."""
 
     pointer: str
     detail: str
@@ -50,7 +52,7 @@ class Problem:
 
 
 class Refused(Exception):
-    """The request is turned down with this answer and nothing of it is taken."""
+    """Says that the request is refused with this answer and nothing of it is taken."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -58,7 +60,7 @@ class Refused(Exception):
 
 
 def code_of(status: int) -> str:
-    """The error code that usually goes with a status."""
+    """Returns the error code that usually goes with a status."""
     return _CODES.get(status, "invalid" if status < 500 else "error")
 
 
@@ -70,14 +72,14 @@ def error(
     source: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """An answer with a single error; `source` defaults to the whole document, `/data`."""
+    """Returns an answer with a single error; `source` defaults to the whole document, `/data`."""
     code = code or code_of(status)
     title = _TITLES.get(code, code.replace("_", " ").capitalize() + ".")
     return _envelope(status, [_error(status, code, title, detail, source or {"pointer": "/data"})], headers)
 
 
 def invalid(problems: Iterable[Problem]) -> Answer:
-    """A 400 with one error for each problem."""
+    """Returns a 400 with one error for each problem."""
     return _envelope(
         400, [_error(400, "invalid", each.title, each.detail, {"pointer": each.pointer}) for each in problems]
     )

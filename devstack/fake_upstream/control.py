@@ -1,4 +1,6 @@
-"""The control side, `/_standin/...`: look at what was taken, change the settings, start over."""
+"""Serves the control routes `/_standin/...`: they show the events taken, change the settings, and start
+over.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -18,13 +20,13 @@ type _Route[Vendor] = Callable[[Vendor, str | None, bytes], Answer]
 
 
 def control(klaviyo: Klaviyo, method: str, path: str, query: str, body: bytes) -> Answer:
-    """Answer a request to a path under PREFIX; `query` may name one account as `site_id=`."""
+    """Answers a request to a path under PREFIX; `query` may name one account as `site_id=`."""
     site_id = parse_qs(query).get("site_id", [None])[0]
     return _answer(_ROUTES.get(path.removeprefix(PREFIX)), klaviyo, method, site_id, body)
 
 
 def control_pipeless(pipeless: Pipeless, method: str, path: str, query: str, body: bytes) -> Answer:
-    """Answer a request to a path under PIPELESS_PREFIX; `query` may name one app as `app_id=`."""
+    """Answers a request to a path under PIPELESS_PREFIX; `query` may name one app as `app_id=`."""
     app_id = parse_qs(query).get("app_id", [None])[0]
     return _answer(_PIPELESS_ROUTES.get(path.removeprefix(PIPELESS_PREFIX)), pipeless, method, app_id, body)
 
@@ -101,7 +103,7 @@ def _relationships(pipeless: Pipeless, app_id: str | None, _body: bytes) -> Answ
 
 
 def _number(app_id: str | None) -> int | None:
-    """An app's id; one that is no number is none's."""
+    """Returns an app's id as a number; None if it is none, which is no app's."""
     return None if app_id is None else int(app_id) if app_id.isdecimal() else 0
 
 

@@ -1,4 +1,4 @@
-"""The stand-in without a socket: a transport for httpx2 clients, synchronous or not."""
+"""Serves the fake upstream without a socket: a transport for httpx2 clients, synchronous or not."""
 
 import time
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from devstack.fake_upstream.pipeless import Pipeless
 def transport(
     vendor: Klaviyo | Pipeless, sleep: Callable[[float], None] = time.sleep
 ) -> httpx2.MockTransport:
-    """Hand a client's requests straight to the core, from any thread and for any host.
+    """Hands a client's requests straight to the core, from any thread and for any host.
 
-    A switched-on reset raises ReadError, a hang or an answer later than the client's read timeout raises
-    ReadTimeout; latency goes to `sleep`, which a test with a clock of its own replaces.
+    A reset raises ReadError. A hang, or an answer later than the client's read timeout, raises ReadTimeout.
+    Latency goes to `sleep`, which a test with a clock of its own replaces.
     """
 
     def handler(request: httpx2.Request) -> httpx2.Response:

@@ -1,6 +1,6 @@
-"""Klaviyo's accounts: who may send, how fast, and what was taken. Pure, synchronous, its clock injected.
+"""Keeps Klaviyo's accounts: who may send, how fast, and the events taken; pure, with its clock injected.
 
-A refused request takes nothing; a taken one takes everything but the events Klaviyo would lose silently.
+A refused request takes nothing. A taken one takes everything but the events that Klaviyo would lose silently.
 Every method may be called from any thread.
 """
 
@@ -28,7 +28,7 @@ _DEFAULTS = Settings()
 
 
 class TakenEvent(msgspec.Struct, frozen=True):
-    """One event the stand-in has recorded, as it was sent; `time` is when its job arrived."""
+    """Holds one event that was taken, as it was sent; `time` is when its job arrived."""
 
     site_id: str
     job: int
@@ -41,7 +41,7 @@ class TakenEvent(msgspec.Struct, frozen=True):
 
 
 class RequestLine(msgspec.Struct):
-    """One line of the request log; `status` is None when no answer was given, `events` counts those taken."""
+    """Holds one line of the request log; `status` is None without an answer, `events` counts those taken."""
 
     time: float
     bytes: int
@@ -62,7 +62,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A taken job. Its body stays compressed: a million events as Python objects need gigabytes."""
+    """Holds a taken job, with its body compressed: a million events as Python objects need gigabytes."""
 
     site_id: str
     sequence: int
@@ -98,7 +98,7 @@ class _Account:
 
 
 class Klaviyo:
-    """The accounts behind `POST /api/event-bulk-create-jobs`.
+    """Keeps the accounts behind `POST /api/event-bulk-create-jobs`.
 
     Parameters: `accounts` maps a site id to its private key; `clock` gives epoch seconds.
     """
@@ -116,7 +116,7 @@ class Klaviyo:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was taken, logged and counted, and return to the settings of the start."""
+        """Forgets everything taken, logged and counted, and returns to the settings of the start."""
         with self._lock:
             self._settings = self._initial
             self._deal()
@@ -129,7 +129,7 @@ class Klaviyo:
         return self._settings
 
     def configure(self, /, **changes: object) -> Settings:
-        """Replace the named settings; naming `faults` or `seed` deals the faults anew."""
+        """Replaces the named settings; naming `faults` or `seed` deals the faults anew."""
         with self._lock:
             self._settings = self._settings.changed(changes)
             if changes.keys() & {"faults", "seed"}:
@@ -144,7 +144,7 @@ class Klaviyo:
         body: bytes,
         arrived: float | None = None,
     ) -> Answer:
-        """Answer one request; `arrived` is when it came if that was before now."""
+        """Answers one request; `arrived` is when it came if that was before now."""
         with self._lock:
             arrived = self.clock() if arrived is None else arrived
             request = _Request(
@@ -161,12 +161,12 @@ class Klaviyo:
             return answer
 
     def events(self, site_id: str | None = None) -> Iterator[TakenEvent]:
-        """Every event taken so far, in the order it was taken, of one account or all."""
+        """Yields every event taken so far, in order, of one account or all."""
         for job in self._jobs_of(site_id):
             yield from job.taken()
 
     def requests(self, site_id: str | None = None) -> list[RequestLine]:
-        """The request log so far, of one account or all requests, unauthenticated ones included."""
+        """Returns the request log so far, of one account or all, unauthenticated requests included."""
         with self._lock:
             return [line for line in self._log if site_id in {None, line.site_id}]
 
@@ -233,7 +233,7 @@ class Klaviyo:
         return self._accounts[site_id]
 
     def _admit(self, account: _Account, now: float) -> dict[str, str]:
-        """Count the request in both windows; the headers that tell how the steady one stands."""
+        """Counts the request in both windows, and returns the headers that describe the steady one."""
         burst, steady = account.burst.count(now), account.steady.count(now)
         burst_limit, steady_limit = self._settings.burst_limit, self._settings.steady_limit
         wait = 0
@@ -315,7 +315,7 @@ def _route(request: _Request) -> None:
 
 
 def _read(request: _Request) -> Any:
-    """The request's document, once its headers and size are in order."""
+    """Returns the request's document, once its headers and size are in order."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in {JSON_API, "application/json"}:
         raise Refused(error(415, f"The content type must be {JSON_API} or application/json."))
@@ -335,7 +335,7 @@ def _read(request: _Request) -> Any:
 
 
 def _key(attributes: Any, event: Any, arrived: float) -> bytes:
-    """What makes an event the same as another: profile, metric, and `unique_id` or else the second."""
+    """Returns the identity of an event: profile, metric, and `unique_id` or else the second."""
     metric = event["metric"]["data"]["attributes"]
     unique_id = event.get("unique_id")
     if unique_id is None:

@@ -42,7 +42,7 @@ type _Identity = tuple[str, str]
 
 
 class StoredObject(msgspec.Struct):
-    """The one object of a type and id; `writes` counts how often it was written."""
+    """Holds the one object of a type and id; `writes` counts how often it was written."""
 
     app_id: int
     type: str
@@ -53,7 +53,7 @@ class StoredObject(msgspec.Struct):
 
 
 class StoredRelationship(msgspec.Struct, frozen=True):
-    """A relationship between two objects, each as (type, id)."""
+    """Holds a relationship between two objects, each as (type, id)."""
 
     app_id: int
     start: _Identity
@@ -64,7 +64,7 @@ class StoredRelationship(msgspec.Struct, frozen=True):
 
 
 class TakenCall(msgspec.Struct, frozen=True):
-    """A call that was taken, its events as they were sent; `time` is when it arrived."""
+    """Holds a call that was taken, its events as they were sent; `time` is when it arrived."""
 
     app_id: int
     time: float
@@ -73,7 +73,7 @@ class TakenCall(msgspec.Struct, frozen=True):
 
 
 class CallLine(msgspec.Struct):
-    """One line of the log of calls; `status` is None when no answer was given."""
+    """Holds one line of the log of calls; `status` is None when no answer was given."""
 
     time: float
     app_id: int | None = None
@@ -93,7 +93,7 @@ class _App:
 
 
 class Pipeless:
-    """The apps behind `POST /v1/apps/{app_id}/events/batch`.
+    """Keeps the apps behind `POST /v1/apps/{app_id}/events/batch`.
 
     Parameters: `apps` maps an app's id to its API key; `clock` gives epoch seconds.
     """
@@ -111,7 +111,7 @@ class Pipeless:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was written, logged and counted, and return to the settings of the start."""
+        """Forgets everything written, logged and counted, and returns to the settings of the start."""
         with self._lock:
             self._settings = self._initial
             self._deal()
@@ -123,7 +123,7 @@ class Pipeless:
         return self._settings
 
     def configure(self, /, **changes: object) -> PipelessSettings:
-        """Replace the named settings; naming `faults` or `seed` deals the faults anew."""
+        """Replaces the named settings; naming `faults` or `seed` deals the faults anew."""
         with self._lock:
             self._settings = self._settings.changed(changes)
             if changes.keys() & {"faults", "seed"}:
@@ -138,7 +138,7 @@ class Pipeless:
         body: bytes,
         arrived: float | None = None,
     ) -> Answer:
-        """Answer one request; `arrived` is when it came if that was before now."""
+        """Answers one request; `arrived` is when it came if that was before now."""
         with self._lock:
             line = CallLine(self.clock() if arrived is None else arrived)
             given = {name.lower(): value for name, value in headers.items()}
@@ -152,22 +152,22 @@ class Pipeless:
             return answer
 
     def objects(self, app_id: int | None = None) -> Iterator[StoredObject]:
-        """Every object, in the order they were first written, of one app or all."""
+        """Yields every object, in the order in which they were first written, of one app or all."""
         for app in self._apps_of(app_id):
             yield from app.objects.values()
 
     def relationships(self, app_id: int | None = None) -> Iterator[StoredRelationship]:
-        """Every relationship, in the order they were written."""
+        """Yields every relationship, in the order in which they were written."""
         for app in self._apps_of(app_id):
             yield from app.relationships
 
     def calls(self, app_id: int | None = None) -> Iterator[TakenCall]:
-        """Every call that was taken, in the order it was taken."""
+        """Yields every call that was taken, in order."""
         for app in self._apps_of(app_id):
             yield from app.calls
 
     def requests(self, app_id: int | None = None) -> list[CallLine]:
-        """The log of calls so far, of one app or all, unauthenticated ones included."""
+        """Returns the log of calls so far, of one app or all, unauthenticated ones included."""
         with self._lock:
             return [line for line in self._log if app_id in {None, line.app_id}]
 
@@ -216,7 +216,7 @@ class Pipeless:
         return _in_own_words(strike.alter(answer))
 
     def _app(self, method: str, path: str, headers: Mapping[str, str]) -> _App:
-        """The app a request is for, if it shows its key."""
+        """Returns the app of a request, if it shows the app's key."""
         match = _ROUTE.fullmatch(path)
         if match is None:
             raise Refused(_errors(404, ["There is no such path."]))
@@ -272,7 +272,7 @@ def _read(headers: Mapping[str, str], body: bytes) -> Any:
 
 
 def _problems(document: Any) -> Iterator[str]:
-    """Everything wrong with a call, without saying where: the vendor's errors are plain strings."""
+    """Yields every mistake of a call, without its place: the vendor's errors are plain strings."""
     if not isinstance(document, dict) or not isinstance(document.get("events"), list):
         yield "events must be an array."
         return
@@ -358,7 +358,7 @@ def _errors(status: int, errors: list[str], headers: Mapping[str, str] | None = 
 
 
 def _in_own_words(answer: Answer) -> Answer:
-    """A fault's answer as Pipeless would give it: its errors are strings."""
+    """Returns a fault's answer as Pipeless would give it: its errors are strings."""
     if answer.headers.get("Content-Type") != JSON_API or not isinstance(answer.body, bytes):
         return answer
     details = [error["detail"] for error in msgspec.json.decode(answer.body)["errors"]]

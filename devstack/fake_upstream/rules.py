@@ -1,8 +1,8 @@
-"""Klaviyo's rules for a bulk-create job, written as a table of fields and their checks.
+"""Defines Klaviyo's rules for a bulk job, as a table of fields and their checks.
 
-They are read from the vendor's documents and share no code with the gateway they are used to test: a
-mistake in one must not hide the same mistake in the other. A check is a function of a value, the pointer
-to it and the inspection under way; it notes what is wrong and never raises.
+They are read from the vendor's documents and share no code with the gateway that they test, because a mistake
+in one must not hide the same mistake in the other. A check is a function of a value, the pointer to it and
+the current inspection. It notes the mistakes it finds and never raises.
 """
 
 import re
@@ -38,7 +38,9 @@ _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d
 
 @dataclass(slots=True)
 class Inspection:
-    """One look at a document: what depends on revision and time, and the problems found so far."""
+    """Inspects one document: holds the values that depend on revision and time, and the problems found so
+    far.
+    """
 
     earliest: float
     latest: float
@@ -53,7 +55,7 @@ type Check = Callable[[Any, str, Inspection], None]
 
 
 def inspect(document: object, revision: str, now: float) -> list[Problem]:
-    """Everything wrong with a job's document, in document order; `now` in epoch seconds."""
+    """Returns every mistake of a job's document, in document order; `now` in epoch seconds."""
     first_year = 1990 if revision >= "2026-07-15" else 2000
     inspection = Inspection(
         earliest=datetime(first_year, 1, 1, tzinfo=UTC).timestamp(),
@@ -65,20 +67,20 @@ def inspect(document: object, revision: str, now: float) -> list[Problem]:
 
 
 def entries_of(document: Any) -> Iterator[tuple[int, Any]]:
-    """Each entry's index and attributes; the document has passed inspection."""
+    """Yields each entry's index and attributes; the document has passed inspection."""
     for index, entry in enumerate(document["data"]["attributes"]["events-bulk-create"]["data"]):
         yield index, entry["attributes"]
 
 
 def events_of(document: Any) -> Iterator[tuple[int, int, Any, Any]]:
-    """Each event as (entry index, event index, entry attributes, event attributes)."""
+    """Yields each event as (entry index, event index, entry attributes, event attributes)."""
     for index, entry in entries_of(document):
         for position, event in enumerate(entry["events"]["data"]):
             yield index, position, entry, event["attributes"]
 
 
 def moment(text: str) -> float | None:
-    """A date-time's epoch seconds, without an offset read as UTC; None if it is no date-time."""
+    """Returns a date-time's epoch seconds, without an offset read as UTC; None if it is no date-time."""
     if not _DATE_TIME.fullmatch(text):
         return None
     try:
@@ -144,7 +146,7 @@ def _each(inner: Check) -> Check:
 
 
 def _every(*checks: Check) -> Check:
-    """All of the checks, stopping at the first that finds something."""
+    """Combines checks, and stops at the first that finds something."""
 
     def check(value: Any, pointer: str, inspection: Inspection) -> None:
         found = len(inspection.problems)
@@ -208,7 +210,7 @@ def _identified(value: Any, pointer: str, inspection: Inspection) -> None:
 
 
 def profile_identifiers(profile: Any) -> tuple[str | None, ...]:
-    """The identifiers of a profile's data object, in the order of IDENTIFIERS."""
+    """Returns the identifiers of a profile's data object, in the order of IDENTIFIERS."""
     attributes = profile["attributes"]
     return (profile.get("id"), *(attributes.get(name) for name in IDENTIFIERS[1:]))
 
@@ -232,7 +234,7 @@ def _few(value: Any, pointer: str, inspection: Inspection) -> None:
 
 
 def _free(value: Any, pointer: str, inspection: Inspection) -> None:
-    """A free-form object: any JSON within the bounds on depth, strings, arrays and integers."""
+    """Checks a free-form object: any JSON within the bounds on depth, strings, arrays and integers."""
     if type(value) is dict:
         _tree(value, pointer, 1, inspection)
     else:

@@ -1,8 +1,8 @@
-"""The stand-in on a loopback socket.
+"""Serves the fake upstream on a loopback socket.
 
-A server of its own rather than an ASGI one: a connection reset needs the socket, which ASGI hides. A
-request's time is taken when its headers are in; it is handled on a worker thread, so that a big body being
-checked does not blur the times of those behind it.
+It is a server of its own and not an ASGI one, because a connection reset needs the socket, which ASGI hides.
+A request's time is taken when its headers are in. It is handled on a worker thread, so that the check of a
+big body does not blur the times of the requests behind it.
 """
 
 import asyncio
@@ -29,7 +29,9 @@ _CHUNK = 1 << 18
 async def serve(
     klaviyo: Klaviyo, pipeless: Pipeless, port: int, stop: asyncio.Event, listening: Callable[[str], None]
 ) -> None:
-    """Serve until `stop` is set; `listening` is called once with the URL. OSError if the port is taken."""
+    """Serves until `stop` is set, and calls `listening` once with the URL; raises OSError if the port is
+    taken.
+    """
     with ThreadPoolExecutor(max_workers=1) as worker:
 
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,7 +47,9 @@ async def serve(
 
 @contextlib.contextmanager
 def serving(klaviyo: Klaviyo, port: int = 0, pipeless: Pipeless | None = None) -> Iterator[str]:
-    """Serve from a thread for the length of a `with` block, whose value is the URL; OSError as in `serve`."""
+    """Serves from a thread for the length of a `with` block, whose value is the URL; raises OSError as
+    `serve`.
+    """
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     url: Future[str] = Future()
@@ -67,7 +71,7 @@ def serving(klaviyo: Klaviyo, port: int = 0, pipeless: Pipeless | None = None) -
 
 
 class _Conversation:
-    """One connection, from its first request to its end."""
+    """Handles one connection, from its first request to its end."""
 
     def __init__(
         self,
@@ -94,7 +98,7 @@ class _Conversation:
             self._writer.close()
 
     async def _exchange(self) -> bool:
-        """Read a request and answer it; whether another may follow on this connection."""
+        """Reads a request and answers it; returns whether another may follow on this connection."""
         head = await self._next_event()
         if not isinstance(head, h11.Request):
             return False
@@ -147,7 +151,7 @@ class _Conversation:
         await self._writer.drain()
 
     def _cut(self) -> None:
-        """Close so that the other side sees a reset instead of an orderly end."""
+        """Closes the connection so that the other side sees a reset instead of an orderly end."""
         connection = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()

@@ -1,4 +1,6 @@
-"""What can be set on a running stand-in: limits, manners and faults. An unknown name is an error."""
+"""Defines the settings of a running fake upstream: limits, manners and faults; an unknown name is an
+error.
+"""
 
 import random
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ type ErrorStatus = Annotated[int, Meta(ge=400, le=599)]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """Something to go wrong: for one account or app or all, so often or always, surely or by chance."""
+    """Describes a fault: for one account or app or all, so often or always, surely or by chance."""
 
     site_id: str | None = None
     count: Annotated[int, Meta(ge=1)] | None = None
@@ -28,16 +30,16 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return str(self.__struct_config__.tag)
 
     def instead(self, now: float) -> Answer | None:  # noqa: ARG002
-        """The answer given in place of handling the request; None handles it."""
+        """Returns the answer given in place of handling the request; None handles it."""
         return None
 
     def alter(self, answer: Answer) -> Answer:
-        """The answer changed on its way out."""
+        """Changes the answer on its way out."""
         return answer
 
 
 class Latency(Fault, frozen=True, tag="latency"):
-    """The request is handled, its answer comes late."""
+    """Handles the request and answers late."""
 
     seconds: Seconds
 
@@ -46,7 +48,7 @@ class Latency(Fault, frozen=True, tag="latency"):
 
 
 class Throttle(Fault, frozen=True, tag="throttle"):
-    """A 429 nobody earned, its Retry-After in seconds, as an HTTP date, or absent."""
+    """Answers 429 without cause, its Retry-After in seconds, as an HTTP date, or absent."""
 
     retry_after: Annotated[int, Meta(ge=0)] = 1
     retry_after_as: Literal["seconds", "date", "absent"] = "seconds"
@@ -58,7 +60,7 @@ class Throttle(Fault, frozen=True, tag="throttle"):
 
 
 class JsonError(Fault, frozen=True, tag="json"):
-    """An error in the JSON:API envelope that points at nothing but `/data`."""
+    """Answers with an error in the JSON:API envelope that points at nothing but `/data`."""
 
     status: ErrorStatus
 
@@ -67,7 +69,7 @@ class JsonError(Fault, frozen=True, tag="json"):
 
 
 class HtmlError(Fault, frozen=True, tag="html"):
-    """An error page, as a proxy or a content network in between answers."""
+    """Answers with an error page, as a proxy or a content network in between does."""
 
     status: ErrorStatus
 
@@ -77,7 +79,7 @@ class HtmlError(Fault, frozen=True, tag="html"):
 
 
 class Reset(Fault, frozen=True, tag="reset"):
-    """The connection is reset without an answer, before or after the job is taken."""
+    """Resets the connection without an answer, before or after the job is taken."""
 
     taken: bool = False
 
@@ -89,7 +91,7 @@ class Reset(Fault, frozen=True, tag="reset"):
 
 
 class Hang(Fault, frozen=True, tag="hang"):
-    """The answer never comes, with the job taken or not; it ends when the caller hangs up."""
+    """Gives no answer, with the job taken or not, until the caller hangs up."""
 
     taken: bool = True
 
@@ -101,7 +103,7 @@ class Hang(Fault, frozen=True, tag="hang"):
 
 
 class PartialFailure(Fault, frozen=True, tag="partial_failure"):
-    """A success that announces a field it has ignored."""
+    """Answers with a success that announces an ignored field."""
 
     field: str = "phone_number"
 
@@ -119,7 +121,7 @@ class Poison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings and their defaults, which are the upstream's documented behaviour."""
+    """Holds all settings and their defaults, which are the upstream's documented behaviour."""
 
     burst_limit: Limit | None = 10
     steady_limit: Limit | None = 150
@@ -131,11 +133,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def unlimited(cls) -> "Settings":
-        """The defaults without rate limits."""
+        """Returns the defaults without rate limits."""
         return cls(burst_limit=None, steady_limit=None)
 
     def changed(self, changes: dict[str, object]) -> "Settings":
-        """These settings with the named ones replaced; msgspec.ValidationError says what is wrong."""
+        """Returns these settings with the named ones replaced; msgspec.ValidationError says which is
+        wrong.
+        """
         return msgspec.convert({**msgspec.to_builtins(self), **changes}, Settings)
 
 
@@ -150,13 +154,17 @@ class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     seed: int = 0
 
     def changed(self, changes: dict[str, object]) -> "PipelessSettings":
-        """These settings with the named ones replaced; msgspec.ValidationError says what is wrong."""
+        """Returns these settings with the named ones replaced; msgspec.ValidationError says which is
+        wrong.
+        """
         return msgspec.convert({**msgspec.to_builtins(self), **changes}, PipelessSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """The faults that strike one request, and the answer they put in place of handling it, if they do."""
+    """Holds the faults that strike one request, and the answer that replaces its handling, if there is
+    one.
+    """
 
     faults: tuple[Fault, ...]
     instead: Answer | None
@@ -176,7 +184,7 @@ class FaultDeck:
         self._random = random.Random(seed)
 
     def strike(self, site_id: str, now: float) -> Strike:
-        """The faults for this request in their order, up to the first that takes its answer's place."""
+        """Returns the faults for this request in their order, up to the first that replaces its handling."""
         struck: list[Fault] = []
         instead: Answer | None = None
         for index, fault in enumerate(self._faults):
@@ -197,6 +205,6 @@ class FaultDeck:
 
 
 def throttled(seconds: int, headers: dict[str, str]) -> Answer:
-    """A 429 saying when to come back."""
+    """Returns a 429 that says when to come back."""
     detail = f"Request was throttled. Expected available in {seconds} second(s)."
     return error(429, detail, source={"pointer": "/data/"}, headers=headers)

@@ -1,4 +1,4 @@
-"""The API's OpenAPI description, generated from the types and limits that ingest checks bodies with.
+"""Writes the API's OpenAPI description from the types and limits with which ingest checks bodies.
 
     python -m tools.openapi
 

@@ -1,4 +1,4 @@
-"""What the routes answer, as types: the counterpart of `sluice.klaviyo.schemas`."""
+"""Defines the answers of the routes as types: the counterpart of `sluice.klaviyo.schemas`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,14 +13,14 @@ class _Answer(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Source(_Answer):
-    """Where the problem is; empty where it is nowhere in particular."""
+    """Says where the problem is; empty if it is nowhere in particular."""
 
     pointer: Annotated[str, Meta(description="JSON pointer into the caller's document.")] | UnsetType = UNSET
     parameter: Annotated[str, Meta(description="Name of a header or query parameter.")] | UnsetType = UNSET
 
 
 class Error(_Answer):
-    """One problem."""
+    """Describes one problem."""
 
     id: Annotated[str, Meta(description="Of this problem in this answer.")]
     status: Annotated[int, Meta(description="The answer's HTTP status.")]
@@ -33,7 +33,7 @@ class Error(_Answer):
 
 
 class Errors(_Answer):
-    """The one shape of every refusal."""
+    """Defines the one shape of every refusal."""
 
     errors: Annotated[
         list[Error],
@@ -67,7 +67,7 @@ class AcceptedMeta(_Answer):
 
 
 class Accepted(_Answer):
-    """A stored request. Ours: Klaviyo's answer is empty."""
+    """Describes a stored request. Ours: Klaviyo's answer is empty."""
 
     data: AcceptedData
     meta: AcceptedMeta | UnsetType = UNSET
@@ -93,13 +93,13 @@ class ProgressData(_Answer):
 
 
 class StringErrors(_Answer):
-    """Every problem, each as a string: where it is, as a JSON pointer, and what."""
+    """Lists every problem, each as a string: its place, as a JSON pointer, and the problem."""
 
     errors: Annotated[list[str], Meta(min_length=1)]
 
 
 class Stored(_Answer):
-    """A stored batch. Ours: Pipeless's answer is not documented."""
+    """Describes a stored batch. Ours: Pipeless's answer is not documented."""
 
     receipt: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
@@ -111,12 +111,12 @@ class DeliveryMeta(_Answer):
 
 
 class Delivery(_Answer):
-    """What a webhook's delivery has become. Ours."""
+    """Describes the result of a webhook's delivery. Ours."""
 
     meta: DeliveryMeta
 
 
 class Progress(_Answer):
-    """What became of a bulk request. Ours, in the shape of Klaviyo's other bulk jobs."""
+    """Describes what became of a bulk request. Ours, in the shape of Klaviyo's other bulk jobs."""
 
     data: ProgressData

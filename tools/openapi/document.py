@@ -1,4 +1,4 @@
-"""The routes: what each takes, and each of its answers."""
+"""Describes the routes: the bodies each takes, and each of its answers."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -224,7 +224,7 @@ def _accepting(
     bodies: dict[str, tuple[str, Document]],
     refused: dict[str, Document],
 ) -> Part:
-    """An operation that takes events: `bodies` are an example and its schema, by what they are called."""
+    """Describes an operation that takes events: `bodies` are an example and its schema, by name."""
     client = surface in {Surface.CLIENT_BULK, Surface.CLIENT_EVENT}
     shown = {title: body for title, (_, body) in bodies.items()}
     answers = {"202": examples.accepted(surface, *shown.values())}
@@ -271,7 +271,9 @@ def _accepting(
 
 
 def _batch_refusal(description: str, example: Document | None = None) -> Part:
-    """A refusal on Pipeless's route; what the gateway says by itself has the shape of the other routes."""
+    """Describes a refusal on Pipeless's route; the gateway's own answers have the shape of the other
+    routes.
+    """
     said = _content(["application/json"], ["StringErrors"], {"": example} if example else {})
     by_gateway = _content([jsonapi.MEDIA_TYPE], ["Errors"], {})
     return {"description": description, "content": {**said["content"], **by_gateway["content"]}}
@@ -282,7 +284,7 @@ def _any_key(*scopes: str) -> list[dict[str, list[str]]]:
 
 
 def _serving(name: str, summary: str, media_type: str, schema: Part) -> Part:
-    """An operation that serves a part of this description."""
+    """Describes an operation that serves a part of this description."""
     tag = _headers("ETag")
     return {
         "operationId": name,
@@ -490,12 +492,12 @@ PATHS: Final[dict[str, Part]] = {
 
 
 def text() -> str:
-    """The description as it is served."""
+    """Returns the description as it is served."""
     return json.dumps(description(), indent=1, ensure_ascii=False) + "\n"
 
 
 def description() -> Part:
-    """The whole description."""
+    """Returns the whole description."""
     return {
         "openapi": "3.1.1",
         "info": _INFO,

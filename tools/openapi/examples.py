@@ -1,4 +1,5 @@
-"""Requests that ingest accepts, and what it answers: each is put through the functions that decide it.
+"""Makes examples: requests that ingest accepts, and its answers, each put through the functions that decide
+it.
 
 A request that would be refused, or a refusal that would be a success, is an error here, so none is published.
 """
@@ -114,7 +115,7 @@ BAD_CLIENT_BULK: Final = {"data": _entry(_MISPLACED, _UNNAMED)}
 
 
 def accepted(surface: Surface, *bodies: Document) -> Document:
-    """The answer to such a request."""
+    """Returns the answer to such a request."""
     for body in bodies:
         parser.read(surface, msgspec.json.encode(body), _REVISION, NOW)
     read = parser.read(surface, msgspec.json.encode(bodies[0]), _REVISION, NOW)
@@ -122,7 +123,7 @@ def accepted(surface: Surface, *bodies: Document) -> Document:
 
 
 def accepted_leniently(body: Document) -> Document:
-    """The answer to a bulk request of which some events are bad."""
+    """Returns the answer to a bulk request of which some events are bad."""
     read = parser.read_leniently(msgspec.json.encode(body), _REVISION, NOW)
     rejected = sum(len(bad.events) for bad in read.bad)
     applied = frozenset({ingest.LENIENT})
@@ -130,7 +131,7 @@ def accepted_leniently(body: Document) -> Document:
 
 
 def progress() -> Document:
-    """The answer to who asks about a bulk request."""
+    """Returns the answer to a question about a bulk request."""
     receipt = Receipt(
         SITE_ID, NOW, NOW + timedelta(seconds=KEEP_SECONDS), 1000, 998, 1, NOW + timedelta(seconds=7)
     )
@@ -138,7 +139,7 @@ def progress() -> Document:
 
 
 def invalid(surface: Surface, body: Document) -> Document:
-    """The refusal of a body with something wrong in it."""
+    """Returns the refusal of a body with a mistake in it."""
     return _refusal(lambda: parser.read(surface, msgspec.json.encode(body), _REVISION, NOW))
 
 
@@ -190,7 +191,7 @@ def unsupported() -> Document:
 
 
 def stored_batch() -> Document:
-    """The answer to a batch for Pipeless."""
+    """Returns the answer to a batch for Pipeless."""
     pipeless_intake.read(msgspec.json.encode(BATCH), _APP)
     return {"receipt": RECEIPT}
 
@@ -225,12 +226,12 @@ def _pipeless_refusal(refuse: Callable[[], object]) -> Document:
 
 
 def delivery(events: int) -> Document:
-    """The answer to a webhook of so many events."""
+    """Returns the answer to a webhook of so many events."""
     return _decoded(webhooks.answer(webhooks.Delivered(RECEIPT, SITE_ID, events=events)))
 
 
 def gateway(kind: str) -> Document:
-    """What the gateway answers by itself, by its own name for it."""
+    """Returns the answer that the gateway gives by itself, by its own name for it."""
     template = yaml.load(Path("template.yaml").read_text("utf-8"), _Template)
     found = (resource.get("Properties", {}) for resource in template["Resources"].values())
     [answer] = next(each for each in found if each.get("ResponseType") == kind)["ResponseTemplates"].values()

@@ -71,7 +71,7 @@ _DATE: Final = {
         "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
     )
 }
-# What a type does not say of a field: `rules` checks it, or `intake` does it.
+# Properties of a field that its type does not state: `rules` checks them, or `parser` applies them.
 FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("EntryList", "data"): {"minItems": 1, "maxItems": contract.MAX_EVENTS_PER_REQUEST},
     ("EventList", "data"): {
@@ -153,7 +153,7 @@ WHOLE: Final[dict[str, Schema]] = {
 
 
 def schemas() -> dict[str, Schema]:
-    """The description's components, by name."""
+    """Returns the description's components, by name."""
     _, generated = msgspec.json.schema_components(_TYPES, ref_template=f"{_REF}{{name}}")
     components = {_plain(name): _readable(schema) for name, schema in generated.items()}
     components |= _flat(components)
@@ -165,12 +165,12 @@ def schemas() -> dict[str, Schema]:
 
 
 def ref(name: str) -> Schema:
-    """A reference to a component; `KeyError` where there is none."""
+    """Returns a reference to a component; raises `KeyError` if there is none."""
     return {"$ref": _REF + name}
 
 
 def _flat(components: dict[str, Schema]) -> dict[str, Schema]:
-    """The deprecated shape of a single event, which has no types: it is translated."""
+    """Describes the deprecated shape of a single event, which has no types because it is translated."""
     attributes, profile = (
         components[name]["properties"] for name in ("SingleAttributes", "ProfileAttributes")
     )
@@ -218,7 +218,7 @@ def _plain(name: str) -> str:
 
 
 def _readable(node: Any) -> Any:
-    """A generated schema as one would write it by hand."""
+    """Returns a generated schema as one would write it by hand."""
     match node:
         case {"anyOf": [*choices], **rest} if all(choice.keys() == {"type"} for choice in choices):
             kinds = dict.fromkeys(choice["type"] for choice in choices)
