@@ -21,7 +21,7 @@ INSTALL = $(UV) pip install -q --python $(@D)/bin/python --require-hashes -r $<
 
 .PHONY: help
 help: ## show this list
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
 
 .PHONY: setup
 setup: $(LOCAL) ## make what up, demo and sluicectl need: three virtual environments, by uv
@@ -44,8 +44,12 @@ chaos: setup ## load, faults and kills for minutes, then the count (SEED=… rep
 
 .PHONY: test
 test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but that of speed, which a busy machine would fail
-	$(RUN) pytest tests/unit --disable-socket --allow-unix-socket
+	$(RUN) pytest tests/unit -n auto --dist worksteal
 	$(RUN) pytest tests --ignore tests/unit --ignore tests/speed
+
+.PHONY: test-unit
+test-unit: $(DEVELOPMENT) ## run the unit tests alone, after each change
+	$(RUN) pytest tests/unit -n auto --dist worksteal
 
 .PHONY: lint
 lint: .venv-sam/.ready $(DEVELOPMENT) ## check style, types, the direction of imports and the template
