@@ -1,4 +1,4 @@
-"""What the gateway costs and what it gains, measured on one machine beside what others do.
+"""Measures the cost and the gain of the gateway, on one machine and beside other tools.
 
-`make bench` runs all of it in its own environment; `docs/benchmarks.md` and `.json` are what it wrote.
+`make bench` runs all of it in its own environment, and writes `docs/benchmarks.md` and `.json`.
 """

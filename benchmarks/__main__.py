@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures everything and writes docs/benchmarks.{md,json,svg}."""
+"""Measures everything and writes docs/benchmarks.{md,json,svg}: `python -m benchmarks`."""
 
 import argparse
 import importlib.metadata
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    """Every part in turn: first what needs a quiet machine."""
+    """Runs every part, the parts that need a quiet machine first."""
     results: dict[str, Any] = {"machine": machine()}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "hotpath": lambda: hotpath.run(10 if quick else 40),
@@ -68,7 +68,7 @@ def _times(results: dict[str, Any]) -> cost.Times:
 
 
 def machine() -> dict[str, str]:
-    """The machine and the versions, in words."""
+    """Describes the machine and the versions in words."""
     names = ("msgspec", "orjson", "zstandard", "boto3", "aws-lambda-powertools", "klaviyo-api", "dtex")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     return {

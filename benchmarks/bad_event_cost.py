@@ -1,4 +1,4 @@
-"""What bad entries cost: upstream requests for a job of 1,000 events of which some are refused."""
+"""Measures the cost of bad events: upstream requests for a job of 1,000 events of which some are refused."""
 
 import itertools
 import random
@@ -18,7 +18,7 @@ _POISON: Final = "Poisoned"
 
 
 def run() -> dict[str, Any]:
-    """Requests until every good event is delivered, by how the upstream says what is bad."""
+    """Returns the requests until every good event is delivered, by how the upstream names the bad ones."""
     return {
         "ours, all named": {bad: ours(bad, "all") for bad in BAD},
         "ours, first named": {bad: ours(bad, "first") for bad in BAD},
@@ -40,7 +40,7 @@ def _request(bad: set[int]) -> Message[Any]:
 
 
 def ours(count: int, attribution: str) -> dict[str, Any]:
-    """Our requests with so many bad events, and how long they took in all."""
+    """Returns our requests with so many bad events, and how long they took in all."""
     world = World({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, workers=1, receive_count=500)
     poison = msgspec.to_builtins((Poison(_POISON),))
     world.klaviyo.configure(attribution=attribution, poison=poison)
@@ -57,7 +57,7 @@ def ours(count: int, attribution: str) -> dict[str, Any]:
 
 
 def bisected(count: int) -> dict[str, Any]:
-    """Halve what is refused until what is bad stands alone: every part is asked about."""
+    """Halves a refused job until each bad event stands alone, and sends every part."""
     bad = _bad(count)
     asked = itertools.count(1)
     requests = 0

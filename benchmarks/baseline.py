@@ -1,8 +1,8 @@
-"""The floor: the least that anyone does who looks at a body at all."""
+"""Defines the baseline: the least work of any program that looks at a body at all."""
 
 import orjson
 
 
 def floor(body: bytes) -> bytes:
-    """A body parsed once and written once."""
+    """Parses a body once and writes it once."""
     return orjson.dumps(orjson.loads(body))

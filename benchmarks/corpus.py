@@ -1,7 +1,7 @@
-"""The events that are measured: Placed Orders of a fixed seed, the same for every candidate.
+"""Makes the events that are measured: Placed Orders of a fixed seed, the same for every candidate.
 
-An event of the corpus is what one order amounts to, whoever sends it: a bulk request, a single event,
-dtex's record, Segment's payload. About 800 bytes with its profile, ten properties, four events a profile.
+An event of the corpus is one order, in the form of its sender: a bulk request, a single event, dtex's record,
+Segment's payload. It has about 800 bytes with its profile, and ten properties; each profile has four events.
 """
 
 import json
@@ -33,12 +33,12 @@ def orders(events: int = EVENTS, profiles: int = PROFILES, seed: int = SEED) -> 
 
 
 def ungrouped(given: list[Order]) -> bytes:
-    """One bulk request with an entry for each event, as senders write them that do not group."""
+    """Returns one bulk request with an entry for each event, as senders that do not group write it."""
     return _bulk([_entry(order["profile"], [order["event"]]) for order in given])
 
 
 def grouped(given: list[Order]) -> bytes:
-    """One bulk request with an entry for each profile."""
+    """Returns one bulk request with an entry for each profile."""
     by_profile: dict[str, list[Order]] = {}
     for order in given:
         by_profile.setdefault(order["profile"]["email"], []).append(order)
@@ -48,25 +48,25 @@ def grouped(given: list[Order]) -> bytes:
 
 
 def single(order: Order) -> bytes:
-    """One order as a Create Event request."""
+    """Returns one order as a Create Event request."""
     profile = {"data": {"type": "profile", "attributes": order["profile"]}}
     return orjson.dumps({"data": {"type": "event", "attributes": {**order["event"], "profile": profile}}})
 
 
 def client(order: Order) -> bytes:
-    """One order as a page sends it, its profile named by the e-mail alone."""
+    """Returns one order as a page sends it, its profile identified by the e-mail alone."""
     return single({**order, "profile": {"email": order["profile"]["email"]}})
 
 
 def client_bulk(own: list[Order]) -> bytes:
-    """One profile's orders as a client bulk request."""
+    """Returns one profile's orders as a client bulk request."""
     return orjson.dumps(
         {"data": _entry({"email": own[0]["profile"]["email"]}, [each["event"] for each in own])}
     )
 
 
 def delivery(order: Order) -> bytes:
-    """One order as a shop's webhook has it."""
+    """Returns one order as a shop's webhook has it."""
     event = {name: value for name, value in order["event"].items() if name != "metric"}
     return orjson.dumps({**event, "customer": order["profile"]})
 
@@ -77,7 +77,7 @@ def batch(given: list[Order]) -> bytes:
 
 
 def records(given: list[Order]) -> bytes:
-    """The orders as JSON lines of dtex's record contract."""
+    """Returns the orders as JSON lines of dtex's record contract."""
     lines = []
     for order in given:
         event = {name: value for name, value in order["event"].items() if name != "metric"}
@@ -86,7 +86,7 @@ def records(given: list[Order]) -> bytes:
 
 
 def segment(given: list[Order]) -> bytes:
-    """The orders as a batch of Segment's track events."""
+    """Returns the orders as a batch of Segment's track events."""
     return orjson.dumps([_track(order) for order in given])
 
 

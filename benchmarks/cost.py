@@ -1,4 +1,5 @@
-"""What a million events cost on AWS, by the way they come in: calls counted, times measured, list prices.
+"""Calculates the cost of a million events on AWS, by the way they come in, from counts, times and list
+prices.
 
 Prices are the public on-demand list prices of us-east-1 (N. Virginia) as of November 2026, from the AWS
 pricing pages of each service, without free tiers or volume discounts.
@@ -51,9 +52,9 @@ LINES: Final = 100_000  # of an object
 
 
 class Times(msgspec.Struct, frozen=True):
-    """Ingest's milliseconds a request, by its kind, and processor seconds an event in dispatch.
+    """Holds ingest's milliseconds a request, by its kind, and dispatch's processor seconds an event.
 
-    These are to read what nobody has checked before, and to deliver what is read.
+    Dispatch has one time for reading bodies that nobody has checked before, and one for delivering.
     """
 
     ingest: Mapping[str, float]
@@ -62,10 +63,10 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Way(msgspec.Struct, frozen=True):
-    """A way in. `queued` is one of its messages on the queue, of so many events; `sends` are put by one call.
+    """Describes a way in: `queued` is one of its messages, of so many events; `sends` are put by one call.
 
     `handler` is the kind of ingest's request, `object_lines` the lines of an S3 object; without either the
-    message is a producer's own. `more` are dollars an event for what brings it.
+    message is a producer's own. `more` are dollars an event for the service that brings it.
     """
 
     queued: Body
@@ -161,7 +162,7 @@ def _bus_event(detail: object) -> dict[str, object]:
 
 
 def _counts(way: Way, times: Times) -> dict[str, float]:
-    """Requests, messages, writes and the like of a million events."""
+    """Counts requests, messages, writes and the like of a million events."""
     messages = EVENTS / way.events
     size = len(way.queued.text)
     invocations = messages / min(INVOCATION_MESSAGES, INVOCATION_BYTES / (size + RECORD_BYTES))
@@ -220,11 +221,13 @@ def _priced(way: Way, times: Times, sent: float) -> dict[str, Any]:
 
 
 def _note_bytes(stored: Message[Any]) -> int:
-    """Of a receipt's item once all of a message's events are noted, as DynamoDB counts sets of numbers."""
+    """Returns the size of a receipt's item with all of a message's events, as DynamoDB counts sets of
+    numbers.
+    """
     places = [str(place).strip("0") for place in receipts.places(stored)]
     return 150 + sum(1 + 1 + math.ceil(len(digits) / 2) for digits in places)
 
 
 def _units(size: int) -> int:
-    """What SQS, SNS and EventBridge bill a call of so many bytes as."""
+    """Returns the units that SQS, SNS and EventBridge bill for a call of so many bytes."""
     return max(1, math.ceil(size / BILLED_BYTES))

@@ -1,4 +1,6 @@
-"""What ingest calls of SQS, Secrets Manager and DynamoDB, on a loopback socket in a process of its own."""
+"""Fakes the calls of ingest to SQS, Secrets Manager and DynamoDB, on a loopback socket in a process of its
+own.
+"""
 
 import contextlib
 import hashlib
@@ -84,7 +86,7 @@ def serving() -> Iterator[str]:
 
 
 def environment(url: str) -> dict[str, str]:
-    """The variables with which ingest and boto3 find this instead of AWS."""
+    """Returns the variables with which ingest and boto3 find this process instead of AWS."""
     given = {"events_queue_url": url + QUEUE_PATH, "allowed_origins": "*", "inbound_limits": "off"}
     names = [field.name for field in msgspec.structs.fields(IngestSettings)]
     return {

@@ -1,4 +1,4 @@
-"""The gateway's own hot path, step by step, without AWS: what ingest and dispatch do to events."""
+"""Runs the gateway's own hot path, step by step, without AWS: the work of ingest and dispatch on events."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,49 +21,49 @@ _ACCOUNTS: Final = Accounts((Account(SITE_ID, "pk_upstream"),))
 
 
 def stored(body: bytes, surface: Surface = Surface.BULK, receipt: str = "0" * 32) -> Message[Any]:
-    """What ingest makes of a request's body."""
+    """Returns the message that ingest makes of a request's body."""
     read = parser.read(surface, body, UPSTREAM_REVISION, NOW)
     return Message(receipt, SITE_ID, surface, NOW, read.entries, flat=read.flat)
 
 
 def ingest(body: bytes) -> Body:
-    """A bulk request's bytes as its queue message."""
+    """Returns a bulk request's bytes as its queue message."""
     return message.encode(stored(body))
 
 
 def produced(text: str) -> StoredMessage | Batch:
-    """What dispatch makes of a body that a producer put on the queue itself."""
+    """Returns the message that dispatch makes of a body that a producer put on the queue."""
     opened = envelopes.opened(envelopes.Body(text, NOW))
     return message.as_stored(producers.accept(opened, "0" * 32, _ACCOUNTS))  # type: ignore[arg-type]
 
 
 def batch(body: bytes) -> Batch:
-    """What ingest makes of a batch for Pipeless."""
+    """Returns the message that ingest makes of a batch for Pipeless."""
     read = pipeless.read(body, App(APP_ID, "pl_upstream"))
     return Batch("0" * 32, APP_ID, NOW, pipeless.stamped(read.events, NOW))
 
 
 def read(bodies: Sequence[Body]) -> list[StoredMessage]:
-    """What dispatch reads of queue messages."""
+    """Decodes queue messages as dispatch does."""
     claims = {body.claim_key or "": body.claim_bytes for body in bodies}
     return [message.decode(body.text, claims.__getitem__) for body in bodies]  # type: ignore[misc]
 
 
 def jobs(messages: Sequence[StoredMessage]) -> list[Job]:
-    """The jobs that messages are packed into."""
+    """Packs messages into jobs."""
     return packing.pack(enumerate(messages)).jobs
 
 
 def bodies(packed: Sequence[Job]) -> list[bytes]:
-    """What is sent upstream."""
+    """Returns the bodies that are sent upstream."""
     return [job.body() for job in packed]
 
 
 def dispatch(given: Sequence[Body]) -> list[bytes]:
-    """Queue messages as the bodies sent upstream."""
+    """Returns queue messages as the bodies sent upstream."""
     return bodies(jobs(read(given)))
 
 
 def whole(body: bytes) -> list[bytes]:
-    """A bulk request's bytes as the bodies sent upstream: both functions' work."""
+    """Returns a bulk request's bytes as the bodies sent upstream: the work of both functions."""
     return dispatch([ingest(body)])

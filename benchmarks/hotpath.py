@@ -1,4 +1,4 @@
-"""From a caller's bytes to the bytes sent upstream: ours, the floor below it, and what others take."""
+"""Measures the way from a caller's bytes to the bytes sent upstream: ours, the baseline's, and the peers'."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ _isolated: Final = multiprocessing.get_context("spawn")
 
 
 def run(rounds: int) -> dict[str, Any]:
-    """The contestants' rows, our steps, and what many single events take."""
+    """Returns the contestants' rows, the times of our steps, and the cost of many single events."""
     orders = corpus.orders()
     return {
         "ungrouped": _ours(corpus.ungrouped(orders), rounds),
@@ -71,7 +71,7 @@ def _ours(body: bytes, rounds: int) -> dict[str, Any]:
 
 
 class _Whole:
-    """`gateway.whole` of a body, which notes when each of its steps is done."""
+    """Runs `gateway.whole` on a body, and records when each of its steps is done."""
 
     STEPS: Final = ("read and stamp", "encode", "decode", "pack", "serialise")
 
@@ -147,7 +147,7 @@ def _node(name: str, orders: list[corpus.Order], form: Form, rounds: int) -> dic
 
 
 def node_error(said: str) -> str:
-    """Why Node ended, by what it said."""
+    """Returns why Node ended, from its output."""
     reasons = filter(_NODE_ERROR.fullmatch, map(str.strip, said.splitlines()))
     return next(reasons, "it ended without an answer")[:200]
 
@@ -158,7 +158,7 @@ def _row(seconds: float, sent: int, memory: int) -> dict[str, Any]:
 
 
 def _singles(rounds: int) -> dict[str, Any]:
-    """Ten thousand messages of one event, as one batch of the mapping brings them."""
+    """Measures ten thousand messages of one event, as one batch of the mapping brings them."""
     count = 10_000
     orders = corpus.orders(count, count // 4)
     queued = [
@@ -179,9 +179,10 @@ def _singles(rounds: int) -> dict[str, Any]:
 
 
 def _memory[Input](work: Callable[[Input], object], few: Input, given: Input) -> int:
-    """Bytes of resident memory a process grows by at most for this.
+    """Returns by how many bytes of resident memory a process grows at most for this work.
 
-    That is beyond its input, and what it has after a `few` events: imports, and what is made once.
+    Its input does not count, nor the memory it uses after a `few` events: imports, and objects that are made
+    once.
     """
     with _isolated.Pool(1) as pool:
         grown: int = pool.apply(_grown, (work, few, given))
@@ -194,12 +195,12 @@ def _grown[Input](work: Callable[[Input], object], few: Input, given: Input) -> 
 
 
 def _few(form: Form) -> bytes:
-    """Input of two events."""
+    """Returns an input of two events."""
     return form(corpus.orders(2, 1))
 
 
 def _keep_all(queued: list[Body]) -> object:
-    """As an invocation does, which keeps the messages until it is done."""
+    """Keeps the messages until the end, as an invocation does."""
     messages = gateway.read(queued)
     return messages, gateway.bodies(gateway.jobs(messages))
 

@@ -1,6 +1,8 @@
-"""Times and memory. A time is the best of several rounds, all contestants in each: a busy moment of the
-machine then passes over everyone, and what is left is what the work takes. It is processor time, as what
-else runs on the machine is nobody's merit.
+"""Measures times and memory.
+
+A time is the best of several rounds, with all contestants in each. So a busy moment of the machine affects
+all of them alike, and the rest is the time of the work. It is processor time, because other programs on the
+machine must not count.
 """
 
 import gc
@@ -17,7 +19,7 @@ _CALLS: Final = 10  # of a tight loop: the first ones warm the caches
 
 
 def best(contestants: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """Each contestant's shortest time in seconds; the first call of each does not count.
+    """Returns each contestant's shortest time in seconds, without the first call of each.
 
     Each call follows a garbage collection, so it finds caches as cold as after other work.
     """
@@ -34,7 +36,7 @@ def best(contestants: Mapping[str, Work], rounds: int) -> dict[str, float]:
 
 
 def best_warm(contestants: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """The same in tight loops of several calls, in turn, without the garbage collector."""
+    """Returns the same for tight loops of several calls, alternating, without the garbage collector."""
     found = dict.fromkeys(contestants, float("inf"))
     gc.disable()
     try:
@@ -81,13 +83,13 @@ def peak_growth(work: Work) -> int:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent of the values do not pass."""
+    """Returns the value that so many percent of the values do not pass."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
 def peak(*, forget: bool = False) -> int:
-    """The process's peak of resident memory in bytes, so far or, on Linux, since it was last forgotten."""
+    """Returns the peak of resident memory in bytes, so far or, on Linux, since it was last forgotten."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

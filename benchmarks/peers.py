@@ -1,4 +1,4 @@
-"""The Python peers, each from a caller's bytes to the bytes it would send. Their sockets are left out."""
+"""Runs the Python peers, each from a caller's bytes to the bytes it would send, without their sockets."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,9 @@ from typing import Any
 
 
 def klaviyo_sdk() -> Callable[[bytes], list[bytes]]:
-    """`klaviyo-api`: its models from the request's JSON, its client to the request it hands to urllib3."""
+    """Runs `klaviyo-api`: its models from the request's JSON, its client to the request that it hands to
+    urllib3.
+    """
     from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]  # noqa: PLC0415
     from openapi_client.models.events_bulk_create_job import EventsBulkCreateJob  # noqa: PLC0415
 
@@ -29,7 +31,7 @@ def klaviyo_sdk() -> Callable[[bytes], list[bytes]]:
 
 
 def dtex() -> Callable[[bytes], list[bytes]]:
-    """`dtex`: its Klaviyo destination's requests from JSON lines of its record contract."""
+    """Runs `dtex`: its Klaviyo destination's requests from JSON lines of its record contract."""
     from dtex.destinations.klaviyo.client import prepare_requests  # noqa: PLC0415
 
     def run(lines: bytes) -> list[bytes]:

@@ -1,9 +1,8 @@
-"""Whether the hot path is still as quick, beside the floor of the same moment, as it was when recorded.
+"""Compares the speed of the hot path, beside the baseline's at the same moment, with the recorded one.
 
-And whether many events still take about as long, each, as few do.
-
-Absolute times say more about the machine than about a change, so only ratios are compared, and with a
-margin that a busy machine does not use up. `python -m benchmarks.regression_guard` records them anew.
+It also compares the time an event takes among many with its time among few. Absolute times say more about the
+machine than about a change. So only ratios are compared, with a margin that a busy machine does not use up.
+`python -m benchmarks.regression_guard` records them anew.
 """
 
 import json
@@ -21,9 +20,9 @@ _ALL: Final = "microseconds_with_collector"
 
 
 def ratios() -> dict[str, float]:
-    """Our times over the time of parsing and writing the same bytes once, in a short run.
+    """Returns our times over the time of parsing and writing the same bytes once, in a short run.
 
-    That of packing is an event's among many over that of the same event among a thousand.
+    The ratio of packing is of an event among many to the same event among a thousand.
     """
     body = corpus.ungrouped(corpus.orders())
     queued = [gateway.ingest(body)]
@@ -43,13 +42,13 @@ def ratios() -> dict[str, float]:
 
 
 def recorded() -> dict[str, float]:
-    """The ratios as they were recorded."""
+    """Returns the recorded ratios."""
     found: dict[str, float] = json.loads(_RECORDED.read_text())
     return found
 
 
 def slower(now: dict[str, float]) -> list[str]:
-    """What is slower than recorded, in words."""
+    """Lists in words every part that is slower than recorded."""
     return [
         f"{name} takes {now[name]:.2f} times as long; recorded is {limit:.2f}, allowed {limit * MARGIN:.2f}"
         for name, limit in recorded().items()

@@ -1,4 +1,4 @@
-"""The results as tables for people, a picture, and bars that are met or not."""
+"""Writes the results as tables for people, as a picture, and as bars that are met or not."""
 
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ _MIB: Final = 2**20
 
 
 def bars(results: Results) -> list[Bar]:
-    """What was asked for: the bar, what was measured, whether it is met."""
+    """Returns each bar, the measured value, and whether it is met."""
     hot = results["hotpath"]
     ours, grouped, peers = hot["ungrouped"], hot["grouped"], hot["peers"]
     warm = results["singles"]["warm"]["single event, without calls to AWS"]["p50"]
@@ -107,7 +107,7 @@ def _scale_bars(scale: Results) -> list[Bar]:
 
 
 def markdown(results: Results) -> str:
-    """The whole report."""
+    """Writes the whole report."""
     machine = results["machine"]
     parts = [
         "# Benchmarks",
@@ -437,7 +437,7 @@ def svg(results: Results) -> str:
 
 
 def corpus_rate(seconds: float) -> float:
-    """Events of the corpus a second."""
+    """Returns the events of the corpus a second."""
     return 1_000 / seconds
 
 

@@ -1,4 +1,4 @@
-"""The real dispatch against the stand-in on a real socket, as fast as the limits let it, and without them."""
+"""Runs the real dispatch against the fake upstream on a real socket, with its limits on and off."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ _WAIT_SECONDS: Final = 20.0  # for a turn, as in the function
 
 
 def run(shares: int, unlimited_seconds: float) -> dict[str, Any]:
-    """With the limits on for so many shares of a minute, then with them off."""
+    """Measures with the limits on for so many shares of a minute, then with them off."""
     span = shares * rate_limiter.SHARE_MS / 1_000
     with _standin() as url:
         limited = _saturate(url, span, paced=True)
@@ -48,7 +48,9 @@ def run(shares: int, unlimited_seconds: float) -> dict[str, Any]:
 
 
 class _Item:
-    """The account's item of the state table: its window and version, written only by who read the last."""
+    """Keeps the account's item of the state table, its window and version; only its last reader can write
+    it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +75,7 @@ _Manager.register("Item", _Item)
 
 
 class _Pace(Pace):
-    """The real pace, its one item with the manager instead of DynamoDB."""
+    """Runs the real rate limiter, with its one item at the manager instead of DynamoDB."""
 
     def __init__(self, item: Any, deadline: float) -> None:
         super().__init__("", gateway.SITE_ID, deadline)
@@ -88,7 +90,7 @@ class _Pace(Pace):
 
 
 class _AtOnce(_Pace):
-    """No limit: it is everybody's turn."""
+    """Gives a slot at once, without a limit."""
 
     async def turn(self) -> int:
         return int(time.time() * 1_000)
@@ -122,7 +124,7 @@ class _Worker:
         self._plain = msgspec.json.encode(gateway.stored(corpus.ungrouped(corpus.orders())))
 
     async def run(self, end: float) -> None:
-        """Invocation after invocation; what stays on the queue comes first in the next."""
+        """Runs invocation after invocation; messages that stay on the queue come first in the next."""
         while time.time() < end:
             bodies = [self._waiting.popleft() if self._waiting else self._message() for _ in range(BATCH)]
             now = datetime.now(UTC)
@@ -132,7 +134,7 @@ class _Worker:
         await http.client().aclose()
 
     def _message(self) -> str:
-        """A bulk request of its own events, as the queue would have it."""
+        """Returns a bulk request of its own events, as the queue would have it."""
         number = next(self._numbers)
         plain = self._plain.replace(b"order-", b"order-%x-" % number)
         plain = plain.replace(b"0" * 32, b"%032x" % number, 1)
@@ -183,7 +185,7 @@ def _result(url: str, seconds: float) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _standin(*options: str) -> Iterator[str]:
-    """The stand-in as a process of its own."""
+    """Runs the fake upstream as a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
         account = ["--account", f"{gateway.SITE_ID}:{KEY}"]

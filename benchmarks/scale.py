@@ -1,4 +1,4 @@
-"""Whether a thousand times as much costs a thousand times as much: packing, and a backlog drained."""
+"""Measures whether a thousand times as much costs a thousand times as much: packing, and a backlog."""
 
 import gc
 import multiprocessing
@@ -25,7 +25,7 @@ _ROUNDS: Final = 5
 
 
 def run(largest: int, backlogs: Sequence[int]) -> dict[str, Any]:
-    """Packing from a thousand events at a time up to `largest`, and queues of so many single events."""
+    """Packs from a thousand events at a time up to `largest`, and drains queues of so many single events."""
     sizes = [size for size in _SIZES if size <= largest]
     times = _apart(pack_times, sizes)
     return {
@@ -83,7 +83,7 @@ def _pack_by(size: int, messages: Sequence[StoredMessage]) -> tuple[float, float
 
 
 def pack_instructions(messages: Sequence[StoredMessage]) -> float:
-    """The interpreter's instructions an event, to pack bulk messages at once and write their jobs."""
+    """Returns the interpreter's instructions an event, to pack bulk messages at once and write their jobs."""
     return measure.instructions(lambda: _packed(messages)) / (len(messages) * corpus.EVENTS)
 
 
@@ -102,7 +102,7 @@ def _pack_once(size: int) -> dict[str, float]:
 
 
 def bulk_messages(count: int) -> Iterator[StoredMessage]:
-    """Stored bulk requests of a thousand events, no two of the same profiles."""
+    """Yields stored bulk requests of a thousand events, no two of the same profiles."""
     plain = msgspec.json.encode(gateway.stored(corpus.ungrouped(corpus.orders())))
     for number in range(count):
         text = plain.replace(b"order-", b"order-%x-" % number).replace(b"customer.", b"customer.%x." % number)
@@ -111,7 +111,7 @@ def bulk_messages(count: int) -> Iterator[StoredMessage]:
 
 
 def drain(backlog: int) -> dict[str, Any]:
-    """A queue of single events worked off in pretended time, by the real dispatch at the real pace."""
+    """Drains a queue of single events in simulated time, by the real dispatch at the real rate."""
     world = World({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, latency=0.3)
     templates = [
         message.encode(gateway.stored(corpus.single(order), Surface.EVENT)).text

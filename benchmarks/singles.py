@@ -1,4 +1,4 @@
-"""What one request costs in ingest: warm, with and without SendMessage, and from a cold start."""
+"""Measures one request in ingest: warm, with and without SendMessage, and from a cold start."""
 
 import contextlib
 import functools
@@ -48,7 +48,7 @@ def run(count: int, starts: int) -> dict[str, Any]:
 
 
 def requests() -> dict[str, dict[str, Any]]:
-    """API Gateway's event for a request of each route, by what the report calls it."""
+    """Returns API Gateway's event for a request of each route, by its name in the report."""
     orders = corpus.orders()
     own = [order for order in orders if order["profile"] is orders[0]["profile"]]
     delivery, batch = corpus.delivery(orders[0]), corpus.batch(orders[:MAX_EVENTS_PER_CALL])
@@ -70,7 +70,7 @@ def requests() -> dict[str, dict[str, Any]]:
 def _request(
     path: str, body: bytes, own: dict[str, str], query: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """A proxy request with headers of its `own` beside those that every one has."""
+    """Returns a proxy request with headers of its `own` beside those that every request has."""
     request: dict[str, Any] = json.loads((ROOT / "tests/events/ingest-event.json").read_text())
     headers = {name: value for name, value in request["headers"].items() if name != "Authorization"} | own
     return request | {
@@ -145,8 +145,9 @@ def _handler() -> Callable[[dict[str, Any]], Any]:
 
 
 def _rounds(works: dict[str, tuple[measure.Work, int]]) -> dict[str, dict[str, float]]:
-    """Each work's percentiles in milliseconds, of so many calls: the medians of what several rounds found,
-    all works in each, so that a busy moment of the machine spoils a round and not a figure.
+    """Returns each work's percentiles in milliseconds, of so many calls: the medians of several rounds.
+
+    Each round has all works, so a busy moment of the machine spoils a round and not a figure.
     """
     found: dict[str, list[list[float]]] = {name: [] for name in works}
     for _ in range(ROUNDS):

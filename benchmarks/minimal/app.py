@@ -1,4 +1,4 @@
-"""The least a front could be: the body goes on the queue as it is. What ingest's start is compared with."""
+"""Puts the body on the queue as it is: the least that ingest could do, to compare its start with."""
 
 import os
 from typing import Any
@@ -9,6 +9,6 @@ sqs = boto3.client("sqs")
 
 
 def handler(event: dict[str, Any], _: object) -> dict[str, Any]:
-    """Lambda's entry: a proxy request."""
+    """Handles a proxy request for Lambda."""
     sqs.send_message(QueueUrl=os.environ["SLUICE_EVENTS_QUEUE_URL"], MessageBody=event["body"])
     return {"statusCode": 202, "body": ""}

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: one run, one line, and an exit status."""
+"""Runs once, prints one line and sets an exit status: `python -m tests.chaos`."""
 
 import argparse
 import random

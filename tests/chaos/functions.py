@@ -1,4 +1,4 @@
-"""Dispatch and resume as on Lambda, and the mappings around them, beside a stack that is up."""
+"""Runs dispatch and resume as on Lambda, with the mappings around them, beside a stack that is up."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ OTHER_MAPPINGS: Final = ("RejectedMappingId", "EventsDeadLetterMappingId", "Reje
 
 @contextlib.contextmanager
 def runtime(stack: Stack, function: str, name: str, timeout: int, mischief: Mischief) -> Iterator[Runtime]:
-    """A deployed function, by its logical id, with its own variables and its role's permissions."""
+    """Runs a deployed function, by its logical id, with its own variables and its role's permissions."""
     deployed = boto3.client("lambda").get_function_configuration(
         FunctionName=stack.outputs[f"{function}Name"]
     )
@@ -60,7 +60,7 @@ def runtime(stack: Stack, function: str, name: str, timeout: int, mischief: Misc
 def mapped(
     stack: Stack, dispatchers: list[Runtime], visibility: int, timeout: int, mischief: Mischief
 ) -> Iterator[None]:
-    """The events queue's messages to these runtimes, the other queues' to the emulator's functions."""
+    """Maps the events queue to these runtimes, and the other queues to the emulator's functions."""
     functions, sqs = boto3.client("lambda"), boto3.client("sqs")
     deployed = settings.read(stack.outputs["EventsMappingId"], functions, sqs)
     # Read as it is deployed and pressed afterwards: shorter than the function's timeout, AWS would refuse it.
@@ -110,7 +110,7 @@ def _by_turns(runtimes: list[Runtime], mischief: Mischief) -> Invoke:
 
 
 class _Twice:
-    """A queue's client that lets some received messages be received once more, by somebody else, soon."""
+    """Receives from a queue, and lets some messages be received once more, by another worker, soon."""
 
     def __init__(self, sqs: Any, mischief: Mischief) -> None:
         self._sqs = sqs

@@ -1,4 +1,4 @@
-"""The count: what was accepted, and what became of it, by the marks of the events."""
+"""Counts the accepted events and their outcomes, by the marks of the events."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ CONTROL_SECONDS = 60
 
 
 class Accepted:
-    """Which of a plan's sendings were accepted. For use by several threads."""
+    """Records which of a plan's sendings were accepted; for use by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,19 +35,19 @@ class Accepted:
                 self.poisonous_receipts.add(receipt)
 
     def settle(self, arrived: Set[str]) -> None:
-        """Count what was not answered as accepted, whole, where any of it has arrived."""
+        """Counts a request without an answer as accepted, whole, if any of it has arrived."""
         for sending in self.unanswered:
             if not arrived.isdisjoint(sending.marks):
                 self.marks.update(sending.marks)
 
     def is_poison(self, path: str) -> bool:
-        """Whether a path names an object of the poison."""
+        """Tells whether a path names an object of the poison."""
         return any(receipt in path for receipt in self.poisonous_receipts)
 
 
 @dataclass
 class Archive:
-    """The archived lines; each object is read once."""
+    """Reads the archived lines, each object once."""
 
     s3: "S3Client"
     bucket: str
@@ -61,7 +61,7 @@ class Archive:
         return self.rejected | self.dead
 
     def look(self) -> None:
-        """Read what has come since."""
+        """Reads the lines that have come since."""
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
             for key in {found["Key"] for found in page.get("Contents", [])} - self._read:
                 content = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
@@ -69,7 +69,7 @@ class Archive:
                 self._read.add(key)
 
     def take(self, lines: Iterable[bytes]) -> None:
-        """Count these lines."""
+        """Counts these lines."""
         for line in lines:
             marks = marks_in(line)
             rejection = json.loads(line)
@@ -82,7 +82,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Count:
-    """The figures at the end."""
+    """Holds the figures at the end."""
 
     accepted: int
     delivered: int
@@ -97,7 +97,7 @@ class Count:
 
     @property
     def faults(self) -> list[str]:
-        """What does not hold."""
+        """Lists every rule that does not hold."""
         balanced = self.accepted == self.delivered + self.rejected
         checks = {
             "accepted = delivered + rejected": balanced,
@@ -119,7 +119,7 @@ class Count:
 
 
 def count(plan: Plan, accepted: Accepted, archive: Archive, taken: Counter[str], throttled: int) -> Count:
-    """The figures, from what the stand-in took (how often each mark) and what is archived."""
+    """Makes the figures of the events that the fake upstream took (how often each mark) and the archive."""
     delivered = set(taken)
     rejected = archive.marks
     accepted.settle(delivered | rejected)
@@ -148,7 +148,7 @@ def marks_in(content: bytes) -> set[str]:
 
 @dataclass(frozen=True)
 class StandIn:
-    """The stand-in's control side."""
+    """Reads the control side of the fake upstream."""
 
     url: str
 
@@ -160,18 +160,18 @@ class StandIn:
             pass
 
     def faults(self) -> int:
-        """How many requests were struck by any."""
+        """Returns how many requests were struck by any fault."""
         with urllib.request.urlopen(f"{self.url}/_standin/requests", timeout=CONTROL_SECONDS) as answer:
             return sum(bool(line["faults"]) for line in json.load(answer))
 
     def summary(self) -> dict[str, Any]:
-        """Of its one account."""
+        """Returns the counts of its one account."""
         with urllib.request.urlopen(f"{self.url}/_standin/summary", timeout=CONTROL_SECONDS) as answer:
             [account] = json.load(answer)["accounts"].values()
         return dict(account)
 
     def taken(self) -> Counter[str]:
-        """How often each mark was recorded."""
+        """Counts how often each mark was recorded."""
         with urllib.request.urlopen(f"{self.url}/_standin/events", timeout=CONTROL_SECONDS) as answer:
             return Counter(mark.decode() for mark in MARK.findall(answer.read()))
 

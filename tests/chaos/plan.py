@@ -1,4 +1,4 @@
-"""What a run does, all of it drawn from the seed beforehand. Nothing here calls or looks at a clock."""
+"""Plans a run, all of it drawn from the seed beforehand, without any call or clock."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ PROFILES: Final = 150
 BAD_ADDRESS: Final = "bad-address"
 BAD_METRIC: Final = "Bad Metric"
 RIDDLE: Final = "Riddle"
-# What the stand-in refuses; of a riddle it does not say what is wrong.
+# The fake upstream refuses these; of a riddle it does not say why.
 REFUSED: Final = (
     {"contains": BAD_ADDRESS},
     {"contains": BAD_METRIC},
@@ -44,14 +44,14 @@ WEATHERS: Final[dict[str, tuple[dict[str, Any], ...]]] = {
 }
 
 
-# What a brief run has: faults that are over within seconds, with no pause, circuit or silence to wait out,
-# and few kills, so that enough requests get through to meet them.
+# A brief run has faults that are over within seconds, with no pause, circuit or silence to wait out. It has
+# few kills, so that enough requests get through to meet them.
 BRIEF_WEATHERS: Final = ("throttled", "errors", "pages of errors", "challenges", "resets")
 BRIEF_CALLS: Final = ("dispatch PutItem", "dispatch UpdateItem", "dispatch SendMessageBatch")
 
 
 class Way(StrEnum):
-    """How events come in: by a route of the API, or from a producer straight to the queue."""
+    """Names the ways in: a route of the API, or a producer's message to the queue."""
 
     BULK = "/api/event-bulk-create-jobs"
     EVENT = "/api/events"
@@ -61,7 +61,7 @@ class Way(StrEnum):
 
 
 class Blow(StrEnum):
-    """What happens to a process."""
+    """Names what happens to a process."""
 
     KILL = "SIGKILL"
     STOP = "SIGSTOP"
@@ -69,7 +69,7 @@ class Blow(StrEnum):
 
 @dataclass(frozen=True)
 class Sending:
-    """One request or message: when it goes, in seconds, and the marks of its events."""
+    """Describes one request or message: when it goes, in seconds, and the marks of its events."""
 
     at: float
     way: Way
@@ -80,7 +80,7 @@ class Sending:
 
 @dataclass(frozen=True)
 class Weather:
-    """The faults of the stand-in from a moment on."""
+    """Holds the faults of the fake upstream from a moment on."""
 
     at: float
     name: str
@@ -90,7 +90,9 @@ class Weather:
 
 @dataclass(frozen=True)
 class Strike:
-    """A blow to the process that makes a call, before the call is done or when it is, unanswered."""
+    """Describes a blow to the process that makes a call: before the call is done, or after it and
+    unanswered.
+    """
 
     call: str
     number: int
@@ -100,7 +102,9 @@ class Strike:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `outages` are requests to the stand-in during which every busy process is killed."""
+    """Holds one run; `outages` are requests to the fake upstream during which every busy process is
+    killed.
+    """
 
     seed: int
     sendings: tuple[Sending, ...]
@@ -111,7 +115,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """The same for the same schedule."""
+        """Returns a digest, the same for the same schedule."""
         parts = [
             [(each.at, each.way, hashlib.sha256(each.body).hexdigest()) for each in self.sendings],
             [asdict(each) for each in self.weather],
@@ -121,12 +125,12 @@ class Plan:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
     def chance(self, kind: str, number: int) -> float:
-        """What is drawn for the n-th occasion of a kind: the same for a seed, whatever came between."""
+        """Draws for the n-th occasion of a kind: the same for a seed, whatever came between."""
         return random.Random(f"{self.seed}/{kind}/{number}").random()
 
 
 def plan(seed: int, seconds: float, *, brief: bool = False) -> Plan:
-    """The run of a seed, with load and faults for so many seconds.
+    """Plans the run of a seed, with load and faults for so many seconds.
 
     brief: without the poison and without the faults that have to be waited out.
     """
@@ -155,7 +159,9 @@ def plan(seed: int, seconds: float, *, brief: bool = False) -> Plan:
 
 
 def _weather(chance: random.Random, seconds: float, names: list[str]) -> Iterator[Weather]:
-    """Every kind in another order each time round; fair at the end, so that it can come to rest."""
+    """Yields every kind in another order each time round, and none at the end, so that the system can come
+    to rest.
+    """
     each = min(WEATHER_SECONDS, seconds * 0.9 / len(names))
     at = 0.0
     while at < seconds * 0.9:
@@ -211,7 +217,7 @@ class _Writer:
                 return self._bulk(at, way, entries)
 
     def claimed(self, at: float, *, poison: bool = False) -> Sending:
-        """A request too big for a message, so that its message carries a claim."""
+        """Makes a request that is too big for a message, so that its message is a claim check."""
         entry = self._entry(50, good=True)
         for event in entry["attributes"]["events"]["data"]:
             event["attributes"]["properties"]["noise"] = self._chance.randbytes(25_000).hex()

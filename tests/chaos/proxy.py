@@ -1,7 +1,6 @@
-"""What stands between one execution environment and the emulated AWS, and makes its calls go wrong.
+"""Stands between one execution environment and the emulated AWS, and makes its calls go wrong.
 
-It numbers the calls by kind, over all environments of a function, and asks the plan what is to happen at
-each.
+It numbers the calls by kind, over all environments of a function, and asks the plan what happens at each.
 """
 
 import contextlib
@@ -32,10 +31,10 @@ _HOP_BY_HOP: Final = frozenset(
 
 @dataclass
 class Mischief:
-    """What all proxies of a run share: the plan, how many calls of each kind there were, and what was done.
+    """Holds what all proxies of a run share: the plan, the number of calls of each kind, and the faults done.
 
-    longest_wait: of those that a function may choose for a message, in seconds. poisoned: whether a path is
-    one of the poison's.
+    longest_wait: the longest wait that a function may choose for a message, in seconds. poisoned: tells
+    whether a path is one of the poison's.
     """
 
     plan: Plan
@@ -68,7 +67,7 @@ class _Request:
 
     @property
     def kind(self) -> str:
-        """The API call; of S3's objects by the method."""
+        """Returns the API call; for S3's objects the method."""
         target = next((value for name, value in self.headers.items() if name.lower() == "x-amz-target"), "")
         return target.rpartition(".")[2] or f"{self.method.title()}Object"
 
@@ -81,7 +80,7 @@ class _Response:
 
 
 class Proxy:
-    """Between a runtime and the emulator, for the length of `serving`."""
+    """Stands between a runtime and the emulator, for the length of `serving`."""
 
     def __init__(self, function: str, mischief: Mischief, port: int) -> None:
         self._function = function
@@ -134,7 +133,7 @@ class Proxy:
                 thread.join()
 
     def handle(self, request: _Request) -> _Response | None:
-        """The answer to a call; None where there is to be none."""
+        """Answers a call; returns None if there is to be no answer."""
         kind = f"{self._function} {request.kind}"
         strike = self._mischief.plan.strikes.get((kind, self._mischief.number(kind)))
         if self._mischief.poisoned(request.path):
@@ -169,7 +168,7 @@ class Proxy:
                 return self._forward(request)
 
     def _send_some(self, request: _Request) -> _Response:
-        """SendMessageBatch, of which some entries are not sent and are answered as `Failed`."""
+        """Does SendMessageBatch, but leaves some entries out and answers them as `Failed`."""
         document = json.loads(request.body)
         kind = f"{self._function} Failed"
         refused = [each for each in document["Entries"] if self._mischief.happens(kind, FAILED)]
@@ -190,7 +189,7 @@ class Proxy:
         return _Response(200, response.headers, json.dumps(answered).encode())
 
     def _shortened(self, request: _Request) -> _Request:
-        """ChangeMessageVisibilityBatch with its waits cut."""
+        """Returns ChangeMessageVisibilityBatch with its waits cut."""
         document = json.loads(request.body)
         for entry in document["Entries"]:
             entry["VisibilityTimeout"] = min(entry["VisibilityTimeout"], self._mischief.longest_wait)

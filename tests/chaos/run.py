@@ -1,4 +1,4 @@
-"""One run: everything the plan says, done to a stack, until it is at rest; and the count."""
+"""Carries a plan out on a stack, until it is at rest, and counts."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ PARAMETERS: Final = {
 
 @dataclass(frozen=True)
 class Result:
-    """A run's figures, and what happened in it, by name."""
+    """Holds a run's figures, and what happened in it, by name."""
 
     count: Count
     done: dict[str, int]
@@ -61,7 +61,7 @@ class Result:
 
 
 class Run:
-    """A plan carried out on a stack. timeout: dispatch's, in seconds."""
+    """Carries a plan out on a stack; `timeout` is dispatch's, in seconds."""
 
     def __init__(self, plan: Plan, stack: Stack, timeout: int, say: Callable[[str], None]) -> None:
         self._plan = plan
@@ -79,7 +79,7 @@ class Run:
         self._ended = threading.Event()
 
     def carry_out(self) -> Result:
-        """All of it, some minutes."""
+        """Carries out all of it, in some minutes."""
         self._stand_in.configure(poison=REFUSED)
         with contextlib.ExitStack() as block:
             resumer = block.enter_context(self._runtime("ResumeFunction", "resume", 60))
@@ -117,10 +117,10 @@ class Run:
             tuple(self._not_accepted),
         )
 
-    # What the plan says, each in a thread of its own.
+    # The parts of the plan, each in a thread of its own.
 
     def _send_all(self, start: float, threads: ThreadPoolExecutor) -> None:
-        """Send each at its time, several at once; the load is over when all are answered."""
+        """Sends each request at its time, several at once; the load is over when all are answered."""
         sent: list[Future[None]] = []
         for sending in self._plan.sendings:
             if sending.at >= HEAD_START:
@@ -165,7 +165,7 @@ class Run:
             self._weather = weather.name
 
     def _strike_during_requests(self, dispatchers: list[Runtime]) -> None:
-        """Kill every busy dispatch at once when the stand-in has been asked so often."""
+        """Kills every busy dispatch at once when the fake upstream has received so many requests."""
         for number in self._plan.outages:
             while self._stand_in.summary()["requests"] < number:
                 if self._ended.wait(LOOK_SECONDS):
@@ -184,7 +184,7 @@ class Run:
     def _wait(
         self, start: float, load: Future[None], tasks: list[Future[None]], dispatchers: list[Runtime]
     ) -> None:
-        """Until all is sent and the system is at rest, or nothing has changed for long."""
+        """Waits until all is sent and the system is at rest, or nothing has changed for long."""
         before: object = None
         changed = said = over = time.monotonic()
         while True:
@@ -211,7 +211,7 @@ class Run:
                 return
 
     def _waiting(self, dispatchers: list[Runtime]) -> tuple[int, ...]:
-        """Messages on the queues, shown or hidden, parked objects, and dispatches that run."""
+        """Returns the messages on the queues, visible or hidden, parked objects, and dispatches that run."""
         names = ("EventsQueue", "EventsDeadLetterQueue", "RejectedQueue", "RejectedDeadLetterQueue")
         parked = self._s3.list_objects_v2(Bucket=self._stack.outputs["ClaimBucketName"], Prefix="parked/")
         return (

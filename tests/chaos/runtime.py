@@ -1,4 +1,4 @@
-"""One execution environment as Lambda has it: the real runtime client in the real Runtime Interface Emulator.
+"""Runs one execution environment as Lambda has it: the real runtime client in the Runtime Interface Emulator.
 
 Both come with the SAM CLI's environment. The emulator starts the function's process, hands it one event at a
 time, ends it at the function's timeout, and starts another one after any end.
@@ -30,11 +30,11 @@ KILLED = "killed"
 
 
 class RuntimeMissingError(Exception):
-    """There is no Runtime Interface Emulator for this machine; the text says why."""
+    """Says that there is no Runtime Interface Emulator for this machine; the text says why."""
 
 
 def interface_emulator() -> Path:
-    """The binary that the SAM CLI brings."""
+    """Returns the binary that the SAM CLI brings."""
     architecture = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
     found = list(
         PYTHON.parent.parent.glob(f"lib/*/site-packages/samcli/local/rapid/aws-lambda-rie-{architecture}")
@@ -47,7 +47,7 @@ def interface_emulator() -> Path:
 
 
 class Runtime:
-    """One such environment, from `start()` to `close()`; it runs one invocation at a time.
+    """Runs one such environment, from `start()` to `close()`, one invocation at a time.
 
     name: of this environment, for its folder and log. code: folders to import from, the handler's first.
     environment: the function's variables, its credentials and region among them. timeout: in seconds.
@@ -67,7 +67,7 @@ class Runtime:
         self._struck: int | None = None
 
     def start(self) -> None:
-        """Start the emulator; the function's process comes with the first invocation."""
+        """Starts the emulator; the function's process comes with the first invocation."""
         self._folder.mkdir(parents=True, exist_ok=True)
         bootstrap = self._folder / "bootstrap"
         bootstrap.write_text(
@@ -110,7 +110,7 @@ class Runtime:
             time.sleep(0.05)
 
     def invoke(self, event: bytes) -> Answer:
-        """Run the function once."""
+        """Runs the function once."""
         request = urllib.request.Request(
             f"http://{emulator.HOST}:{self._port}/2015-03-31/functions/function/invocations", data=event
         )
@@ -126,7 +126,9 @@ class Runtime:
             self.busy = False
 
     def strike(self, number: signal.Signals) -> bool:
-        """Send the function's process a signal; False if it has had one already, or there is none."""
+        """Sends the function's process a signal; returns False if it has had one already, or there is
+        none.
+        """
         with self._lock:
             pid = self._pid()
             if pid is None or pid == self._struck:
@@ -138,7 +140,7 @@ class Runtime:
         return False
 
     def close(self) -> None:
-        """End both processes. Closing twice is fine."""
+        """Ends both processes; closing twice is fine."""
         if self._process.poll() is None:
             pid = self._pid()
             self._process.kill()
@@ -152,7 +154,7 @@ class Runtime:
         return self._folder / "pid"
 
     def _pid(self) -> int | None:
-        """The function's process: what the file says, if it still is the emulator's child."""
+        """Returns the function's process: the one in the file, if it still is the emulator's child."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             pid = int(self._pid_file.read_text())
             parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
@@ -166,7 +168,7 @@ class Runtime:
 
 
 def _understood(payload: bytes) -> Answer:
-    """An answer of status 200, which a timeout and an exception have too."""
+    """Interprets an answer of status 200, which a timeout and an exception have too."""
     try:
         document = json.loads(payload)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The functions as Lambda runs them, with what they use of AWS emulated in process.
+"""Runs the functions as Lambda does, with the AWS services they use emulated in process.
 
-A `Cloud` has the stack's queues, table, buckets and secret. Its `calls` are all requests to AWS in
-their order, and the place to make one fail.
+A `Cloud` has the stack's queues, table, buckets and secret. Its `calls` are all requests to AWS in their
+order, and the place to make one fail.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ REGION = "us-east-1"
 
 
 class Context:
-    """Lambda's context: an invocation with so many seconds left."""
+    """Plays Lambda's context: an invocation with so many seconds left."""
 
     function_name = "function"
     memory_limit_in_mb = "1769"  # text, as Lambda gives it
@@ -49,11 +49,11 @@ class Context:
 
 
 class Crash(BaseException):
-    """The process is gone: nothing after this runs."""
+    """Ends the process: nothing after this runs."""
 
 
 class Calls:
-    """Every request to AWS but the test's own, and what is to happen instead of one or around it."""
+    """Records every request to AWS except the test's own, and can replace or wrap one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, own: tuple[Any, ...]) -> None:
         self.made: list[tuple[str, dict[str, Any]]] = []
@@ -72,7 +72,7 @@ class Calls:
         monkeypatch.setattr(BaseClient, "_make_api_call", call)
 
     def of(self, operation: str) -> list[dict[str, Any]]:
-        """The parameters of an operation's calls."""
+        """Returns the parameters of an operation's calls."""
         return [parameters for name, parameters in self.made if name == operation]
 
     def clear(self) -> None:
@@ -119,7 +119,7 @@ class Calls:
 
 
 class Cloud:
-    """What the functions use of AWS."""
+    """Holds the AWS resources that the functions use."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -151,7 +151,7 @@ class Cloud:
         accounts.secrets.cache_clear()
 
     def load(self, function: str) -> "Function":
-        """A function, as in a new process."""
+        """Loads a function, as in a new process."""
         environment = {
             "dispatch": ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
             "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
@@ -184,7 +184,7 @@ class Cloud:
             self.sqs.send_message(QueueUrl=queue or self.events, MessageBody=body, MessageAttributes=named)
 
     def receive(self, queue: str | None = None) -> dict[str, Any]:
-        """All visible messages of a queue, as the event of an invocation."""
+        """Receives all visible messages of a queue, as the event of an invocation."""
         records: list[dict[str, Any]] = []
         while received := self.sqs.receive_message(
             QueueUrl=queue or self.events,
@@ -196,20 +196,20 @@ class Cloud:
         return {"Records": records}
 
     def left(self, queue: str | None = None) -> list[str]:
-        """The bodies of all messages on a queue, visible or not."""
+        """Returns the bodies of all messages on a queue, visible or not."""
         name = (queue or self.events).rsplit("/", 1)[1]
         stored = sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[name]
         return [each.body for each in stored._messages]
 
     def settle(self, event: dict[str, Any], answer: dict[str, Any], queue: str | None = None) -> None:
-        """What Lambda does with an answer: deletes what did not fail."""
+        """Applies an answer as Lambda does: deletes the messages that did not fail."""
         failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
         for record in event["Records"]:
             if record["messageId"] not in failed:
                 self.sqs.delete_message(QueueUrl=queue or self.events, ReceiptHandle=record["receiptHandle"])
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """The keys of a bucket's objects."""
+        """Returns the keys of a bucket's objects."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [found["Key"] for page in pages for found in page.get("Contents", [])]
 
@@ -218,12 +218,12 @@ class Cloud:
         return content
 
     def item(self, pk: str) -> dict[str, Any] | None:
-        """An item of the state table."""
+        """Returns an item of the state table."""
         return self.dynamodb.get_item(TableName="state", Key={"pk": {"S": pk}}).get("Item")
 
 
 class Function:
-    """A function's handler and all that it says."""
+    """Holds a function's handler and its output."""
 
     def __init__(self, name: str) -> None:
         spec = importlib.util.spec_from_file_location(f"{name}_app", f"functions/{name}/app.py")
@@ -241,16 +241,16 @@ class Function:
 
     @property
     def said(self) -> str:
-        """All that was written to the log."""
+        """Returns everything that was written to the log."""
         return self._said.getvalue()
 
     def lines(self, message: str) -> list[dict[str, Any]]:
-        """The log lines with this message."""
+        """Returns the log lines with this message."""
         lines = map(json.loads, self.said.splitlines())
         return [line for line in lines if line.get("message") == message]
 
     def metrics(self) -> dict[str, float]:
-        """The sums of the metrics emitted."""
+        """Returns the sums of the metrics emitted."""
         sums: dict[str, float] = {}
         for line in map(json.loads, self.said.splitlines()):
             for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
@@ -275,7 +275,7 @@ def _record(received: dict[str, Any]) -> dict[str, Any]:
 
 
 def again(event: dict[str, Any], receives: int) -> dict[str, Any]:
-    """The same messages received so often."""
+    """Returns the same messages, received so often."""
     records = msgspec.json.decode(msgspec.json.encode(event["Records"]))
     for record in records:
         record["attributes"]["ApproximateReceiveCount"] = str(receives)
@@ -288,7 +288,7 @@ def _client(service: str) -> Any:
 
 
 def forget() -> None:
-    """What a process keeps from its first request on, but for its clients: they are slow to make."""
+    """Forgets what a process keeps from its first request on, except its clients, which are slow to make."""
     for cached in (settings.load, accounts.secrets):
         cached.cache_clear()
     aws._silent_until.clear()
@@ -296,7 +296,7 @@ def forget() -> None:
 
 @contextlib.contextmanager
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A new, empty AWS account for the length of a `with` block."""
+    """Makes a new, empty AWS account for the length of a `with` block."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -316,7 +316,7 @@ def stored(
     surface: Surface = Surface.BULK,
     padding: str = "",
 ) -> Message[Any]:
-    """An accepted request of events, each a customer's name and a unique_id."""
+    """Makes an accepted request of events, each a customer's name and a unique_id."""
     by_customer: dict[str, list[Any]] = {}
     for customer, unique_id in events:
         made = event(unique_id=unique_id, properties={"padding": padding} if padding else {})

@@ -1,4 +1,4 @@
-"""Bodies as callers send them, each valid until a test changes it."""
+"""Makes bodies as callers send them, each valid until a test changes it."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ KEY = "pk_0123456789abcdef"
 
 
 def event(**attributes: Any) -> dict[str, Any]:
-    """An event; pass attributes to add or replace them."""
+    """Makes an event; pass attributes to add or replace them."""
     return {
         "type": "event",
         "attributes": {
@@ -24,17 +24,19 @@ def event(**attributes: Any) -> dict[str, Any]:
 
 
 def metric(name: str, **attributes: Any) -> dict[str, Any]:
-    """The `metric` attribute of an event."""
+    """Makes the `metric` attribute of an event."""
     return {"data": {"type": "metric", "attributes": {"name": name, **attributes}}}
 
 
 def profile(**attributes: Any) -> dict[str, Any]:
-    """A profile, with an e-mail address unless other attributes are given."""
+    """Makes a profile, with an e-mail address unless other attributes are given."""
     return {"data": {"type": "profile", "attributes": attributes or {"email": "ann@example.com"}}}
 
 
 def entry(*events: dict[str, Any], of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
-    """One profile's events, as in a bulk request; alone it is what a client bulk request holds."""
+    """Makes an entry: one profile's events, as in a bulk request; alone it is a client bulk request's
+    data.
+    """
     return {
         "type": "event-bulk-create",
         "attributes": {
@@ -46,7 +48,7 @@ def entry(*events: dict[str, Any], of: dict[str, Any] | None = None, **attribute
 
 
 def bulk(*entries: dict[str, Any]) -> dict[str, Any]:
-    """A bulk request."""
+    """Makes a bulk request."""
     return {
         "data": {
             "type": "event-bulk-create-job",
@@ -56,19 +58,19 @@ def bulk(*entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def client_bulk(*events: dict[str, Any], of: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A client bulk request."""
+    """Makes a client bulk request."""
     return {"data": entry(*events, of=of)}
 
 
 def single(of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
-    """A single event's request, on either route."""
+    """Makes a single event's request, for either route."""
     document = event(**attributes)
     document["attributes"]["profile"] = of or profile()
     return {"data": document}
 
 
 def flat(of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
-    """A single event's request in the deprecated flat shape."""
+    """Makes a single event's request in the deprecated flat shape."""
     return {
         "data": {
             "type": "event",
@@ -83,12 +85,12 @@ def flat(of: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
 
 
 def encoded(document: object) -> bytes:
-    """A document as JSON bytes, not escaped where it need not be."""
+    """Encodes a document as JSON bytes, escaped only where necessary."""
     return json.dumps(document, ensure_ascii=False).encode()
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """`properties` of so many levels, objects and arrays in turn."""
+    """Makes `properties` of so many levels, alternately objects and arrays."""
     value: Any = 1
     for level in range(levels - 1, 0, -1):
         value = [value] if level % 2 else {"deeper": value}
@@ -96,14 +98,14 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def at(document: Any, pointer: str) -> Any:
-    """What a JSON pointer (RFC 6901) leads to; `KeyError` or `IndexError` where it leads nowhere."""
+    """Returns the value at a JSON pointer (RFC 6901); raises `KeyError` or `IndexError` if there is none."""
     for part in pointer.split("/")[1:]:
         document = document[_key(document, part)]
     return document
 
 
 def without(document: dict[str, Any], pointer: str) -> dict[str, Any]:
-    """A copy of a document that lacks what a pointer leads to."""
+    """Copies a document without the value at a pointer."""
     copied = copy.deepcopy(document)
     parent, _, name = pointer.rpartition("/")
     holder = at(copied, parent)
@@ -112,7 +114,7 @@ def without(document: dict[str, Any], pointer: str) -> dict[str, Any]:
 
 
 def replaced(document: dict[str, Any], pointer: str, value: Any) -> dict[str, Any]:
-    """A copy of a document with something else where a pointer leads, or something new."""
+    """Copies a document with another, or a new, value at a pointer."""
     copied = copy.deepcopy(document)
     parent, _, name = pointer.rpartition("/")
     holder = at(copied, parent)
@@ -132,7 +134,7 @@ APP_KEY = "sluice_0123456789abcdef"
 def happening(
     start: str = "u1", end: str = "a1", *, of: str = "liked", dates: Any = None, **relationship: Any
 ) -> dict[str, Any]:
-    """An event of Pipeless's: user `start` likes article `end`. `dates` are the start object's."""
+    """Makes an event for Pipeless: user `start` likes article `end`; `dates` are the start object's."""
     return {
         "start_object": {"id": start, "type": "user", **(dates or {})},
         "relationship": {"type": of, **relationship},
@@ -141,5 +143,5 @@ def happening(
 
 
 def batch(*events: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A batch for Pipeless."""
+    """Makes a batch for Pipeless."""
     return {"events": list(events or [happening()]), **fields}

@@ -1,4 +1,4 @@
-"""The ingest function as API Gateway calls it, with what it reaches emulated in process by moto."""
+"""Runs the ingest function as API Gateway calls it, with the AWS services it uses emulated by moto."""
 
 import base64
 import contextlib
@@ -44,7 +44,9 @@ class Answer:
 
     @property
     def codes(self) -> list[str]:
-        """The codes of an error envelope, whose every entry has the shape of the contract."""
+        """Returns the codes of an error envelope, and checks that each entry has the shape of the
+        contract.
+        """
         errors = self.document["errors"]
         for error in errors:
             assert error.keys() == {"id", "status", "code", "title", "detail", "source", "links", "meta"}
@@ -53,7 +55,7 @@ class Answer:
 
 
 class Front:
-    """The function and what is around it."""
+    """Holds the function and its surroundings."""
 
     def __init__(self, app: ModuleType, queue_url: str, rejected_url: str) -> None:
         self.app = app
@@ -70,7 +72,7 @@ class Front:
         return Answer(answer["statusCode"], headers, answer["body"])
 
     def handle(self, proxy_request: dict[str, Any]) -> dict[str, Any]:
-        """What the function answers to API Gateway."""
+        """Returns the function's answer to API Gateway."""
         context = SimpleNamespace(
             function_name="ingest",
             memory_limit_in_mb=1024,
@@ -115,22 +117,22 @@ class Front:
         )
 
     def queued(self) -> list[str]:
-        """The bodies of all messages on EventsQueue."""
+        """Returns the bodies of all messages on EventsQueue."""
         return bodies(self.queue_url)
 
     def rejected(self) -> list[Rejection]:
-        """Everything on RejectedQueue."""
+        """Returns everything on RejectedQueue."""
         unpack = functools.partial(message.unwrap, fetch_claim=aws.claim_reader("claims"))
         found = [msgspec.json.decode(unpack(body), type=Rejection) for body in bodies(self.rejected_url)]
         return sorted(found, key=lambda rejection: rejection.pointer or "")
 
     def claims(self) -> list[str]:
-        """The keys of all claims."""
+        """Returns the keys of all claim checks."""
         listed = boto3.client("s3").list_objects_v2(Bucket="claims")
         return [each["Key"] for each in listed.get("Contents", [])]
 
     def items(self) -> list[dict[str, Any]]:
-        """Everything in the state table."""
+        """Returns everything in the state table."""
         return boto3.client("dynamodb").scan(TableName=TABLE)["Items"]
 
     def is_empty(self) -> bool:
@@ -138,7 +140,7 @@ class Front:
 
 
 def bodies(queue_url: str) -> list[str]:
-    """The bodies of all messages on a queue."""
+    """Returns the bodies of all messages on a queue."""
     found: list[str] = []
     receive = functools.partial(
         boto3.client("sqs").receive_message, MaxNumberOfMessages=10, VisibilityTimeout=600
@@ -168,7 +170,7 @@ def document_of_keys(*keys: tuple[str, str]) -> str:
 
 @contextlib.contextmanager
 def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """The function with an empty queue, table and bucket, and an account with two keys."""
+    """Runs the function with an empty queue, table and bucket, and an account with two keys."""
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -212,7 +214,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
 
 
 def forget() -> None:
-    """Everything a process keeps from its first request on."""
+    """Forgets everything that a process keeps from its first request on."""
     clients = (aws.sqs, aws.s3, aws.hurried_s3, aws.dynamodb, aws.hurried_dynamodb)
     for cached in (*clients, settings.load, accounts.secrets):
         cached.cache_clear()

@@ -1,4 +1,4 @@
-"""What intake makes of a body: the upstream's view of what was accepted, or the problems."""
+"""Shows the parser's result for a body: the upstream's view of the accepted part, or the problems."""
 
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.factories import NEWEST, NOON, SITE_ID, encoded
 
 
 def read(surface: Surface, document: object, revision: str = NEWEST, accepted: datetime = NOON) -> Intake:
-    """A document, or the bytes of a body, read as a request would be."""
+    """Reads a document, or the bytes of a body, as a request would be read."""
     body = document if isinstance(document, bytes) else encoded(document)
     return parser.read(surface, body, revision, accepted)
 
@@ -24,7 +24,7 @@ def read(surface: Surface, document: object, revision: str = NEWEST, accepted: d
 def refusal(
     surface: Surface, document: object, revision: str = NEWEST, accepted: datetime = NOON
 ) -> list[Problem]:
-    """The problems a document is refused for; none where it is accepted."""
+    """Returns the problems that a document is refused for; none if it is accepted."""
     try:
         read(surface, document, revision, accepted)
     except Refused as refused:
@@ -33,18 +33,18 @@ def refusal(
 
 
 def pointers(surface: Surface, document: object, revision: str = NEWEST) -> list[str | None]:
-    """Where the problems of a document are."""
+    """Returns the pointers of a document's problems."""
     return [problem.pointer for problem in refusal(surface, document, revision)]
 
 
 def delivered(read: Intake, surface: Surface = Surface.BULK) -> list[dict[str, Any]]:
-    """What dispatch finds on the queue of what was read: its entries, their parts as plain JSON."""
+    """Returns what dispatch finds on the queue: the entries read, their parts as plain JSON."""
     entries: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(stored(read, surface).entries))
     return entries
 
 
 def stored(read: Intake, surface: Surface = Surface.BULK) -> StoredMessage:
-    """What was read, as a message on the queue."""
+    """Returns the entries read as a message on the queue."""
     body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
     decoded = message.decode(body.text, lambda _: body.claim_bytes)
     assert isinstance(decoded, Message)
@@ -52,7 +52,7 @@ def stored(read: Intake, surface: Surface = Surface.BULK) -> StoredMessage:
 
 
 def only_event(read: Intake) -> dict[str, Any]:
-    """The attributes of the only event read, as they go upstream."""
+    """Returns the attributes of the only event read, as they go upstream."""
     [entry] = delivered(read)
     [event] = entry["events"]
     attributes: dict[str, Any] = event["attributes"]
@@ -60,7 +60,7 @@ def only_event(read: Intake) -> dict[str, Any]:
 
 
 def only_profile(read: Intake) -> dict[str, Any]:
-    """The only profile read, as it goes upstream."""
+    """Returns the only profile read, as it goes upstream."""
     [entry] = delivered(read)
     profile: dict[str, Any] = entry["profile"]
     return profile

@@ -1,8 +1,9 @@
-"""Hours of queue, workers and upstream in seconds: the real dispatch and stand-in, time alone pretended.
+"""Plays hours of queue, workers and upstream in seconds: the real dispatch and fake upstream in simulated
+time.
 
-A `World` has an SQS queue with visibility, receive counts and a dead-letter queue, workers that poll it
-as Lambda does, the shared state the workers coordinate through, and the stand-in as upstream. Only
-the clock moves: a sleep costs no time, and nothing here opens a socket.
+A `World` has an SQS queue with visibility, receive counts and a dead-letter queue, workers that poll it as
+Lambda does, the shared state through which the workers coordinate, and the fake upstream. Only the clock
+moves: a sleep costs no time, and nothing here opens a socket.
 """
 
 import asyncio
@@ -42,18 +43,18 @@ PROBES = 2
 
 
 class Killed(Exception):
-    """The process of an invocation is gone: nothing after this runs, and no answer is given."""
+    """Ends the process of an invocation: nothing after this runs, and no answer is given."""
 
 
 class Clock:
-    """Pretended time in seconds. Several loops may move it."""
+    """Keeps the simulated time in seconds; several loops may move it."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
 
 
 class _Selector(selectors.SelectSelector):
-    """Where a loop would wait, time moves on instead; while a thread is at work for it, time stands still."""
+    """Moves time on where a loop would wait; while a thread is at work for it, time stands still."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ def run[T](coroutine: Coroutine[Any, Any, T], clock: Clock | None = None) -> T:
 
 
 class Waiting(msgspec.Struct):
-    """A message on the queue."""
+    """Holds a message on the queue."""
 
     id: int
     body: str
@@ -113,7 +114,7 @@ class Waiting(msgspec.Struct):
 
 
 class Queue:
-    """SQS as far as dispatch can tell: visibility, receive counts, a dead-letter queue."""
+    """Plays SQS as far as dispatch can tell: visibility, receive counts, a dead-letter queue."""
 
     def __init__(self, clock: Any, receive_count: int) -> None:
         self._clock = clock
@@ -134,7 +135,9 @@ class Queue:
         self._show(waiting, self._clock())
 
     def send_first(self, stored: Message[Any]) -> None:
-        """What fair queues do for an account that is not the one with the backlog."""
+        """Sends a message to the front, as fair queues do for an account that is not the one with the
+        backlog.
+        """
         waiting = Waiting(next(self._order), message.encode(stored).text, self._clock())
         self._show(waiting, 0.0)
 
@@ -156,7 +159,7 @@ class Queue:
         return batch
 
     def next_visible(self) -> float:
-        """When a message is there to receive."""
+        """Returns when a message is there to receive."""
         if self._visible:
             return float(self._clock())
         return self._hidden[0][0] if self._hidden else self._clock() + 1.0
@@ -174,7 +177,7 @@ class Queue:
 
 
 class _Pace:
-    """The pure pace over a window in memory instead of the state table."""
+    """Runs the pure rate limiter over a window in memory instead of the state table."""
 
     def __init__(self, world: "World", site_id: str, deadline: float) -> None:
         self._world = world
@@ -209,7 +212,7 @@ class _Pace:
 
 
 class World:
-    """Everything around `dispatch.dispatch`, in memory. `seed` decides all that is by chance."""
+    """Holds everything around `dispatch.dispatch`, in memory; `seed` decides everything that is random."""
 
     def __init__(
         self,
@@ -330,7 +333,7 @@ class World:
 
     @contextlib.contextmanager
     def _in_hand(self, part: list[Waiting]) -> Iterator[bool]:
-        """What dispatch notes of a part, should it end its process; whether it is known to do so."""
+        """Records a part in the in-flight journal; tells whether the part is known to end its process."""
         ids = [waiting.id for waiting in part]
         noted = any(waiting.receives > 1 for waiting in part)
         if noted and len(ids) > 1:
@@ -344,7 +347,7 @@ class World:
             del self.trials[ids[0]]
 
     async def _ticks(self) -> None:
-        """What resume does each minute."""
+        """Does each minute what resume does."""
         while True:
             await asyncio.sleep(60.0)
             for site_id, objects in self.parked.items():
@@ -397,7 +400,7 @@ class World:
         )
 
     def _hardly[**P, T](self, call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """A call to AWS where that has trouble."""
+        """Wraps a call to AWS that has trouble."""
 
         async def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
             self.meet_trouble()

@@ -59,7 +59,7 @@ def github(secret: str, body: bytes, at: datetime) -> dict[str, str]:
 
 
 def klaviyo(secret: str, body: bytes, at: datetime) -> dict[str, str]:
-    """The time in the header is hours off, as it has been seen to be; the one in the body is right."""
+    """Signs with the right time in the body and one in the header that is hours off, as has been seen."""
     stamp = "Tue, 14 Apr 2026 03:50:12 GMT"
     signature = _digest(secret, body + stamp.encode()).hex()
     return {"klaviyo-signature": signature, "klaviyo-timestamp": stamp, "klaviyo-webhook-id": "01KP"}
@@ -92,5 +92,5 @@ def scheme_of(sender: str) -> str:
 
 
 def body_of(at: datetime) -> bytes:
-    """A payload that says when it was sent, where Klaviyo's says so."""
+    """Makes a payload that says when it was sent, in the place where Klaviyo's does."""
     return f'{{"meta": {{"timestamp": "{at.isoformat()}"}}, "name": "Zo\u00eb \U0001f389"}}'.encode()

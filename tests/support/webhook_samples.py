@@ -1,4 +1,4 @@
-"""The sample payloads of webhooks, as their senders would deliver them."""
+"""Delivers the sample payloads of webhooks as their senders would."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _DELIVERY_IDS = {"shopify": "x-shopify-webhook-id", "woocommerce": "x-wc-webhook
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample payload: whose it is, its topic, and its bytes."""
+    """Holds one sample payload: its sender, its topic, and its bytes."""
 
     preset: str
     name: str
@@ -30,7 +30,7 @@ class Sample:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What stands in the headers beside the signature, by lower-case name."""
+        """Returns the headers beside the signature, by lower-case name."""
         if self.preset == "stripe":
             return {}
         topic = self.name.partition("-")[0].replace("_", "/")
@@ -42,7 +42,7 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """All of them."""
+    """Returns all samples."""
     paths = sorted(SAMPLES.glob("*/*.json"))
     return [Sample(path.parent.name, path.stem, path.read_bytes()) for path in paths]
 
@@ -52,26 +52,26 @@ def sample(preset: str, name: str) -> Sample:
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A sources document of one source, "shop", for Shopify unless changed; None takes a field out."""
+    """Makes a sources document of one source, "shop", for Shopify unless changed; None removes a field."""
     source = {"account": SITE_ID, "secret": "shop", "preset": "shopify", **changes}
     return {"sources": {"shop": {name: value for name, value in source.items() if value is not None}}}
 
 
 def own(**event: Any) -> dict[str, Any]:
-    """A sources document of one source that has one mapping, "seen", of its own."""
+    """Makes a sources document of one source that has one mapping, "seen", of its own."""
     texts = {"metric": "Seen", "profile": {"email": "email"}, **event}
     signature = {"scheme": "bearer"}
     return document(preset=None, signature=signature, events={"seen": texts})
 
 
 def source(written: dict[str, Any]) -> Source:
-    """The source of a document that has one."""
+    """Returns the source of a document that has one."""
     [found] = sources.decode(json.dumps(written).encode()).sources.values()
     return found
 
 
 def mapped(of: Source, payload: object, headers: dict[str, str] | None = None) -> Mapped:
-    """What a payload becomes."""
+    """Maps a payload to its events."""
     body = json.dumps(payload).encode()
     delivery = mapping.identify(of.delivery_id, payload, body, headers or {})
     return mapping.events(of.mappings, payload, delivery)

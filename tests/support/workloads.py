@@ -1,4 +1,4 @@
-"""Requests for a pretended world, and what became of their events there."""
+"""Makes requests for a simulated world, and counts the outcomes of their events there."""
 
 import itertools
 from collections import Counter
@@ -22,7 +22,7 @@ _receipts = itertools.count()
 
 
 def request(*events: tuple[str, str], account: str = SITE, surface: Surface = Surface.BULK) -> Message[Any]:
-    """A stored request of events, each a customer's name and a unique_id."""
+    """Makes a stored request of events, each a customer's name and a unique_id."""
     by_customer: dict[str, list[str]] = {}
     for customer, unique_id in events:
         by_customer.setdefault(customer, []).append(unique_id)
@@ -34,7 +34,7 @@ def request(*events: tuple[str, str], account: str = SITE, surface: Surface = Su
 
 
 def bulk(name: str, count: int, customers: int = 100) -> list[tuple[str, str]]:
-    """Events of a bulk request, with unique_ids of their own."""
+    """Makes the events of a bulk request, with unique_ids of their own."""
     return [(f"{name}-{n % customers}", f"{name}-{n}") for n in range(count)]
 
 
@@ -56,12 +56,12 @@ def _event(unique_id: str) -> dict[str, Any]:
 
 
 def delivered(klaviyo: Klaviyo, site_id: str = SITE) -> Counter[str]:
-    """How often each unique_id was taken upstream."""
+    """Counts how often each unique_id was taken upstream."""
     return Counter(taken.event["unique_id"] for taken in klaviyo.events(site_id))
 
 
 def rejected(world: World) -> Counter[str]:
-    """How often each unique_id was rejected; what is stored twice, as its message was, has one id."""
+    """Counts how often each unique_id was rejected; a rejection that is stored twice has one id."""
     by_id = {rejection.id: rejection.payload for rejection in world.rejections}
     payloads = [msgspec.json.decode(payload) for payload in by_id.values()]
     return Counter(event["unique_id"] for payload in payloads for event in payload["events"])

@@ -1,4 +1,4 @@
-"""API Gateway as far as the functions can tell: the template's routes, served by WSGI. It limits nothing."""
+"""Plays API Gateway as far as the functions can tell: the template's routes by WSGI, without limits."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ _NO_ROUTE: dict[str, Any] = {"statusCode": 404}
 
 
 def routes() -> list[tuple[str, str, str]]:
-    """Each route of the template: method, path and function, what is exact before the rest."""
+    """Returns each route of the template: method, path and function, exact paths first."""
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
     methods = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::ApiGateway::Method"]
     found = [
@@ -34,7 +34,7 @@ def routes() -> list[tuple[str, str, str]]:
 
 
 def application(functions: Mapping[str, Invoke]) -> Application:
-    """A WSGI application of these functions, by their names in the template."""
+    """Makes a WSGI application of these functions, by their names in the template."""
     known = routes()
 
     def serve(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
