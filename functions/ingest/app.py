@@ -30,7 +30,7 @@ from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 
 if TYPE_CHECKING:
-    from sluice.webhooks.sources import Shelf
+    from sluice.webhooks.sources import SourcesCache
 
 _PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
@@ -161,7 +161,7 @@ def _accept_delivery(source: str) -> Response[str]:
     from sluice.webhooks import accept as webhooks  # noqa: PLC0415 - most deployments have no webhooks
 
     configuration = settings.load(IngestSettings)
-    found = _shelf().sources().sources.get(source)
+    found = _sources_cache().sources().find(source)
     if found is None:
         raise Refused(404, [Problem("not_found", "There is no source of this name.")])
     logger.append_keys(source=found.name)  # to what is logged of this request, a refusal too
@@ -198,7 +198,7 @@ def _webhook_secret(name: str) -> Any:
 
 
 @functools.cache
-def _shelf() -> "Shelf":
+def _sources_cache() -> "SourcesCache":
     """The process's copy of the sources document."""
     from sluice.webhooks import sources  # noqa: PLC0415
 
@@ -208,7 +208,7 @@ def _shelf() -> "Shelf":
         metrics.add_metric("SourcesNotTaken", MetricUnit.Count, 1)
         logger.critical("sources not taken", cause=cause)
 
-    return sources.Shelf(
+    return sources.SourcesCache(
         lambda etag: aws.get_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
     )
 

@@ -76,3 +76,12 @@ def test_only_phone_numbers_load_their_library() -> None:
 
     assert "phonenumbers" not in after(mapping % "phone")
     assert "phonenumbers" in after(mapping % "`1`")
+
+
+def test_pydantic_comes_with_the_first_delivery_and_not_with_other_work() -> None:
+    other_work = (
+        "import sluice.ingest, sluice.dispatch, sluice.archive, sluice.resume, sluice.pipeless.ingest"
+    )
+
+    assert "pydantic" not in after(other_work)
+    assert "pydantic" in after("from sluice.webhooks import sources")

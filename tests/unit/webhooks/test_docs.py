@@ -8,7 +8,7 @@ import pytest
 import yaml
 from jmespath.functions import Functions
 
-from sluice.webhooks import expressions, sources
+from sluice.webhooks import expressions, presets, sources
 from sluice.webhooks.signatures import SCHEMES, Hmac
 
 TEXT = Path("docs/webhooks.md").read_text()
@@ -50,13 +50,13 @@ def test_every_field_of_a_scheme_of_ones_own_is_in_the_table() -> None:
     assert listed == set(Hmac.__struct_fields__) - {"whsec", "sent_path"}
 
 
-@pytest.mark.parametrize("preset", sources.presets())
+@pytest.mark.parametrize("preset", presets.names())
 def test_every_event_of_a_preset_is_in_its_table(preset: str) -> None:
     table = TEXT.partition(f"\n### {preset}\n")[2].partition("\n#")[0]
     rows = [re.split(r" *\| *", line)[2:4] for line in table.splitlines() if line.startswith("|")][2:]
     listed = {re.findall(r"`([a-z-]+)`", event)[0]: metric.strip("* ") for event, metric in rows}
 
-    assert listed == {name: event["metric"] for name, event in sources.preset(preset)["events"].items()}
+    assert listed == {name: event["metric"] for name, event in presets.load(preset)["events"].items()}
 
 
 def test_every_function_is_listed() -> None:

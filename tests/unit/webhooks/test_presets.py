@@ -11,7 +11,7 @@ import pytest
 from sluice import contract
 from sluice.contract import Surface
 from sluice.klaviyo import parser
-from sluice.webhooks import sources
+from sluice.webhooks import presets
 from tests.support.webhook_samples import Sample, document, mapped, samples, source
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -50,7 +50,7 @@ def test_a_sample_delivered_again_becomes_the_same(sample: Sample) -> None:
     )
 
 
-@pytest.mark.parametrize("preset", sources.presets())
+@pytest.mark.parametrize("preset", presets.names())
 def test_every_event_of_a_preset_has_a_sample(preset: str) -> None:
     of = source(document(preset=preset))
     seen = {

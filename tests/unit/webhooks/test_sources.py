@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sluice.errors import Misconfigured, Retryable
-from sluice.webhooks import sources
+from sluice.webhooks import presets, sources
 from sluice.webhooks.signatures import SCHEMES
-from sluice.webhooks.sources import Shelf
+from sluice.webhooks.sources import SourcesCache
 from tests.support.factories import SITE_ID
 from tests.support.webhook_samples import document, own, source
 
@@ -27,7 +27,7 @@ def signed(**signature: Any) -> dict[str, Any]:
     "written",
     [
         {"sources": {}},
-        *[document(preset=preset) for preset in sources.presets()],
+        *[document(preset=preset) for preset in presets.names()],
         document(events={"placed-order": None}),
         document(events={"placed-order": {"metric": "Bought", "properties": {"Tags": None, "Note": "note"}}}),
         document(on_invalid="refuse", delivery_id="token"),
@@ -216,14 +216,14 @@ class Bucket:
 
 
 @pytest.fixture
-def shelf() -> tuple[Bucket, Shelf, list[str], Callable[[float], None]]:
+def shelf() -> tuple[Bucket, SourcesCache, list[str], Callable[[float], None]]:
     bucket, said, now = Bucket(), [], [100.0]
 
     def later(seconds: float) -> None:
         now[0] += seconds
 
     reported: list[str] = said
-    return bucket, Shelf(bucket.fetch, reported.append, lambda: now[0]), reported, later
+    return bucket, SourcesCache(bucket.fetch, reported.append, lambda: now[0]), reported, later
 
 
 def test_a_document_is_looked_at_once_a_minute(shelf: Any) -> None:

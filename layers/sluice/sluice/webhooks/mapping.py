@@ -7,85 +7,22 @@ out is null. Whatever a mapping yields still has to pass what every event has to
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from sluice.contract import (
-    IDENTIFIERS,
     MAX_BODY_BYTES_IN,
     MAX_EVENTS_PER_REQUEST,
-    MAX_METRIC_NAME,
     MAX_UNIQUE_ID,
 )
 from sluice.jsonapi import Problem, pointer
-from sluice.webhooks.expressions import Evaluation, Exhausted, Expression, Unmappable, measure, parse
+from sluice.webhooks.expressions import Evaluation, Exhausted, Expression, Unmappable, measure
 
 type Template = Expression | dict[str, "Template"] | list["Template"] | int | float | bool | None
 type Path = tuple[str | int, ...]
 
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")  # what any upstream takes as part of an id
-_MAX_TEMPLATE_DEPTH: Final = 20
-
-
-class LocationTexts(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A profile's location, an expression for each field."""
-
-    address1: str | UnsetType = UNSET
-    address2: str | UnsetType = UNSET
-    city: str | UnsetType = UNSET
-    country: str | UnsetType = UNSET
-    region: str | UnsetType = UNSET
-    zip: str | UnsetType = UNSET
-    timezone: str | UnsetType = UNSET
-    ip: str | UnsetType = UNSET
-    latitude: str | UnsetType = UNSET
-    longitude: str | UnsetType = UNSET
-
-
-class ProfileTexts(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A profile, an expression for each field."""
-
-    id: str | UnsetType = UNSET
-    email: str | UnsetType = UNSET
-    phone_number: str | UnsetType = UNSET
-    external_id: str | UnsetType = UNSET
-    anonymous_id: str | UnsetType = UNSET
-    kx: str | UnsetType = msgspec.field(name="_kx", default=UNSET)
-    first_name: str | UnsetType = UNSET
-    last_name: str | UnsetType = UNSET
-    organization: str | UnsetType = UNSET
-    locale: str | UnsetType = UNSET
-    title: str | UnsetType = UNSET
-    image: str | UnsetType = UNSET
-    location: LocationTexts | UnsetType = UNSET
-    properties: dict[str, Any] | UnsetType = UNSET
-
-
-class MetricText(msgspec.Struct, forbid_unknown_fields=True):
-    """A metric whose name the payload says."""
-
-    expression: str
-
-
-class MappingTexts(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One mapping as the sources document has it: every string but `metric` is an expression.
-
-    `when` is asked about the payload: the mapping yields nothing unless it is true. `each` gives the list of
-    what becomes an event each; without it the payload becomes one.
-    """
-
-    metric: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METRIC_NAME)] | MetricText
-    profile: ProfileTexts
-    when: str | UnsetType = UNSET
-    each: str | UnsetType = UNSET
-    properties: dict[str, Any] | UnsetType = UNSET
-    value: str | UnsetType = UNSET
-    value_currency: str | UnsetType = UNSET
-    time: str | UnsetType = UNSET
-    unique_id: str | UnsetType = UNSET
-    backfill: str | UnsetType = UNSET
 
 
 class EventMapping(msgspec.Struct, frozen=True):
@@ -114,33 +51,6 @@ class Mapped(msgspec.Struct, frozen=True):
 
     events: list[dict[str, Any]]
     problems: list[Problem]
-
-
-def compile_mapping(name: str, texts: MappingTexts, found: list[Problem]) -> EventMapping:
-    """A mapping of parsed expressions; what is wrong with one is found, with a pointer within the mapping."""
-    metric = texts.metric
-    rest = msgspec.to_builtins(texts)
-    profile = rest.pop("profile")
-    del rest["metric"]
-    if not profile.keys() & set(IDENTIFIERS):
-        detail = f"A profile needs one of {', '.join(IDENTIFIERS)}."
-        found.append(Problem("invalid", detail, "/profile"))
-    when, each = (compile_text(rest.pop(key, None), (key,), found) for key in ("when", "each"))
-    return EventMapping(
-        name,
-        metric
-        if isinstance(metric, str)
-        else _expression(metric.expression, ("metric", "expression"), found),
-        when,
-        each,
-        {key: _template(value, (key,), found) for key, value in rest.items()},
-        {key: _template(value, ("profile", key), found) for key, value in profile.items()},
-    )
-
-
-def compile_text(text: str | None, path: Path, found: list[Problem]) -> Expression | None:
-    """A parsed expression where there is one; what is wrong with it is found."""
-    return None if text is None else _expression(text, path, found)
 
 
 def identify(
@@ -275,29 +185,3 @@ def _allowed_id(given: object) -> object:
     if len(text) <= MAX_UNIQUE_ID and _VISIBLE.fullmatch(text):
         return text
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _template(value: Any, path: Path, found: list[Problem]) -> Template:
-    if len(path) > _MAX_TEMPLATE_DEPTH:
-        found.append(Problem("invalid", "This is nested too deeply.", pointer(*path)))
-        return None
-    match value:
-        case str():
-            return _expression(value, path, found)
-        case dict():
-            return {key: _template(item, (*path, key), found) for key, item in value.items()}
-        case list():
-            return [_template(item, (*path, index), found) for index, item in enumerate(value)]
-        case int() | float() | None:
-            return value
-        case _:
-            found.append(Problem("invalid", "This is no JSON value.", pointer(*path)))
-            return None
-
-
-def _expression(text: str, path: Path, found: list[Problem]) -> Expression:
-    try:
-        return parse(text)
-    except Unmappable as error:
-        found.append(Problem("invalid", str(error), pointer(*path)))
-        return Expression(text, {"type": "literal", "value": None, "children": []})

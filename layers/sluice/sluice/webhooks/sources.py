@@ -1,81 +1,24 @@
-"""The sources document: who may post webhooks, how that is verified, and what events they become.
+"""Reads the sources document: who may post webhooks, how that is verified, and what events they become.
 
 One JSON document in S3 for a deployment. Operators write it as YAML or JSON, and it is checked before it is
-stored; a function that finds another one keeps what it has.
+stored. A function uses every source that is valid, and keeps the last good copy of one that is not.
 """
 
-import re
-import tomllib
-from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
-from sluice.accounts import is_site_id
 from sluice.errors import Misconfigured, Retryable
-from sluice.jsonapi import Problem, pointer
-from sluice.validation.schema_errors import explain, fitting
-from sluice.webhooks.expressions import Expression
-from sluice.webhooks.mapping import EventMapping, MappingTexts, ProfileTexts, compile_mapping, compile_text
-from sluice.webhooks.signatures import DELIVERY_IDS, SCHEMES, Hmac, Scheme, Token
+from sluice.jsonapi import Problem
+from sluice.webhooks.expressions import Expression, parse
+from sluice.webhooks.mapping import EventMapping
+from sluice.webhooks.signatures import DELIVERY_IDS, Scheme
+from sluice.webhooks.source_config import SourceConfig, read
 
 KEY: Final = "sources.json"  # of the document in the configuration bucket
 CACHE_SECONDS: Final = 60
 MAX_DOCUMENT_BYTES: Final = 1_048_576
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_SECRET_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_BRACES: Final = re.compile(r"\{[^{}]*\}")
-_PRESETS: Final = Path(__file__).with_name("presets")
-
-
-class SignatureText(msgspec.Struct, forbid_unknown_fields=True):
-    """How a source's requests are verified; all but `scheme` belong to `hmac`, `header` and `prefix` also to
-    `bearer`. They mean what `signatures.Hmac` says.
-    """
-
-    scheme: Literal[
-        "shopify",
-        "stripe",
-        "standard-webhooks",
-        "woocommerce",
-        "github",
-        "klaviyo",
-        "bearer",
-        "basic",
-        "hmac",
-    ]
-    header: str | UnsetType = UNSET
-    algorithm: Literal["sha256", "sha1", "sha512"] | UnsetType = UNSET
-    encoding: Literal["hex", "base64"] | UnsetType = UNSET
-    prefix: str | UnsetType = UNSET
-    separator: str | UnsetType = UNSET
-    signed: str | UnsetType = UNSET
-    timestamp_header: str | UnsetType = UNSET
-    timestamp_prefix: str | UnsetType = UNSET
-    id_header: str | UnsetType = UNSET
-
-
-class SourceText(msgspec.Struct, forbid_unknown_fields=True):
-    """One source as it is written, its preset merged in."""
-
-    account: str
-    signature: SignatureText
-    secret: str
-    events: dict[str, MappingTexts]
-    preset: str | UnsetType = UNSET
-    profile: ProfileTexts | UnsetType = UNSET
-    delivery_id: str | UnsetType = UNSET
-    on_invalid: Literal["accept", "refuse"] = "accept"
-
-
-class DocumentText(msgspec.Struct, forbid_unknown_fields=True):
-    """The document, of which each source is looked at by itself."""
-
-    sources: dict[str, dict[str, Any]]
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -94,69 +37,58 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """Every source of a deployment, by name."""
+    """Every source of a deployment that is valid, by name.
+
+    `flaws` says what is wrong with each of the others; None stands for the document itself.
+    """
 
     sources: dict[str, Source]
+    flaws: dict[str | None, str] = {}
+
+    def find(self, name: str) -> Source | None:
+        """Returns a source by its name. Raises `Misconfigured` if it is declared and not valid."""
+        if name not in self.sources and name in self.flaws:
+            raise Misconfigured(self.flaws[name])
+        return self.sources.get(name)
 
 
 def problems(document: object) -> list[Problem]:
-    """Everything that is wrong with a parsed sources document, each with a JSON pointer into it.
-
-    A pointer may lead to what is missing, or to what a preset has and the document has not.
-    """
-    return _read(document)[1]
+    """Returns everything that is wrong with a parsed document, each with a JSON pointer into it."""
+    return [problem for found in read(document)[1].values() for problem in found]
 
 
 def decode(data: bytes) -> Sources:
-    """The sources of a stored document; `Misconfigured` if it is not valid."""
+    """Returns the sources of a stored document. Raises `Misconfigured` if anything in it is not valid."""
+    sources = decode_valid(data)
+    if sources.flaws:
+        raise Misconfigured(next(iter(sources.flaws.values())))
+    return sources
+
+
+def decode_valid(data: bytes) -> Sources:
+    """Returns the sources of a stored document that are valid, and what is wrong with the others.
+
+    Raises `Misconfigured` if it is no document with sources at all.
+    """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise Misconfigured(f"the sources document exceeds {MAX_DOCUMENT_BYTES} bytes")
     try:
         document = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Misconfigured("the sources document is not JSON") from None
-    sources, found = _read(document)
-    if found:
-        first = found[0]
-        raise Misconfigured(f"the sources document is not valid: {first.pointer}: {first.detail}")
-    return sources
+    configs, found = read(document)
+    flaws = {name: _told(problems[0]) for name, problems in found.items()}
+    if not isinstance(document, dict) or not isinstance(document.get("sources"), dict):
+        raise Misconfigured(flaws[None])
+    return Sources({name: _source(name, config) for name, config in configs.items()}, flaws)
 
 
-def presets() -> list[str]:
-    """The names of the presets that ship with this package."""
-    return sorted(each.stem for each in _PRESETS.glob("*.toml"))
+class SourcesCache:
+    """The document of a process, looked at again when it is a minute old.
 
-
-@cache
-def preset(name: str) -> dict[str, Any]:
-    """A preset as it would stand in a source."""
-    return tomllib.loads((_PRESETS / f"{name}.toml").read_text())
-
-
-def with_preset(source: dict[str, Any]) -> dict[str, Any]:
-    """A source merged over its preset, as RFC 7396 says: objects merge, null removes, all else replaces.
-
-    Then what the source says of every profile is merged under what each event says of its own.
-    """
-    named = source.get("preset")
-    base = preset(named) if isinstance(named, str) and named in presets() else {}
-    merged: dict[str, Any] = _merged(base, source)
-    shared, events = merged.get("profile"), merged.get("events")
-    if isinstance(shared, dict) and isinstance(events, dict):
-        merged["events"] = {
-            name: {**event, "profile": _merged(shared, event.get("profile", {}))}
-            if isinstance(event, dict)
-            else event
-            for name, event in events.items()
-        }
-    return merged
-
-
-class Shelf:
-    """The document a process has, looked at again when it is a minute old.
-
-    `fetch` takes the ETag of the one at hand, and gives None if there is no other, else the ETag and bytes of
-    the new one; empty bytes where there is no document. It may raise `Retryable`.
+    `fetch` takes the ETag of the copy at hand. It returns None if there is no other, else the ETag and bytes
+    of the new one, which are empty where there is no document. It may raise `Retryable`. At each look
+    `report` gets everything that is wrong with what is stored, or why it cannot be read.
     """
 
     def __init__(
@@ -168,10 +100,14 @@ class Shelf:
         self._fetch, self._report, self._clock = fetch, report, clock
         self._etag: str | None = None
         self._sources: Sources | None = None
+        self._flaw = ""
         self._looked = 0.0
 
     def sources(self) -> Sources:
-        """The newest sources that are valid. Raises what `fetch` or `decode` does while there are none."""
+        """Returns the newest copy of each source that is valid.
+
+        Raises what `fetch` or `decode_valid` does while there is no copy of the document at all.
+        """
         if self._sources is None or self._clock() - self._looked >= CACHE_SECONDS:
             try:
                 self._look()
@@ -186,168 +122,34 @@ class Shelf:
         found = self._fetch(self._etag)
         if found is not None:
             etag, data = found
-            self._sources = decode(data) if data else Sources({})
+            new = decode_valid(data) if data else Sources({})
+            self._sources = _with_kept(new, self._sources)
             self._etag = etag
+        if self._sources is not None:
+            for flaw in self._sources.flaws.values():
+                self._report(flaw)
 
 
-def _read(document: object) -> tuple[Sources, list[Problem]]:
-    found = list(explain(DocumentText, document))
-    if found:
-        return Sources({}), found
-    sources = {}
-    for name, given in msgspec.convert(document, DocumentText).sources.items():
-        faults: list[Problem] = []
-        sources[name] = _source(name, given, faults)
-        found += (_placed(fault, name, given) for fault in faults)
-    return Sources({name: source for name, source in sources.items() if source}), found
+def _with_kept(new: Sources, old: Sources | None) -> Sources:
+    """Returns the new sources, with the old copy of each that is not valid now."""
+    kept = {name: old.sources[name] for name in new.flaws if name in old.sources} if old else {}
+    return Sources(new.sources | kept, new.flaws)
 
 
-def _source(name: str, given: dict[str, Any], found: list[Problem]) -> Source | None:
-    if not _NAME.fullmatch(name):
-        found.append(_problem("A source's name has a to z, 0 to 9 and hyphens only, at most 63.", ""))
-    merged = with_preset(given)
-    found += explain(SourceText, merged, "source")
-    named = given.get("preset")
-    if isinstance(named, str) and named not in presets():
-        # What it would have is not missing.
-        found[:] = [each for each in found if each.pointer not in {"/signature", "/events"}]
-        found.append(_problem(f"There is no such preset: take one of {', '.join(presets())}.", "preset"))
-    texts = _texts(merged)
-    if not is_site_id(texts.account):
-        found.append(_problem("'account' must be a site id: six letters or digits.", "account"))
-    if not _SECRET_NAME.fullmatch(texts.secret):
-        found.append(_problem("'secret' is a name of letters, digits, hyphens and underscores.", "secret"))
-    if merged.get("events") == {}:
-        found.append(_problem("A source needs at least one event.", "events"))
-    schemes = _schemes(texts.signature, found)
-    scheme = texts.signature.scheme
-    delivery_id = texts.delivery_id or DELIVERY_IDS.get(scheme)
-    source = Source(
+def _source(name: str, config: SourceConfig) -> Source:
+    scheme = config.signature.scheme
+    default_id = DELIVERY_IDS.get(scheme)
+    return Source(
         name,
-        texts.account,
+        config.account,
         scheme,
-        schemes,
-        texts.secret,
-        tuple(_mappings(texts.events, found)),
-        compile_text(delivery_id, ("delivery_id",), found),
-        texts.on_invalid == "refuse",
+        config.signature.schemes(),
+        config.secret,
+        tuple(event.mapping(name) for name, event in config.events.items()),
+        config.delivery_id or (parse(default_id) if default_id else None),
+        config.on_invalid == "refuse",
     )
-    return None if found else source
 
 
-def _texts(merged: dict[str, Any]) -> SourceText:
-    """A source, with something good for each part that has not the structure it should: what is wrong with
-    that is told already, and it must not hide what is wrong with the others.
-    """
-    events = merged.get("events")
-    mappings = {
-        name: _mapping_texts(event)
-        for name, event in (events.items() if isinstance(events, dict) else ())
-        if isinstance(event, dict)
-    }
-    good = {"account": "AbC123", "signature": SignatureText("github"), "secret": "any"}
-    return SourceText(**{**good, **fitting(merged, SourceText), "events": mappings})
-
-
-def _mapping_texts(event: dict[str, Any]) -> MappingTexts:
-    texts = fitting(event, MappingTexts)
-    if "profile" not in texts:
-        texts["profile"] = ProfileTexts(**{"id": "any", **fitting(event.get("profile"), ProfileTexts)})
-    return MappingTexts(**{"metric": "any", **texts})
-
-
-def _mappings(events: dict[str, MappingTexts], found: list[Problem]) -> Iterator[EventMapping]:
-    for name, texts in events.items():
-        faults: list[Problem] = []
-        yield compile_mapping(name, texts, faults)
-        found += (
-            Problem(fault.code, fault.detail, pointer("events", name) + (fault.pointer or ""))
-            for fault in faults
-        )
-
-
-def _schemes(text: SignatureText, found: list[Problem]) -> tuple[Scheme, ...]:
-    given = {
-        name: value
-        for name in text.__struct_fields__
-        if name != "scheme" and (value := getattr(text, name)) is not UNSET
-    }
-    faults: list[Problem] = []
-    allowed = {"hmac": set(Hmac.__struct_fields__), "bearer": {"header", "prefix"}}.get(text.scheme, set())
-    faults += (
-        _problem(f"'{name}' is not for the scheme '{text.scheme}'.", "signature", name)
-        for name in sorted(given.keys() - allowed)
-    )
-    for name in ("header", "timestamp_header", "id_header"):
-        if name in given:
-            if not _HEADER_NAME.fullmatch(given[name]):
-                faults.append(_problem(f"'{name}' must be the name of a header.", "signature", name))
-            given[name] = given[name].lower()
-    if text.scheme == "hmac":
-        _check_hmac(given, faults)
-    if faults:
-        found += faults
-        return ()
-    if text.scheme == "hmac":
-        return (Hmac(**given),)
-    if text.scheme == "bearer":
-        # A header of one's own holds the token alone.
-        return (Token(**({"prefix": ""} if "header" in given else {}) | given),)
-    return SCHEMES[text.scheme]
-
-
-def _check_hmac(given: dict[str, Any], found: list[Problem]) -> None:
-    if "header" not in given:
-        found.append(
-            _problem("'hmac' needs the name of the header with the signature.", "signature", "header")
-        )
-    signed = given.get("signed", "{body}")
-    unknown = set(_BRACES.findall(signed)) - {"{body}", "{timestamp}", "{id}"}
-    if unknown or signed.count("{body}") != 1:
-        detail = "'signed' holds {body} once, and may hold {timestamp} and {id}."
-        found.append(_problem(detail, "signature", "signed"))
-    times = [name for name in ("timestamp_header", "timestamp_prefix") if given.get(name)]
-    if len(times) != ("{timestamp}" in signed):
-        detail = "A time is signed and found: {timestamp} goes with 'timestamp_header' or 'timestamp_prefix'."
-        found.append(_problem(detail, "signature", "signed"))
-    if "timestamp_prefix" in times and not given.get("separator"):
-        detail = "'timestamp_prefix' goes with the 'separator' between the time and the signature."
-        found.append(_problem(detail, "signature", "timestamp_prefix"))
-    if ("{id}" in signed) != ("id_header" in given):
-        found.append(_problem("{id} goes with 'id_header'.", "signature", "signed"))
-
-
-def _merged(base: Any, patch: Any) -> Any:
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(base) if isinstance(base, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = _merged(result.get(name), value)
-    return result
-
-
-def _problem(detail: str, *path: str) -> Problem:
-    return Problem("invalid", detail, pointer(*filter(None, path)))
-
-
-def _placed(problem: Problem, name: str, given: dict[str, Any]) -> Problem:
-    """A problem within a source, as one of the document; in the shared profile if it stands there."""
-    where = problem.pointer or ""
-    parts = where.split("/")
-    if parts[1:2] == ["events"] and parts[3:4] == ["profile"]:
-        shared = f"/{'/'.join(parts[3:])}"
-        if not _leads_to(given, parts[1:]) and _leads_to(given, parts[3:]):
-            where = shared
-    return Problem(problem.code, problem.detail, pointer("sources", name) + (where if where != "/" else ""))
-
-
-def _leads_to(node: Any, parts: list[str]) -> bool:
-    for part in parts:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if not isinstance(node, dict) or name not in node:
-            return False
-        node = node[name]
-    return True
+def _told(problem: Problem) -> str:
+    return f"the sources document is not valid: {problem.pointer}: {problem.detail}"

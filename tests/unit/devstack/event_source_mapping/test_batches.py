@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.contract import MAX_EVENTS_PER_REQUEST
-from sluice.webhooks import mapping, sources
+from sluice.webhooks import mapping, presets
 from sluice.webhooks.mapping import Mapped
 from tests.support.webhook_samples import document, mapped, own, source
 
@@ -257,7 +257,7 @@ def test_no_payload_at_all_breaks_a_mapping(payload: Any, topic: str) -> None:
 
 
 ALWAYS = {"when": "`true`"}
-EVERY_PRESET = [source(document(preset=preset)) for preset in sources.presets()] + [
-    source(document(preset=preset, events=dict.fromkeys(sources.preset(preset)["events"], ALWAYS)))
-    for preset in sources.presets()
+EVERY_PRESET = [source(document(preset=preset)) for preset in presets.names()] + [
+    source(document(preset=preset, events=dict.fromkeys(presets.load(preset)["events"], ALWAYS)))
+    for preset in presets.names()
 ]

@@ -1,0 +1,51 @@
+"""The presets: what is known of senders, as it would stand in a source. A TOML file for each."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+_FOLDER: Final = Path(__file__).parent
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Returns the names of the presets that ship with this package."""
+    return tuple(sorted(each.stem for each in _FOLDER.glob("*.toml")))
+
+
+@cache
+def load(name: str) -> dict[str, Any]:
+    """Returns a preset as it would stand in a source."""
+    return tomllib.loads((_FOLDER / f"{name}.toml").read_text())
+
+
+def merge(source: dict[str, Any]) -> dict[str, Any]:
+    """Merges a source over its preset, as RFC 7396 says: objects merge, null removes, all else replaces.
+
+    Then merges what each event says of its profile over what the source says of every profile.
+    """
+    named = source.get("preset")
+    base = load(named) if isinstance(named, str) and named in names() else {}
+    merged: dict[str, Any] = _patched(base, source)
+    shared, events = merged.get("profile"), merged.get("events")
+    if isinstance(shared, dict) and isinstance(events, dict):
+        merged["events"] = {
+            name: {**event, "profile": _patched(shared, event.get("profile", {}))}
+            if isinstance(event, dict)
+            else event
+            for name, event in events.items()
+        }
+    return merged
+
+
+def _patched(base: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(base) if isinstance(base, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _patched(result.get(name), value)
+    return result
