@@ -1,4 +1,4 @@
-"""How every property test draws its examples."""
+"""Sets how every property test draws its examples."""
 
 from hypothesis import HealthCheck, settings
 

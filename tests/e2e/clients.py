@@ -1,4 +1,4 @@
-"""The clients people send events with, each run as it is, in a process of its own."""
+"""Runs the clients with which people send events, each as it is, in a process of its own."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ type Outcome = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """One use of a client: where it is pointed at, what it sends and how."""
+    """Describes one use of a client: where it is pointed at, what it sends and how."""
 
     api: str
     key: str
@@ -30,12 +30,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Client:
-    """A client: the command that makes its calls (`python/call.py` says how), and what is known of it.
+    """Describes a client: the command that makes its calls (`python/call.py` says how), and its properties.
 
-    path, media_type, revision: what it sends, at the first of its ways. raises: what it raises by status.
-    unasked: how often it writes `"backfill": false` for one event of which that was not said.
-    backfill: it sends one that is true. flat: it writes the deprecated flat shape. retries: it sends again
-    what was answered 429 or 503.
+    path, media_type, revision: what it sends, at the first of its ways. raises: the exception it raises, by
+    status. unasked: how often it writes `"backfill": false` for one event without being asked. backfill: it
+    sends one that is true. flat: it writes the deprecated flat shape. retries: it sends again after 429 or
+    503.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Client:
         return self.name.replace(" ", "-")
 
     def make(self, calls: Mapping[str, Call]) -> dict[str, Outcome]:
-        """What comes of calls, each by its name."""
+        """Makes calls, and returns the outcome of each by its name."""
         run = subprocess.run(
             self.command,
             input=json.dumps({name: vars(call) for name, call in calls.items()}),
@@ -70,14 +70,14 @@ class Client:
 
 
 def make_all(calls_of: Callable[[Client], Mapping[str, Call]]) -> dict[str, dict[str, Outcome]]:
-    """What comes of every client's calls, by its name; all of them run at once."""
+    """Makes every client's calls at once, and returns their outcomes by the client's name."""
     with ThreadPoolExecutor(len(INSTALLED)) as pool:
         made = pool.map(lambda client: client.make(calls_of(client)), INSTALLED)
         return dict(zip([client.name for client in INSTALLED], made, strict=True))
 
 
 def missing(client: Client) -> str:
-    """Why a client cannot be run on this machine; empty if it can be."""
+    """Returns why a client cannot be run on this machine; empty if it can be."""
     program = client.command[0]
     if shutil.which(program) is None:
         return f"{program} is not here"

@@ -1,4 +1,4 @@
-"""One emulated stack for all tests here, and the ways to look into it."""
+"""Runs one emulated stack for all tests here, and looks into it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PARAMETERS = {"DispatchWindow": "1", "RejectWindow": "1", "ObjectBuckets": "slui
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack. `read_only_key` is a key of its account that may not write events."""
+    """Describes a running stack; `read_only_key` is a key of its account that may not write events."""
 
     api: str
     upstream: str
@@ -38,7 +38,7 @@ class Stack:
     webhook_secrets: dict[str, str]
 
     def client(self, service: str) -> Any:
-        """A boto3 client that may do everything."""
+        """Returns a boto3 client that may do everything."""
         return boto3.client(
             service,  # type: ignore[call-overload]
             endpoint_url=self.aws,
@@ -48,28 +48,30 @@ class Stack:
         )
 
     def taken(self) -> list[dict[str, Any]]:
-        """Every event the upstream has taken: its profile, the event's attributes and its job."""
+        """Returns every event that the upstream has taken: its profile, the event's attributes and its
+        job.
+        """
         lines = httpx2.get(f"{self.upstream}/_standin/events").text.splitlines()
         return [json.loads(line) for line in lines]
 
     def taken_of(self, email: str) -> list[dict[str, Any]]:
-        """What the upstream has taken of one profile."""
+        """Returns the events of one profile that the upstream has taken."""
         return [each for each in self.taken() if each["profile"]["attributes"].get("email") == email]
 
     def archived(self) -> list[dict[str, Any]]:
-        """Every rejection in the archive."""
+        """Returns every rejection in the archive."""
         s3, bucket = self.client("s3"), self.outputs["ArchiveBucketName"]
         keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
         lines = [s3.get_object(Bucket=bucket, Key=key)["Body"].read().splitlines() for key in keys]
         return [json.loads(line) for several in lines for line in several]
 
     def claims(self) -> list[str]:
-        """The keys of all claims of requests."""
+        """Returns the keys of all claim checks of requests."""
         listed = self.client("s3").list_objects_v2(Bucket=self.outputs["ClaimBucketName"], Prefix="claims/")
         return [each["Key"] for each in listed.get("Contents", [])]
 
     def waiting(self, queue: str) -> int:
-        """How many messages a queue (an output's name) holds, those being worked on included."""
+        """Counts the messages of a queue (an output's name), those being processed included."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         url = self.outputs[queue]
         counts = self.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
@@ -81,7 +83,7 @@ class Stack:
 
 
 def eventually[Found](look: Callable[[], Found], seconds: float = 20) -> Found:
-    """What `look` finds once it finds something; what it found last when that takes too long."""
+    """Returns what `look` finds once it finds something, or its last result when that takes too long."""
     end = time.monotonic() + seconds
     while not (found := look()) and time.monotonic() < end:
         time.sleep(0.1)

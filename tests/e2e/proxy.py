@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
 
-# What concerns one connection only, or is written anew.
+# Headers of one connection only, and headers that are written anew.
 HOP = frozenset({"connection", "content-length", "date", "host", "keep-alive", "server", "transfer-encoding"})
 
 
@@ -22,7 +22,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its answer."""
+    """Holds one request and its answer."""
 
     path: str
     headers: httpx2.Headers
@@ -32,7 +32,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Proxy:
-    """A running proxy. A client that is to be told from others uses `url_of` its name."""
+    """Runs a proxy; a client that is to be told from others uses `url_of` its name."""
 
     url: str
     exchanges: dict[str, list[Exchange]]
@@ -41,7 +41,7 @@ class Proxy:
         return f"{self.url}/{name}"
 
     def statuses(self, name: str) -> list[int]:
-        """What a client was answered, in order."""
+        """Returns the statuses that a client was answered, in order."""
         return [each.answer.status for each in self.exchanges[name]]
 
 
@@ -50,7 +50,7 @@ type Forward = Callable[[], Answer]
 
 @contextmanager
 def proxying(api: str, first: Callable[[Forward], Answer]) -> Iterator[Proxy]:
-    """A proxy of `api`. Each client's first request is answered by `first`, which may forward it."""
+    """Runs a proxy of `api`, in which `first` answers each client's first request and may forward it."""
     exchanges: dict[str, list[Exchange]] = defaultdict(list)
 
     class Handler(BaseHTTPRequestHandler):

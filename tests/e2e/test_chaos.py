@@ -1,4 +1,6 @@
-"""The short form of `make chaos`: kills, a timeout, faults, failing calls and messages that come twice."""
+"""Runs the short form of `make chaos`: kills, a timeout, faults, failing calls and messages that come
+twice.
+"""
 
 import re
 import subprocess
@@ -26,6 +28,6 @@ def test_nothing_is_lost_nor_delivered_twice_and_nothing_is_left_running():
 
 
 def processes_of(folder):
-    """Command lines of processes that use a folder, whoever started them."""
+    """Returns the command lines of processes that use a folder, whoever started them."""
     listed = subprocess.run(["ps", "-ww", "-eo", "command="], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if str(folder) in line]

@@ -23,7 +23,7 @@ type Outcomes = dict[str, dict[str, Outcome]]
 
 @dataclass(frozen=True)
 class PutOff:
-    """What came of calls, and what was said on the way, by the code of the first answer."""
+    """Holds the outcomes of calls, and the answers on the way, by the code of the first answer."""
 
     outcomes: Outcomes
     proxies: dict[str, Proxy]
@@ -57,7 +57,7 @@ META: Final = {
 
 
 def case(client: Client, *way: Way) -> Any:
-    """A client, perhaps with a way to use it, as a test's parameters."""
+    """Makes a test's parameters of a client, perhaps with a way to use it."""
     skip = pytest.mark.skipif(bool(missing(client)), reason=missing(client))
     return pytest.param(client, *way, marks=skip, id=" ".join((client.name, *way)))
 
@@ -75,11 +75,11 @@ def email_of(client: Client, purpose: str) -> str:
     return f"{purpose}-{client.name_in_path}@example.com"
 
 
-# What clients are given, and what has to come of it.
+# The documents that clients are given, and the results that have to follow.
 
 
 def attributes_of(email: str) -> dict[str, Any]:
-    """A profile's attributes, but for the location: all that every client knows."""
+    """Returns a profile's attributes except the location: all that every client knows."""
     return {
         "email": email,
         "phone_number": "+15005550006",
@@ -93,7 +93,7 @@ def attributes_of(email: str) -> dict[str, Any]:
 
 
 def event_of(email: str) -> dict[str, Any]:
-    """An event's attributes, but for metric and currency."""
+    """Returns an event's attributes except metric and currency."""
     return {
         "properties": PROPERTIES,
         "time": "2026-03-02T10:15:27.250000+01:00",
@@ -114,7 +114,7 @@ def profile_of(email: str, **data: Any) -> dict[str, Any]:
 
 
 def complete(client: Client, way: Way, email: str) -> dict[str, Any]:
-    """A document that says all a client can say."""
+    """Makes a document with everything that a client can say."""
     if client.flat:
         return complete_flat(email)
     whole = {**event_of(email), "value_currency": "USD", "metric": metric("Viewed Product", service="shop")}
@@ -143,7 +143,7 @@ def complete_flat(email: str) -> dict[str, Any]:
 
 
 def arrived(client: Client, email: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The profile and the event that have to be upstream after `complete`."""
+    """Returns the profile and the event that have to be upstream after `complete`."""
     whole = {
         **event_of(email),
         "time": "2026-03-02T09:15:27.250000Z",
@@ -160,7 +160,7 @@ def arrived(client: Client, email: str) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def least(client: Client, way: Way, email: str, **attributes: Any) -> dict[str, Any]:
-    """A document with one small event."""
+    """Makes a document with one small event."""
     if client.flat:
         given = {"profile": {"$email": email}, "metric": {"name": "Viewed Product"}, "properties": {}}
         return {"data": {"type": "event", "attributes": {**given, **attributes}}}
@@ -169,7 +169,7 @@ def least(client: Client, way: Way, email: str, **attributes: Any) -> dict[str, 
 
 
 def text(value: object) -> str:
-    """JSON to compare by: Python itself holds 0, 0.0 and False for equal."""
+    """Writes JSON to compare by: Python itself holds 0, 0.0 and False for equal."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -178,7 +178,7 @@ def text(value: object) -> str:
 
 @pytest.fixture(scope="module")
 def outcomes(stack: Stack) -> Outcomes:
-    """What came of each client's calls, by its name and the call's."""
+    """Returns the outcome of each client's calls, by its name and the call's."""
 
     def calls(client: Client) -> dict[str, Call]:
         def refused(
@@ -280,11 +280,11 @@ def test_a_success_is_returned_as_the_client_returns_it(outcomes: Outcomes, clie
         assert returned is None
 
 
-# Answers that ask for patience. What comes upstream shows that the second attempt was taken, once.
+# Answers that ask for patience. The event upstream shows that the second attempt was taken, once.
 
 
 def throttled() -> Answer:
-    """What API Gateway answers above the stage's rate: the emulator has an answer of its own there."""
+    """Answers as API Gateway does above the stage's rate: the emulator has an answer of its own there."""
     template = yaml_parse(Path("template.yaml").read_text())
     response = template["Resources"]["ApiThrottled"]["Properties"]
     static = {
@@ -298,9 +298,9 @@ def throttled() -> Answer:
 
 @pytest.fixture(scope="module")
 def put_off(stack: Stack) -> PutOff:
-    """What came of a request of each client that was first answered 503, and of one first answered 429.
+    """Returns the outcomes of each client's requests that were first answered 503 or 429.
 
-    The 503 is the gateway's own: it may not send to its queue until every client has been told so.
+    The 503 is the gateway's own: it may not send to its queue until every client has had that answer.
     """
     iam = stack.client("iam")
     ingest = stack.client("lambda").get_function_configuration(

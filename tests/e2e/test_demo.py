@@ -1,4 +1,4 @@
-"""The demo as a user runs it, with little of its data."""
+"""Runs the demo as a user does, with little of its data."""
 
 import os
 import re
@@ -37,6 +37,6 @@ def test_it_accounts_for_every_event_and_leaves_nothing_running():
 
 
 def processes_of(folder):
-    """Command lines of processes that use a folder, whoever started them."""
+    """Returns the command lines of processes that use a folder, whoever started them."""
     listed = subprocess.run(["ps", "-ww", "-eo", "command="], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if str(folder) in line]

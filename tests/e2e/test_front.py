@@ -1,4 +1,4 @@
-"""The four routes over HTTP: the official SDK against the whole stack, and every kind of bad input."""
+"""Tests the four routes over HTTP: the official SDK against the whole stack, and every kind of bad input."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Pipeless's route over HTTP, through the whole stack, into the stand-in's store."""
+"""Tests Pipeless's route over HTTP, through the whole stack, into the store of the fake Pipeless."""
 
 import json
 import uuid
@@ -20,7 +20,7 @@ def post(stack: Stack, document: dict[str, Any], key: str | None = None) -> http
 
 
 def kept(stack: Stack, what: str) -> list[dict[str, Any]]:
-    """What the stand-in keeps of the app: calls, objects or relationships."""
+    """Returns what the fake Pipeless keeps of the app: calls, objects or relationships."""
     url = f"{stack.upstream}/_standin/pipeless/{what}"
     return [json.loads(line) for line in httpx2.get(url).text.splitlines()]
 

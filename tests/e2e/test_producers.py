@@ -1,4 +1,4 @@
-"""The template of docs/producers.yaml, deployed beside the stack: each way in brings events."""
+"""Tests the template docs/producers.yaml, deployed beside the stack: each way in brings events."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ BUCKET = "sluice-events"
 
 @pytest.fixture(scope="module")
 def producers(stack: Stack) -> dict[str, str]:
-    """The outputs of the deployed template."""
+    """Deploys the template and returns its outputs."""
     cloudformation = stack.client("cloudformation")
     given = {
         "EventsQueueUrl": stack.outputs["EventsQueueUrl"],

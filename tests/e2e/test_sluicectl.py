@@ -1,4 +1,4 @@
-"""`sluicectl` as it is called, with a stack."""
+"""Tests `sluicectl` as it is called, with a stack."""
 
 import json
 import os
@@ -19,7 +19,7 @@ sources:
 
 
 def sluicectl(stack: Stack, folder: Path, *arguments: str) -> str:
-    """What a command that succeeds says, from any folder."""
+    """Runs a command that succeeds, from any folder, and returns its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {
         "AWS_ENDPOINT_URL": stack.aws,

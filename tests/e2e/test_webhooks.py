@@ -15,7 +15,7 @@ from tests.support.webhook_samples import Sample, sample, samples
 
 
 def deliver(stack: Stack, of: Sample, body: bytes, secret: str | None = None) -> httpx2.Response:
-    """What the stack answers to a sample with another body."""
+    """Sends a sample with another body to the stack, and returns the answer."""
     signed = SIGNERS[of.preset](secret or stack.webhook_secrets[of.preset], body, datetime.now(UTC))
     headers = {"content-type": "application/json", **of.headers, **signed}
     return httpx2.post(f"{stack.api}/webhooks/{of.preset}", content=body, headers=headers, timeout=30)
@@ -46,7 +46,7 @@ def _identifiers(profile: dict[str, Any]) -> list[str | None]:
 
 
 def _comparable(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Events by what tells them apart, their times as such: these travel in UTC."""
+    """Returns events by what tells them apart, their times as such, because these travel in UTC."""
 
     def key(event: dict[str, Any]) -> str:
         name = event["metric"]["data"]["attributes"]["name"]

@@ -1,4 +1,4 @@
-"""What tests of more than one function share."""
+"""Provides fixtures for tests of more than one function."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ from tests.support.ingest_app import Front, running
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[aws_stack.Cloud]:
-    """An AWS account in process."""
+    """Makes an AWS account in process."""
     with aws_stack.cloud(monkeypatch) as account:
         yield account
 
 
 @pytest.fixture
 def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """The ingest function and what is around it."""
+    """Runs the ingest function and its surroundings."""
     with running(monkeypatch) as started:
         yield started

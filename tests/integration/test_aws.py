@@ -1,4 +1,4 @@
-"""What the adapters ask of AWS, and what becomes of AWS saying no."""
+"""Tests the adapters: their requests to AWS, and what they make of its errors."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ def plain(count: int, size: int = 10) -> list[Body]:
 
 
 def sent(cloud: Cloud) -> list[list[str]]:
-    """The bodies of each batch call."""
+    """Returns the bodies of each batch call."""
     calls = cloud.calls.of("SendMessageBatch")
     return sorted([entry["MessageBody"] for entry in call["Entries"]] for call in calls)
 
@@ -56,15 +56,15 @@ def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
 
 
 def here() -> None:
-    """A service."""
+    """Plays a service."""
 
 
 def there() -> None:
-    """Another."""
+    """Plays another service."""
 
 
 class TestAnswering:
-    """What fails slowly is waited for once."""
+    """Tests that a slow failure is waited for once."""
 
     @pytest.fixture(autouse=True)
     def _no_silence_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ class TestAnswering:
     now = 1_000.0
 
     def fails(self, service: Callable[[], None] = here, seconds: float = 0.0) -> bool:
-        """Whether a call was made and failed, after so long; False if it was not made."""
+        """Tells whether a call was made and failed, after so long; returns False if it was not made."""
         made = []
 
         def call() -> None:

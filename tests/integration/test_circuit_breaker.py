@@ -1,4 +1,4 @@
-"""Parking and bringing back: whatever stops wherever, every message is on the queue or parked, or both."""
+"""Tests parking and bringing back: whatever stops, every message is on the queue or parked, or both."""
 
 import itertools
 import random
@@ -26,12 +26,12 @@ def always() -> bool:
 
 
 def plain(name: str) -> bytes:
-    """A stored message as it is parked."""
+    """Returns a stored message as it is parked."""
     return msgspec.json.encode(stored((name, name), receipt=name, surface=Surface.EVENT))
 
 
 def large(name: str) -> bytes:
-    """One that only fits the queue as a claim."""
+    """Returns a message that only fits the queue as a claim check."""
     noise = random.Random(name).randbytes(60_000).hex()[:100_000]
     padded = [(f"{name}{number}", f"{name}{number}") for number in range(40)]
     message_bytes = msgspec.json.encode(stored(*padded, receipt=name, padding=noise))
@@ -42,7 +42,7 @@ def large(name: str) -> bytes:
 
 
 class Parking:
-    """One account's messages, wherever they are."""
+    """Finds one account's messages, wherever they are."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -52,7 +52,7 @@ class Parking:
         circuit_breaker.park("state", "claims", site_id, messages)
 
     def tick(self, has_time: Callable[[], bool] = always, site_id: str = SITE) -> tuple[bool, int] | None:
-        """What the function does for an account each minute; None if it is not registered."""
+        """Does for an account what the function does each minute; returns None if it is not registered."""
         marks = self.store.accounts()
         return resume.resume(self.store, site_id, marks[site_id], has_time) if site_id in marks else None
 
@@ -74,7 +74,7 @@ class Parking:
 
 @pytest.fixture
 def parking(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Parking:
-    """Where nobody is slow to park, so that an account may be forgotten at once."""
+    """Parks without delay, so that an account may be forgotten at once."""
     monkeypatch.setattr(circuit_breaker, "REGISTERED_SECONDS", 0.0)
     return Parking(cloud)
 
@@ -311,7 +311,7 @@ def test_more_objects_than_one_listing_shows_all_come_back(parking: Parking) -> 
 
 
 class TestRegister:
-    """What is parked while a resumption is at work is not forgotten, in whatever order the steps run."""
+    """Tests that messages parked during a resumption are not forgotten, in whatever order the steps run."""
 
     @pytest.fixture(autouse=True)
     def _as_ever(self, parking: Parking, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +453,8 @@ def test_parking_says_it_failed_unless_it_is_all_there_and_registered(
     with pytest.raises(Crash):
         parking.park(*messages)
 
-    # They are still on the queue, as whoever parks did not come to delete them. What is parked is found:
+    # They are still on the queue, because the process that parked them did not delete them. They are found
+    # where they are parked:
     parking.cloud.calls.clear()
     assert SITE in parking.store.accounts() or parking.objects() == []
     # And parked again:

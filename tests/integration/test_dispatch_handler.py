@@ -1,4 +1,4 @@
-"""The dispatch function as Lambda calls it, with AWS emulated in process and the stand-in as upstream."""
+"""Tests the dispatch function as Lambda calls it, with AWS emulated in process and a fake upstream."""
 
 import json
 import random
@@ -24,12 +24,12 @@ from sluice.settings import DispatchSettings
 from tests.support.aws_stack import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
 from tests.support.factories import NOON, SITE_ID, bulk, encoded, entry, event, profile, single
 
-# What must never be said: each is somewhere in the messages below.
+# Words that must never be logged: each is somewhere in the messages below.
 SECRETS = ["mail.example", PRIVATE_KEY, "Viewed Product", "s3cret"]
 
 
 class Dispatch:
-    """The function, its queue and its upstream."""
+    """Runs the function with its queue and its upstream."""
 
     def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cloud = cloud
@@ -63,7 +63,7 @@ class Dispatch:
         return [json.loads(body) for body in self.cloud.left(self.cloud.rejected)]
 
     def postponed(self) -> list[int]:
-        """The seconds that messages were postponed for."""
+        """Returns the seconds for which messages were postponed."""
         calls = self.cloud.calls.of("ChangeMessageVisibilityBatch")
         return [each["VisibilityTimeout"] for call in calls for each in call["Entries"]]
 
@@ -90,7 +90,7 @@ def dispatch(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatch
 
 
 def one(name: str) -> Any:
-    """A stored single event."""
+    """Makes a stored single event."""
     return stored((name, name), receipt=f"r-{name}", surface=Surface.EVENT)
 
 
@@ -487,10 +487,10 @@ def test_the_sample_event_is_a_real_batch(dispatch: Dispatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:No application metrics to publish")  # by a process that ended
 class TestIsolation:
-    """What ended its process does not take others with it."""
+    """Tests that a message that ends its process does not take others with it."""
 
     def died(self, dispatch: Dispatch, *names: str) -> dict[str, Any]:
-        """Messages that a process had in hand when it ended."""
+        """Makes messages that a process was handling when it ended."""
         dispatch.put(*map(one, names))
         records = again(dispatch.cloud.receive(), 2)
         ids = [record["messageId"] for record in records["Records"]]
@@ -652,7 +652,7 @@ class TestIsolation:
 
 @pytest.mark.filterwarnings("ignore:No application metrics to publish")  # by a process that ended
 class TestAKillAtAnyCall:
-    """A process ends with a call to AWS done, and the answer to it lost, and another one gets everything."""
+    """Ends a process after a call to AWS, with the answer lost; another one then gets everything."""
 
     CALLS = 16
 

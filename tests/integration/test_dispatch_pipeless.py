@@ -1,4 +1,4 @@
-"""The dispatch function with batches for Pipeless, AWS emulated in process and the stand-in as upstream."""
+"""Tests the dispatch function with batches for Pipeless, AWS emulated in process and a fake upstream."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ SECRETS = ["s3cret", API_KEY, PRIVATE_KEY]
 
 
 class Dispatch:
-    """The function, its queue and its upstream."""
+    """Runs the function with its queue and its upstream."""
 
     def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cloud = cloud

@@ -1,4 +1,4 @@
-"""Starting and stopping the emulator."""
+"""Tests starting and stopping the emulator."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def zipped(code: str) -> bytes:
 
 
 def processes_of_group(group: int) -> int:
-    """How many live; an ended orphan may wait a while for init to collect it."""
+    """Counts the live processes of a group; an ended orphan may wait a while for init to collect it."""
     listed = subprocess.run(["ps", "-e", "-o", "pgid=,stat="], capture_output=True, text=True, check=True)
     states = [line.split() for line in listed.stdout.splitlines()]
     return sum(int(leader) == group and not state.startswith("Z") for leader, state in states)
 
 
 def eventually_nothing_lives_of(group: int) -> None:
-    """Killed is certain, but not in the same instant."""
+    """Waits until no process of a group lives: killing is certain, but takes a moment."""
     deadline = time.monotonic() + 5
     while processes_of_group(group) and time.monotonic() < deadline:
         time.sleep(0.05)

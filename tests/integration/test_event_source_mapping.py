@@ -1,4 +1,4 @@
-"""The event source mapping against a real emulator, with functions that write down what they were given."""
+"""Tests the event source mapping against a real emulator, with functions that record their events."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def client(aws: emulator.Emulator, service: str) -> Any:
 
 
 class Stack:
-    """A queue, its dead-letter queue, a function and the mapping between them."""
+    """Holds a queue, its dead-letter queue, a function and the mapping between them."""
 
     def __init__(self, aws: emulator.Emulator, folder: Path, role: str) -> None:
         self.aws = aws
@@ -123,7 +123,7 @@ class Stack:
 
     @contextmanager
     def mapped(self) -> Iterator[subprocess.Popen[str]]:
-        """The runner as its users start it; ended by SIGTERM, and only well."""
+        """Runs the runner as its users start it; ends it by SIGTERM, and checks that it ends well."""
         ready = self.folder / "ready"
         command = [
             sys.executable,
@@ -147,7 +147,7 @@ class Stack:
         if not self.journal.exists():
             return []
         written = self.journal.read_text()
-        # What follows the last line's end is being written at this moment.
+        # Text after the end of the last line is being written at this moment.
         whole = written[: written.rfind("\n") + 1]
         return [json.loads(line) for line in whole.splitlines()]
 
@@ -155,7 +155,7 @@ class Stack:
         return [len(invocation["records"]) for invocation in self.invocations()]
 
     def counts(self, queue: str) -> tuple[int, int]:
-        """How many messages a queue shows and hides."""
+        """Returns how many messages a queue shows and hides."""
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         attributes = self.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
         shown, hidden = (int(attributes[name]) for name in names)  # type: ignore[index]

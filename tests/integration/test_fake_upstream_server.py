@@ -1,4 +1,6 @@
-"""The stand-in over a real socket: the faults only a socket can have, and the command line."""
+"""Tests the fake upstream over a real socket: the faults that only a socket can have, and the command
+line.
+"""
 
 import asyncio
 import json
@@ -71,7 +73,7 @@ def set_faults(client, *faults):
 
 
 def connection(client):
-    """The local port of the connection the client uses now: it tells whether one was kept alive."""
+    """Returns the local port of the client's connection: it shows whether the connection was kept alive."""
     stream = client.get("/_standin/health").extensions["network_stream"]
     return stream.get_extra_info("client_addr")
 

@@ -1,4 +1,4 @@
-"""The client routes as a browser meets them."""
+"""Tests the client routes as a browser uses them."""
 
 from typing import Any
 

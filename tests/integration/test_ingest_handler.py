@@ -1,4 +1,4 @@
-"""The ingest function as API Gateway calls it, with SQS, S3 and Secrets Manager emulated in process."""
+"""Tests the ingest function as API Gateway calls it, with SQS, S3 and Secrets Manager emulated in process."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ from tests.support.ingest_app import (
     proxy_event,
 )
 
-# What must never be said: each is somewhere in the requests below.
+# Words that must never be logged: each is somewhere in the requests below.
 SECRETS = ["ann@example.com", "s3cret", KEY, READ_ONLY_KEY, "pk_unknown", "pk_upstream"]
 
 
@@ -49,7 +49,7 @@ def no_claim(key: str) -> bytes:
 
 
 def test_a_cold_start_loads_only_what_the_first_answer_needs() -> None:
-    """An SDK costs more than all of the function, and who is refused at once does not need one."""
+    """Checks that a refusal needs no SDK, which costs more than all of the function."""
     modules = "import runpy, sys; runpy.run_path('functions/ingest/app.py'); print(*sys.modules)"
     environment = {"PYTHONPATH": "layers/sluice", "POWERTOOLS_SERVICE_NAME": "sluice-ingest"}
 
@@ -172,7 +172,7 @@ ESCAPED = 1_000_000  # what docs/sending.md allows a body of the largest size
 
 
 def densest() -> bytes:
-    """A bulk body of the largest size, a fifth of it characters that take two bytes in a JSON string."""
+    """Makes a bulk body of the largest size; a fifth of its characters take two bytes in a JSON string."""
     dense = {f"{number:03}": "" for number in range(240)}
     events = [event(properties={**dense, "n": number, "fill": ""}) for number in range(1_000)]
 
@@ -372,7 +372,7 @@ def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: 
 
 
 class Later(datetime):
-    """The clock when what was cached has expired."""
+    """Shows the time at which cached values have expired."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Self:

@@ -1,4 +1,4 @@
-"""`Prefer: handling=lenient`: the good events are taken, each bad one is rejected and told."""
+"""Tests `Prefer: handling=lenient`: the good events are taken, each bad one is rejected and told."""
 
 import json
 from typing import Any

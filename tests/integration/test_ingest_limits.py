@@ -1,4 +1,4 @@
-"""Inbound limits: two fixed windows for each key and kind of route, told as Klaviyo tells them."""
+"""Tests inbound limits: two fixed windows for each key and kind of route, told as Klaviyo tells them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> Front:
-    """The function with its limits on."""
+    """Runs the function with its limits on."""
     monkeypatch.setenv("SLUICE_INBOUND_LIMITS", "documented")
     settings.load.cache_clear()
     return front
@@ -34,7 +34,7 @@ def count(times: int, now: datetime, surface: Surface = Surface.BULK, caller: st
 
 
 def refusal(now: datetime, surface: Surface = Surface.BULK) -> int:
-    """The seconds that one more request is told to wait."""
+    """Returns the seconds that one more request is told to wait."""
     with pytest.raises(Refused) as raised:
         rate_limit.count(TABLE, "a", surface, now)
     assert raised.value.status == 429
@@ -136,7 +136,7 @@ def test_one_too_many_is_answered_with_when_to_come_back(
 
 
 def test_ingest_may_reach_the_items_it_counts_in(front: Front) -> None:
-    """It goes on without them, so that nothing else would tell."""
+    """Checks the permission, because ingest goes on without these items and no other test would fail."""
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
     [policy] = resources["IngestFunctionRole"]["Properties"]["Policies"]
     allowed = {

@@ -1,4 +1,4 @@
-"""The number of an account's metrics, where it is limited: who gets the last ones, and who is told."""
+"""Tests the limit of an account's metrics: who gets the last names, and who is told."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ NAME = "attributes/metric/data/attributes/name"
 
 @pytest.fixture
 def limited(front: Front) -> Front:
-    """The function, with an account that is held to its number of metrics, and one that is not."""
+    """Runs the function with an account that has a limited number of metrics, and one that does not."""
     document = json.loads(document_of_keys((KEY, "events:write")))
     document["accounts"][0]["limit_metrics"] = True
     boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
@@ -46,7 +46,7 @@ def limited(front: Front) -> Front:
 
 
 def of(*names: str) -> dict[str, Any]:
-    """A bulk request with an event of each metric, two to an entry."""
+    """Makes a bulk request with an event of each metric, two to an entry."""
     events = [event(metric=metric(name)) for name in names]
     return bulk(*(entry(*events[at : at + 2]) for at in range(0, len(events), 2)))
 
@@ -56,7 +56,7 @@ def numbered(start: int, end: int) -> list[str]:
 
 
 def entered() -> set[str]:
-    """The names in the account's item."""
+    """Returns the names in the account's item."""
     answer = boto3.client("dynamodb").get_item(TableName=TABLE, Key={"pk": {"S": f"metrics#{SITE_ID}"}})
     return set(answer.get("Item", {}).get("names", {"SS": []})["SS"])
 

@@ -1,4 +1,4 @@
-"""Pipeless's route of the ingest function as API Gateway calls it, the stand-in behind synchronous ones."""
+"""Tests Pipeless's route of the ingest function as API Gateway calls it, with a fake Pipeless."""
 
 import asyncio
 import gzip
@@ -44,7 +44,7 @@ def pipeless() -> Pipeless:
 
 @pytest.fixture
 def app(front: Front, pipeless: Pipeless, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """The function with two apps, its requests going to the stand-in."""
+    """Runs the function with two apps, its requests going to the fake Pipeless."""
     boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(DOCUMENT))
     accounts.secrets.cache_clear()
     client = httpx2.AsyncClient(transport=transport(pipeless))

@@ -1,4 +1,4 @@
-"""What became of a bulk request, asked over HTTP of what ingest wrote and dispatch notes."""
+"""Tests the receipt of a bulk request over HTTP: ingest writes it, dispatch records the outcomes."""
 
 import uuid
 from datetime import UTC, datetime, timedelta

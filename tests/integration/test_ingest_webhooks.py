@@ -1,4 +1,4 @@
-"""The webhook route as API Gateway calls it: nothing is stored that is not verified."""
+"""Tests the webhook route as API Gateway calls it: nothing is stored that is not verified."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ def keep_secret(text: str, name: str = "shop") -> None:
 
 @pytest.fixture
 def shop(front: Front) -> Front:
-    """A front with a source "shop" of Shopify's."""
+    """Runs ingest with a source "shop" of Shopify's."""
     write(document())
     keep_secret(SECRETS["shopify"])
     return front
@@ -54,7 +54,7 @@ def order(front: Front, of: Sample = ORDER, **changes: str) -> Answer:
 
 
 def said(front: Front, message: str) -> list[dict[str, Any]]:
-    """The log lines with this message."""
+    """Returns the log lines with this message."""
     lines = map(json.loads, front.said.getvalue().splitlines())
     return [line for line in lines if line.get("message") == message]
 
@@ -82,7 +82,7 @@ def test_an_order_is_stored_as_one_message(front: Front, shop: Front, encode: bo
 
 
 def everybody(front: Front) -> None:
-    """A source for each sender, by its name."""
+    """Declares a source for each sender, by its name."""
     texts = {"metric": "Seen", "profile": {"external_id": "name"}}
     everyone = {
         sender: {
@@ -219,7 +219,7 @@ def test_a_document_that_becomes_bad_replaces_nothing(
 
 
 def test_a_process_outlives_its_wait_for_a_newer_document(front: Front) -> None:
-    """Else it would be ended, and with it the document it has."""
+    """Checks that the process does not end, and its document with it."""
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
     timeout = resources["IngestFunction"]["Properties"]["Timeout"]
     config = aws.hurried_s3().meta.config

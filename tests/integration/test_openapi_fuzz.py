@@ -1,4 +1,4 @@
-"""The API's description as others read it: a validator, and a fuzzer that makes requests from it."""
+"""Tests the API's description as others read it: a validator, and a fuzzer that makes requests from it."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def test_it_is_valid() -> None:
 
 @pytest.fixture
 def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """The function with an app of Pipeless's, a source of webhooks and a receipt, too."""
+    """Runs the function with an app at Pipeless, a source of webhooks and a receipt, too."""
     source = {
         "account": SITE_ID,
         "signature": {"scheme": "bearer"},
@@ -98,7 +98,7 @@ def test_answers_are_as_described(front: Front, path: str, method: str, mode: Ge
 
 
 def with_bodies_only() -> str:
-    """The description without headers and queries, so that it is the body that is bad."""
+    """Returns the description without headers and queries, so that only the body can be bad."""
     description = document.description()
     for operations in description["paths"].values():
         for operation in operations.values():

@@ -1,4 +1,6 @@
-"""Background processes: known again by another command, ended for certain, never mistaken for others."""
+"""Tests background processes: known again by another command, ended for certain, never mistaken for
+others.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,7 @@ type Start = Callable[..., Service]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start a service from its source; what is left of it afterwards is ended."""
+    """Starts a service from its source, and ends it afterwards."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ready_file = tmp_path / "ready"
     started: list[Service] = []

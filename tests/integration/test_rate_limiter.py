@@ -1,4 +1,4 @@
-"""Pacing over the shared item: workers racing for slots, pauses reaching all of them, what it costs."""
+"""Tests the rate limiter over the shared item: racing workers, pauses for all of them, and its cost."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ NOW_MS = int(NOW * 1_000)
 
 
 class Database:
-    """DynamoDB as `aws.dynamodb` gives it, one call at a time, counted, and failing when told to."""
+    """Plays DynamoDB as `aws.dynamodb` gives it, one call at a time, counted, and failing when told to."""
 
     def __init__(self, client):
         self._client = client
@@ -80,7 +80,7 @@ def database(monkeypatch):
 
 
 class Time(Clock):
-    """A clock that only sleeping moves. `meanwhile` happens during the next sleep."""
+    """Keeps a clock that only sleeping moves; `meanwhile` happens during the next sleep."""
 
     def __init__(self):
         super().__init__(NOW)
@@ -385,7 +385,7 @@ class TestTrouble:
 
 
 class TestEightWorkersRacing:
-    """A pace each over one item, for which their threads race while the pretended time stands still."""
+    """Runs a rate limiter in each of eight threads, over one item, while the simulated time stands still."""
 
     WORKERS = 8
     MINUTES = 3

@@ -1,4 +1,4 @@
-"""The ledger of bulk requests and the notes of trials, in an emulated table."""
+"""Tests the receipts of bulk requests and the counts of solo crashes, in an emulated table."""
 
 import contextlib
 import socket
@@ -40,7 +40,7 @@ def test_what_is_noted_is_done(cloud: Cloud) -> None:
 
 @pytest.fixture
 def hanging_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
-    """The connections to a table that takes them and never answers."""
+    """Returns the connections to a table that takes them and never answers."""
     accepted: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(10)

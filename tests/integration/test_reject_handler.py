@@ -1,4 +1,4 @@
-"""The reject function as Lambda calls it: what is on its queues ends in the archive, or stays."""
+"""Tests the reject function as Lambda calls it: a message on its queues ends in the archive, or stays."""
 
 import json
 import random
@@ -21,7 +21,7 @@ SECRETS = ["mail.example", "s3cret"]
 
 
 def refused(name: str, size: int = 0, **fields: Any) -> message.Body:
-    """A rejection as a message; with a size it becomes a claim."""
+    """Makes a rejection as a message; with a size it becomes a claim check."""
     noise = random.Random(name).randbytes(size).hex()
     payload = {"profile": {"email": f"{name}@mail.example"}, "events": [{"text": noise}]}
     given: dict[str, Any] = {
@@ -36,7 +36,7 @@ def refused(name: str, size: int = 0, **fields: Any) -> message.Body:
 
 
 class Reject:
-    """The function and its queue."""
+    """Runs the function with its queue."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -57,7 +57,7 @@ class Reject:
         return [bodies[failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
 
     def archived(self) -> dict[str, dict[str, Any]]:
-        """The archive's lines by id."""
+        """Returns the archive's lines by id."""
         lines = [
             json.loads(line)
             for key in self.cloud.keys("archive")
@@ -69,7 +69,7 @@ class Reject:
 
 
 class Minute(Context):
-    """An invocation that has all of its time, whatever the clock says."""
+    """Plays an invocation that has all of its time, whatever the clock says."""
 
     def get_remaining_time_in_millis(self) -> int:
         return 60_000

@@ -1,4 +1,4 @@
-"""The resume function as its schedule calls it, with AWS emulated in process."""
+"""Tests the resume function as its schedule calls it, with AWS emulated in process."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ OTHER = "XyZ789"
 
 
 class Resume:
-    """The function and what is parked."""
+    """Runs the function with its parked messages."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -35,7 +35,7 @@ class Resume:
         return Counter(msgspec.json.decode(body)["receipt"] for body in self.cloud.left())
 
     def open_circuits(self) -> float:
-        """The metric's value of the last tick."""
+        """Returns the metric's value of the last tick."""
         before = getattr(self, "_before", 0.0)
         self._before = self.function.metrics()["OpenCircuits"]
         return self._before - before
@@ -137,7 +137,7 @@ def test_an_account_with_very_much_parked_leaves_time_for_the_others(
 
 
 class _Minute(Context):
-    """An invocation just begun."""
+    """Plays an invocation that has just begun."""
 
     def get_remaining_time_in_millis(self) -> int:
         return 55_000

@@ -29,7 +29,7 @@ NEWS = {
 
 
 class Drops:
-    """A bucket, and the functions and the upstream behind its news."""
+    """Holds a bucket, and the functions and the upstream behind its notifications."""
 
     def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cloud = cloud
@@ -82,7 +82,7 @@ def drops(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drops]:
 
 
 def line(name: str) -> Any:
-    """A body of one event, which has no time of its own."""
+    """Makes a body of one event, which has no time of its own."""
     return single(of=profile(email=f"{name}@mail.example"), unique_id=name)
 
 

@@ -1,4 +1,4 @@
-"""`sluicectl` with a deployment: what is stored, when, and what AWS's refusals are told as."""
+"""Tests `sluicectl` with a deployment: the document that is stored, and the words for AWS's refusals."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -166,7 +166,7 @@ def test_what_aws_refuses_is_told_in_its_words(
 
 
 def described(parameters: dict[str, Any]) -> Any:
-    """What CloudFormation says of a stack."""
+    """Returns CloudFormation's description of a stack."""
     name = parameters["StackName"]
     if name not in STACKS:
         raise refusal("DescribeStacks", "ValidationError", f"Stack with id {name} does not exist")

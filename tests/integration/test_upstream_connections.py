@@ -1,4 +1,4 @@
-"""The process's own client over real sockets: connections are kept, HTTP/2 is spoken where it is offered."""
+"""Tests the process's own client over real sockets: connections are kept, HTTP/2 is spoken where offered."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ KEY = "pk_test"
 
 
 async def turn() -> float:
-    """There is a turn, without end."""
+    """Gives a slot at once, always."""
     return math.inf
 
 
@@ -40,7 +40,7 @@ def job(unique_id: str) -> bytes:
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """One for each TCP connection the stand-in accepts."""
+    """Returns one object for each TCP connection that the fake upstream accepts."""
     accepted: list[object] = []
     run = server._Conversation.run
 
@@ -54,7 +54,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 @pytest.fixture
 def runner() -> Iterator[asyncio.Runner]:
-    """An event loop that outlasts a call, as the function's does, with a client of its own."""
+    """Runs an event loop that outlasts a call, as the function's does, with a client of its own."""
     http.client.cache_clear()
     with asyncio.Runner() as kept:
         yield kept
@@ -122,7 +122,7 @@ def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asynci
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine that signs itself, and its key."""
+    """Makes a self-signed certificate for this machine, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
@@ -155,7 +155,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def serving_over_tls(
     certificate: tuple[Path, Path], requests: list[tuple[str, Any]], version: str = "2"
 ) -> Iterator[str]:
-    """A server that offers a version of HTTP and notes each request's version and client address."""
+    """Serves one version of HTTP, and records each request's version and client address."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -210,7 +210,7 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
 
 @contextlib.asynccontextmanager
 async def opening_slowly(url: str, seconds: float, opened: list[object]) -> AsyncIterator[str]:
-    """In front of a server, takes so long before a connection can begin to speak with it; notes each."""
+    """Delays each new connection to a server, and records it."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

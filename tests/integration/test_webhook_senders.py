@@ -1,4 +1,6 @@
-"""Verification against the real libraries: what they sign is taken, and what they refuse is refused."""
+"""Tests verification against the senders' libraries: their signatures pass, and what they refuse is
+refused.
+"""
 
 import json
 import subprocess
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="make test makes .ve
 
 
 def ask(*cases: dict[str, Any]) -> list[Any]:
-    """What the libraries say of each case."""
+    """Returns the libraries' answer to each case."""
     command = [PYTHON, Path(__file__).with_name("senders.py")]
     run = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=True)
     answers: list[Any] = json.loads(run.stdout)

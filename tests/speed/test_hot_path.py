@@ -1,4 +1,4 @@
-"""The hot path is not slower, beside the floor below it, than it was when recorded."""
+"""Checks that the hot path is not slower, beside the baseline, than it was when recorded."""
 
 import pytest
 

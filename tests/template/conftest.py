@@ -1,4 +1,4 @@
-"""The template as written, and as SAM expands it before anything is deployed."""
+"""Provides the template as written, and as SAM expands it before anything is deployed."""
 
 import copy
 import logging
@@ -15,7 +15,10 @@ CODE = {"AWS::Serverless::Function": "CodeUri", "AWS::Serverless::LayerVersion":
 
 
 class NoManagedPolicies:
-    """SAM asks for the account's managed policies only when a template names one by its short name."""
+    """Plays an account without managed policies:
+
+    SAM asks for them only when a template names one by its short name.
+    """
 
     def load(self) -> dict[str, str]:
         raise AssertionError("the template names a managed policy")
@@ -23,14 +26,14 @@ class NoManagedPolicies:
 
 @pytest.fixture(scope="session")
 def source() -> Template:
-    """The template as written."""
+    """Reads the template as written."""
     parsed: Template = yaml_parse(Path("template.yaml").read_text())
     return parsed
 
 
 @pytest.fixture(scope="session")
 def expanded(source: Template) -> Template:
-    """The template as CloudFormation gets it: what SAM adds by itself is in it too."""
+    """Expands the template as CloudFormation gets it, with everything that SAM adds by itself."""
     packaged = copy.deepcopy(source)
     for resource in packaged["Resources"].values():
         if resource["Type"] in CODE:

@@ -1,4 +1,6 @@
-"""What API Gateway answers by itself, before any of our code runs: in the one shape of every error."""
+"""Tests the answers that API Gateway gives by itself, before any of our code runs: they look like every
+error.
+"""
 
 import hashlib
 import json
@@ -95,7 +97,7 @@ def test_the_size_is_the_one_ingest_allows(expanded: Template) -> None:
 
 
 def snapshot(template: Template) -> dict[str, Any]:
-    """What a deployment of the API takes with it."""
+    """Returns everything that a deployment of the API takes with it."""
     kinds = {f"AWS::ApiGateway::{kind}" for kind in ("RestApi", "Resource", "Method", "GatewayResponse")}
     return {name: each for name, each in template["Resources"].items() if each["Type"] in kinds}
 
@@ -110,7 +112,7 @@ def deployment(template: Template) -> tuple[str, dict[str, Any]]:
 
 
 def test_what_changes_is_deployed(expanded: Template) -> None:
-    """CloudFormation makes a new deployment only of one with a new name: give it this one."""
+    """Checks the deployment's name, because CloudFormation deploys only under a new one: give it this one."""
     content = json.dumps(snapshot(expanded), sort_keys=True).encode()
 
     assert deployment(expanded)[0] == f"ApiDeployment{hashlib.sha256(content).hexdigest()[:8]}"
@@ -125,7 +127,9 @@ def test_nothing_is_deployed_before_it_is_there(expanded: Template) -> None:
 
 
 def test_the_api_has_no_body(expanded: Template) -> None:
-    """API Gateway drops answers that are resources of their own when it imports one."""
+    """Checks that nothing is imported, because an import drops gateway responses that are resources of
+    their own.
+    """
     assert {"Body", "BodyS3Location"}.isdisjoint(expanded["Resources"]["Api"]["Properties"])
 
 

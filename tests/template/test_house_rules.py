@@ -42,7 +42,7 @@ SETTINGS: dict[str, type[msgspec.Struct] | None] = {
 
 
 def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
-    """Properties of each resource of a type, by logical id."""
+    """Returns the properties of each resource of a type, by logical id."""
     return {
         name: resource.get("Properties", {})
         for name, resource in template["Resources"].items()
@@ -51,7 +51,7 @@ def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def choices(template: Template, expression: Any) -> list[int]:
-    """Every number, or the least and the greatest, that a literal or a parameter may be."""
+    """Returns every number, or the least and the greatest, that a literal or a parameter may be."""
     if not isinstance(expression, dict):
         return [int(expression)]
     parameter = template["Parameters"][expression["Ref"]]
@@ -59,7 +59,7 @@ def choices(template: Template, expression: Any) -> list[int]:
 
 
 def look_up(template: Template, expression: Any, parameters: dict[str, Any]) -> int:
-    """The number of a literal, or of a look-up in a mapping by a parameter."""
+    """Returns the number of a literal, or of a look-up in a mapping by a parameter."""
     if not isinstance(expression, dict):
         return int(expression)
     name, key, inner = expression["Fn::FindInMap"]
@@ -68,8 +68,10 @@ def look_up(template: Template, expression: Any, parameters: dict[str, Any]) -> 
 
 
 def target(reference: Any) -> str:
-    """The logical id a Ref, a GetAtt, or a Sub of some of a bucket's objects points to; else nothing. The
-    secrets of webhook sources count as one thing of the stack's.
+    """Returns the logical id that a Ref, a GetAtt, or a Sub of some of a bucket's objects points to; else
+    nothing.
+
+    The secrets of webhook sources count as one resource of the stack.
     """
     match reference:
         case {"Fn::Sub": text} if text in WEBHOOK_SECRETS:
@@ -88,15 +90,18 @@ def as_list(value: Any) -> list[Any]:
 
 
 def statements(role: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All a role may be allowed, what depends on a condition too."""
+    """Yields everything a role may be allowed, also under a condition."""
     for policy in role.get("Policies", []):
         for each in policy["PolicyDocument"]["Statement"]:
             yield each["Fn::If"][1] if "Fn::If" in each else each
 
 
 def visibility_outlasts_the_work(template: Template) -> Iterator[str]:
-    """Lambda waits out the window and retries a throttled batch while its messages are invisible: AWS asks
-    for six times the timeout plus the window, else a second worker gets the same messages."""
+    """Finds queues whose messages become visible again while they are processed.
+
+    Lambda waits out the window and retries a throttled batch while its messages are invisible. AWS asks for
+    six times the timeout plus the window; otherwise a second worker gets the same messages.
+    """
     for name, mapping in of_type(template, MAPPING).items():
         timeout = template["Resources"][target(mapping["FunctionName"])]["Properties"]["Timeout"]
         queue = template["Resources"][target(mapping["EventSourceArn"])]["Properties"]
@@ -108,7 +113,7 @@ def visibility_outlasts_the_work(template: Template) -> Iterator[str]:
 
 
 def batches_are_possible(template: Template) -> Iterator[str]:
-    """Lambda refuses these only when they are deployed."""
+    """Finds batches that Lambda refuses, but only when they are deployed."""
     for name, mapping in of_type(template, MAPPING).items():
         sizes = choices(template, mapping["BatchSize"])
         windows = choices(template, mapping["MaximumBatchingWindowInSeconds"])
@@ -124,22 +129,27 @@ def batches_are_possible(template: Template) -> Iterator[str]:
 
 
 def failures_are_partial(template: Template) -> Iterator[str]:
-    """Without it one message fails its whole batch, and every event in it is sent again."""
+    """Finds mappings without partial failures: there, one message fails its whole batch, and all of it is
+    sent again.
+    """
     for name, mapping in of_type(template, MAPPING).items():
         if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
             yield f"{name}: does not report batch item failures"
 
 
 def mappings_can_be_switched_off(template: Template) -> Iterator[str]:
-    """A local run does the polling itself."""
+    """Finds mappings that are always on: in a local run another program does the polling."""
     for name, mapping in of_type(template, MAPPING).items():
         if mapping.get("Enabled") != {"Fn::If": ["Poll", True, False]}:
             yield f"{name}: ignores PollingEnabled"
 
 
 def dead_letters_wait_longest(template: Template) -> Iterator[str]:
-    """A message keeps the time it was first sent when it is set aside: only the longest retention leaves it
-    a wait. Waiting out an upstream costs receives, so few of them would set good messages aside."""
+    """Finds dead-letter queues that keep messages too short, and queues that set them aside too early.
+
+    A message keeps the time at which it was first sent when it is set aside, so only the longest retention
+    leaves it a wait. Waiting for an upstream costs receives, so few of them would set good messages aside.
+    """
     queues = of_type(template, QUEUE)
     redrives = {name: queue["RedrivePolicy"] for name, queue in queues.items() if "RedrivePolicy" in queue}
     dead = {target(redrive["deadLetterTargetArn"]) for redrive in redrives.values()}
@@ -156,7 +166,7 @@ def dead_letters_wait_longest(template: Template) -> Iterator[str]:
 
 
 def roles_are_narrow(template: Template) -> Iterator[str]:
-    """Each function has a role of its own, written out: actions by name, on resources of this stack."""
+    """Finds roles that are shared or wide: each has actions by name, on resources of this stack."""
     used = [target(function["Role"]) for function in of_type(template, FUNCTION).values()]
     roles = of_type(template, ROLE)
     if sorted(used) != sorted(roles):
@@ -172,13 +182,13 @@ def roles_are_narrow(template: Template) -> Iterator[str]:
 
 
 def policies_stay_in_roles(template: Template) -> Iterator[str]:
-    """One place to read what a function may do."""
+    """Finds policies elsewhere, because there is one place to read a function's permissions."""
     for kind in ("AWS::IAM::ManagedPolicy", "AWS::IAM::Policy", "AWS::IAM::RolePolicy"):
         yield from (f"{name}: a policy outside a role" for name in of_type(template, kind))
 
 
 def logs_expire(template: Template) -> Iterator[str]:
-    """A log group that Lambda makes by itself is kept for ever."""
+    """Finds functions without a log group: one that Lambda makes by itself is kept for ever."""
     groups = of_type(template, "AWS::Logs::LogGroup")
     for name, function in of_type(template, FUNCTION).items():
         group = target(function.get("LoggingConfig", {}).get("LogGroup"))
@@ -192,7 +202,9 @@ def logs_expire(template: Template) -> Iterator[str]:
 
 
 def only_own_lines_are_logged(template: Template) -> Iterator[str]:
-    """The level is the whole process's: below INFO boto3 logs what it sends and reads, payloads and keys."""
+    """Finds log levels below INFO: there boto3 logs payloads and keys, because the level is the whole
+    process's.
+    """
     for name, function in of_type(template, FUNCTION).items():
         variables = function.get("Environment", {}).get("Variables", {})
         if function.get("LoggingConfig", {}).get("ApplicationLogLevel") != "INFO":
@@ -202,7 +214,7 @@ def only_own_lines_are_logged(template: Template) -> Iterator[str]:
 
 
 def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
-    """Settings refuses a variable it does not know, and one that is missing."""
+    """Finds variables that a function does not know, or lacks: Settings refuses both."""
     for name, function in of_type(template, FUNCTION).items():
         variables = function.get("Environment", {}).get("Variables", {})
         given = {variable for variable in variables if variable.startswith("SLUICE_")}
@@ -216,8 +228,11 @@ def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
 
 
 def what_is_named_may_be_used(template: Template) -> Iterator[str]:
-    """A resource in a function's environment that its role has no word on is a mistake in one of the two;
-    a literal there could be a secret, and so could a parameter that is not to be shown."""
+    """Finds resources in a function's environment that its role does not name.
+
+    One of the two is then a mistake. A literal there could be a secret, and so could a parameter that is not
+    to be shown.
+    """
     shown = {name for name, parameter in template["Parameters"].items() if "NoEcho" not in parameter}
     for name, function in of_type(template, FUNCTION).items():
         role = template["Resources"][target(function["Role"])]["Properties"]
@@ -228,7 +243,9 @@ def what_is_named_may_be_used(template: Template) -> Iterator[str]:
 
 
 def secrets_stay_in_the_secret(template: Template) -> Iterator[str]:
-    """A dynamic reference would copy it into a function's configuration, a generated key into the stack."""
+    """Finds dynamic references and generated keys, which would copy a secret into a configuration or the
+    stack.
+    """
     if "{{resolve:" in json.dumps(template):
         yield "a dynamic reference"
     for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
@@ -237,8 +254,10 @@ def secrets_stay_in_the_secret(template: Template) -> Iterator[str]:
 
 
 def functions_have_no_dead_letter_queue(template: Template) -> Iterator[str]:
-    """It serves asynchronous invocation alone; these functions are invoked by queues,
-    the API and a schedule whose next tick does what one missed."""
+    """Finds functions with a dead-letter queue, which serves asynchronous invocation alone.
+
+    These functions are invoked by queues, the API and a schedule whose next tick does what one missed.
+    """
     for name, function in of_type(template, FUNCTION).items():
         if "DeadLetterConfig" in function:
             yield f"{name}: has a dead-letter queue"
@@ -246,7 +265,7 @@ def functions_have_no_dead_letter_queue(template: Template) -> Iterator[str]:
 
 
 def alarms_see_dead_letters(template: Template) -> Iterator[str]:
-    """SQS does not count a message as sent when a redrive policy moves it."""
+    """Finds alarms that count sent messages: SQS does not count one that a redrive policy moves."""
     watched = set()
     for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
         if alarm["MetricName"] == "NumberOfMessagesSent":
@@ -267,14 +286,14 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
 
 
 def alarms_come_before_sqs_stops(template: Template) -> Iterator[str]:
-    """A standard queue hands out nothing, of any account, while 120,000 of its messages are in flight."""
+    """Finds alarms that come too late: with 120,000 messages in flight a standard queue hands out nothing."""
     for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
         if alarm["MetricName"] == "ApproximateNumberOfMessagesNotVisible" and alarm["Threshold"] >= 120_000:
             yield f"{name}: too late"
 
 
 def ticks_are_not_repeated(template: Template) -> Iterator[str]:
-    """A tick that is tried again would run beside the next one."""
+    """Finds schedules that try a tick again, which would run beside the next one."""
     for name, schedule in of_type(template, "AWS::Events::Rule").items():
         for each in schedule["Targets"]:
             if each.get("RetryPolicy", {}).get("MaximumRetryAttempts") != 0:
@@ -282,7 +301,7 @@ def ticks_are_not_repeated(template: Template) -> Iterator[str]:
 
 
 def data_is_encrypted_and_private(template: Template) -> Iterator[str]:
-    """Events are personal data wherever they rest."""
+    """Finds stores that are open or not encrypted: events are personal data wherever they rest."""
     for name, queue in of_type(template, QUEUE).items():
         if queue.get("SqsManagedSseEnabled") is not True:
             yield f"{name}: not encrypted"
@@ -297,7 +316,9 @@ def data_is_encrypted_and_private(template: Template) -> Iterator[str]:
 
 
 def claims_outlive_their_messages(template: Template) -> Iterator[str]:
-    """A message that points to a deleted claim is a lost request; what is parked has no other copy."""
+    """Finds claim checks that expire too early: without one, a request is lost; parked objects have no
+    other copy.
+    """
     longest = max(queue["MessageRetentionPeriod"] for queue in of_type(template, QUEUE).values())
     for rule in template["Resources"]["ClaimBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]:
         if rule["ExpirationInDays"] * DAY <= longest and rule.get("Prefix") != unfinished.PREFIX:
@@ -307,7 +328,7 @@ def claims_outlive_their_messages(template: Template) -> Iterator[str]:
 
 
 def what_cannot_be_made_again_is_kept(template: Template) -> Iterator[str]:
-    """Deleting the stack must not delete the archive or the keys; replacing a store must not empty it."""
+    """Finds stores that a deletion of the stack deletes, or a replacement empties."""
     for name in ("ArchiveBucket", "ConfigBucket", "AccountsSecret"):
         if template["Resources"][name].get("DeletionPolicy") != "Retain":
             yield f"{name}: goes with the stack"
@@ -448,7 +469,7 @@ def test_every_rule_has_been_seen_to_find_something() -> None:
 
 
 def test_mappings_are_written_out(source: Template, expanded: Template) -> None:
-    """`Events: SQS` would attach a managed policy, on every queue of the account, to the function's role."""
+    """Checks that there is no `Events: SQS`, which would attach a policy on every queue of the account."""
     assert of_type(source, MAPPING).keys() == of_type(expanded, MAPPING).keys()
 
 

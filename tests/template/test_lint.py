@@ -1,4 +1,4 @@
-"""The linters' own rules: on the template as written, and on what SAM makes of it."""
+"""Applies the linters' own rules to the template as written, and as SAM expands it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The accounts document: whose a key is, and documents that cannot be right."""
+"""Tests the accounts document: the account of a key, and documents that cannot be right."""
 
 import hmac
 import json

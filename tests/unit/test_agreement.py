@@ -1,7 +1,8 @@
-"""Whatever the front accepts, the stand-in takes as dispatch sends it: two readings of the same rules.
+"""Tests that the fake upstream takes all that ingest accepts, as dispatch sends it: two readings of one
+contract.
 
-Documents are made up from the very types that ingest decodes into, of values that are at the limits or a
-little past them, so that a new field is tried without a word here. What is refused is of no interest.
+Documents are made from the very types that ingest decodes into, of values that are at the limits or a little
+past them. So a new field is tried without a change here. Refused documents are of no interest.
 """
 
 from collections.abc import Iterator
@@ -44,14 +45,16 @@ YEAR = contract.LATEST_TIME_AHEAD
 
 @dataclass(frozen=True)
 class Values:
-    """Of a field: one that is taken, some that mostly are, and all at its limits or a little past them."""
+    """Draws values of a field: one that is taken, some that mostly are, and all at its limits or a little
+    past.
+    """
 
     sure: Any
     good: st.SearchStrategy[Any]
     odd: list[Any]
 
     def any(self) -> st.SearchStrategy[Any]:
-        """Seldom something odd: few documents with much of it would be accepted."""
+        """Draws something odd only seldom: few documents with much of it would be accepted."""
         odd = st.sampled_from(self.odd)
         return st.integers(0, 9).flatmap(lambda chance: odd if chance == 9 else self.good)
 
@@ -127,7 +130,7 @@ FORMS: dict[str, Values] = {
 
 
 def values_of(kind: inspect.Type, field: str = "") -> Values:
-    """What a field with no other fields in it may hold."""
+    """Returns the values that a field with no other fields in it may hold."""
     match kind:
         case _ if field in FORMS:
             return FORMS[field]
@@ -147,7 +150,7 @@ def values_of(kind: inspect.Type, field: str = "") -> Values:
 
 
 def of(kind: inspect.Type, field: str = "") -> st.SearchStrategy[Any]:
-    """Values that fit a type, or nearly."""
+    """Draws values that fit a type, or nearly."""
     match kind:
         case inspect.UnionType(types):
             return st.one_of([of(each, field) for each in types])
@@ -162,13 +165,15 @@ def of(kind: inspect.Type, field: str = "") -> st.SearchStrategy[Any]:
 
 
 def but_one_meta(fields: tuple[inspect.Field, ...]) -> list[tuple[str, inspect.Type]]:
-    """The names and types of fields; a profile's attributes without the `meta` that stands beside them."""
+    """Returns the names and types of fields; of a profile's attributes without the `meta` that stands
+    beside them.
+    """
     types = {each.encode_name: each.type for each in fields}
     return [(name, each) for name, each in types.items() if name != "meta" or "email" not in types]
 
 
 def surely(kind: inspect.Type, field: str = "") -> Any:
-    """A value that is taken, with every field in it."""
+    """Returns a value that is taken, with every field in it."""
     match kind:
         case inspect.UnionType(types):
             *_, last = (each for each in types if not isinstance(each, inspect.NoneType))
@@ -182,7 +187,7 @@ def surely(kind: inspect.Type, field: str = "") -> Any:
 
 
 def oddities(kind: inspect.Type, field: str = "", where: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything odd that may stand in a value of this type, and where."""
+    """Yields everything odd that may stand in a value of this type, and where."""
     match kind:
         case inspect.UnionType(types):
             for each in types:
@@ -224,7 +229,7 @@ def accepted(surface: Surface, document: Any, revision: str) -> Intake | None:
 
 
 def are_taken(requests: list[tuple[Surface, Any, str]]) -> bool:
-    """Whether anything of these is accepted; what is, the upstream then takes."""
+    """Tells whether anything of these is accepted; the upstream must then take it."""
     waiting = []
     for number, (surface, document, revision) in enumerate(requests):
         if (read := accepted(surface, document, revision)) is not None:
@@ -267,7 +272,7 @@ def test_nothing_odd_is_accepted_that_is_not_described(surface: Surface) -> None
 
 
 def alone(document: Any, where: str) -> Any:
-    """A document whose profile has no other identifier than that there."""
+    """Returns a document whose profile has no other identifier than the one there."""
     profile = at(document, where.rpartition("/data")[0] + "/data")
     for holder in (profile, profile["attributes"]):
         for name in set(contract.IDENTIFIERS) & holder.keys():

@@ -1,4 +1,4 @@
-"""What a letter is archived as, and where: every form it may have, damaged ones too."""
+"""Tests how a message is archived, and where: every form it may have, damaged ones too."""
 
 import base64
 import itertools
@@ -72,7 +72,7 @@ SIZES = {"plain": 10, "zstd": 100_000, "claim": 1_500_000}
 
 
 def in_form(body: Body, form: str) -> tuple[str, Callable[[str], bytes]]:
-    """A body that must have this form, and how its claim is read."""
+    """Returns a body that must have this form, and a function that reads its claim check."""
     if form == "claim":
         assert body.claim_key is not None
         claims = {body.claim_key: body.claim_bytes}

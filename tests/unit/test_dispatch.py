@@ -1,4 +1,6 @@
-"""Dispatch in a pretended world: whatever goes wrong, an event is delivered once or refused with a reason."""
+"""Tests dispatch in a simulated world: in any failure, an event is delivered once or rejected with a
+reason.
+"""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Accepting a request: stored once and whole, or not at all."""
+"""Tests that a request is stored once and whole, or not at all."""
 
 import json
 from collections.abc import Iterable, Mapping

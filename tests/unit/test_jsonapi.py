@@ -1,4 +1,4 @@
-"""Error envelopes and pointers."""
+"""Tests error envelopes and pointers."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""The three forms of a queue message: what goes in comes out, and damage is told from work to do."""
+"""Tests the three forms of a queue message: each is read as it was written, and damage is recognised."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def round_trip(body: Body) -> Any:
 
 
 def padded(size: int) -> Message[Any]:
-    """A message of exactly so many bytes."""
+    """Makes a message of exactly so many bytes."""
     empty = len(msgspec.json.encode(message_of("")))
     return message_of("x" * (size - empty))
 

@@ -1,4 +1,4 @@
-"""Settings: all that is needed, nothing unknown, nothing read before it is used."""
+"""Tests settings: everything needed, nothing unknown, nothing read before it is used."""
 
 import pytest
 

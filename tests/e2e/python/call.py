@@ -16,7 +16,7 @@ METHODS = {"bulk": "bulk_create_events", "single": "create_event"}
 
 
 def outcome(call: dict[str, Any]) -> dict[str, Any]:
-    """What the SDK returns or raises."""
+    """Returns what the SDK returns or raises."""
     events = KlaviyoAPI(call["key"], test_host=call["api"]).Events
     try:
         returned = getattr(events, METHODS[call["way"]])(call["document"])
@@ -32,7 +32,7 @@ def outcome(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_datetimes(value: dict[str, Any]) -> dict[str, Any]:
-    """An object as a Python caller has it: its time, if it has one, a `datetime`."""
+    """Returns an object as a Python caller has it: its time, if it has one, is a `datetime`."""
     return {**value, "time": datetime.fromisoformat(value["time"])} if "time" in value else value
 
 

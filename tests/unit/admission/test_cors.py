@@ -1,4 +1,4 @@
-"""What browsers are told: on client routes only, to allowed pages only, and never about keys."""
+"""Tests the answers to browsers: on client routes only, to allowed pages only, and never about keys."""
 
 import pytest
 

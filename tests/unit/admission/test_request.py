@@ -1,4 +1,4 @@
-"""Who is let in, and which bodies can be read at all: status, code and source of every answer."""
+"""Tests who is let in, and which bodies can be read at all: status, code and source of every answer."""
 
 import gzip
 import zlib

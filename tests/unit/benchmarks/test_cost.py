@@ -1,4 +1,4 @@
-"""What the counts of calls behind the cost of a million events come from."""
+"""Tests the counts of calls behind the cost of a million events."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the guard of the hot path's speed says of given ratios; how quick it is, `make check` measures."""
+"""Tests what the guard of the hot path says of given ratios; `make check` measures the real ones."""
 
 from benchmarks import regression_guard
 

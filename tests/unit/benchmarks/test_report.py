@@ -1,4 +1,4 @@
-"""The benchmarks' report is made from what was recorded, and what the README says of it is so."""
+"""Tests that the report follows from the recorded figures, and that the README agrees with them."""
 
 import json
 import re
@@ -15,7 +15,7 @@ README = " ".join(Path("README.md").read_text().split())
 
 
 def said(pattern: str) -> list[float]:
-    """The numbers in the one place of the README that reads like this."""
+    """Returns the numbers in the one place of the README that reads like this."""
     [found] = re.findall(pattern.replace("#", r"([\d,.]*\d)"), README)
     return [float(each.replace(",", "")) for each in ([found] if isinstance(found, str) else found)]
 
@@ -28,7 +28,9 @@ def test_report_is_made_from_what_was_recorded(suffix: str, write: Any) -> None:
 def test_readme_says_how_fast_a_backlog_is_drained() -> None:
     backlog = RECORDED["scale"]["backlogs"][-1]
 
-    minutes, requests = said(r"A backlog of a million events reaches Klaviyo in # minutes, with # requests and no 429")
+    minutes, requests = said(
+        r"A backlog of a million events reaches Klaviyo in # minutes, with # requests and no 429"
+    )
 
     assert (backlog["events"], backlog["throttles"]) == (1_000_000, 0)
     assert (minutes, requests) == (round(backlog["simulated_seconds"] / 60, 1), backlog["requests"])

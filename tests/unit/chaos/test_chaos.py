@@ -1,4 +1,4 @@
-"""What `make chaos` decides beforehand and counts at the end: a count that cannot fail shows nothing."""
+"""Tests what `make chaos` plans beforehand and counts at the end: a count that cannot fail shows nothing."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How long messages wait: within SQS's reach, growing, and so long that no outage uses up their receives."""
+"""Tests waits: within SQS's limits, growing, and so long that no outage uses up the receives."""
 
 import random
 
@@ -15,14 +15,14 @@ FAILED, TURN = Wait(), Wait(for_turn=True)
 
 
 class Least(random.Random):
-    """Chance at its least."""
+    """Draws the least, always."""
 
     def uniform(self, a: float, b: float) -> float:
         return a
 
 
 class Most(random.Random):
-    """Chance at its most."""
+    """Draws the most, always."""
 
     def uniform(self, a: float, b: float) -> float:
         return b
@@ -43,7 +43,7 @@ chances = st.integers(0, 2**32).map(random.Random)
         (39, FAILED, 450, 899),
         (40, FAILED, 890, 900),
         (500, FAILED, 890, 900),
-        # What is known to be too early is waited for, and then some.
+        # A message that is known to be too early waits until its time, and a little longer.
         (1, Wait(60.0), 60, 62),
         (6, Wait(60.0), 60, 79),
         (14, Wait(60.0), 60, 101),

@@ -1,4 +1,4 @@
-"""One request to the upstream: what goes out, what comes back, and that nothing ever raises."""
+"""Tests one request to the upstream: what goes out, what comes back, and that nothing ever raises."""
 
 import asyncio
 import gzip
@@ -25,7 +25,7 @@ ACCOUNT = Account(SITE_ID, KEY)
 
 
 async def turn() -> float:
-    """There is a turn, without end."""
+    """Gives a slot at once, always."""
     return math.inf
 
 
@@ -77,7 +77,7 @@ def test_a_request_is_what_the_contract_says() -> None:
     assert answer.headers.get("ratelimit-remaining") == "149"
 
 
-# What any HTTP client adds; nothing of it is about the account.
+# Headers that any HTTP client adds; none is about the account.
 TRANSPORT = {"host", "user-agent", "accept-encoding", "connection", "content-length"}
 
 
@@ -156,7 +156,7 @@ def test_the_errors_above_are_all_there_are() -> None:
 
 
 class Endless(httpx2.AsyncByteStream):
-    """A body without end, for as long as somebody reads it."""
+    """Sends a body without end, for as long as somebody reads it."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -211,7 +211,9 @@ def test_all_parts_of_a_request_together_have_a_limit(monkeypatch: pytest.Monkey
 
 
 class Held(httpx2.AsyncBaseTransport):
-    """A connection over HTTP/1.1: says when a request is about to leave, and answers after some time."""
+    """Plays a connection over HTTP/1.1: says when a request is about to leave, and answers after some
+    time.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

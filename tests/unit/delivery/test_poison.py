@@ -1,4 +1,4 @@
-"""What ends its process is kept from taking others with it, and healthy messages are never taken for it."""
+"""Tests that a poison message takes no others with it, and that healthy messages are never taken for one."""
 
 import random
 import sys

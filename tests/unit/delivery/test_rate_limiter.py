@@ -1,4 +1,4 @@
-"""Pacing's decisions: never over the limit, nearly all of it used, pauses and others' use respected."""
+"""Tests the rate limiter's decisions: never over the limit, nearly all of it used, pauses respected."""
 
 import asyncio
 import contextvars
@@ -33,7 +33,7 @@ def most_in(slots, milliseconds):
 
 
 def saturate(window, start, end, rng, workers=8):
-    """Slots that workers get who always want more, each with a view of the near future only."""
+    """Returns the slots of workers that always want more, each with a view of the near future only."""
     slots, now = [], start
     while now < end:
         for _ in range(workers):
@@ -152,7 +152,7 @@ class TestPause:
 
 
 class TestObserve:
-    """What an answer says is left of the steady window, which began at NOW and ends a minute later."""
+    """Tests the rest of the steady window that an answer reports; it began at NOW and ends a minute later."""
 
     RESET = NOW + MINUTE
 
@@ -230,7 +230,9 @@ class TestObserve:
 
 
 class Workers(RuleBasedStateMachine):
-    """Any sequence of reservations, pauses and answers, by any number of workers who see one window."""
+    """Draws any sequence of reservations, pauses and answers, by any number of workers that see one
+    window.
+    """
 
     def __init__(self):
         super().__init__()
@@ -290,7 +292,7 @@ TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 class Shared(rate_limiter.Pace):
-    """A pace over a window in memory, that stands for the state table."""
+    """Runs a rate limiter over a window in memory, which stands for the state table."""
 
     window, version = Window(), 0
 
@@ -308,7 +310,9 @@ AT_WORK = contextvars.ContextVar("worker")
 
 
 class Worker:
-    """One process: invocation after invocation, each with some jobs. At times all of it stands still."""
+    """Plays one process: invocation after invocation, each with some jobs; at times all of it stands
+    still.
+    """
 
     def __init__(self, seed, table_seconds):
         self.chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The demo's pure parts: reading the data, making events of it, and proving what became of them."""
+"""Tests the demo's pure parts: reading the data, making events of it, and proving their outcomes."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def orders(rows):
 
 
 def taken(*bodies):
-    """What the stand-in lists after taking bulk requests."""
+    """Returns what the fake upstream lists after taking bulk requests."""
     klaviyo = Klaviyo({SITE: KEY}, Settings.unlimited())
     headers = {
         "Authorization": f"Klaviyo-API-Key {KEY}",

@@ -1,4 +1,4 @@
-"""The policies given to an emulator that wants batch permissions of their own."""
+"""Tests the policies given to an emulator that wants permissions for batches."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The table of rules in docs/compatibility.md against the tests that hold them and the constants it names."""
+"""Compares the rules in docs/compatibility.md with the tests that hold them and the constants they name."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def listed() -> set[str]:
 
 
 def marked() -> set[str]:
-    """The node ids of all tests that have the mark."""
+    """Returns the node ids of all tests that have the mark."""
     return {
         f"{path}::{name}"
         for path in Path("tests").rglob("test_*.py")

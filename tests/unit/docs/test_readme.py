@@ -1,4 +1,4 @@
-"""The documents against what they describe: settings, commands, paths and links."""
+"""Compares the documents with what they describe: settings, commands, paths and links."""
 
 import re
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ def _section(text: str, heading: str) -> str:
 
 
 def _anchors(text: str) -> Iterator[str]:
-    """The fragments a document's headings can be linked by."""
+    """Yields the fragments by which a document's headings can be linked."""
     for heading in re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE):
         yield re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _targets(document: Path) -> set[str]:
-    """What a document says to make, in code."""
+    """Returns the make targets that a document names, in code."""
     text = document.read_text()
     return set(TARGET.findall("\n".join(BLOCK.findall(text) + SPAN.findall(BLOCK.sub("", text)))))
 

@@ -1,4 +1,6 @@
-"""The docs function: the description and its page as API Gateway asks for them, and what is in the page."""
+"""Tests the docs function: the description and its page as API Gateway asks for them, and the page's
+content.
+"""
 
 import base64
 import hashlib
@@ -19,7 +21,7 @@ LAMBDA_BYTES = 6 * 1024 * 1024  # of an answer, as JSON
 
 
 def load_docs() -> ModuleType:
-    """The function, as in a new process."""
+    """Loads the function, as in a new process."""
     spec = importlib.util.spec_from_file_location("docs_app", FOLDER / "app.py")
     assert spec is not None
     assert spec.loader is not None
@@ -106,7 +108,7 @@ def test_the_page_may_run_what_is_in_it_and_nothing_else(app: ModuleType) -> Non
 
 
 def test_the_viewer_is_whole_in_the_page(app: ModuleType) -> None:
-    """Nothing in it may end its part of the page early, or keep a browser from seeing its end."""
+    """Checks that nothing in it may end its part of the page early, or hide the end from a browser."""
     script = (FOLDER / "viewer/swagger-ui-bundle.js").read_text("utf-8")
     style = (FOLDER / "viewer/swagger-ui.css").read_text("utf-8")
     page = ask(app, "/docs")["body"]

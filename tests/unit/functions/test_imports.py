@@ -1,4 +1,4 @@
-"""What a cold start loads: Lambda bills it, so no function imports what it does not use."""
+"""Tests what a cold start loads: Lambda bills it, so no function imports what it does not use."""
 
 import subprocess
 import sys
@@ -12,12 +12,12 @@ FUNCTIONS = ["docs", "ingest", "dispatch", "reject", "resume"]
 
 @cache
 def loaded(function: str) -> frozenset[str]:
-    """The modules that importing a function's handler loads."""
+    """Returns the modules that importing a function's handler loads."""
     return after("import app", f"functions/{function}")
 
 
 def after(code: str, *paths: str) -> frozenset[str]:
-    """The modules that a process has loaded after this."""
+    """Returns the modules that a process has loaded after this."""
     code = f"import sys; sys.path[:0] = {['layers/sluice', *paths]}; {code}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return frozenset(done.stdout.split())
@@ -64,7 +64,7 @@ def test_only_ingest_loads_the_resolver(function: str) -> None:
 
 @pytest.mark.parametrize("package", ["sluice", "msgspec", "aws_lambda_powertools"])
 def test_docs_loads_nothing_but_python(package: str) -> None:
-    """It has no layers."""
+    """Checks the docs function, which has no layers."""
     assert package not in loaded("docs")
 
 

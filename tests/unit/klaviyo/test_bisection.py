@@ -1,4 +1,4 @@
-"""What one event does to others, when answers are not about itself alone: to its job, request, account."""
+"""Tests what one event does to its job, request and account when answers are not about itself alone."""
 
 from collections.abc import Callable
 from typing import Any

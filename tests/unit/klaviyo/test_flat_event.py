@@ -1,4 +1,6 @@
-"""The deprecated flat shape: taken, translated by the contract's table, and refused in its own words."""
+"""Tests the deprecated flat shape: taken, translated by the contract's table, and refused in its own
+words.
+"""
 
 from typing import Any
 

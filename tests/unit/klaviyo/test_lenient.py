@@ -1,4 +1,4 @@
-"""Bad events taken out of a bulk body: nothing good is lost, nothing bad gets through."""
+"""Tests that bad events are taken out of a bulk body: nothing good is lost, nothing bad gets through."""
 
 import json
 from typing import Any

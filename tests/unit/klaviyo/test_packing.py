@@ -1,4 +1,4 @@
-"""Packing: nothing lost, nothing twice, no limit passed, order kept, jobs full; and that it scales."""
+"""Tests packing: nothing lost, nothing twice, no limit passed, order kept, jobs full; and that it scales."""
 
 import cProfile
 import json
@@ -36,7 +36,9 @@ ANN = profile()
 
 
 def event(key="ann", unique_id=None, of=None, *, says="", size=0, backfill=False):
-    """One event to pack, its id new unless given, its attributes `size` bytes if that is more than needed."""
+    """Makes one event to pack, its id new unless given, its attributes `size` bytes if that is more than
+    needed.
+    """
     number = next(numbers)
     body = b'{"unique_id":"%s","says":"%s"}' % (str(unique_id).encode(), says.encode())
     body = body.ljust(size) if size else body
@@ -61,7 +63,7 @@ def numbers_of(packing):
 
 
 def reference_body(job):
-    """A job's document, built without any care for speed."""
+    """Builds a job's document without any care for speed."""
     return {
         "data": {
             "type": "event-bulk-create-job",
@@ -89,13 +91,13 @@ def reference_body(job):
     }
 
 
-# What the upstream's documents leave open: whether a location replaces the one before or its fields do,
-# and whether null properties clear those there are. Whatever it does, packing must not change the result.
+# The upstream's documents leave two questions open: if a location replaces the one before or only its fields,
+# and if null properties clear the existing ones. In either case, packing must not change the result.
 READINGS = list(product(("replace", "merge"), ("clear", "keep")))
 
 
 def apply(state, profile_bytes, reading):
-    """The upstream's profile after one more set of attributes, by a reading of the documents."""
+    """Returns the upstream's profile after one more set of attributes, by a reading of the documents."""
     locations, nulls = reading
     document = json.loads(profile_bytes)
     for name, value in document["attributes"].items():
@@ -235,7 +237,7 @@ PROFILES = [
 
 @st.composite
 def groups(draw):
-    """Messages of some profiles' events, with repeats of all kinds, and some too large for any job."""
+    """Draws messages of some profiles' events, with repeats of all kinds, and some too large for any job."""
     made = []
     for _ in range(draw(st.integers(1, 12))):
         group = []
@@ -263,7 +265,7 @@ def copied(group_list):
 
 
 def some_order(jobs, seed):
-    """An order in which jobs may be answered: any that respects `after`."""
+    """Returns an order in which jobs may be answered: any that respects `after`."""
     chance = random.Random(seed)
     waiting, done, order = list(jobs), set(), []
     while waiting:
@@ -405,7 +407,9 @@ class TestEveryBatch:
 
 
 def sent_one_by_one(batch):
-    """Each profile's attributes, event by event, without those of events that are exactly repeated."""
+    """Returns each profile's attributes, event by event, without those of events that are exactly
+    repeated.
+    """
     told, sent = defaultdict(list), defaultdict(list)
     with small_limits():
         for each in [each for group in batch for each in group]:
@@ -423,7 +427,7 @@ def singles(amount, key=lambda n: f"p{n}", **kwargs):
 
 
 def bulk(amount, key="own", **kwargs):
-    """A message of so many events: each of its own profile, or all of one."""
+    """Makes a message of so many events: each of its own profile, or all of one."""
     if key == "own":
         return [event(f"q{next(numbers)}", **kwargs) for _ in range(amount)]
     of = profile(key)
@@ -431,7 +435,7 @@ def bulk(amount, key="own", **kwargs):
 
 
 def spread(packing, group):
-    """Over how many jobs a message's events are."""
+    """Returns over how many jobs a message's events are spread."""
     inside = {id(each) for each in group}
     return sum(any(id(each) in inside for each in events_of(job)) for job in packing.jobs)
 
@@ -634,7 +638,7 @@ class TestRepeats:
 
 class TestOrderOfJobs:
     def filled(self, *events):
-        """Those events, each in a job that other profiles' events fill."""
+        """Puts each of those events in a job that other profiles' events fill."""
         return [[*bulk(999), each] for each in events]
 
     def test_jobs_of_one_unchanged_profile_do_not_wait_for_each_other(self):
@@ -666,14 +670,14 @@ class TestOrderOfJobs:
 
 
 def accepted(body, at=NOON, surface=Surface.BULK):
-    """A message as dispatch reads it from the queue."""
+    """Makes a message as dispatch reads it from the queue."""
     read = parser.read(surface, msgspec.json.encode(body), contract.UPSTREAM_REVISION, at)
     text = message.encode(Message("receipt", "AbC123", surface, at, read.entries)).text
     return message.decode(text, lambda _: b"")
 
 
 def bulk_document(*entries):
-    """A bulk request: for each entry its email, backfill, and (metric, properties) of its events."""
+    """Makes a bulk request: for each entry its email, backfill, and (metric, properties) of its events."""
     return {
         "data": {
             "type": "event-bulk-create-job",
@@ -784,7 +788,7 @@ def shared(size):
 
 
 def many(amount, key, size=400, of=None, width=1, unique_id=str):
-    """`amount` events in messages of `width`, `key`, `of` and `unique_id` by number."""
+    """Makes `amount` events in messages of `width`, `key`, `of` and `unique_id` by number."""
     text = shared(size)
     made = [
         PackedEvent(

@@ -1,4 +1,4 @@
-"""What is accepted, what is stamped, and the properties that hold for every document."""
+"""Tests what is accepted, what is stamped, and the properties that hold for every document."""
 
 import copy
 import json
@@ -441,7 +441,7 @@ def places(document: Any, pointer: str = "") -> list[str]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[Surface, Any]:
-    """A valid document in which something was replaced, added or taken away; or any JSON at all."""
+    """Draws a valid document in which something was replaced, added or taken away; or any JSON at all."""
     surface, document = draw(VALID)
     for _ in range(draw(st.integers(1, 3))):
         where = draw(st.sampled_from(places(document) or [""]))
@@ -465,7 +465,7 @@ def current_shape(surface: Surface, document: Any) -> Any:
 
 
 def events_of(surface: Surface, document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The attributes of a current document's events, as the caller wrote them."""
+    """Returns the attributes of a current document's events, as the caller wrote them."""
     data = current_shape(surface, document)["data"]
     if surface in problems.SINGLE:
         return [{name: value for name, value in data["attributes"].items() if name != "profile"}]
@@ -474,7 +474,7 @@ def events_of(surface: Surface, document: dict[str, Any]) -> list[dict[str, Any]
 
 
 def same_moment(sent: str, given_by_caller: str) -> bool:
-    """Whether a time that goes upstream, in UTC, is the caller's, where one without an offset is in UTC."""
+    """Tells whether a time that goes upstream, in UTC, is the caller's; one without an offset is in UTC."""
     moment = msgspec.convert(given_by_caller, datetime)
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return sent.endswith("Z") and bool(msgspec.convert(sent, datetime) == aware)
@@ -506,7 +506,7 @@ def test_any_document_is_accepted_or_refused_with_pointers_into_it(drawn: tuple[
     for problem in found:
         assert problem != problems._UNEXPLAINED
         assert problem.pointer is not None
-        # What is missing has no place of its own: its holder has.
+        # A missing value has no place of its own, so the place is its holder's.
         factories.at(document, problem.pointer.rpartition("/")[0])
     if not found:
         accepted = read(surface, document)

@@ -1,4 +1,4 @@
-"""Triage: the contract's table row by row, whatever shape an upstream's answer is in."""
+"""Tests the classification of answers: the contract's table row by row, whatever shape an answer has."""
 
 import time
 from email.utils import formatdate
@@ -259,7 +259,7 @@ class TestUnattributed:
 
 
 class TestOddErrors:
-    """What is strange in an error, or in another one, does not keep its pointer from being used."""
+    """Tests that an oddity in an error, or in another one, does not keep its pointer from being used."""
 
     @pytest.mark.parametrize(
         "changes",

@@ -1,4 +1,4 @@
-"""Every limit of the contract, at the boundary and one past it."""
+"""Tests every limit of the contract, at the boundary and one past it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ BY_ID = profile(external_id="1")
 
 @dataclass(frozen=True)
 class Shape:
-    """How a surface's document is made of an event and its profile, and where it has them."""
+    """Makes a surface's document of an event and its profile, and says where it has them."""
 
     surface: Surface
     document: Callable[..., dict[str, Any]]
@@ -132,7 +132,7 @@ def test_an_events_limit_holds_at_its_boundary(limit: str, shape: Shape) -> None
     assert pointers(shape.surface, shape.document(BY_ID, **{name: too_much})) == [shape.event + where]
 
 
-# The same of a profile's attribute. That of the whole profile is below.
+# The same for a profile's attribute. The limit of the whole profile is below.
 PROFILE_LIMITS: dict[str, tuple[str, Any, Any, str]] = {
     "email": ("email", email_of(99), email_of(100), "/email"),
     "integer": ("properties", {"p": 2**63 - 1}, {"p": 2**63}, "/properties/p"),

@@ -1,4 +1,4 @@
-"""An app's messages through the stand-in: whatever goes wrong, each event is written or refused, in order."""
+"""Sends an app's messages to a fake Pipeless: in any failure, each event is written or refused, in order."""
 
 import asyncio
 import itertools
@@ -28,7 +28,9 @@ HEADERS = {"authorization": "Bearer pl_test", "content-type": "application/json"
 
 
 class World:
-    """An app, its messages on a queue, and what dispatch reaches. It is also the app's pace."""
+    """Holds an app, its messages on a queue, and dispatch's surroundings; it is also the app's rate
+    limiter.
+    """
 
     def __init__(self, *batches: Batch) -> None:
         self.pipeless = Pipeless({APP_ID: "pl_test"}, clock=NOON.timestamp)
@@ -43,7 +45,7 @@ class World:
         self.again: set[int] = set()
 
     def deliver(self, *probes: int) -> Outcome:
-        """One invocation with all messages left; what is done leaves the queue."""
+        """Runs one invocation with all messages left; completed ones leave the queue."""
         outcome = Outcome()
         share = Share(dict(self.messages), frozenset(self.again), frozenset(probes))
         asyncio.run(deliver(OURS, share, self._ports(), outcome))
@@ -57,7 +59,7 @@ class World:
         return outcome
 
     def written(self) -> list[str]:
-        """The articles of all events written, in order."""
+        """Returns the articles of all events written, in order."""
         return [event["end_object"]["id"] for call in self.pipeless.calls() for event in call.events]
 
     def fill(self) -> list[int]:
@@ -132,7 +134,9 @@ _numbers = itertools.count()
 
 
 def stored(*articles: str, after: float = 0.0, **fields: Any) -> Batch:
-    """A batch of events, each about an article and by its own user, so that none must follow another."""
+    """Makes a batch of events, each about an article and by its own user, so that none must follow
+    another.
+    """
     events = [happening(f"u-{article}", article, single=False, **fields) for article in articles]
     accepted = NOON + timedelta(seconds=after)
     return Batch(f"r{next(_numbers)}", APP_ID, accepted, msgspec.convert(events, list[PipelessEvent]))

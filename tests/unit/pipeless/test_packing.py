@@ -23,7 +23,7 @@ def event_of(sent: dict[str, Any]) -> PipelessEvent:
 
 
 def stored(*events: dict[str, Any], receipt: str = "r0", after: float = 0.0) -> Batch:
-    """A batch accepted so many seconds after noon."""
+    """Makes a batch accepted so many seconds after noon."""
     return Batch(receipt, APP_ID, NOON + timedelta(seconds=after), list(map(event_of, events)))
 
 
@@ -32,7 +32,7 @@ def packed(*batches: Batch, done: dict[int, set[int]] | None = None) -> list[Cal
 
 
 def origins(calls: list[Call]) -> list[list[tuple[int, int]]]:
-    """The places that each event of some calls came from."""
+    """Returns the positions that each event of some calls came from."""
     return [[(o.message, o.event) for o in each.origins] for call in calls for each in call]
 
 

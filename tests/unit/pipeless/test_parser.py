@@ -244,7 +244,7 @@ def test_what_cannot_be_read_is_refused(body: bytes) -> None:
 
 
 def test_no_depth_is_too_much_for_what_looks_for_repeated_keys() -> None:
-    """It reads with another decoder, whose limit is another one."""
+    """Checks the search for repeated keys, which uses another decoder with another limit."""
 
     def nested(depth: int) -> bytes:
         return rb'{"events": [], "\u0022": ' + b"[" * depth + b"]" * depth + b"}"

@@ -1,4 +1,4 @@
-"""What Pipeless's answers mean, and what a caller who waits is told of them."""
+"""Tests the meaning of Pipeless's answers, and what a waiting caller is told of them."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every envelope AWS puts around a message, as its documentation shows it, and what only looks like one."""
+"""Tests every envelope that AWS puts around a message, as documented, and bodies that only look like one."""
 
 import json
 from datetime import UTC, datetime

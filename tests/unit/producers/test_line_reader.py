@@ -1,4 +1,4 @@
-"""Lines of streams cut anywhere, packed or not, in bounded memory."""
+"""Tests lines of streams cut anywhere, packed or not, in bounded memory."""
 
 import gzip
 import tracemalloc

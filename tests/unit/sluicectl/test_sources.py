@@ -1,4 +1,4 @@
-"""`sluicectl` where it asks no deployment: documents by line and column, payloads tried, how it fails."""
+"""Tests `sluicectl` without a deployment: documents by line and column, payloads tried, how it fails."""
 
 import json
 import os

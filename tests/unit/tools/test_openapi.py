@@ -1,4 +1,4 @@
-"""The API's description: in step with the code it is made from, and true of what it shows."""
+"""Tests that the API's description agrees with the code it is made from."""
 
 import re
 from collections import defaultdict
@@ -23,7 +23,7 @@ OPERATIONS = {
 
 
 def resolved(part: Any) -> Any:
-    """What a reference leads to."""
+    """Returns the part that a reference leads to."""
     while "$ref" in part:
         _, *steps = part["$ref"].split("/")
         part = DESCRIPTION
@@ -33,7 +33,7 @@ def resolved(part: Any) -> Any:
 
 
 def contents() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every content of every request and answer, with what it is of."""
+    """Yields every content of every request and answer, with its name."""
     for (method, path), operation in OPERATIONS.items():
         holders = {"request": operation.get("requestBody", {}), **operation["responses"]}
         for name, holder in holders.items():

@@ -1,4 +1,6 @@
-"""Repeated keys: found wherever they are and however they are written, and never where there are none."""
+"""Tests repeated keys: found wherever they are and however they are written, and never where there are
+none.
+"""
 
 import json
 from typing import Any
@@ -28,7 +30,7 @@ def spelled(text: str, escape: bool) -> str:
 
 
 def written(value: Any, escape: bool) -> str:
-    """JSON in which a list of pairs is an object, so that it can have a key twice."""
+    """Writes JSON in which a list of pairs is an object, so that it can have a key twice."""
     if isinstance(value, str):
         return spelled(value, escape)
     if isinstance(value, list) and value and all(isinstance(each, tuple) for each in value):

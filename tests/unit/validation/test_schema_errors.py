@@ -1,4 +1,4 @@
-"""Structure: what is refused, where the problem points, and what it says."""
+"""Tests structure: what is refused, where the problem points, and what it says."""
 
 from typing import Any
 

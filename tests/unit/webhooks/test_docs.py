@@ -1,4 +1,4 @@
-"""docs/webhooks.md against what it describes: its documents are valid, its tables whole."""
+"""Compares docs/webhooks.md with what it describes: its documents are valid, its tables complete."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ BLOCKS = [
 
 
 def whole(block: dict[str, Any]) -> dict[str, Any]:
-    """The document that a block is, or is a part of."""
+    """Returns the document that a block is, or is a part of."""
     if "signature" in block:
         texts = {"metric": "Seen", "profile": {"id": "id"}}
         return {

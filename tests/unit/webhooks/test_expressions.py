@@ -1,4 +1,4 @@
-"""The mapping language: what its functions give, and that nothing it looks at takes it beyond its bounds."""
+"""Tests the mapping language: the results of its functions, and that no input takes it beyond its bounds."""
 
 import base64
 import gzip

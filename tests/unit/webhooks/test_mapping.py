@@ -1,4 +1,4 @@
-"""The event source mapping's decisions, and its runner against clients in memory."""
+"""Tests the event source mapping's decisions, and its runner against clients in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOTHING: frozenset[str] = frozenset()
 BATCH = frozenset({"a", "b", "c"})
 
 
-# What an answer means
+# The meaning of an answer
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_batch_is_not_held_beyond_its_visibility(
 
 
 class Queue:
-    """An SQS client for one queue whose messages stay hidden once received."""
+    """Plays an SQS client for one queue whose messages stay hidden once received."""
 
     def __init__(self, *names: str) -> None:
         self.visible = [message(name) for name in names]
@@ -368,7 +368,7 @@ class ThrottledError(Exception):
 
 
 class Function:
-    """A Lambda client whose function gives the answers it is told to, then succeeds."""
+    """Plays a Lambda client whose function gives the answers it is told to, then succeeds."""
 
     class exceptions:  # noqa: N801
         TooManyRequestsException: ClassVar = ThrottledError

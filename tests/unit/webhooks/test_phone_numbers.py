@@ -1,4 +1,4 @@
-"""Phone numbers: each way of writing one makes that one, and what is not surely a number makes none."""
+"""Tests phone numbers: each way of writing one makes that one, and a doubtful one makes none."""
 
 import re
 
@@ -10,7 +10,7 @@ from sluice.webhooks.phone_numbers import MAX_LENGTH, e164
 
 
 def wide(text: str) -> str:
-    """The same in the characters of East Asian keyboards."""
+    """Writes the same in the characters of East Asian keyboards."""
     return "".join("\u3000" if sign == " " else chr(ord(sign) + 0xFEE0) for sign in text)
 
 
@@ -128,13 +128,13 @@ def test_what_is_not_surely_a_number_is_none(phone: str, calling_code: str) -> N
 
 
 def test_one_with_a_plus_need_not_be_in_use() -> None:
-    """Whoever wrote it knew all of it, and the library's lists may be older than the number."""
+    """Checks that such a number is taken: its writer knew all of it, and the library's lists may be older."""
     assert e164("+1 555 555 5555") == "+15555555555"
     assert e164("+47 12 34 56 78") == "+4712345678"
 
 
 def test_what_is_long_is_not_read() -> None:
-    """Reading takes time that grows much faster than the length."""
+    """Checks the bound, because reading takes time that grows much faster than the length."""
     short, long = (f"020{' ' * (length - 11)}79460958" for length in (MAX_LENGTH, MAX_LENGTH + 1))
 
     assert e164(short, "44") == "+442079460958"

@@ -1,4 +1,6 @@
-"""Each preset turns its sample payloads into the expected events, which keep every rule of the contract."""
+"""Tests that each preset turns its samples into the expected events, which keep every rule of the
+contract.
+"""
 
 import copy
 import json
@@ -76,7 +78,7 @@ def sample(preset: str, name: str) -> Sample:
 
 
 def changed(of: Sample, change: Callable[[Any], None]) -> list[dict[str, Any]]:
-    """The events of a sample with a change."""
+    """Returns the events of a sample with a change."""
     payload = copy.deepcopy(of.payload)
     change(payload)
     return attributes(Sample(of.preset, of.name, json.dumps(payload).encode()))

@@ -1,4 +1,4 @@
-"""Verification: every scheme takes what its sender signed, and nothing else."""
+"""Tests verification: every scheme takes what its sender signed, and nothing else."""
 
 import hashlib
 import hmac
@@ -40,7 +40,7 @@ def accepts(sender: str, headers: Headers, body: bytes = b"", secrets: list[str]
 
 
 def other(sender: str) -> str:
-    """Another secret of the same form."""
+    """Returns another secret of the same form."""
     secret = secret_of(sender)
     return secret[:-4] + secret[-4:].swapcase()[::-1]
 

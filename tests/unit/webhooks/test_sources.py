@@ -1,4 +1,4 @@
-"""The sources document: what is wrong with one is found with its place, and a bad one replaces nothing."""
+"""Tests the sources document: each mistake is found with its place, and a bad document replaces nothing."""
 
 import json
 from collections.abc import Callable
@@ -200,7 +200,7 @@ OTHER = json.dumps(document(secret="new")).encode()
 
 
 class Bucket:
-    """One object, as it is read with the ETag of the copy at hand."""
+    """Plays one object, as it is read with the ETag of the copy at hand."""
 
     def __init__(self, content: bytes = GOOD) -> None:
         self.content = content

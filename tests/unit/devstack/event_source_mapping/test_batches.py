@@ -1,4 +1,4 @@
-"""What a payload becomes: none, one or many events, each part by itself, and never more than is allowed."""
+"""Tests the events that a payload becomes: none, one or many, each by itself, and never more than allowed."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The stand-in's accounts: who may send, how fast, what is taken, and what goes wrong on demand."""
+"""Tests the fake Klaviyo's accounts: who may send, how fast, what is taken, and the faults on demand."""
 
 import threading
 from datetime import UTC, datetime

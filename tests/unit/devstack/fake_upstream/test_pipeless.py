@@ -1,4 +1,4 @@
-"""The stand-in's apps: who may write, what is refused, and what an upsert does."""
+"""Tests the fake Pipeless's apps: who may write, what is refused, and what an upsert does."""
 
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ def pipeless():
 
 
 def event(start="u1", end="a1", *, of="liked", single=None, created_on=None, **dates):
-    """`u1` likes `a1`; dates are the start object's."""
+    """Makes an event in which `u1` likes `a1`; dates are the start object's."""
     relationship = {"type": of, "single": single, "created_on": created_on}
     return {
         "start_object": {"id": start, "type": "user", **dates},

@@ -1,4 +1,4 @@
-"""Every rule of the stand-in, at its boundary and one step past it."""
+"""Tests every rule of the fake upstream, at its boundary and one step past it."""
 
 import copy
 from datetime import UTC, datetime
@@ -73,7 +73,7 @@ def pointers(document, revision=REVISION):
 
 
 def deep(levels):
-    """A properties object of that many levels, itself the first."""
+    """Makes a properties object of that many levels, itself the first."""
     nested = {}
     for _ in range(levels - 1):
         nested = {"a": nested}
@@ -85,7 +85,7 @@ def at(seconds):
 
 
 def weighing(size):
-    """A profile's data object of exactly that many bytes."""
+    """Makes a profile's data object of exactly that many bytes."""
     empty = {"type": "profile", "attributes": {"email": "ann@example.com", "properties": {"a": "", "b": ""}}}
     missing = size - len(msgspec.json.encode(empty))
     empty["attributes"]["properties"] = {"a": "x" * (missing // 2), "b": "x" * (missing - missing // 2)}
