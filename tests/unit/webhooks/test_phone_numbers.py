@@ -15,7 +15,7 @@ def wide(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("phone", "calling_code", "number"),
+    ("phone", "country", "number"),
     [
         # by itself
         ("+1 (500) 555-0006", "", "+15005550006"),
@@ -42,6 +42,14 @@ def wide(text: str) -> str:
         ("0 11 15-2345-6789", "54", "+5491123456789"),
         ("0 15 21 2345-6789", "55", "+552123456789"),
         ("416-555-0123", "1", "+14165550123"),
+        # whose ISO 3166 code is given
+        ("020 7946 0958", "GB", "+442079460958"),
+        ("020 7946 0958", " gb ", "+442079460958"),
+        ("44 20 7946 0958", "GB", "+442079460958"),
+        ("416-555-0123", "CA", "+14165550123"),
+        ("011 44 20 7946 0958", "US", "+442079460958"),
+        ("+44 20 7946 0958", "US", "+442079460958"),
+        ("+44 20 7946 0958", "XX", "+442079460958"),
         # with a calling code already
         ("1-500-555-0006", "1", "+15005550006"),
         ("44 20 7946 0958", "44", "+442079460958"),
@@ -65,12 +73,12 @@ def wide(text: str) -> str:
         (" " * 1_000 + "020 7946 0958", "44", "+442079460958"),
     ],
 )
-def test_what_people_write_becomes_their_number(phone: str, calling_code: str, number: str) -> None:
-    assert e164(phone, calling_code) == number
+def test_what_people_write_becomes_their_number(phone: str, country: str, number: str) -> None:
+    assert e164(phone, country) == number
 
 
 @pytest.mark.parametrize(
-    ("phone", "calling_code"),
+    ("phone", "country"),
     [
         ("", ""),
         ("", "1"),
@@ -82,7 +90,9 @@ def test_what_people_write_becomes_their_number(phone: str, calling_code: str, n
         ("500 555 0006", ""),
         ("15005550006", ""),
         ("020 7946 0958", "0"),
-        ("020 7946 0958", "GB"),
+        ("020 7946 0958", "XX"),
+        ("020 7946 0958", "Great Britain"),
+        ("020 7946 0958", "001"),
         ("020 7946 0958", "044"),
         ("020 7946 0958", "4444"),
         ("020 7946 0958", "999"),
@@ -123,8 +133,8 @@ def test_what_people_write_becomes_their_number(phone: str, calling_code: str, n
         ("62812345678", "62"),
     ],
 )
-def test_what_is_not_surely_a_number_is_none(phone: str, calling_code: str) -> None:
-    assert e164(phone, calling_code) is None
+def test_what_is_not_surely_a_number_is_none(phone: str, country: str) -> None:
+    assert e164(phone, country) is None
 
 
 def test_one_with_a_plus_need_not_be_in_use() -> None:
@@ -154,13 +164,13 @@ NOISE = [*"+0159 -/#,;~*.()x\n", "\u00b2", "\u0662", "\u30fc", "\ud800"]
     st.integers(0, 20),
 )
 def test_whatever_comes_out_is_e164_of_the_digits_that_went_in(
-    beginning: str, number: str, noise: str, calling_code: str, place: int
+    beginning: str, number: str, noise: str, country: str, place: int
 ) -> None:
     phone = f"{beginning}{number[:place]}{noise}{number[place:]}"
 
-    found = e164(phone, calling_code)
+    found = e164(phone, country)
 
     if found is not None:
         assert re.fullmatch(r"\+[1-9][0-9]{1,14}", found)
-        given_digits = iter(calling_code + "".join(str(int(sign)) for sign in phone if sign.isdecimal()))
+        given_digits = iter(country + "".join(str(int(sign)) for sign in phone if sign.isdecimal()))
         assert all(digit in given_digits for digit in found[1:])

@@ -236,7 +236,10 @@ def test_what_is_signed_is_not_read_as_a_template() -> None:
     ("text", "secrets"),
     [
         ("s3cret", ["s3cret"]),
-        (" s3cret\n", ["s3cret"]),
+        ("s3cret\n", ["s3cret\n", "s3cret"]),
+        ("k9x~;2 ", ["k9x~;2 ", "k9x~;2"]),
+        (" s3cret \n", [" s3cret \n", " s3cret ", "s3cret"]),
+        ('["new ", "old"]', ["new ", "new", "old"]),
         ('["new", "old"]', ["new", "old"]),
         ("[not a list", ["[not a list"]),
         ('{"a": 1}', ['{"a": 1}']),
@@ -252,6 +255,23 @@ def test_a_secret_is_never_empty(text: str) -> None:
         live_secrets(text)
 
 
+@every_sender
+@pytest.mark.parametrize("stored", ["{} ", " {}", "{}\n", " {}\r\n"])
+def test_blanks_around_a_stored_secret_do_no_harm(sender: str, stored: str) -> None:
+    secret = secret_of(sender)
+    secrets = live_secrets(stored.format(secret))
+
+    assert accepts(sender, sent(sender), secrets=secrets)
+    assert not accepts(sender, sent(sender, secret=other(sender)), secrets=secrets)
+
+
+def test_a_secret_that_ends_in_a_blank_is_taken_with_it() -> None:
+    """WooCommerce generates such secrets, and signs with all of it."""
+    secret = "k9x~;2 "
+
+    assert accepts("woocommerce", sent("woocommerce", secret=secret), secrets=live_secrets(secret))
+
+
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_\u00e9"])
 def test_a_secret_that_is_no_key_is_an_operators_mistake(secret: str) -> None:
     with pytest.raises(Misconfigured):
@@ -262,6 +282,14 @@ def test_a_secret_that_is_no_key_is_an_operators_mistake(secret: str) -> None:
 def test_a_secret_without_a_password_is_an_operators_mistake(secret: str) -> None:
     with pytest.raises(Misconfigured):
         accepts("basic", sent("basic", secret=secret), secrets=[secret])
+
+
+@every_signing
+def test_what_is_signed_need_not_be_utf_8(sender: str) -> None:
+    body = body_of(NOW).replace(b"Zo", b"Zo\xff\xc3")
+
+    assert accepts(sender, sent(sender, body), body)
+    assert not accepts(sender, sent(sender, body), body.replace(b"\xff", b"\xfe"))
 
 
 def test_a_body_is_hashed_once_for_each_secret_however_many_signatures_are_given(

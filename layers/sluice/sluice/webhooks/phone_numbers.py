@@ -18,6 +18,7 @@ from phonenumbers import (
     parse,
     region_code_for_country_code,
 )
+from phonenumbers.phonenumberutil import SUPPORTED_REGIONS, country_code_for_region
 
 MAX_LENGTH: Final = 40  # characters; 250 that are made for it would take a tenth of a second to parse
 MAX_DIGITS: Final = 15  # of E.164; Germany has had longer ones
@@ -26,12 +27,13 @@ _CALLING_CODE: Final = re.compile(r"\+?([1-9][0-9]{0,2})")
 _ABROAD: Final = re.compile(r"^\W*00")  # how most countries dial what is written as a plus sign
 
 
-def e164(phone: str, calling_code: str = "") -> str | None:
-    """A phone number in E.164 form; None where it cannot be told.
+def e164(phone: str, country: str = "") -> str | None:
+    """Gives a phone number in E.164 form; None where it cannot be told.
 
-    One with a plus sign is taken if its country has numbers of that length. Any other is read in each way it
-    may be meant: as dialled in the country of the calling code, such as "44" or "+44", or with a calling code
-    in it. It is taken if these make one number of a range in use, and no other.
+    A number with a plus sign is taken if its country has numbers of that length. Any other is read in each
+    way it may be meant: as dialled in the `country`, or with a calling code in it. It is taken if these make
+    one number of a range in use, and no other. The country is an ISO 3166 code such as "GB", or a calling
+    code such as "44" or "+44".
     """
     phone = phone.strip()
     if len(phone) > MAX_LENGTH or _LETTER.search(phone):
@@ -40,13 +42,23 @@ def e164(phone: str, calling_code: str = "") -> str | None:
     if international:
         return _written(international)
     readings = [_read(_ABROAD.sub("+", phone))]
-    if code := _CALLING_CODE.fullmatch(calling_code):
-        country = int(code[1])
+    region, code = _place(country.strip())
+    if region:
         whole = _read(f"+{phone}")
-        readings.append(_read(phone, region_code_for_country_code(country)))
-        readings.append(whole if whole and whole.country_code == country else None)
+        readings.append(_read(phone, region))
+        readings.append(whole if whole and whole.country_code == code else None)
     found = {_written(number) for number in readings if number and is_valid_number(number)}
     return found.pop() if len(found) == 1 else None
+
+
+def _place(country: str) -> tuple[str | None, int]:
+    """The region and calling code of a country; no region where there is no such country."""
+    region = country.upper()
+    if region in SUPPORTED_REGIONS:
+        return region, country_code_for_region(region)
+    if code := _CALLING_CODE.fullmatch(country):
+        return region_code_for_country_code(int(code[1])), int(code[1])
+    return None, 0
 
 
 def _read(phone: str, region: str | None = None) -> PhoneNumber | None:

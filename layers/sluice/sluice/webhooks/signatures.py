@@ -107,21 +107,31 @@ DELIVERY_IDS: Final = {
     "woocommerce": "header('x-wc-webhook-delivery-id')",
     "github": "header('x-github-delivery')",
 }
+# And where it says what has happened, its topic.
+TOPICS: Final = {
+    "shopify": "header('x-shopify-topic')",
+    "stripe": "type",
+    "standard-webhooks": "type",
+    "woocommerce": "header('x-wc-webhook-topic')",
+    "github": "header('x-github-event')",
+}
 
 
 def live_secrets(text: str) -> list[str]:
-    """The secrets of a source: the text itself, or each of a JSON array while one is replaced by the next.
+    """Reads the secrets of a source: the text itself, or each of a JSON array while one replaces another.
 
-    `Misconfigured` where there is none, because what is empty would be known to everybody.
+    A secret with blanks around it is live with and without them: WooCommerce generates secrets that end in
+    a blank, and a blank or line end may also have been added when the secret was stored.
+    Raises `Misconfigured` where a secret is empty, because everybody would know it.
     """
     found = [text]
     if text.lstrip().startswith("["):
         with contextlib.suppress(msgspec.MsgspecError):
             found = msgspec.json.decode(text, type=list[str])
-    found = [secret.strip() for secret in found]
-    if not found or not all(found):
+    if not found or not all(secret.strip() for secret in found):
         raise Misconfigured("a webhook's secret is empty")
-    return found
+    forms = ((secret, secret.strip("\r\n"), secret.strip()) for secret in found)
+    return list(dict.fromkeys(form for each in forms for form in each))
 
 
 def verified(
@@ -195,7 +205,7 @@ def _key(secret: str, scheme: Hmac) -> bytes:
     if not scheme.whsec:
         return secret.encode()
     try:
-        key = base64.b64decode(secret.removeprefix("whsec_") + "==")
+        key = base64.b64decode(secret.strip().removeprefix("whsec_") + "==")
     except ValueError:
         key = b""
     if not key:
@@ -211,10 +221,11 @@ def _is_now(scheme: Hmac, timestamp: str, body: bytes, now: datetime) -> bool:
 
 def _at(body: bytes, path: tuple[str, ...]) -> str:
     try:
-        value = msgspec.json.decode(body)
+        # Bytes elsewhere in the body that are not UTF-8 do not make a signature wrong.
+        value = msgspec.json.decode(body.decode("utf-8", "replace"))
         for name in path:
             value = value[name]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+    except (msgspec.MsgspecError, RecursionError, LookupError, TypeError):
         return ""
     return value if isinstance(value, str) else ""
 
