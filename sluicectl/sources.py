@@ -19,7 +19,9 @@ from rich.text import Text
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem
 from sluice.webhooks import accept, sources
-from sluice.webhooks.mapping import Mapped
+from sluice.webhooks.accept import waits
+from sluice.webhooks.event_validation import ValidatedEvent, validate_event
+from sluice.webhooks.mapping import Delivery, Mapped, topics
 from sluice.webhooks.sources import Source, Sources
 from sluicectl import documents
 from sluicectl.deployment import Deployment, Target, find, reaching
@@ -134,30 +136,53 @@ def attempt(
     source = _named(name, _from_file(file) if file else _stored(target))
     body = _bytes(payload_file)
     try:
-        delivery, mapped = accept.become(source, headers, body)
+        delivery, mapped = accept.map_payload(source, headers, body)
     except Refused as refused:
         raise Failure(f"{payload_file} is no payload: {refused.problems[0].detail}") from None
-    events = [_Event(event, _refusals(event)) for event in mapped.events]
+    now = datetime.now(UTC)
+    events = [_tried(validate_event(event, now)) for event in mapped.events]
     document = {
         "source": name,
         "account": source.account,
         "delivery_id": delivery.id,
+        "topic": delivery.topic,
+        "topics": topics(source.mappings),
         "events": [
-            {"body": each.body, "valid": not each.problems, "problems": list(map(_problem, each.problems))}
+            {
+                "body": each.body,
+                "valid": not each.problems,
+                "waits": each.waits,
+                "problems": list(map(_problem, each.problems)),
+                "left_out": list(map(_problem, each.left_out)),
+            }
             for each in events
         ],
         "problems": list(map(_problem, mapped.problems)),
+        "replaced": list(map(_problem, mapped.replaced)),
     }
-    screen.show(document, lambda console: _draw_attempt(console, source, delivery.id, events, mapped))
-    return FAULTY if mapped.problems or any(each.problems for each in events) else 0
+    screen.show(document, lambda console: _draw_attempt(console, source, delivery, events, mapped))
+    faulty = mapped.problems or any(each.problems or each.left_out for each in events)
+    return FAULTY if faulty else 0
 
 
 @dataclass(frozen=True)
 class _Event:
-    """One event a payload became, as a body of Create Event, and why it would be refused."""
+    """One event a payload became, as a body of Create Event.
+
+    `problems` say why it would be refused, `left_out` what it goes without. It `waits` if nobody is known yet
+    whose it is, and a later delivery may tell.
+    """
 
     body: dict[str, Any]
     problems: Sequence[Problem]
+    left_out: Sequence[Problem]
+    waits: bool
+
+
+def _tried(validated: ValidatedEvent) -> _Event:
+    event = validated.event
+    problems = () if validated.entry or waits(event) else validated.problems
+    return _Event(event.body, problems, [*event.left_out, *validated.left_out], waits(event))
 
 
 def _checked(file: str) -> Checked:
@@ -286,14 +311,6 @@ def _named(name: str, all_of_them: Sources) -> Source:
     return all_of_them.sources[name]
 
 
-def _refusals(event: dict[str, Any]) -> list[Problem]:
-    try:
-        accept.checked(event, datetime.now(UTC))
-    except Refused as refused:
-        return list(refused.problems)
-    return []
-
-
 def _draw_checked(console: Console, checked: Checked) -> None:
     for flaw in checked.flaws:
         where = f"{checked.file}:{flaw.place.line}:{flaw.place.column}:"
@@ -318,11 +335,16 @@ def _draw_excerpt(console: Console, line: str, place: Place) -> None:
 
 
 def _draw_attempt(
-    console: Console, source: Source, delivery_id: str, events: Sequence[_Event], mapped: Mapped
+    console: Console, source: Source, delivery: Delivery, events: Sequence[_Event], mapped: Mapped
 ) -> None:
     count = _counted(len(events), "event")
     console.print(Text.assemble((source.name, "bold"), f" makes {count} of it, for {source.account}."))
-    console.print(Text(f"delivery {delivery_id}", "dim"), soft_wrap=True)
+    console.print(Text(f"delivery {delivery.id}", "dim"), soft_wrap=True)
+    if (mapped_topics := topics(source.mappings)) is not None:
+        console.print(Text(f"topic {delivery.topic or 'unknown'}", "dim"), soft_wrap=True)
+        console.print(Text(f"topics of this source: {', '.join(mapped_topics)}", "dim"))
+    for problem in mapped.replaced:
+        console.print(Text.assemble(("replaced: ", "bold yellow"), problem.detail))
     for number, event in enumerate(events, 1):
         console.print(_drawn(number, event))
     for problem in mapped.problems:
@@ -355,9 +377,13 @@ def _drawn(number: int, event: _Event) -> Panel:
             Text("properties", "dim"),
             Syntax(shown, "yaml", theme="ansi_dark", background_color="default", word_wrap=True),
         ]
+    told = [("refused", "bold red", each) for each in event.problems]
+    told += [("left out", "bold yellow", each) for each in event.left_out]
     parts += (
-        Text.assemble(("refused: ", "bold red"), f"{each.pointer}: {each.detail}") for each in event.problems
+        Text.assemble((f"{what}: ", style), f"{each.pointer}: {each.detail}") for what, style, each in told
     )
+    if event.waits:
+        parts.append(Text("waits: a later delivery may say whose this is", "bold yellow"))
     title = Text(f" {number}  {metric} ", "bold")
     return Panel(
         Group(*parts), title=title, title_align="left", border_style="red" if event.problems else "green"

@@ -6,14 +6,14 @@ import functools
 import re
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
@@ -30,10 +30,16 @@ from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 
 if TYPE_CHECKING:
+    from sluice.webhooks.accept import Delivered
+    from sluice.webhooks.object_records import Identity, ObjectRecord
     from sluice.webhooks.sources import SourcesCache
 
 _PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
+_FIELDS_LOGGED: Final = 10  # of those left out of one delivery
+_TOPIC: Final = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
+_MAX_TOPICS: Final = 50  # counted by each process, of all sources
+_topics_counted: Final[set[tuple[str, str]]] = set()
 # API Gateway hands bodies over as text, with U+FFFD in place of bytes that are not UTF-8. Taken for what it
 # is, damaged text would be accepted; made such a byte again, it is refused.
 _UNDECODABLE: Final = "\ufffd".encode()
@@ -174,23 +180,77 @@ def _accept_delivery(source: str) -> Response[str]:
             secret=lambda name: _webhook_secret(configuration.webhook_secrets + name),
             store=common.store,
             reject=common.reject,
+            records=_Records(configuration.state_table, found.name),
         ),
         now=datetime.now(UTC),
     )
-    metrics.add_metric("WebhookDeliveries", MetricUnit.Count, 1)
-    metrics.add_metric("AcceptedEvents", MetricUnit.Count, delivered.events)
-    if delivered.rejected:
-        metrics.add_metric("RejectedDeliveries", MetricUnit.Count, 1)
-    if not delivered.events and not delivered.rejected:
-        metrics.add_metric("EmptyDeliveries", MetricUnit.Count, 1)
+    _count_delivery(found.name, delivered)
     logger.info(
         "delivered",
         receipt=delivered.receipt,
         account=delivered.account,
+        topic=delivered.topic,
         events=delivered.events,
         rejected=delivered.rejected,
+        repeated=delivered.repeated,
+        unidentified=delivered.unidentified,
     )
-    return _answer(202 if delivered.events else 200, webhooks.answer(delivered))
+    is_stored = delivered.events or delivered.repeated
+    return _answer(202 if is_stored else 200, webhooks.answer(delivered))
+
+
+class _Records:
+    """The records of a source's objects in the state table. Events go on without them if it is down."""
+
+    def __init__(self, table: str, source: str) -> None:
+        self._table, self._source = table, source
+
+    def open(self, object_id: str, people: "Mapping[str, Identity]") -> "ObjectRecord":
+        from sluice.webhooks import object_records  # noqa: PLC0415
+
+        with _if_it_can_be("ObjectRecordFailures", "object record not opened"):
+            return object_records.open_record(self._table, self._source, object_id, people, datetime.now(UTC))
+        return object_records.ObjectRecord()
+
+    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+        from sluice.webhooks import object_records  # noqa: PLC0415
+
+        with _if_it_can_be("ObjectRecordFailures", "object record not written"):
+            object_records.mark_stored(self._table, self._source, object_id, event_ids, datetime.now(UTC))
+
+
+def _count_delivery(source: str, delivered: "Delivered") -> None:
+    """Counts what became of a delivery. One that no mapping made anything of is counted by its topic."""
+    counts = {
+        "WebhookDeliveries": 1,
+        "AcceptedEvents": delivered.events,
+        "RejectedDeliveries": min(delivered.rejected, 1),
+        "RepeatedEvents": delivered.repeated,
+        "UnidentifiedEvents": delivered.unidentified,
+        "LeftOutFields": len(delivered.left_out),
+        "EmptyDeliveries": int(delivered.is_empty),
+    }
+    for name, count in counts.items():
+        if count or name == "AcceptedEvents":
+            metrics.add_metric(name, MetricUnit.Count, count)
+    if delivered.left_out:
+        fields = [f"{each.pointer}: {each.detail}" for each in delivered.left_out[:_FIELDS_LOGGED]]
+        logger.warning("fields left out", receipt=delivered.receipt, topic=delivered.topic, fields=fields)
+    if delivered.is_empty:
+        with single_metric("EmptyDeliveriesByTopic", MetricUnit.Count, 1) as metric:
+            metric.add_dimension("source", source)
+            metric.add_dimension("topic", _counted_topic(source, delivered.topic))
+
+
+def _counted_topic(source: str, topic: str | None) -> str:
+    """Gives a topic as a dimension. Its header is not signed, so there is a bound to how many are counted."""
+    if topic is None:
+        return "none"
+    if (source, topic) not in _topics_counted:
+        if len(_topics_counted) >= _MAX_TOPICS or not _TOPIC.fullmatch(topic):
+            return "other"
+        _topics_counted.add((source, topic))
+    return topic
 
 
 def _webhook_secret(name: str) -> Any:
@@ -326,7 +386,13 @@ def _headers() -> dict[str, str]:
 def _raw_body() -> bytes:
     event = app.current_event
     body = event.get("body") or ""
-    return base64.b64decode(body) if event.is_base64_encoded else body.encode("utf-8", "surrogatepass")
+    if event.is_base64_encoded:
+        return base64.b64decode(body)
+    try:
+        # Python's own servers hand on bytes that are not UTF-8 as these surrogates.
+        return body.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return body.encode("utf-8", "surrogatepass")
 
 
 def _body_bytes() -> bytes:

@@ -241,20 +241,20 @@ BAD: list[tuple[dict[str, Any], bytes, str, str | None, str]] = [
     ({}, b"not JSON", "malformed_message", None, "cannot be read"),
     ({}, b'{"email": "\xff"}', "malformed_message", None, "not UTF-8"),
     (
-        {"value": "divide(`1`, `0`)"},
+        {"time": "unix_time(divide(`1`, `0`))"},
         b"{}",
         "invalid",
         None,
-        "events/seen/value: The calculation cannot be done",
+        "events/seen/time: The calculation cannot be done",
     ),
     ({"each": "items"}, json.dumps({"items": [0] * 1_001}).encode(), "invalid", None, "1000 events"),
     ({}, b"{}", "invalid", "/data/0/attributes/profile/data/attributes", "at least one identifier"),
     (
-        {"value": "email"},
+        {"time": "email"},
         b'{"email": "a@b.example"}',
         "invalid",
-        "/data/0/attributes/value",
-        "'value' must be",
+        "/data/0/attributes/time",
+        "'time' must be",
     ),
 ]
 

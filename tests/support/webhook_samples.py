@@ -73,5 +73,5 @@ def source(written: dict[str, Any]) -> Source:
 def mapped(of: Source, payload: object, headers: dict[str, str] | None = None) -> Mapped:
     """Maps a payload to its events."""
     body = json.dumps(payload).encode()
-    delivery = mapping.identify(of.delivery_id, payload, body, headers or {})
+    delivery = mapping.identify(of.delivery_id, of.topic, payload, body, headers or {})
     return mapping.events(of.mappings, payload, delivery)

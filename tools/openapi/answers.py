@@ -106,8 +106,10 @@ class Stored(_Answer):
 
 class DeliveryMeta(_Answer):
     receipt: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-    events: Annotated[int, Meta(ge=0, description="Events stored.")]
+    events: Annotated[int, Meta(ge=0, description="Events stored, by this delivery or an earlier one.")]
     rejected: Annotated[int, Meta(ge=0, description="Rejections.")]
+    repeated: Annotated[int, Meta(ge=0, description="Those of the events that an earlier delivery brought.")]
+    unidentified: Annotated[int, Meta(ge=0, description="Events of nobody, left to a later delivery.")]
 
 
 class Delivery(_Answer):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sluice.webhooks import expressions
-from sluice.webhooks.expressions import Evaluation, Exhausted, Unmappable, measure, parse
+from sluice.webhooks.expressions import Evaluation, LimitExceeded, MappingError, measure, parse
 
 PAYLOAD: dict[str, Any] = {
     "email": " Ann@Example.COM ",
@@ -114,7 +114,7 @@ def test_an_expression_gives(text: str, result: Any) -> None:
     ],
 )
 def test_what_cannot_be_written_so_is_found_before_there_is_a_payload(text: str, said: str) -> None:
-    with pytest.raises(Unmappable) as raised:
+    with pytest.raises(MappingError) as raised:
         parse(text)
 
     assert said in str(raised.value)
@@ -140,7 +140,7 @@ def test_what_cannot_be_written_so_is_found_before_there_is_a_payload(text: str,
     ],
 )
 def test_what_fails_says_why_and_quotes_nothing(text: str, said: str) -> None:
-    with pytest.raises(Unmappable) as raised:
+    with pytest.raises(MappingError) as raised:
         evaluate(text)
 
     assert said in str(raised.value)
@@ -192,7 +192,7 @@ MANY = {
     ],
 )
 def test_what_blows_up_is_stopped(text: str) -> None:
-    with pytest.raises(Exhausted):
+    with pytest.raises(LimitExceeded):
         evaluate(text, MANY)
 
 
@@ -204,7 +204,7 @@ def test_a_list_has_a_hundred_thousand_elements_and_no_more(
     most = [0] * 100_000
 
     assert len(evaluate(text, most)) == 100_000
-    with pytest.raises(Exhausted, match="more than 100000 elements"):
+    with pytest.raises(LimitExceeded, match="more than 100000 elements"):
         evaluate(text, [*most, 0])
 
 
@@ -213,7 +213,7 @@ def test_lists_in_a_list_have_a_hundred_thousand_elements_together(monkeypatch: 
     half = [0] * 50_000
 
     assert len(evaluate("[]", [half, half])) == 100_000
-    with pytest.raises(Exhausted, match="more than 100000 elements"):
+    with pytest.raises(LimitExceeded, match="more than 100000 elements"):
         evaluate("[]", [half, [*half, 0]])
 
 
@@ -225,7 +225,7 @@ def test_functions_have_so_much_memory_for_all_expressions_together(monkeypatch:
     evaluation.of(text, MANY)
     evaluation.of(text, MANY)
 
-    with pytest.raises(Exhausted, match="2500000 bytes"):
+    with pytest.raises(LimitExceeded, match="2500000 bytes"):
         evaluation.of(text, MANY)
 
 
@@ -239,7 +239,7 @@ def test_what_a_string_holds_is_held_once() -> None:
 def test_what_strings_hold_is_made_by_functions_too() -> None:
     objects = '{"":' * 900 + "1" + "}" * 900
 
-    with pytest.raises(Exhausted, match="134217728 bytes"):
+    with pytest.raises(LimitExceeded, match="134217728 bytes"):
         evaluate("strings[].powertools_json(@)", {"strings": [objects + " " * n for n in range(1_000)]})
 
 
@@ -261,7 +261,7 @@ def test_what_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
     evaluation = Evaluation(MANY, {})
     began = time.thread_time()
 
-    with pytest.raises(Exhausted, match="processor time"):
+    with pytest.raises(LimitExceeded, match="processor time"):
         evaluation.of(parse("items[?items[?contains(payload().items[0].items, @)]]"), MANY)
 
     assert time.thread_time() - began < 1
@@ -276,7 +276,7 @@ def test_the_time_is_that_of_all_expressions_together(monkeypatch: pytest.Monkey
     while time.thread_time() < began + 0.2:
         pass
 
-    with pytest.raises(Exhausted):
+    with pytest.raises(LimitExceeded):
         evaluation.of(text, PAYLOAD)
 
 
@@ -289,19 +289,19 @@ def test_a_deep_payload_is_no_way_out() -> None:
         twin = [twin]
 
     for text in ("a == b", "to_string(a)"):
-        with pytest.raises(Unmappable):
+        with pytest.raises(MappingError):
             evaluate(text, {"a": deep, "b": twin})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {"a": [float("nan")]}])
 def test_what_json_does_not_have_is_no_result(value: object) -> None:
-    with pytest.raises(Unmappable):
+    with pytest.raises(MappingError):
         measure(value, 1_000)
 
 
 def test_a_result_is_measured_no_further_than_there_is_room() -> None:
     shared = ["x" * 1_000] * 1_000
 
-    with pytest.raises(Exhausted):
+    with pytest.raises(LimitExceeded):
         measure([shared] * 100_000, 5_000_000)
     assert measure(shared, 5_000_000) <= len(json.dumps(shared))

@@ -23,7 +23,13 @@ def attributes(sample: Sample) -> list[dict[str, Any]]:
     of = source(document(preset=sample.preset))
     outcome = mapped(of, sample.payload, sample.headers)
     assert outcome.problems == []
-    return [event["data"]["attributes"] for event in outcome.events]
+    assert [each.left_out for each in outcome.events] == [[]] * len(outcome.events)
+    return [event.body["data"]["attributes"] for event in outcome.events]
+
+
+def metric(event: dict[str, Any]) -> str:
+    name: str = event["metric"]["data"]["attributes"]["name"]
+    return name
 
 
 @pytest.mark.parametrize("sample", samples(), ids=lambda sample: f"{sample.preset}-{sample.name}")
@@ -47,20 +53,14 @@ def test_a_sample_delivered_again_becomes_the_same(sample: Sample) -> None:
 
     assert attributes(Sample(sample.preset, sample.name, sample.body)) == attributes(sample)
     of = source(document(preset=sample.preset))
-    assert [each["data"]["attributes"] for each in mapped(of, sample.payload, again).events] == attributes(
-        sample
-    )
+    repeated = mapped(of, sample.payload, again).events
+    assert [each.body["data"]["attributes"] for each in repeated] == attributes(sample)
 
 
 @pytest.mark.parametrize("preset", presets.names())
 def test_every_event_of_a_preset_has_a_sample(preset: str) -> None:
     of = source(document(preset=preset))
-    seen = {
-        each["metric"]["data"]["attributes"]["name"]
-        for sample in samples()
-        if sample.preset == preset
-        for each in attributes(sample)
-    }
+    seen = {metric(each) for sample in samples() if sample.preset == preset for each in attributes(sample)}
 
     assert seen == {mapping.metric for mapping in of.mappings}
 
@@ -102,7 +102,8 @@ def delay(refund: dict[str, Any]) -> None:
 def test_a_refund_is_what_the_customer_gets_in_the_currency_it_is_paid_in(
     name: str, refund: Callable[[Any], Any], change: Callable[[Any], None], value: int, currency: str
 ) -> None:
-    [event] = changed(sample("shopify", name), lambda payload: change(refund(payload)))
+    events = changed(sample("shopify", name), lambda payload: change(refund(payload)))
+    [event] = [each for each in events if metric(each) == "Refunded Order"]
 
     assert (event["value"], event["value_currency"]) == (value, currency)
 
@@ -123,7 +124,8 @@ def test_a_refund_of_stripe_has_the_amount_of_this_refund(before: Any, value: in
 def test_an_order_of_woocommerce_is_placed_however_far_it_is(status: str) -> None:
     of = sample("woocommerce", "order.created")
 
-    assert changed(of, lambda order: order.update(status=status)) == attributes(of)
+    events = changed(of, lambda order: order.update(status=status))
+    assert [each for each in events if metric(each) != "Fulfilled Order"] == attributes(of)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "refunded", "checkout-draft", "auto-draft"])

@@ -1,34 +1,44 @@
 """Accepts one delivery of a webhook: verified, mapped, checked like every event, stored as one message.
 
-What its sender is told depends on the signature and on whether the delivery is safe. That it makes no
-sense is nothing the sender could mend: it becomes a rejection, and a success all the same, because senders
-switch off a hook that keeps failing.
+The sender's answer depends on the signature and on whether the delivery is safe. The sender cannot fix an
+invalid payload, so a rejection is stored and the answer is 2xx: senders disable webhooks that keep failing.
+For the same reason one bad field is left out of its event, and told, where the event can do without it.
 """
 
 import re
-import urllib.parse
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from sluice import contract, message
+from sluice import message
 from sluice.admission import request
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem, listed, pointer
-from sluice.klaviyo import parser, problems
-from sluice.klaviyo.parser import Intake
 from sluice.message import Body, Entry, Message
 from sluice.rejection import Reason, Rejection
 from sluice.webhooks import mapping, signatures
-from sluice.webhooks.mapping import Delivery, Mapped
+from sluice.webhooks.event_validation import ValidatedEvent, validate_event
+from sluice.webhooks.mapping import Delivery, Mapped, MappedEvent
+from sluice.webhooks.object_records import (
+    Identity,
+    ObjectRecord,
+    ObjectRecords,
+    event_id,
+    identity,
+    metric_of,
+    names_a_person,
+    with_kept_person,
+)
+from sluice.webhooks.payload import REPLACEMENT
+from sluice.webhooks.payload import read as read_payload
 from sluice.webhooks.sources import Source
 
-PROBLEMS_EACH: Final = 5  # of one rejection are told in its text
-_MAX_FIELDS: Final = 1_000  # of a form
+MAX_PROBLEMS_PER_REJECTION: Final = 5  # told in its text
+_MISNAMED: Final = "Half a surrogate pair, which is no character, stands in an identifier or the metric."
 _PING: Final = re.compile(rb"webhook_id=[0-9]{1,20}")
 
 
@@ -36,28 +46,45 @@ class Ports(msgspec.Struct, frozen=True):
     """What accepting a delivery reaches the world through.
 
     `secret` gives the text of the secret with a name. `store` and `reject` are those of `ingest.Ports`.
+    `records` are those of the source's objects.
     """
 
     secret: Callable[[str], str]
     store: Callable[[Body, str], None]
     reject: Callable[[list[Rejection]], None]
+    records: ObjectRecords
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """A delivery that is dealt with: how many events of it are stored, and how many rejections."""
+    """A delivery that is dealt with.
+
+    `events` are stored now, `repeated` ones were stored by an earlier delivery, and `unidentified` ones wait
+    for a delivery that says whose they are. `left_out` tells of fields that events had to do without.
+    """
 
     receipt: str
     account: str
+    topic: str | None = None
     events: int = 0
     rejected: int = 0
+    repeated: int = 0
+    unidentified: int = 0
+    left_out: Sequence[Problem] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Tells whether the source's mappings made nothing of the delivery."""
+        return not (self.events or self.rejected or self.repeated or self.unidentified)
 
 
-class _Read(msgspec.Struct, frozen=True):
-    """What a delivery came to: entries to store, problems, and the rejections that tell of them."""
+class _Sorted(msgspec.Struct, frozen=True):
+    """What becomes of a delivery: events to store with their entries, rejections, and those left alone."""
 
-    entries: list[Entry[Any]]
-    problems: list[Problem]
+    chosen: list[tuple[MappedEvent, Entry[Any]]]
     rejections: list[Rejection]
+    left_out: list[Problem]
+    repeated: list[MappedEvent]
+    unidentified: list[MappedEvent]
 
 
 def accept(
@@ -73,37 +100,77 @@ def accept(
         return Delivered(receipt, source.account)
     _verify(source, headers, body, ports, now)
     stored: Message[Any] = Message(receipt, source.account, Surface.WEBHOOK, now, [], source=source.name)
-    read = _read(source, headers, body, stored)
-    if read.problems and source.refuses:
-        raise Refused(400, listed(read.problems))
-    if read.rejections:
+    try:
+        delivery, mapped = map_payload(source, headers, body)
+    except Refused as refused:
+        if source.refuses:
+            raise
+        rejection = _rejection(Reason.MALFORMED, refused.problems, _quoted(body), stored)
+        ports.reject([rejection])
+        return Delivered(receipt, source.account, rejected=1)
+    validated = [validate_event(event, now) for event in mapped.events]
+    if source.refuses and (problems := list(_all_problems(mapped, validated))):
+        raise Refused(400, listed(problems))
+    result = _sort(validated, stored, ports.records)
+    if mapped.problems:
+        result.rejections.append(_rejection(Reason.INVALID, mapped.problems, _quoted(body), stored))
+    if result.rejections:
         # First: what is stored of a delivery that then fails is a report, and its sender sends it again.
-        ports.reject(read.rejections)
-    if read.entries:
-        stored.entries = read.entries
+        ports.reject(result.rejections)
+    if result.chosen:
+        stored.entries = [entry for _, entry in result.chosen]
         ports.store(message.encode(stored), source.account)
-    return Delivered(receipt, source.account, len(read.entries), len(read.rejections))
+        _mark_stored([event for event, _ in result.chosen], ports.records)
+    return Delivered(
+        receipt,
+        source.account,
+        delivery.topic,
+        len(result.chosen),
+        len(result.rejections),
+        len(result.repeated),
+        len(result.unidentified),
+        [*mapped.replaced, *result.left_out],
+    )
 
 
-def become(source: Source, headers: Mapping[str, str], body: bytes) -> tuple[Delivery, Mapped]:
-    """What a delivery becomes, its events not yet checked; `Refused` (400) if its body cannot be read."""
-    payload = _payload(headers, body)
+def map_payload(source: Source, headers: Mapping[str, str], body: bytes) -> tuple[Delivery, Mapped]:
+    """Maps a delivery to events, which are not checked yet; `Refused` (400) if its body cannot be read."""
+    payload, replaced = read_payload(headers, body)
     credentials = {"authorization", "cookie", *(scheme.header for scheme in source.schemes)}
     shown = {name: value for name, value in headers.items() if name not in credentials}
-    delivery = mapping.identify(source.delivery_id, payload, body, shown)
-    return delivery, mapping.events(source.mappings, payload, delivery)
+    delivery = mapping.identify(source.delivery_id, source.topic, payload, body, shown)
+    mapped = mapping.events(source.mappings, payload, delivery)
+    if not replaced:
+        return delivery, mapped
+    good = [event for event in mapped.events if not _is_misnamed(event)]
+    bad = [
+        Problem("invalid", _MISNAMED, pointer("events", each.mapping))
+        for each in mapped.events
+        if _is_misnamed(each)
+    ]
+    return delivery, Mapped(good, [*mapped.problems, *bad], replaced)
 
 
-def checked(event: dict[str, Any], now: datetime) -> Intake:
-    """An event of a delivery as it is accepted; raises `Refused` (400) with all that is wrong with it."""
-    document = msgspec.json.encode(event)
-    return parser.read(Surface.EVENT, document, contract.UPSTREAM_REVISION, now)
+def waits(event: MappedEvent) -> bool:
+    """Tells whether an event of nobody is left to a later delivery of its object."""
+    return event.waits_for_identity and event.object_id is not None and not identity(event)
 
 
 def answer(delivered: Delivered) -> bytes:
-    """What the sender is told; few look at it, but it helps whoever reads the sender's log."""
-    told = {"receipt": delivered.receipt, "events": delivered.events, "rejected": delivered.rejected}
+    """Writes the sender's answer. `events` are all that are stored, now or by an earlier delivery."""
+    told = {
+        "receipt": delivered.receipt,
+        "events": delivered.events + delivered.repeated,
+        "rejected": delivered.rejected,
+        "repeated": delivered.repeated,
+        "unidentified": delivered.unidentified,
+    }
     return msgspec.json.encode({"meta": told})
+
+
+def _is_misnamed(event: MappedEvent) -> bool:
+    """Tells whether a character was replaced in what says whose an event is, or of which metric."""
+    return any(REPLACEMENT in each for each in (*identity(event).values(), metric_of(event)))
 
 
 def _is_ping(source: Source, headers: Mapping[str, str], body: bytes) -> bool:
@@ -119,51 +186,75 @@ def _verify(source: Source, headers: Mapping[str, str], body: bytes, ports: Port
     except Misconfigured as error:
         raise Misconfigured(f"{error}: {source.secret}, of the source {source.name}") from None
     if not known:
-        detail = f"This is not signed as '{source.scheme}' asks, by the secret of this source, just now."
+        detail = (
+            f"Invalid signature for the scheme '{source.scheme}': it is missing, does not match the source's "
+            "secret, or is older than 5 minutes."
+        )
+        if REPLACEMENT.encode() in body:
+            detail += " The body holds U+FFFD, which API Gateway puts in place of bytes that are not UTF-8."
         raise Refused(401, [Problem("authentication_failed", detail)])
 
 
-def _read(source: Source, headers: Mapping[str, str], body: bytes, stored: Message[Any]) -> _Read:
-    try:
-        _, mapped = become(source, headers, body)
-    except Refused as refused:
-        [problem] = refused.problems
-        return _Read([], [problem], [_rejection(Reason.MALFORMED, [problem], _quoted(body), stored)])
-    read = _Read([], list(mapped.problems), [])
-    if mapped.problems:
-        read.rejections.append(_rejection(Reason.INVALID, mapped.problems, _quoted(body), stored))
-    for index, event in enumerate(mapped.events):
-        _read_event(index, event, stored, read)
-    return read
+def _all_problems(mapped: Mapped, events: Sequence[ValidatedEvent]) -> Iterator[Problem]:
+    """Gives everything invalid in a delivery, for a source that refuses it."""
+    yield from mapped.problems
+    yield from mapped.replaced
+    for index, each in enumerate(events):
+        yield from each.event.left_out
+        if not waits(each.event):
+            yield from (_placed(problem, index) for problem in each.problems)
 
 
-def _payload(headers: Mapping[str, str], body: bytes) -> object:
-    """A delivery's JSON, or the fields of a form; `Refused` (400) if it is neither."""
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/x-www-form-urlencoded":
-        return problems.parse(body)
-    try:
-        return dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
-    except ValueError:
-        detail = f"The body is no form of UTF-8 and at most {_MAX_FIELDS} fields."
-        raise Refused(400, [Problem("parse_error", detail, "/")]) from None
+def _sort(events: Sequence[ValidatedEvent], stored: Message[Any], records: ObjectRecords) -> _Sorted:
+    """Decides what becomes of each event, by what is known of its object."""
+    result = _Sorted([], [], [], [], [])
+    known = _open_records(events, records)
+    for index, each in enumerate(events):
+        record = known.get(each.event.object_id, ObjectRecord())
+        if event_id(each.event) in record.stored:
+            result.repeated.append(each.event)
+            continue
+        kept = with_kept_person(each.event, record)
+        final = each if kept is each.event else validate_event(kept, stored.accepted)
+        if final.entry is not None:
+            if index != len(result.chosen):
+                final.entry.events[0].entry = index
+            result.chosen.append((final.event, final.entry))
+            result.left_out.extend((*final.event.left_out, *final.left_out))
+        elif waits(final.event):
+            result.unidentified.append(final.event)
+        else:
+            result.rejections.append(_event_rejection(index, final, stored))
+    return result
 
 
-def _read_event(index: int, event: dict[str, Any], stored: Message[Any], read: _Read) -> None:
-    try:
-        accepted = checked(event, stored.accepted)
-    except Refused as refused:
-        problems = [_placed(problem, index) for problem in refused.problems]
-        attributes = event["data"]["attributes"]
-        profile = attributes.pop("profile")["data"]
-        payload = msgspec.json.encode({"profile": profile, "events": [attributes], "backfill": False})
-        read.problems.extend(problems)
-        read.rejections.append(_rejection(Reason.INVALID, problems, payload, stored))
-    else:
-        [entry] = accepted.entries
-        if index != len(read.entries):
-            entry.events[0].entry = index
-        read.entries.append(entry)
+def _open_records(events: Sequence[ValidatedEvent], records: ObjectRecords) -> dict[str | None, ObjectRecord]:
+    """Opens the record of each object that events tell of, with the people of the good events."""
+    people: dict[str, dict[str, Identity]] = {}
+    for each in events:
+        if each.event.object_id is not None:
+            of_object = people.setdefault(each.event.object_id, {})
+            found = identity(each.event)
+            if each.entry is not None and names_a_person(found):
+                of_object.setdefault(metric_of(each.event), found)
+    return {object_id: records.open(object_id, of_object) for object_id, of_object in people.items()}
+
+
+def _mark_stored(events: Sequence[MappedEvent], records: ObjectRecords) -> None:
+    by_object: dict[str, list[bytes]] = {}
+    for event in events:
+        if event.object_id is not None:
+            by_object.setdefault(event.object_id, []).append(event_id(event))
+    for object_id, ids in by_object.items():
+        records.mark_stored(object_id, ids)
+
+
+def _event_rejection(index: int, refused: ValidatedEvent, stored: Message[Any]) -> Rejection:
+    problems = [_placed(problem, index) for problem in refused.problems]
+    attributes = dict(refused.event.body["data"]["attributes"])
+    profile = attributes.pop("profile")["data"]
+    payload = msgspec.json.encode({"profile": profile, "events": [attributes], "backfill": False})
+    return _rejection(Reason.INVALID, problems, payload, stored)
 
 
 def _placed(problem: Problem, index: int) -> Problem:
@@ -172,11 +263,13 @@ def _placed(problem: Problem, index: int) -> Problem:
     return Problem(problem.code, problem.detail, pointer("data", index) + within)
 
 
-def _rejection(reason: Reason, problems: list[Problem], payload: bytes, stored: Message[Any]) -> Rejection:
+def _rejection(
+    reason: Reason, problems: Sequence[Problem], payload: bytes, stored: Message[Any]
+) -> Rejection:
     first = problems[0]
     return Rejection(
         reason,
-        " ".join(_told(problem) for problem in problems[:PROBLEMS_EACH]),
+        " ".join(_told(problem) for problem in problems[:MAX_PROBLEMS_PER_REJECTION]),
         msgspec.Raw(payload),
         stored.accepted,
         account=stored.account,

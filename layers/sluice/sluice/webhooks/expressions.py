@@ -2,7 +2,7 @@
 
 Expressions are an operator's, but what they look at is a stranger's. So one evaluation of a payload has so
 much processor time, no value may grow beyond the payload's own limit, and whatever goes wrong is an
-`Unmappable` that says so without quoting the payload.
+`MappingError` that says so without quoting the payload.
 """
 
 import base64
@@ -47,11 +47,11 @@ _THOUSANDTHS: Final = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"
 _AROUND: Final = re.compile(r"^\w+ jmespath expression: |(, for expression)?:$|\.$", re.IGNORECASE)
 
 
-class Unmappable(Exception):
+class MappingError(Exception):
     """An expression that cannot be written so, or not be evaluated over this payload; the text says why."""
 
 
-class Exhausted(Unmappable):
+class LimitExceeded(MappingError):
     """The payload's evaluation has come to its bounds: there is nothing more to be had from it."""
 
 
@@ -63,15 +63,15 @@ class Expression(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> Expression:
-    """An expression, checked as far as it can be without a payload; `Unmappable` says what is wrong."""
+    """An expression, checked as far as it can be without a payload; `MappingError` says what is wrong."""
     if len(text) > MAX_LENGTH:
-        raise Unmappable(f"An expression must not exceed {MAX_LENGTH} characters.")
+        raise MappingError(f"An expression must not exceed {MAX_LENGTH} characters.")
     try:
         tree = Parser().parse(text).parsed
     except exceptions.JMESPathError as error:
-        raise Unmappable(f"This is no JMESPath expression: {_said(error)}.") from None
+        raise MappingError(f"This is no JMESPath expression: {_said(error)}.") from None
     except (RecursionError, ValueError):
-        raise Unmappable("This is no JMESPath expression.") from None
+        raise MappingError("This is no JMESPath expression.") from None
     for node in _parts(tree):
         if node["type"] == "function_expression":
             _check_call(node["value"], len(node["children"]))
@@ -79,9 +79,9 @@ def parse(text: str) -> Expression:
 
 
 def measure(value: object, room: int, depth: int = 0) -> int:
-    """How many bytes a result takes as JSON, at least; `Exhausted` if more than there is `room` for."""
+    """How many bytes a result takes as JSON, at least; `LimitExceeded` if more than there is `room` for."""
     if depth > _MAX_NESTING:
-        raise Unmappable("The result is nested too deeply.")
+        raise MappingError("The result is nested too deeply.")
     match value:
         case str():
             size = _encoded_size(value) + 2
@@ -94,9 +94,9 @@ def measure(value: object, room: int, depth: int = 0) -> int:
         case dict() | list():
             size = 2 + _measure_parts(value, room, depth)
         case _:
-            raise Unmappable("The result is no JSON value.")
+            raise MappingError("The result is no JSON value.")
     if size > room:
-        raise Exhausted(f"What is made of the payload must not exceed {MAX_BYTES} bytes.")
+        raise LimitExceeded(f"What is made of the payload must not exceed {MAX_BYTES} bytes.")
     return size
 
 
@@ -104,7 +104,7 @@ def _encoded_size(text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise Unmappable("The result has half a surrogate pair in it, which is no character.") from None
+        raise MappingError("The result has half a surrogate pair in it, which is no character.") from None
 
 
 def _measure_parts(container: dict[Any, Any] | list[Any], room: int, depth: int) -> int:
@@ -132,35 +132,35 @@ class Evaluation:
             # Its own text quotes the value.
             expected = " or ".join(error.expected_types)
             detail = f"{error.function_name}() takes {expected}, and was given {error.actual_type}."
-            raise Unmappable(detail) from None
+            raise MappingError(detail) from None
         except exceptions.JMESPathError as error:
-            raise Unmappable(f"The expression failed: {type(error).__name__}.") from None
+            raise MappingError(f"The expression failed: {type(error).__name__}.") from None
         except RecursionError:
-            raise Unmappable("The payload is nested too deeply.") from None
+            raise MappingError("The payload is nested too deeply.") from None
         except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise Unmappable(f"The expression failed: {type(error).__name__}.") from None
+            raise MappingError(f"The expression failed: {type(error).__name__}.") from None
 
 
 def _check_call(name: str, given: int) -> None:
     known = _Functions.FUNCTION_TABLE.get(name)
     if known is None:
-        raise Unmappable(f"There is no function {name[:100]}().")
+        raise MappingError(f"There is no function {name[:100]}().")
     takes = known["signature"]
     variadic = bool(takes) and takes[-1].get("variadic", False)
     if given < len(takes) or (given > len(takes) and not variadic):
         least = "at least " if variadic else ""
-        raise Unmappable(f"{name}() takes {least}{len(takes)} argument(s), and was given {given}.")
+        raise MappingError(f"{name}() takes {least}{len(takes)} argument(s), and was given {given}.")
 
 
 def _parts(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every part of a parsed expression; `Unmappable` if they are too deep in one another."""
+    """Every part of a parsed expression; `MappingError` if they are too deep in one another."""
     level = [tree]
     for _ in range(MAX_DEPTH):
         yield from level
         level = [child for node in level for child in node["children"] if isinstance(child, dict)]
         if not level:
             return
-    raise Unmappable(f"An expression must not be nested more than {MAX_DEPTH} deep.")
+    raise MappingError(f"An expression must not be nested more than {MAX_DEPTH} deep.")
 
 
 def _said(error: Exception) -> str:
@@ -181,8 +181,8 @@ def _check_texts(values: Iterable[object]) -> None:
         raise _too_much_text()
 
 
-def _too_much_text() -> Exhausted:
-    return Exhausted(f"Strings that are compared must not exceed {MAX_BYTES} characters together.")
+def _too_much_text() -> LimitExceeded:
+    return LimitExceeded(f"Strings that are compared must not exceed {MAX_BYTES} characters together.")
 
 
 def _equal(left: object, right: object) -> bool:
@@ -208,7 +208,7 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]
 
     def visit(self, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if time.thread_time() > self._deadline:
-            raise Exhausted(f"A payload must be mapped in {MAX_CPU_SECONDS:g} s of processor time.")
+            raise LimitExceeded(f"A payload must be mapped in {MAX_CPU_SECONDS:g} s of processor time.")
         result = super().visit(node, *args, **kwargs)
         if isinstance(result, list) and len(result) > MAX_ITEMS:
             raise _too_long()
@@ -229,8 +229,8 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]
         return super().visit_flatten({"children": [{"type": "literal", "value": base}]}, value)
 
 
-def _too_long() -> Exhausted:
-    return Exhausted(f"A list must not have more than {MAX_ITEMS} elements.")
+def _too_long() -> LimitExceeded:
+    return LimitExceeded(f"A list must not have more than {MAX_ITEMS} elements.")
 
 
 def _takes[F: Callable[..., object]](*arguments: dict[str, Any]) -> Callable[[F], F]:
@@ -260,7 +260,7 @@ class _Functions(Functions):  # type: ignore[misc]
         """Takes so many bytes from what all calls may make."""
         self._room -= size
         if self._room < 0:
-            raise Exhausted(f"Functions must not make more than {MAX_MADE_BYTES} bytes of a payload.")
+            raise LimitExceeded(f"Functions must not make more than {MAX_MADE_BYTES} bytes of a payload.")
 
     @_takes()
     def _func_payload(self) -> object:
@@ -320,6 +320,23 @@ class _Functions(Functions):  # type: ignore[misc]
     def _func_divide(self, left: Any, right: Any) -> int | float | None:
         return _calculated(left, right, Decimal.__truediv__)
 
+    @_takes(_ANY)
+    def _func_total(self, values: Any) -> int | float | None:
+        if values is None:
+            return None
+        if not isinstance(values, list):
+            raise MappingError("total() takes an array of numbers, as numbers or strings.")
+        total = Decimal(0)
+        for value in values:
+            total += _decimal(value) or 0
+        return _number(total)
+
+    @_takes(_TEXT, _TEXT)
+    def _func_seconds_between(self, start: str | None, end: str | None) -> int | float | None:
+        if start is None or end is None:
+            return None
+        return (_moment(end) - _moment(start)).total_seconds()
+
     @_takes(_NUMBER, _TEXT)
     def _func_from_cents(self, amount: Any, currency: str | None) -> int | float | None:
         code = (currency or "").upper()
@@ -327,14 +344,15 @@ class _Functions(Functions):  # type: ignore[misc]
         return _calculated(amount, divisor, Decimal.__truediv__)
 
     @_takes({"types": ["string", "number", "null"], "variadic": True})
-    def _func_e164(self, phone: Any, *calling_code: object) -> str | None:
+    def _func_e164(self, phone: Any, *country: object) -> str | None:
         if isinstance(phone, float):  # the point of which would be read as punctuation
             phone = int(phone) if phone.is_integer() else None
         if phone is None:
             return None
         from sluice.webhooks.phone_numbers import e164  # noqa: PLC0415 - it costs more than a delivery does
 
-        return e164(str(phone), *map(str, calling_code))
+        # What is no country is as if it were not given: the number may be readable without.
+        return e164(str(phone), *(str(each) for each in country if isinstance(each, str | int)))
 
     @_takes(_NUMBER)
     def _func_unix_time(self, moment: Any) -> str | None:
@@ -345,7 +363,7 @@ class _Functions(Functions):  # type: ignore[misc]
         try:
             return datetime.fromtimestamp(float(seconds), UTC).isoformat()
         except (OverflowError, OSError, ValueError):
-            raise Unmappable("unix_time() was given a number that is no time.") from None
+            raise MappingError("unix_time() was given a number that is no time.") from None
 
     # As Powertools defines them, but for the bound on what comes out of a compressed string.
     @_takes(_NAME)
@@ -366,9 +384,9 @@ class _Functions(Functions):  # type: ignore[misc]
         try:
             plain = zlib.decompressobj(31).decompress(base64.b64decode(text), MAX_BYTES + 1)
         except zlib.error:
-            raise Unmappable("powertools_base64_gzip() was given no gzip.") from None
+            raise MappingError("powertools_base64_gzip() was given no gzip.") from None
         if len(plain) > MAX_BYTES:
-            raise Exhausted(f"A compressed string must not exceed {MAX_BYTES} bytes.")
+            raise LimitExceeded(f"A compressed string must not exceed {MAX_BYTES} bytes.")
         return plain.decode()
 
     # JMESPath's own. Some compare much with much, the others make one value of much: no clock stops them.
@@ -411,7 +429,7 @@ class _Functions(Functions):  # type: ignore[misc]
     @_takes({"types": ["object"], "variadic": True})
     def _func_merge(self, *parts: dict[str, Any]) -> Any:
         if sum(map(len, parts)) > MAX_ITEMS:
-            raise Exhausted(f"An object made of others must not have more than {MAX_ITEMS} members.")
+            raise LimitExceeded(f"An object made of others must not have more than {MAX_ITEMS} members.")
         return super()._func_merge(*parts)
 
     @_takes(_NAME, {"types": ["array-string"]})
@@ -435,12 +453,12 @@ def _text(value: object) -> str:
         case bool() | int() | float():
             return json.dumps(value)
         case _:
-            raise Unmappable("concat() takes strings, numbers, true, false and null.")
+            raise MappingError("concat() takes strings, numbers, true, false and null.")
 
 
 def _bounded_text(separator: str, parts: list[str]) -> str:
     if sum(map(len, parts)) + len(separator) * len(parts) > MAX_BYTES:
-        raise Exhausted(f"A string must not exceed {MAX_BYTES} characters.")
+        raise LimitExceeded(f"A string must not exceed {MAX_BYTES} characters.")
     return separator.join(parts)
 
 
@@ -452,13 +470,26 @@ def _calculated(left: Any, right: Any, operation: Any) -> int | float | None:
         result: Decimal = operation(first, second)
     except decimal.DecimalException:  # a division by zero is one
         kind = "a division by zero" if operation is Decimal.__truediv__ and not second else "out of range"
-        raise Unmappable(f"The calculation cannot be done: {kind}.") from None
+        raise MappingError(f"The calculation cannot be done: {kind}.") from None
+    return _number(result)
+
+
+def _number(result: Decimal) -> int | float:
     if result == result.to_integral_value() and abs(result) < 2**63:
         return int(result)
     number = float(result)
     if not math.isfinite(number):
-        raise Unmappable("The calculation cannot be done: out of range.")
+        raise MappingError("The calculation cannot be done: out of range.")
     return number
+
+
+def _moment(text: str) -> datetime:
+    """Reads an ISO 8601 time; one without an offset is in UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise MappingError("seconds_between() was given a string that is no time.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _decimal(value: Any) -> Decimal | None:
@@ -468,9 +499,9 @@ def _decimal(value: Any) -> Decimal | None:
     try:
         number = Decimal(str(value).strip())
     except decimal.InvalidOperation:
-        raise Unmappable("A calculation was given a string that is no number.") from None
+        raise MappingError("A calculation was given a string that is no number.") from None
     if not number.is_finite():
-        raise Unmappable("A calculation was given a string that is no number.")
+        raise MappingError("A calculation was given a string that is no number.")
     return number
 
 

@@ -1,23 +1,25 @@
-"""What events a webhook's payload becomes: pure, the same for ingest and for trying a source out.
+"""Turns a webhook's payload into events: pure, the same for ingest and for trying a source out.
 
-A source has mappings by name. Each gives none, one or many events, as bodies of Create Event; what it leaves
-out is null. Whatever a mapping yields still has to pass what every event has to pass.
+A source has mappings by name. Each gives none, one or many events, as bodies of Create Event. An expression
+that fails leaves out the one field it is for, and that is told. Only an event whose identity, metric or time
+cannot be computed is lost. Every event still has to pass what all events have to pass.
 """
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from sluice.contract import (
+    IDENTIFIERS,
     MAX_BODY_BYTES_IN,
     MAX_EVENTS_PER_REQUEST,
     MAX_UNIQUE_ID,
 )
 from sluice.jsonapi import Problem, pointer
-from sluice.webhooks.expressions import Evaluation, Exhausted, Expression, Unmappable, measure
+from sluice.webhooks.expressions import Evaluation, Expression, LimitExceeded, MappingError, measure
 
 type Template = Expression | dict[str, "Template"] | list["Template"] | int | float | bool | None
 type Path = tuple[str | int, ...]
@@ -26,12 +28,15 @@ _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")  # what any upstream takes as part
 
 
 class EventMapping(msgspec.Struct, frozen=True):
-    """One mapping, ready to be used."""
+    """One mapping, ready to be used. Without `topics` it is for deliveries of every topic."""
 
     name: str
     metric: str | Expression
+    topics: frozenset[str] | None
     when: Expression | None
     each: Expression | None
+    object_id: Expression | None
+    waits_for_identity: bool
     attributes: dict[str, Template]
     profile: dict[str, Template]
 
@@ -41,53 +46,76 @@ class Delivery(msgspec.Struct, frozen=True):
 
     id: str
     headers: Mapping[str, str]
+    topic: str | None = None
+
+
+class MappedEvent(msgspec.Struct, frozen=True):
+    """One event that a mapping made: `body` is one of Create Event, `left_out` tells of failed fields."""
+
+    mapping: str
+    body: dict[str, Any]
+    object_id: str | None = None
+    waits_for_identity: bool = False
+    left_out: Sequence[Problem] = ()
 
 
 class Mapped(msgspec.Struct, frozen=True):
-    """What became of a payload: Create Event bodies, and what of it could not be mapped.
+    """What a payload became: events, what could not become one, and what was replaced in the payload.
 
-    A problem's pointer leads into the source, as in `/events/placed-order/value`.
+    The pointer of a problem and of what an event leaves out leads into the source, as in
+    `/events/placed-order/value`.
     """
 
-    events: list[dict[str, Any]]
+    events: list[MappedEvent]
     problems: list[Problem]
+    replaced: Sequence[Problem] = ()
 
 
 def identify(
-    expression: Expression | None, payload: object, body: bytes, headers: Mapping[str, str]
+    delivery_id: Expression | None,
+    topic: Expression | None,
+    payload: object,
+    body: bytes,
+    headers: Mapping[str, str],
 ) -> Delivery:
-    """A delivery by the id its sender gave it, or by the hash of its body where there is none."""
-    given = None
-    if expression is not None:
-        try:
-            given = Evaluation(payload, headers).of(expression, payload)
-        except Unmappable:
-            given = None
-    is_id = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
-    return Delivery(str(given) if is_id else hashlib.sha256(body).hexdigest(), headers)
+    """Tells a delivery's id and topic. The id is the hash of its body where its sender gives none."""
+    evaluation = Evaluation(payload, headers)
+    given = _text_of(delivery_id, payload, evaluation)
+    return Delivery(given or hashlib.sha256(body).hexdigest(), headers, _text_of(topic, payload, evaluation))
+
+
+def topics(mappings: Iterable[EventMapping]) -> list[str] | None:
+    """Lists the topics that mappings are for; None where one of them is for every topic."""
+    listed = [mapping.topics for mapping in mappings]
+    return None if None in listed else sorted(set().union(*filter(None, listed)))
 
 
 def events(mappings: Sequence[EventMapping], payload: object, delivery: Delivery) -> Mapped:
-    """What a payload becomes. Bounded: of one that is too much, nothing is taken but the problem."""
+    """Makes the events of a payload. Of a payload that is too much, nothing is taken but the problem."""
     mapped = Mapped([], [])
     evaluation = Evaluation(payload, delivery.headers, delivery.id)
     room = MAX_BODY_BYTES_IN
     for mapping in mappings:
+        if mapping.topics is not None and delivery.topic not in mapping.topics:
+            continue
+        draft = _Draft(mapping, payload, evaluation)
         try:
-            for node in _nodes(mapping, payload, evaluation):
+            for node in draft.nodes():
                 index = len(mapped.events) + len(mapped.problems)
                 if index >= MAX_EVENTS_PER_REQUEST:
-                    raise Exhausted(f"A payload must not become more than {MAX_EVENTS_PER_REQUEST} events.")
+                    raise LimitExceeded(
+                        f"A payload must not become more than {MAX_EVENTS_PER_REQUEST} events."
+                    )
                 try:
-                    event = _event(mapping, node, evaluation, f"{delivery.id}:{index}")
-                    room -= _measured(mapping, event, room)
+                    event = draft.event(node, f"{delivery.id}:{index}")
+                    room -= measure(event.body, room)
                 except _Faulty as fault:
                     mapped.problems.append(fault.problem)
                 else:
                     mapped.events.append(event)
         except _Faulty as fault:
             mapped.problems.append(fault.problem)
-        except Exhausted as error:
+        except LimitExceeded as error:
             return Mapped([], [_problem((mapping.name,), error)])
     return mapped
 
@@ -100,46 +128,106 @@ class _Faulty(Exception):
         self.problem = problem
 
 
-def _nodes(mapping: EventMapping, payload: object, evaluation: Evaluation) -> Iterator[object]:
-    """What becomes an event each."""
-    if mapping.when is not None and not _is_true(_of(mapping, ("when",), mapping.when, payload, evaluation)):
-        return
-    if mapping.each is None:
-        yield payload
-        return
-    items = _of(mapping, ("each",), mapping.each, payload, evaluation)
-    if items is not None and not isinstance(items, list):
-        raise _Faulty(_problem((mapping.name, "each"), Unmappable("'each' must give an array.")))
-    yield from items or []
+class _Draft:
+    """Makes the events of one mapping, one after the other, and tells what it leaves out of each."""
 
+    def __init__(self, mapping: EventMapping, payload: object, evaluation: Evaluation) -> None:
+        self._mapping = mapping
+        self._payload = payload
+        self._evaluation = evaluation
+        self._left_out: list[Problem] = []
+        self._object_id = _text_of(mapping.object_id, payload, evaluation)
 
-def _event(mapping: EventMapping, node: object, evaluation: Evaluation, default_id: str) -> dict[str, Any]:
-    def filled(template: Template, path: Path) -> Any:
+    def nodes(self) -> Iterator[object]:
+        """Gives what becomes an event each."""
+        when, each = self._mapping.when, self._mapping.each
+        if when is not None and not _is_true(self._value(when, ("when",), self._payload)):
+            return
+        if each is None:
+            yield self._payload
+            return
+        items = self._value(each, ("each",), self._payload)
+        if items is not None and not isinstance(items, list):
+            raise self._fault(("each",), MappingError("'each' must give an array."))
+        yield from items or []
+
+    def event(self, node: object, default_id: str) -> MappedEvent:
+        """Makes the event of one node. An event without a usable `unique_id` gets the default one."""
+        mapping = self._mapping
+        self._left_out = []
+        metric = mapping.metric
+        if isinstance(metric, Expression):
+            metric = self._json_value(metric, ("metric", "expression"), node)
+        profile = _without_empty(self._filled(mapping.profile, ("profile",), node))
+        if not profile.keys() & set(IDENTIFIERS):
+            places = {pointer("events", mapping.name, "profile", each) for each in IDENTIFIERS}
+            for problem in self._left_out:
+                if problem.pointer in places:
+                    raise _Faulty(problem)
+        attributes = {"properties": {}, **self._filled(mapping.attributes, (), node)}
+        attributes["unique_id"] = self._unique_id(attributes.get("unique_id")) or default_id
+        data: dict[str, Any] = {"type": "profile"}
+        if "id" in profile:
+            data["id"] = profile.pop("id")
+        attributes["profile"] = {"data": {**data, "attributes": profile}}
+        attributes["metric"] = {"data": {"type": "metric", "attributes": {"name": metric}}}
+        body = {"data": {"type": "event", "attributes": attributes}}
+        return MappedEvent(mapping.name, body, self._object_id, mapping.waits_for_identity, self._left_out)
+
+    def _filled(self, template: Mapping[str, Template], path: Path, node: object) -> dict[str, Any]:
+        values = {key: self._filling(value, (*path, key), node) for key, value in template.items()}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _filling(self, template: Template, path: Path, node: object) -> Any:
         match template:
             case Expression():
-                return _of(mapping, path, template, node, evaluation)
+                try:
+                    return self._json_value(template, path, node)
+                except _Faulty as fault:
+                    if path == ("time",):
+                        raise
+                    self._left_out.append(fault.problem)
+                    return None
             case dict():
-                values = {key: filled(value, (*path, key)) for key, value in template.items()}
-                return {key: value for key, value in values.items() if value is not None}
+                return self._filled(template, path, node)
             case list():
-                return [filled(value, (*path, index)) for index, value in enumerate(template)]
+                return [self._filling(value, (*path, index), node) for index, value in enumerate(template)]
             case _:
                 return template
 
-    metric = mapping.metric
-    if isinstance(metric, Expression):
-        metric = filled(metric, ("metric", "expression"))
-    attributes = {"properties": {}, **filled(mapping.attributes, ())}
-    profile = _without_empty(filled(mapping.profile, ("profile",)))
-    if attributes.get("unique_id", "") == "":
-        attributes["unique_id"] = default_id
-    attributes["unique_id"] = _allowed_id(attributes["unique_id"])
-    data: dict[str, Any] = {"type": "profile"}
-    if "id" in profile:
-        data["id"] = profile.pop("id")
-    attributes["profile"] = {"data": {**data, "attributes": profile}}
-    attributes["metric"] = {"data": {"type": "metric", "attributes": {"name": metric}}}
-    return {"data": {"type": "event", "attributes": attributes}}
+    def _value(self, expression: Expression, path: Path, node: object) -> Any:
+        try:
+            return self._evaluation.of(expression, node)
+        except LimitExceeded:
+            raise
+        except MappingError as error:
+            raise self._fault(path, error) from None
+
+    def _json_value(self, expression: Expression, path: Path, node: object) -> Any:
+        """Evaluates an expression to a value that JSON can carry."""
+        value = self._value(expression, path, node)
+        try:
+            measure(value, MAX_BODY_BYTES_IN)
+        except LimitExceeded:
+            raise
+        except MappingError as error:
+            raise self._fault(path, error) from None
+        return value
+
+    def _unique_id(self, given: object) -> str | None:
+        """Gives an id that any upstream takes: the given one, or its hash. None where nothing is given."""
+        if given is None or given == "":
+            return None
+        text = _id_text(given)
+        if text is None:
+            error = MappingError("'unique_id' must give a string or an integer.")
+            self._left_out.append(self._fault(("unique_id",), error).problem)
+        elif len(text) > MAX_UNIQUE_ID or not _VISIBLE.fullmatch(text):
+            return hashlib.sha256(text.encode()).hexdigest()
+        return text
+
+    def _fault(self, path: Path, error: MappingError) -> _Faulty:
+        return _Faulty(_problem((self._mapping.name, *path), error))
 
 
 def _without_empty(profile: dict[str, Any]) -> dict[str, Any]:
@@ -149,39 +237,24 @@ def _without_empty(profile: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in profile.items() if name == "properties" or value not in ("", {})}
 
 
-def _of(
-    mapping: EventMapping, path: Path, expression: Expression, node: object, evaluation: Evaluation
-) -> Any:
+def _text_of(expression: Expression | None, payload: object, evaluation: Evaluation) -> str | None:
+    """Evaluates an expression for an id; None where it fails or gives no id."""
+    if expression is None:
+        return None
     try:
-        return evaluation.of(expression, node)
-    except Exhausted:
-        raise
-    except Unmappable as error:
-        raise _Faulty(_problem((mapping.name, *path), error)) from None
+        return _id_text(evaluation.of(expression, payload))
+    except MappingError:
+        return None
 
 
-def _measured(mapping: EventMapping, event: dict[str, Any], room: int) -> int:
-    try:
-        return measure(event, room)
-    except Exhausted:
-        raise
-    except Unmappable as error:
-        raise _Faulty(_problem((mapping.name,), error)) from None
+def _id_text(given: object) -> str | None:
+    """An id as text; None for what is no id, or an empty one."""
+    return str(given) or None if isinstance(given, str | int) and not isinstance(given, bool) else None
 
 
-def _problem(path: Path, error: Unmappable) -> Problem:
+def _problem(path: Path, error: MappingError) -> Problem:
     return Problem("invalid", str(error), pointer("events", *path))
 
 
 def _is_true(value: object) -> bool:
     return value is not None and value is not False and value not in ("", [], {})
-
-
-def _allowed_id(given: object) -> object:
-    """An id as it is where any upstream takes it, else its hash; what is no id is left to be refused."""
-    if isinstance(given, bool) or not isinstance(given, str | int):
-        return given
-    text = str(given)
-    if len(text) <= MAX_UNIQUE_ID and _VISIBLE.fullmatch(text):
-        return text
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -35,7 +35,7 @@ from pydantic_core import (
 from sluice.contract import IDENTIFIERS, MAX_METRIC_NAME
 from sluice.jsonapi import Problem, pointer
 from sluice.webhooks import presets
-from sluice.webhooks.expressions import Expression, Unmappable, parse
+from sluice.webhooks.expressions import Expression, MappingError, parse
 from sluice.webhooks.mapping import EventMapping, Template
 from sluice.webhooks.signatures import SCHEMES, Hmac, Scheme, Token
 
@@ -77,7 +77,7 @@ def _parse_expression(value: object) -> Expression:
         raise PydanticKnownError("string_type")
     try:
         return parse(value)
-    except Unmappable as error:
+    except MappingError as error:
         raise _mistake(str(error)) from None
 
 
@@ -272,7 +272,7 @@ class MetricConfig(_Config):
 
 
 class EventConfig(_Config):
-    """One mapping: what event a payload becomes. Every string but `metric` is an expression."""
+    """One mapping: what event a payload becomes. Strings but `metric` and `topics` are expressions."""
 
     metric: Annotated[
         Annotated[MetricName, Tag(_TEXT)] | Annotated[MetricConfig, Tag(_OBJECT)],
@@ -281,9 +281,21 @@ class EventConfig(_Config):
         ),
     ] = Field(description="The name of the metric as it is, or an `expression` for it.")
     profile: ProfileConfig = Field(description="Whose event it is: an identifier, and what else is known.")
+    topics: list[str] | None = Field(
+        None,
+        description="The topics of the deliveries it is for. Default: all.",
+        json_schema_extra={"minItems": 1},
+    )
     when: ExpressionField | None = Field(None, description="The mapping yields nothing unless this is true.")
     each: ExpressionField | None = Field(
         None, description="The list whose elements become an event each; without it the payload becomes one."
+    )
+    object_id: ExpressionField | None = Field(
+        None,
+        description="The object of the sender that events tell of, such as an order: they do not repeat.",
+    )
+    waits_for_identity: bool = Field(
+        False, description="An event of nobody is left to a later delivery of its object, and not rejected."
     )
     properties: Properties | None = Field(
         None, description="The event's properties. A string is an expression, anything else is itself."
@@ -303,13 +315,29 @@ class EventConfig(_Config):
             raise _mistake(f"A profile needs one of {', '.join(IDENTIFIERS)}.")
         return profile
 
+    @field_validator("topics")
+    @classmethod
+    def _check_topics(cls, topics: list[str] | None) -> list[str] | None:
+        if topics == []:
+            raise _mistake("'topics' must name at least one topic.")
+        return topics
+
     def mapping(self, name: str) -> EventMapping:
         """Returns the mapping as it is evaluated."""
         attributes: dict[str, Template] = self.given()
-        for field in ("metric", "profile", "when", "each"):
+        for field in ("metric", "topics", "profile", "when", "each", "object_id", "waits_for_identity"):
             attributes.pop(field, None)
-        metric = self.metric if isinstance(self.metric, str) else self.metric.expression
-        return EventMapping(name, metric, self.when, self.each, attributes, self.profile.given())
+        return EventMapping(
+            name,
+            self.metric if isinstance(self.metric, str) else self.metric.expression,
+            None if self.topics is None else frozenset(self.topics),
+            self.when,
+            self.each,
+            self.object_id,
+            self.waits_for_identity,
+            attributes,
+            self.profile.given(),
+        )
 
 
 class SourceConfig(_Config):
@@ -337,6 +365,9 @@ class SourceConfig(_Config):
     )
     delivery_id: ExpressionField | None = Field(
         None, description="The id of a delivery. Default: where the sender of the scheme puts it."
+    )
+    topic: ExpressionField | None = Field(
+        None, description="What a delivery tells of. Default: where the sender of the scheme says it."
     )
     on_invalid: Literal["accept", "refuse"] = Field(
         "accept", description="`refuse`: a payload with anything invalid is answered 400 and not kept."

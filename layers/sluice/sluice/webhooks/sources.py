@@ -4,7 +4,7 @@ One JSON document in S3 for a deployment. Operators write it as YAML or JSON, an
 stored. A function uses every source that is valid, and keeps the last good copy of one that is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -13,7 +13,7 @@ from sluice.errors import Misconfigured, Retryable
 from sluice.jsonapi import Problem
 from sluice.webhooks.expressions import Expression, parse
 from sluice.webhooks.mapping import EventMapping
-from sluice.webhooks.signatures import DELIVERY_IDS, Scheme
+from sluice.webhooks.signatures import DELIVERY_IDS, TOPICS, Scheme
 from sluice.webhooks.source_config import SourceConfig, read
 
 KEY: Final = "sources.json"  # of the document in the configuration bucket
@@ -33,6 +33,7 @@ class Source(msgspec.Struct, frozen=True):
     secret: str
     mappings: tuple[EventMapping, ...]
     delivery_id: Expression | None
+    topic: Expression | None
     refuses: bool
 
 
@@ -138,7 +139,6 @@ def _with_kept(new: Sources, old: Sources | None) -> Sources:
 
 def _source(name: str, config: SourceConfig) -> Source:
     scheme = config.signature.scheme
-    default_id = DELIVERY_IDS.get(scheme)
     return Source(
         name,
         config.account,
@@ -146,9 +146,14 @@ def _source(name: str, config: SourceConfig) -> Source:
         config.signature.schemes(),
         config.secret,
         tuple(event.mapping(name) for name, event in config.events.items()),
-        config.delivery_id or (parse(default_id) if default_id else None),
+        config.delivery_id or _default(DELIVERY_IDS, scheme),
+        config.topic or _default(TOPICS, scheme),
         config.on_invalid == "refuse",
     )
+
+
+def _default(expressions: Mapping[str, str], scheme: str) -> Expression | None:
+    return parse(expressions[scheme]) if scheme in expressions else None
 
 
 def _told(problem: Problem) -> str:

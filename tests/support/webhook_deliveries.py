@@ -1,0 +1,94 @@
+"""Deliveries to a source, with what accepting them reaches held in memory."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sluice import message
+from sluice.message import Body
+from sluice.rejection import Rejection
+from sluice.webhooks import accept
+from sluice.webhooks.accept import Delivered, Ports
+from sluice.webhooks.object_records import Identity, ObjectRecord
+from sluice.webhooks.sources import Source
+from tests.support.signing import SECRETS, SIGNERS
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@dataclass
+class MemoryRecords:
+    """Keeps records as the state table does: the first person of a metric stays."""
+
+    people: dict[str, dict[str, Identity]] = field(default_factory=dict)
+    last: dict[str, Identity] = field(default_factory=dict)
+    stored: dict[str, set[bytes]] = field(default_factory=dict)
+
+    def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
+        kept = self.people.setdefault(object_id, {})
+        for metric, found in people.items():
+            kept.setdefault(metric, found)
+            self.last[object_id] = found
+        stored = frozenset(self.stored.get(object_id, ()))
+        return ObjectRecord(dict(kept), self.last.get(object_id), stored)
+
+    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+        self.stored.setdefault(object_id, set()).update(event_ids)
+
+
+class NoRecords:
+    """Records while the state table is out of reach."""
+
+    def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
+        return ObjectRecord()
+
+    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+        return
+
+
+@dataclass
+class Receiver:
+    """Accepts deliveries for a source, and keeps what becomes of them."""
+
+    source: Source
+    records: MemoryRecords | NoRecords = field(default_factory=MemoryRecords)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+
+    def deliver(self, payload: object, headers: Mapping[str, str] | None = None) -> Delivered:
+        """Signs and accepts a payload, given as bytes or as what JSON makes bytes of."""
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        secret = SECRETS[self.source.scheme]
+        signed = SIGNERS[self.source.scheme](secret, body, NOW)
+        ports = Ports(lambda _: secret, self._store, self.rejections.extend, self.records)
+        return accept.accept(self.source, {**(headers or {}), **signed}, body, ports=ports, now=NOW)
+
+    def _store(self, body: Body, account: str) -> None:
+        stored = message.decode(body.text, lambda _: body.claim_bytes)
+        assert isinstance(stored, message.Message)
+        for entry in stored.entries:
+            for event in entry.events:
+                profile = {"profile": {"data": json.loads(bytes(entry.profile))}}
+                self.events.append(json.loads(bytes(event.attributes)) | profile)
+
+
+def metric(event: dict[str, Any]) -> str:
+    """The name of an event's metric."""
+    name: str = event["metric"]["data"]["attributes"]["name"]
+    return name
+
+
+def person(event: dict[str, Any]) -> str:
+    """The strongest identifier of an event's profile."""
+    profile = event["profile"]["data"]
+    given = {"id": profile.get("id"), **profile["attributes"]}
+    names = ("id", "email", "phone_number", "external_id", "anonymous_id")
+    return next(str(given[name]) for name in names if given.get(name))
+
+
+def as_klaviyo_counts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that count: a repeat of profile, metric and unique_id does not."""
+    kept = {(person(each), metric(each), each["unique_id"]): each for each in reversed(events)}
+    return list(kept.values())
