@@ -1,1 +1,1 @@
-"""Deliveries of webhooks: declared sources, signatures, and the mapping of payloads to events."""
+"""Takes deliveries of webhooks: verified, mapped to events, stored."""

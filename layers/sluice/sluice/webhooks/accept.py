@@ -43,7 +43,7 @@ _PING: Final = re.compile(rb"webhook_id=[0-9]{1,20}")
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What accepting a delivery reaches the world through.
+    """Holds everything through which accepting a delivery reaches AWS.
 
     `secret` gives the text of the secret with a name. `store` and `reject` are those of `ingest.Ports`.
     `records` are those of the source's objects.
@@ -56,7 +56,7 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """A delivery that is dealt with.
+    """Describes a delivery that is handled.
 
     `events` are stored now, `repeated` ones were stored by an earlier delivery, and `unidentified` ones wait
     for a delivery that says whose they are. `left_out` tells of fields that events had to do without.
@@ -78,7 +78,7 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class _Sorted(msgspec.Struct, frozen=True):
-    """What becomes of a delivery: events to store with their entries, rejections, and those left alone."""
+    """Holds the parts of a delivery: events to store with their entries, rejections, and those left alone."""
 
     chosen: list[tuple[MappedEvent, Entry[Any]]]
     rejections: list[Rejection]
@@ -174,7 +174,7 @@ def _is_misnamed(event: MappedEvent) -> bool:
 
 
 def _is_ping(source: Source, headers: Mapping[str, str], body: bytes) -> bool:
-    """WooCommerce asks, unsigned, whether anybody is there, and takes nothing but a 200 for a yes."""
+    """Tells whether this is WooCommerce's unsigned ping, which has to be answered 200."""
     signed = any(headers.get(scheme.header) for scheme in source.schemes)
     return source.scheme == "woocommerce" and not signed and _PING.fullmatch(body) is not None
 
@@ -258,7 +258,7 @@ def _event_rejection(index: int, refused: ValidatedEvent, stored: Message[Any]) 
 
 
 def _placed(problem: Problem, index: int) -> Problem:
-    """A problem of one event, as one of the array of them."""
+    """Turns a problem of one event into one of the array of events."""
     within = (problem.pointer or "").removeprefix("/data")
     return Problem(problem.code, problem.detail, pointer("data", index) + within)
 
@@ -284,11 +284,11 @@ def _rejection(
 
 
 def _told(problem: Problem) -> str:
-    """A problem's text, with its place where that is in the source and not in the events."""
+    """Returns a problem's text, with its place if that is in the source and not in the events."""
     place = problem.pointer or ""
     return f"{place.removeprefix('/')}: {problem.detail}" if place.startswith("/events/") else problem.detail
 
 
 def _quoted(body: bytes) -> bytes:
-    """A body as a JSON string."""
+    """Returns a body as a JSON string."""
     return msgspec.json.encode(body.decode("utf-8", "replace"))

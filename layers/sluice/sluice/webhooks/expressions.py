@@ -1,8 +1,8 @@
-"""The mapping language: JMESPath, with the functions that webhooks need, and bounds on what it may do.
+"""Evaluates the mapping language: JMESPath, with the functions that webhooks need, within bounds.
 
-Expressions are an operator's, but what they look at is a stranger's. So one evaluation of a payload has so
-much processor time, no value may grow beyond the payload's own limit, and whatever goes wrong is an
-`MappingError` that says so without quoting the payload.
+Expressions are an operator's, but their input is a stranger's. So one evaluation of a payload has a limited
+processor time, and no value may grow beyond the payload's own limit. Every failure is a `MappingError` that
+says so without quoting the payload.
 """
 
 import base64
@@ -48,22 +48,22 @@ _AROUND: Final = re.compile(r"^\w+ jmespath expression: |(, for expression)?:$|\
 
 
 class MappingError(Exception):
-    """An expression that cannot be written so, or not be evaluated over this payload; the text says why."""
+    """Says that an expression is wrong, or cannot be evaluated over this payload; the text says why."""
 
 
 class LimitExceeded(MappingError):
-    """The payload's evaluation has come to its bounds: there is nothing more to be had from it."""
+    """Says that the payload's evaluation has reached its bounds: it gives no more results."""
 
 
 class Expression(msgspec.Struct, frozen=True):
-    """A parsed expression."""
+    """Holds a parsed expression."""
 
     text: str
     tree: dict[str, Any]
 
 
 def parse(text: str) -> Expression:
-    """An expression, checked as far as it can be without a payload; `MappingError` says what is wrong."""
+    """Parses an expression, and checks it as far as it can be without a payload; raises `MappingError`."""
     if len(text) > MAX_LENGTH:
         raise MappingError(f"An expression must not exceed {MAX_LENGTH} characters.")
     try:
@@ -79,7 +79,7 @@ def parse(text: str) -> Expression:
 
 
 def measure(value: object, room: int, depth: int = 0) -> int:
-    """How many bytes a result takes as JSON, at least; `LimitExceeded` if more than there is `room` for."""
+    """Returns the bytes that a result takes as JSON, at least; raises `LimitExceeded` beyond `room`."""
     if depth > _MAX_NESTING:
         raise MappingError("The result is nested too deeply.")
     match value:
@@ -119,13 +119,13 @@ def _measure_parts(container: dict[Any, Any] | list[Any], room: int, depth: int)
 
 
 class Evaluation:
-    """All that is evaluated over one payload: expressions share its time."""
+    """Evaluates everything over one payload: expressions share its time."""
 
     def __init__(self, payload: object, headers: Mapping[str, str], delivery_id: str | None = None) -> None:
         self._interpreter = _Interpreter(_Functions(payload, headers, delivery_id))
 
     def of(self, expression: Expression, node: object) -> Any:
-        """What an expression makes of a part of the payload."""
+        """Evaluates an expression over a part of the payload."""
         try:
             return self._interpreter.visit(expression.tree, node)
         except exceptions.JMESPathTypeError as error:
@@ -153,7 +153,7 @@ def _check_call(name: str, given: int) -> None:
 
 
 def _parts(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every part of a parsed expression; `MappingError` if they are too deep in one another."""
+    """Yields every part of a parsed expression; raises `MappingError` if they are nested too deep."""
     level = [tree]
     for _ in range(MAX_DEPTH):
         yield from level
@@ -164,19 +164,21 @@ def _parts(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _said(error: Exception) -> str:
-    """What JMESPath says of an expression, without the expression."""
+    """Returns JMESPath's message about an expression, without the expression."""
     first = str(error).partition("\n")[0]
     return _AROUND.sub("", first)[:300]
 
 
 def _check_comparable(left: object, right: object) -> None:
-    """What an expression makes may hold one part many times, and is compared as if it were written out."""
+    """Checks the size of two values: a result may hold one part many times, and is compared as if written
+    out.
+    """
     if isinstance(left, list | dict) and isinstance(right, list | dict):
         measure(left, MAX_BYTES)
 
 
 def _check_texts(values: Iterable[object]) -> None:
-    """The same, of strings that are compared with each other or with one."""
+    """Checks the size of strings that are compared with each other or with one."""
     if sum(len(value) for value in values if isinstance(value, str)) > MAX_BYTES:
         raise _too_much_text()
 
@@ -191,8 +193,10 @@ def _equal(left: object, right: object) -> bool:
 
 
 class _Interpreter(TreeInterpreter):  # type: ignore[misc]
-    """JMESPath's own, within bounds: each step looks at the clock, no list outgrows its limit, and functions,
-    which alone can make much of one value in no time, have so much memory for it.
+    """Runs JMESPath's interpreter within bounds.
+
+    Each step looks at the clock, and no list outgrows its limit. Functions have a limited memory, because
+    only they can make much of one value in no time.
     """
 
     COMPARATOR_FUNC: Final = TreeInterpreter.COMPARATOR_FUNC | {
@@ -234,7 +238,7 @@ def _too_long() -> LimitExceeded:
 
 
 def _takes[F: Callable[..., object]](*arguments: dict[str, Any]) -> Callable[[F], F]:
-    """JMESPath's own `signature`, which has no types."""
+    """Types JMESPath's own `signature`, which has no types."""
     return signature(*arguments)  # type: ignore[no-any-return]
 
 
@@ -247,7 +251,7 @@ _COMPARABLE: Final[dict[str, Any]] = {"types": ["array-string", "array-number"]}
 
 
 class _Functions(Functions):  # type: ignore[misc]
-    """What an expression may call. Given null, each gives null, because what is absent is null."""
+    """Defines the functions of expressions; given null, each gives null, because an absent value is null."""
 
     def __init__(self, payload: object, headers: Mapping[str, str], delivery_id: str | None) -> None:
         self._payload = payload
@@ -493,7 +497,7 @@ def _moment(text: str) -> datetime:
 
 
 def _decimal(value: Any) -> Decimal | None:
-    """A number as it is written: in binary 0.1 * 3 is not 0.3."""
+    """Returns a number as it is written: in binary 0.1 * 3 is not 0.3."""
     if value is None:
         return None
     try:

@@ -28,7 +28,7 @@ _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")  # what any upstream takes as part
 
 
 class EventMapping(msgspec.Struct, frozen=True):
-    """One mapping, ready to be used. Without `topics` it is for deliveries of every topic."""
+    """Holds one mapping, ready to be used; without `topics` it is for deliveries of every topic."""
 
     name: str
     metric: str | Expression
@@ -42,7 +42,7 @@ class EventMapping(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """What is known of a delivery beside its payload. `headers` are by lower-case name."""
+    """Describes a delivery beside its payload; `headers` are by lower-case name."""
 
     id: str
     headers: Mapping[str, str]
@@ -50,7 +50,10 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class MappedEvent(msgspec.Struct, frozen=True):
-    """One event that a mapping made: `body` is one of Create Event, `left_out` tells of failed fields."""
+    """Holds one event that a mapping made:
+
+    `body` is one of Create Event, `left_out` tells of failed fields.
+    """
 
     mapping: str
     body: dict[str, Any]
@@ -60,9 +63,10 @@ class MappedEvent(msgspec.Struct, frozen=True):
 
 
 class Mapped(msgspec.Struct, frozen=True):
-    """What a payload became: events, what could not become one, and what was replaced in the payload.
+    """Holds what a payload became: events, parts that could not become one, and what was replaced in the
+    payload.
 
-    The pointer of a problem and of what an event leaves out leads into the source, as in
+    The pointer of a problem, and of a field that an event leaves out, leads into the source, as in
     `/events/placed-order/value`.
     """
 
@@ -121,7 +125,7 @@ def events(mappings: Sequence[EventMapping], payload: object, delivery: Delivery
 
 
 class _Faulty(Exception):
-    """One part of a mapping that does not work with this payload."""
+    """Says that one part of a mapping does not work with this payload."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -231,7 +235,7 @@ class _Draft:
 
 
 def _without_empty(profile: dict[str, Any]) -> dict[str, Any]:
-    """A profile that says nothing where its source knows nothing: an empty name would replace a known one."""
+    """Returns a profile without empty values, because an empty name would replace a known one."""
     if isinstance(location := profile.get("location"), dict):
         profile = {**profile, "location": _without_empty(location)}
     return {name: value for name, value in profile.items() if name == "properties" or value not in ("", {})}
@@ -248,7 +252,7 @@ def _text_of(expression: Expression | None, payload: object, evaluation: Evaluat
 
 
 def _id_text(given: object) -> str | None:
-    """An id as text; None for what is no id, or an empty one."""
+    """Returns an id as text; None if it is no id, or an empty one."""
     return str(given) or None if isinstance(given, str | int) and not isinstance(given, bool) else None
 
 

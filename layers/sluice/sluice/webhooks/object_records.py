@@ -1,10 +1,10 @@
 """Remembers a vendor's object, such as an order, while its life lasts.
 
-A vendor tells of an object again and again, in several topics and in any order, and most of an object's
-events are true in many of these deliveries. Klaviyo tells a repeated event by its profile, metric and
-`unique_id`, so a repeat is harmless only while the object's person stays the same. A record therefore keeps
-two things: whose each event is, which is the person of the first delivery in which the event was true, and
-which events are stored already, because Klaviyo refuses a whole bulk request for one repeat.
+A vendor reports an object again and again, in several topics and in any order, and most of an object's events
+are true in many of these deliveries. Klaviyo tells a repeated event by its profile, metric and `unique_id`,
+so a repeat is harmless only while the object's person stays the same. A record therefore keeps two things.
+The first is the person of each event: the one of the first delivery in which the event was true. The second
+is the list of events that are stored already, because Klaviyo refuses a whole bulk request for one repeat.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _ANONYMOUS: Final = frozenset({"anonymous_id"})
 
 
 class ObjectRecord(msgspec.Struct, frozen=True):
-    """What is known of one object: its person by metric, the person seen last, and its stored events."""
+    """Holds the record of one object: its person by metric, the person seen last, and its stored events."""
 
     people: Mapping[str, Identity] = {}
     last_person: Identity | None = None
@@ -68,7 +68,7 @@ def identity(event: MappedEvent) -> Identity:
 
 
 def names_a_person(found: Identity) -> bool:
-    """Tells whether identifiers are more than a stand-in for somebody who is not known."""
+    """Tells whether identifiers are more than a placeholder for an unknown person."""
     return bool(found.keys() - _ANONYMOUS)
 
 

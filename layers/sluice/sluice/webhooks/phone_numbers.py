@@ -1,7 +1,7 @@
-"""Phone numbers, from the way people write them to E.164.
+"""Turns phone numbers from the way people write them into E.164.
 
-A number tells whose an event is, so a wrong one is worse than none: what could be a mistake or a placeholder
-is no number. Import this on first use: it brings libphonenumber.
+A number identifies a person, so a wrong one is worse than none. A number that could be a mistake or a
+placeholder is no number. Import this on first use, because it brings libphonenumber.
 """
 
 import re
@@ -52,7 +52,7 @@ def e164(phone: str, country: str = "") -> str | None:
 
 
 def _place(country: str) -> tuple[str | None, int]:
-    """The region and calling code of a country; no region where there is no such country."""
+    """Returns the region and calling code of a country; no region if there is no such country."""
     region = country.upper()
     if region in SUPPORTED_REGIONS:
         return region, country_code_for_region(region)
@@ -62,7 +62,7 @@ def _place(country: str) -> tuple[str | None, int]:
 
 
 def _read(phone: str, region: str | None = None) -> PhoneNumber | None:
-    """The number of a text, by itself or as dialled in a region; None if it cannot be one of E.164."""
+    """Reads the number of a text, by itself or as dialled in a region; returns None if it cannot be E.164."""
     try:
         number = parse(phone, region)
     except NumberParseException:

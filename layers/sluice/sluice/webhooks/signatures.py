@@ -1,4 +1,4 @@
-"""Whether a webhook was sent by who knows the source's secret: over the raw bytes, failing closed.
+"""Verifies that a webhook was sent by a holder of the source's secret: over the raw bytes, failing closed.
 
 Every scheme that signs is one row of a table: where the signature stands, how it is written, and what is
 signed. Comparisons take the same time whether they match or not, and all of them are made.
@@ -27,12 +27,12 @@ _MILLISECONDS: Final = 10**11
 
 
 class Hmac(msgspec.Struct, frozen=True):
-    """A scheme that signs. Names of headers are in lower case.
+    """Describes a scheme that signs; names of headers are in lower case.
 
     `signed` is a template of `{body}`, `{timestamp}` and `{id}`. The header may hold several elements,
     separated by `separator`: signatures are those that begin with `prefix`, and the time is the one that
-    begins with `timestamp_prefix`. Else the time is in `timestamp_header`. A time that is signed must be
-    about now, but for `sent_path`: then the time that counts is the one there in the JSON body.
+    begins with `timestamp_prefix`. Else the time is in `timestamp_header`. A signed time must be about now.
+    With `sent_path` the time at that path in the JSON body counts instead.
     """
 
     header: str
@@ -49,7 +49,7 @@ class Hmac(msgspec.Struct, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A scheme that shows the secret itself, after `prefix`, which may have any case."""
+    """Describes a scheme that shows the secret itself, after `prefix`, which may have any case."""
 
     header: str = "authorization"
     prefix: str = "Bearer "
@@ -120,9 +120,9 @@ TOPICS: Final = {
 def live_secrets(text: str) -> list[str]:
     """Reads the secrets of a source: the text itself, or each of a JSON array while one replaces another.
 
-    A secret with blanks around it is live with and without them: WooCommerce generates secrets that end in
-    a blank, and a blank or line end may also have been added when the secret was stored.
-    Raises `Misconfigured` where a secret is empty, because everybody would know it.
+    A secret with blanks around it is live with and without them. WooCommerce generates secrets that end in a
+    blank, and a blank or line end may also have been added when the secret was stored. Raises `Misconfigured`
+    if a secret is empty, because everybody would know it.
     """
     found = [text]
     if text.lstrip().startswith("["):
@@ -141,7 +141,7 @@ def verified(
     body: bytes,
     now: datetime,
 ) -> bool:
-    """Whether one of the live `secrets` vouches for a request. `headers` are by lower-case name."""
+    """Tells whether one of the live `secrets` vouches for a request; `headers` are by lower-case name."""
     scheme = next((each for each in schemes if headers.get(each.header)), None)
     match scheme:
         case Hmac():
@@ -192,7 +192,7 @@ def _filled(template: str, values: Mapping[str, bytes]) -> bytes:
 
 
 def _decoded(signature: str, scheme: Hmac) -> bytes:
-    """A signature's bytes; none, which match nothing, where it is not written as the scheme has it."""
+    """Returns a signature's bytes; none, which match nothing, if it is not written as the scheme has it."""
     try:
         if scheme.encoding == "hex":
             return binascii.unhexlify(signature)
@@ -231,7 +231,7 @@ def _at(body: bytes, path: tuple[str, ...]) -> str:
 
 
 def _time(text: str) -> datetime:
-    """A time as senders write it: seconds or milliseconds of Unix, ISO 8601, or a date of HTTP."""
+    """Reads a time as senders write it: seconds or milliseconds of Unix, ISO 8601, or a date of HTTP."""
     try:
         if re.fullmatch(r"[0-9]{1,15}", text):
             number = int(text)

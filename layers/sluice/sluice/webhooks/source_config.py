@@ -232,7 +232,7 @@ class HmacSignature(_Config):
 
 
 class LocationConfig(_Config):
-    """A profile's location, an expression for each field."""
+    """Maps a profile's location, with an expression for each field."""
 
     address1: ExpressionField | None = None
     address2: ExpressionField | None = None
@@ -247,7 +247,7 @@ class LocationConfig(_Config):
 
 
 class ProfileConfig(_Config):
-    """A profile, an expression for each field."""
+    """Maps a profile, with an expression for each field."""
 
     id: ExpressionField | None = None
     email: ExpressionField | None = None
@@ -266,13 +266,13 @@ class ProfileConfig(_Config):
 
 
 class MetricConfig(_Config):
-    """A metric whose name the payload says."""
+    """Maps a metric whose name is in the payload."""
 
     expression: ExpressionField
 
 
 class EventConfig(_Config):
-    """One mapping: what event a payload becomes. Strings but `metric` and `topics` are expressions."""
+    """Maps a payload to an event. Every string but `metric` is an expression."""
 
     metric: Annotated[
         Annotated[MetricName, Tag(_TEXT)] | Annotated[MetricConfig, Tag(_OBJECT)],
@@ -341,7 +341,7 @@ class EventConfig(_Config):
 
 
 class SourceConfig(_Config):
-    """One source: who may post to its address, and what events that becomes."""
+    """Declares one source: who may post to its address, and which events its payloads become."""
 
     account: Annotated[
         str, _Matches(r"[A-Za-z0-9]{6}", "'account' must be a site id: six letters or digits.")
@@ -383,7 +383,7 @@ class SourceConfig(_Config):
 
 
 class SourcesConfig(_Config):
-    """The sources document of Sluice: who may post webhooks, and what events they become."""
+    """Declares the sources of Sluice: who may post webhooks, and which events they become."""
 
     sources: dict[SourceName, SourceConfig] = Field(
         description="Every source by its name, which is the end of its address: /webhooks/<name>."

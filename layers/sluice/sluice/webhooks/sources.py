@@ -1,7 +1,7 @@
-"""Reads the sources document: who may post webhooks, how that is verified, and what events they become.
+"""Reads the sources document: who may post webhooks, how that is verified, and which events they become.
 
-One JSON document in S3 for a deployment. Operators write it as YAML or JSON, and it is checked before it is
-stored. A function uses every source that is valid, and keeps the last good copy of one that is not.
+It is one JSON document in S3 for a deployment. Operators write it as YAML or JSON, and it is checked before
+it is stored. A function uses every source that is valid, and keeps the last good copy of one that is not.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +22,10 @@ MAX_DOCUMENT_BYTES: Final = 1_048_576
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A source, ready to be used. `account` is the site id its events belong to, `secret` the name below the
-    stack's own prefix. `refuses` says that a payload with anything invalid is answered 400 and not kept.
+    """Holds a source, ready to be used.
+
+    `account` is the site id that its events belong to, `secret` the name below the stack's own prefix.
+    `refuses` says that a payload with anything invalid is answered 400 and not kept.
     """
 
     name: str
@@ -38,9 +40,9 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """Every source of a deployment that is valid, by name.
+    """Holds every valid source of a deployment, by name.
 
-    `flaws` says what is wrong with each of the others; None stands for the document itself.
+    `flaws` has the mistake of each of the others; None stands for the document itself.
     """
 
     sources: dict[str, Source]
@@ -85,11 +87,11 @@ def decode_valid(data: bytes) -> Sources:
 
 
 class SourcesCache:
-    """The document of a process, looked at again when it is a minute old.
+    """Keeps the document of a process, and looks at it again when it is a minute old.
 
     `fetch` takes the ETag of the copy at hand. It returns None if there is no other, else the ETag and bytes
-    of the new one, which are empty where there is no document. It may raise `Retryable`. At each look
-    `report` gets everything that is wrong with what is stored, or why it cannot be read.
+    of the new one, which are empty if there is no document. It may raise `Retryable`. At each look `report`
+    gets every mistake of the stored document, or why it cannot be read.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The presets: what is known of senders, as it would stand in a source. A TOML file for each."""
+"""Reads the presets: sources of known senders, a TOML file for each."""
 
 import tomllib
 from functools import cache
