@@ -30,7 +30,7 @@ VERB = re.compile(r"[A-Z][a-z]+s\b")
 # Nouns and the like with which a docstring might begin, and which look like verbs.
 NOT_VERBS = re.compile(
     r"(?:Accounts|Apps|Bodies|Classes|Constants|Events|Functions|Jobs|Keys|Lines|Messages|Ports|Problems|"
-    r"Properties|Settings|Slots|Sources|This|Things|Types|Values|Ways|Words)\b"
+    r"Properties|Settings|Slots|Sources|This|Things|Values|Ways|Words)\b"
 )
 OPENING = re.compile(r"(What|Whoever|One that|That|Whether)\b")
 LINE_OPENING = re.compile(r"(?:What|Whoever|One|Whether)\b")
