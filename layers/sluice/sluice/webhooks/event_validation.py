@@ -22,7 +22,7 @@ _ROUNDS: Final = 4  # of leaving out fields of one event: each may let the check
 
 
 class ValidatedEvent(msgspec.Struct, frozen=True):
-    """An event that was checked: its entry, if it is good; its problems; and what was left out for these."""
+    """Holds a checked event: its entry, if it is good; its problems; and the fields left out for these."""
 
     event: MappedEvent
     entry: Entry[Any] | None = None
@@ -87,7 +87,7 @@ def _remove(node: Any, path: list[str]) -> None:
 
 
 def _in_mapping(event: MappedEvent, problem: Problem) -> Problem:
-    """A problem of an event as one of the mapping that made it."""
+    """Turns a problem of an event into one of the mapping that made it."""
     within = (
         (problem.pointer or "")
         .removeprefix("/data/attributes")

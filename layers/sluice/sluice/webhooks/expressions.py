@@ -355,7 +355,7 @@ class _Functions(Functions):  # type: ignore[misc]
             return None
         from sluice.webhooks.phone_numbers import e164  # noqa: PLC0415 - it costs more than a delivery does
 
-        # What is no country is as if it were not given: the number may be readable without.
+        # An unknown country is ignored: the number may be readable without it.
         return e164(str(phone), *(str(each) for each in country if isinstance(each, str | int)))
 
     @_takes(_NUMBER)

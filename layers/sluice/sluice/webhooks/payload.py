@@ -1,4 +1,4 @@
-"""Reads the body of a delivery: JSON, or a form. What one character spoils is mended and told."""
+"""Reads the body of a delivery: JSON, or a form. A damaged character is replaced and reported."""
 
 import re
 import urllib.parse
