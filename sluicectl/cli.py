@@ -105,14 +105,34 @@ def _check(screen: Screen, file: str) -> int:
 @_sources.command("put")
 @click.argument("file", type=_FILE)
 @click.option("--dry-run", is_flag=True, help="Show what would change, and store nothing.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Remove sources without being asked.")
 @_said
 @_targeted
-def _put(screen: Screen, file: str, target: Target, dry_run: bool) -> int:
+def _put(screen: Screen, file: str, target: Target, dry_run: bool, sure: bool) -> int:
     """Store a sources document, if nothing is wrong with it.
 
-    Shows what changes. Storing the same again changes nothing.
+    Shows what changes, and which secrets and accounts are missing. Asks before it removes a source. Storing
+    the same again changes nothing.
     """
-    return sources.put(screen, file, target, dry_run=dry_run)
+    return sources.put(screen, file, target, dry_run=dry_run, sure=sure)
+
+
+@_sources.command("schema")
+@_said
+def _schema(screen: Screen) -> int:
+    """Show the JSON Schema of the sources document.
+
+    By it an editor completes and checks what you write. Begin sources.yaml with this line:
+
+    \b
+    # yaml-language-server: $schema=sources.schema.json
+
+    and write the schema beside it:
+
+    \b
+    sluicectl sources schema > sources.schema.json
+    """
+    return sources.show_schema(screen)
 
 
 @_sources.command("show")

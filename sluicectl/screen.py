@@ -24,6 +24,11 @@ class Screen:
         else:
             draw(self.console)
 
+    def draw(self, draw: Callable[[Console], None]) -> None:
+        """Draws for people what comes before the end; programs find it in the one document."""
+        if not self.as_json:
+            draw(self.console)
+
     def fail(self, failure: Failure) -> None:
         """Says why a command ends early: to people beside what it is for."""
         if self.as_json:

@@ -23,7 +23,7 @@ from sluice.webhooks.accept import waits
 from sluice.webhooks.event_validation import ValidatedEvent, validate_event
 from sluice.webhooks.mapping import Delivery, Mapped, topics
 from sluice.webhooks.sources import Source, Sources
-from sluicectl import documents
+from sluicectl import documents, references, sources_schema
 from sluicectl.deployment import Deployment, Target, find, reaching
 from sluicectl.documents import Document, Place, Unreadable
 from sluicectl.errors import FAULTY, Failure
@@ -63,8 +63,8 @@ def check(screen: Screen, file: str) -> int:
     return FAULTY if checked.flaws else 0
 
 
-def put(screen: Screen, file: str, target: Target, *, dry_run: bool) -> int:
-    """Stores a document that has no problems."""
+def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool) -> int:
+    """Stores a document that has no problems. Asks before sources are removed, unless `sure`."""
     checked = _checked(file)
     if checked.flaws:
         document = {"file": file, "stored": False, "changed": False, "problems": _told(checked)}
@@ -73,33 +73,35 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool) -> int:
     deployment = find(target)
     bucket = deployment.output("ConfigBucketName")
     etag, before = _fetch(deployment, bucket)
-    changes = list(_changes(before, checked.stored))
-    stored = bool(changes) and not dry_run
+    change = _change(before, checked.stored)
+    warnings = []
+    if change.lines:
+        new = sources.decode(checked.stored).sources
+        warnings = references.find_missing(deployment, new.values())
+        screen.draw(lambda console: _draw_change(console, change, warnings))
+    stored = bool(change.lines) and not dry_run
     if stored:
+        if change.removed and not sure:
+            _ask_to_remove(change.removed)
         _store(deployment, bucket, checked.stored, etag)
     document = {
         "file": file,
         "deployment": deployment.name,
         "stored": stored,
-        "changed": bool(changes),
+        "changed": bool(change.lines),
+        "removed": change.removed,
+        "warnings": warnings,
         "problems": [],
-        "diff": changes,
+        "diff": change.lines,
     }
+    screen.show(document, lambda console: _draw_put(console, document, len(checked.names)))
+    return 0
 
-    def draw(console: Console) -> None:
-        if not changes:
-            console.print(f"{deployment.name} has this document already: nothing has changed.", markup=False)
-            return
-        console.print(
-            Syntax("\n".join(changes), "diff", theme="ansi_dark", background_color="default", word_wrap=True)
-        )
-        does = "would be stored in" if dry_run else "stored in"
-        works = "." if dry_run else ". It is used within a minute."
-        console.print(
-            f"\n{_counted(len(checked.names), 'source')} {does} {deployment.name}{works}", markup=False
-        )
 
-    screen.show(document, draw)
+def show_schema(screen: Screen) -> int:
+    """Shows the JSON Schema of the document, which is for programs in any case."""
+    document = sources_schema.build()
+    screen.show(document, lambda console: console.out(json.dumps(document, indent=2), highlight=False))
     return 0
 
 
@@ -257,14 +259,43 @@ def _store(deployment: Deployment, bucket: str, content: bytes, etag: str | None
             ) from None
 
 
-def _changes(before: bytes, after: bytes) -> list[str]:
-    """The differences of two documents as YAML, in unified form; nothing for equal ones."""
-    old, new = (_parsed(each) if each else None for each in (before, after))
+@dataclass(frozen=True)
+class _Change:
+    """What a document changes: the lines of a diff, and the names of the sources it removes."""
+
+    lines: Sequence[str]
+    removed: Sequence[str]
+
+
+def _change(before: bytes, after: bytes) -> _Change:
+    """Compares two documents as YAML, the first as it is where it is not JSON."""
+    try:
+        old = json.loads(before) if before else None
+        old_text = _yaml(old) if before else ""
+    except ValueError:
+        old, old_text = None, before.decode("utf-8", "replace")
+    new = json.loads(after)
     if old == new:
-        return []
-    texts = ["" if each is None else _yaml(each) for each in (old, new)]
-    lines = [text.splitlines() for text in texts]
-    return list(difflib.unified_diff(lines[0], lines[1], "stored", "new", lineterm=""))
+        return _Change([], [])
+    names = old.get("sources") if isinstance(old, dict) else None
+    removed = sorted(names.keys() - new["sources"].keys()) if isinstance(names, dict) else []
+    lines = difflib.unified_diff(old_text.splitlines(), _yaml(new).splitlines(), "stored", "new", lineterm="")
+    return _Change(list(lines), removed)
+
+
+def _ask_to_remove(names: Sequence[str]) -> None:
+    """Raises `Failure` unless the operator says yes. At the end of its input a script says no."""
+    what = f"the source{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    try:
+        agreed = click.confirm(
+            f"This removes {what}: from then on what is posted there is answered 404. Remove?", err=True
+        )
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise Failure(
+            f"Nothing is stored, because it would remove {what}. Keep what is to stay, or give --yes."
+        )
 
 
 def _parsed(stored: bytes) -> Any:
@@ -299,16 +330,20 @@ def _stored(target: Target) -> Sources:
     if not stored:
         raise Failure(f"{deployment.name} has no sources document yet: put one, or give --file.")
     try:
-        return sources.decode(stored)
+        return sources.decode_valid(stored)
     except Misconfigured as error:
         raise Failure(f"What {deployment.name} has stored does not work: {error}.") from None
 
 
 def _named(name: str, all_of_them: Sources) -> Source:
-    if name not in all_of_them.sources:
+    try:
+        source = all_of_them.find(name)
+    except Misconfigured as error:
+        raise Failure(f"The source '{name}' that is stored does not work: {error}") from None
+    if source is None:
         known = ", ".join(sorted(all_of_them.sources)) or "none"
         raise Failure(f"There is no source '{name}'. Those there are: {known}.")
-    return all_of_them.sources[name]
+    return source
 
 
 def _draw_checked(console: Console, checked: Checked) -> None:
@@ -323,6 +358,29 @@ def _draw_checked(console: Console, checked: Checked) -> None:
     else:
         names = ", ".join(checked.names) or "it has no source"
         console.print(f"{checked.file} is good: {names}.", markup=False)
+
+
+def _draw_change(console: Console, change: _Change, warnings: Sequence[str]) -> None:
+    diff = Syntax(
+        "\n".join(change.lines), "diff", theme="ansi_dark", background_color="default", word_wrap=True
+    )
+    console.print(diff)
+    console.print()
+    for name in change.removed:
+        console.print(Text.assemble(("removed: ", "bold red"), name))
+    for warning in warnings:
+        console.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
+
+
+def _draw_put(console: Console, document: Mapping[str, Any], count: int) -> None:
+    name = document["deployment"]
+    if not document["changed"]:
+        said = f"{name} has this document already: nothing has changed."
+    elif document["stored"]:
+        said = f"{_counted(count, 'source')} stored in {name}. It is used within a minute."
+    else:
+        said = f"{_counted(count, 'source')} would be stored in {name}."
+    console.print(said, markup=False)
 
 
 def _draw_excerpt(console: Console, line: str, place: Place) -> None:

@@ -41,7 +41,7 @@ def test_a_sources_document_is_put_shown_and_tried(stack: Stack, tmp_path: Path)
 
     try:
         dry = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--dry-run", "--json"))
-        first = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
+        first = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json", "--yes"))
         second = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
         shown = json.loads(sluicectl(stack, tmp_path, "show", "--json"))
         tried = json.loads(sluicectl(stack, tmp_path, "try", "own", "p.json", "--json"))
@@ -50,5 +50,7 @@ def test_a_sources_document_is_put_shown_and_tried(stack: Stack, tmp_path: Path)
 
     assert [each["stored"] for each in (dry, first, second)] == [False, True, False]
     assert not second["changed"]
+    assert dry["removed"] == ["shopify", "stripe", "woocommerce"]
+    assert any("the secret" in each and each.startswith("own: ") for each in dry["warnings"])
     assert shown["sources"]["own"]["account"] == "AbC123"
     assert [each["valid"] for each in tried["events"]] == [True]

@@ -43,10 +43,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         place = {"LocationConstraint": "eu-central-1"}
         boto3.client("s3").create_bucket(Bucket="documents", CreateBucketConfiguration=place)
 
-        def command(*arguments: str, document: str = DOCUMENT) -> Result:
+        def command(*arguments: str, document: str = DOCUMENT, answer: str = "") -> Result:
             Path("s.yaml").write_text(document)
             Path("p.json").write_text('{"user": {"email": "ada@mail.example"}}')
-            return CliRunner().invoke(sluicectl, ["sources", *arguments], catch_exceptions=False)
+            return CliRunner().invoke(sluicectl, ["sources", *arguments], answer, catch_exceptions=False)
 
         yield command
 
@@ -107,6 +107,182 @@ def test_a_bad_document_is_refused_with_the_line_and_nothing_is_stored(run: Run)
     assert result.exit_code == 1
     assert result.output.startswith("s.yaml:3:5: 'account' must be a site id")
     assert stored() == before
+
+
+THREE = (
+    DOCUMENT
+    + """\
+  first: {account: AbC123, secret: own, preset: stripe}
+  second: {account: AbC123, secret: own, preset: shopify}
+"""
+)
+
+
+@pytest.mark.parametrize("answer", ["", "n\n", "\n"])
+def test_sources_are_not_removed_unless_that_is_meant(run: Run, answer: str) -> None:
+    run("put", "s.yaml", document=THREE)
+    before = stored()
+
+    result = run("put", "s.yaml", answer=answer)
+
+    assert result.exit_code == 1
+    assert "This removes the sources first, second: from then on" in result.stderr
+    assert "Nothing is stored, because it would remove the sources first, second." in result.stderr
+    assert stored() == before
+
+
+@pytest.mark.parametrize(("options", "answer"), [((), "y\n"), (("--yes",), ""), (("--yes", "--json"), "")])
+def test_sources_are_removed_if_that_is_meant(run: Run, options: tuple[str, ...], answer: str) -> None:
+    run("put", "s.yaml", document=THREE)
+
+    result = run("put", "s.yaml", *options, answer=answer)
+
+    assert result.exit_code == 0
+    assert list(sources.decode(stored()).sources) == ["own"]
+    if "--json" in options:
+        assert json.loads(result.output)["removed"] == ["first", "second"]
+    else:
+        assert "removed: first\nremoved: second\n" in result.output
+
+
+def test_a_program_is_not_asked_and_removes_nothing(run: Run) -> None:
+    run("put", "s.yaml", document=THREE)
+    before = stored()
+
+    result = run("put", "s.yaml", "--json")
+
+    assert result.exit_code == 1
+    assert "it would remove the sources first, second" in json.loads(result.stdout)["error"]
+    assert stored() == before
+
+
+def test_a_dry_run_tells_what_would_be_removed_and_asks_nothing(run: Run) -> None:
+    run("put", "s.yaml", document=THREE)
+
+    result = run("put", "s.yaml", "--dry-run")
+
+    assert result.exit_code == 0
+    assert "removed: first\nremoved: second\n" in result.output
+    assert "would be stored in" in result.output
+
+
+def test_a_source_that_is_only_changed_or_added_is_not_asked_about(run: Run) -> None:
+    run("put", "s.yaml")
+
+    assert run("put", "s.yaml", document=THREE).exit_code == 0
+    assert run("put", "s.yaml", document=THREE.replace("Signed Up", "Signed In")).exit_code == 0
+
+
+@pytest.fixture
+def references(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A stack with an accounts document and secrets by their names."""
+
+    def keep(accounts: str, **secrets: str) -> None:
+        client = boto3.client("secretsmanager")
+        arn = client.create_secret(Name="accounts", SecretString=accounts)["ARN"]
+        for name, text in secrets.items():
+            client.create_secret(Name=f"sluice/webhooks/{name}", SecretString=text)
+        outputs = {"AccountsSecretArn": arn, "WebhookSecretsPrefix": "sluice/webhooks/"}
+        added = [{"OutputKey": key, "OutputValue": value} for key, value in outputs.items()]
+        monkeypatch.setitem(STACKS, "sluice", STACKS["sluice"] + added)
+
+    return keep
+
+
+ACCOUNTS = '{"accounts": [{"site_id": "AbC123", "private_key": "pk_1"}]}'
+
+
+def warnings(result: Result) -> list[str]:
+    assert result.exit_code == 0
+    told: list[str] = json.loads(result.output)["warnings"]
+    return told
+
+
+def test_a_document_whose_accounts_and_secrets_exist_has_no_warnings(
+    run: Run, references: Callable[..., None]
+) -> None:
+    references(ACCOUNTS, own="s3cret")
+
+    assert warnings(run("put", "s.yaml", "--json")) == []
+    assert "warning" not in run("put", "s.yaml", document=DOCUMENT.replace("Up", "In")).output
+
+
+def test_a_missing_account_and_a_missing_secret_are_told(run: Run, references: Callable[..., None]) -> None:
+    references(ACCOUNTS, other="s3cret")
+    document = DOCUMENT.replace("AbC123", "XyZ789")
+
+    told = warnings(run("put", "s.yaml", "--json", "--dry-run", document=document))
+    shown = run("put", "s.yaml", document=document)
+
+    assert told == [
+        "own: the account XyZ789 is not in the accounts document. What is posted is parked until it is.",
+        "own: the secret sluice/webhooks/own has no value in Secrets Manager. "
+        "What is posted is answered 503 until it has.",
+    ]
+    assert shown.exit_code == 0
+    assert all(f"warning: {warning}\n" in shown.output for warning in told)
+
+
+def test_a_secret_without_a_value_or_on_its_way_out_is_missing(
+    run: Run, references: Callable[..., None]
+) -> None:
+    references(ACCOUNTS, own="s3cret")
+    boto3.client("secretsmanager").delete_secret(SecretId="sluice/webhooks/own")
+
+    [deleted] = warnings(run("put", "s.yaml", "--json", "--dry-run"))
+
+    assert "the secret sluice/webhooks/own has no value" in deleted
+    boto3.client("secretsmanager").create_secret(Name="sluice/webhooks/empty")
+    [empty] = warnings(
+        run("put", "s.yaml", "--json", "--dry-run", document=DOCUMENT.replace("secret: own", "secret: empty"))
+    )
+    assert "the secret sluice/webhooks/empty has no value" in empty
+
+
+@pytest.mark.parametrize(
+    ("operation", "what"), [("GetSecretValue", "accounts"), ("DescribeSecret", "secrets")]
+)
+def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
+    run: Run, references: Callable[..., None], monkeypatch: pytest.MonkeyPatch, operation: str, what: str
+) -> None:
+    references(ACCOUNTS, own="s3cret")
+    refuse(monkeypatch, operation, "AccessDeniedException", "User ada is not authorized.")
+
+    [told] = warnings(run("put", "s.yaml", "--json"))
+
+    assert told == (
+        f"Whether the sources' {what} exist could not be looked up: "
+        f"AWS refused {operation}: User ada is not authorized."
+    )
+    assert list(sources.decode(stored()).sources) == ["own"]
+
+
+def test_an_accounts_document_that_is_not_valid_is_told(run: Run, references: Callable[..., None]) -> None:
+    references('{"accounts": 1}', own="s3cret")
+
+    [told] = warnings(run("put", "s.yaml", "--json"))
+
+    assert told.startswith("Whether the sources' accounts exist could not be looked up: the accounts secret")
+
+
+def test_what_is_stored_and_is_not_json_can_be_replaced(run: Run) -> None:
+    boto3.client("s3").put_object(Bucket="documents", Key=sources.KEY, Body=b"not JSON")
+
+    result = run("put", "s.yaml")
+
+    assert result.exit_code == 0
+    assert "-not JSON\n" in result.output.replace(" \n", "\n")
+    assert list(sources.decode(stored()).sources) == ["own"]
+
+
+def test_a_source_is_tried_though_another_that_is_stored_is_not_valid(run: Run) -> None:
+    run("put", "s.yaml")
+    document = json.loads(stored())
+    document["sources"]["other"] = {}
+    boto3.client("s3").put_object(Bucket="documents", Key=sources.KEY, Body=json.dumps(document).encode())
+
+    assert run("try", "own", "p.json").exit_code == 0
+    assert "/sources/other/account: 'account' is a required field" in run("try", "other", "p.json").stderr
 
 
 def test_a_payload_is_tried_with_what_is_stored(run: Run) -> None:

@@ -287,3 +287,227 @@ def test_where_there_is_no_document_there_are_no_sources(shelf: Any) -> None:
     bucket.content = GOOD
     later(60)
     assert kept.sources().sources.keys() == {"shop"}
+
+
+BAD = {"secret": "shop"}  # without an account
+
+
+def two(**changes: Any) -> bytes:
+    """A document of the sources "shop" and "other", of which some are changed."""
+    good = document()["sources"]["shop"]
+    return json.dumps({"sources": {"shop": good, "other": good, **changes}}).encode()
+
+
+def test_a_bad_source_takes_no_other_down(shelf: Any) -> None:
+    bucket, kept, said, _ = shelf
+    bucket.content = two(shop=BAD)
+
+    found = kept.sources()
+
+    assert found.find("other").name == "other"
+    with pytest.raises(Misconfigured, match="/sources/shop/account: 'account' is a required field"):
+        found.find("shop")
+    assert found.find("unknown") is None
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        BAD,
+        {**document()["sources"]["shop"], "colour": "red"},
+        {**document()["sources"]["shop"], "delivery_id": "id["},
+    ],
+)
+def test_the_last_good_copy_of_a_bad_source_is_kept_and_the_others_are_renewed(shelf: Any, bad: Any) -> None:
+    bucket, kept, said, later = shelf
+    bucket.content = two()
+    kept.sources()
+
+    bucket.content = two(shop=bad, other=document(secret="new")["sources"]["shop"])
+    later(60)
+    found = kept.sources()
+
+    assert (found.find("shop").secret, found.find("other").secret) == ("shop", "new")
+    assert len(said) == 1
+    assert "/sources/shop" in said[0]
+
+
+def test_a_bad_source_is_reported_at_each_look_until_it_is_mended(shelf: Any) -> None:
+    bucket, kept, said, later = shelf
+    bucket.content = two(shop=BAD)
+    kept.sources()
+    kept.sources()
+    later(60)
+    kept.sources()
+    assert len(said) == 2
+
+    bucket.content = two()
+    later(60)
+
+    assert kept.sources().find("shop").name == "shop"
+    assert len(said) == 2
+
+
+def test_a_source_that_is_removed_is_gone_whatever_is_wrong_with_another(shelf: Any) -> None:
+    bucket, kept, _, later = shelf
+    bucket.content = two()
+    kept.sources()
+
+    bucket.content = json.dumps({"sources": {"shop": BAD}}).encode()
+    later(60)
+
+    assert kept.sources().find("other") is None
+    assert kept.sources().find("shop") is not None
+
+
+def test_an_unknown_field_beside_the_sources_takes_none_down(shelf: Any) -> None:
+    bucket, kept, said, _ = shelf
+    bucket.content = json.dumps({**document(), "version": 2}).encode()
+
+    assert kept.sources().find("shop") is not None
+    [told] = said
+    assert told.endswith("/version: 'version' is not a valid field for the resource 'document'.")
+
+
+def test_a_source_that_is_nested_too_deeply_takes_no_other_down() -> None:
+    """The parser reads what is deeper than Python recurses."""
+    properties = '{"a": ' * 900 + "1" + "}" * 900
+    other = json.dumps(own(properties="here")["sources"]["shop"]).replace('"here"', properties)
+
+    found = sources.decode_valid(two(other="here").replace(b'"here"', other.encode()))
+
+    assert list(found.sources) == ["shop"]
+    with pytest.raises(Misconfigured, match="nested"):
+        found.find("other")
+
+
+WORDS: list[tuple[Any, str, str]] = [
+    ([], "/", "The document must be an object."),
+    ({}, "/sources", "'sources' is a required field for the resource 'document'."),
+    ({"sources": 1}, "/sources", "'sources' must be an object."),
+    (
+        {"sources": {}, "more": 1},
+        "/more",
+        "'more' is not a valid field for the resource 'document'.",
+    ),
+    (
+        {"sources": {"Shop!": document()["sources"]["shop"]}},
+        "/sources/Shop!",
+        "A source's name has a to z, 0 to 9 and hyphens only, at most 63.",
+    ),
+    (document(account=5), f"{HOOK}/account", "'account' must be a string."),
+    (
+        document(account="AbC12"),
+        f"{HOOK}/account",
+        "'account' must be a site id: six letters or digits.",
+    ),
+    (
+        document(secret="a b"),
+        f"{HOOK}/secret",
+        "'secret' is a name of letters, digits, hyphens and underscores.",
+    ),
+    (
+        document(preset="shopfy"),
+        f"{HOOK}/preset",
+        "There is no such preset: take one of shopify, stripe, woocommerce.",
+    ),
+    (document(signature=5), f"{HOOK}/signature", "'signature' must be an object."),
+    (
+        document(preset=None, signature={}, events={"a": {"metric": "A", "profile": {"id": "b"}}}),
+        f"{HOOK}/signature/scheme",
+        "'scheme' is a required field for the resource 'source'.",
+    ),
+    (
+        document(signature={"scheme": "md5"}),
+        f"{HOOK}/signature/scheme",
+        "'scheme' must be 'basic' or 'bearer' or 'github' or 'hmac' or 'klaviyo' or 'shopify' "
+        "or 'standard-webhooks' or 'stripe' or 'woocommerce'.",
+    ),
+    (
+        signed(scheme="hmac"),
+        f"{HOOK}/signature/header",
+        "'hmac' needs the name of the header with the signature.",
+    ),
+    (
+        signed(scheme="shopify", header="X-Other"),
+        f"{HOOK}/signature/header",
+        "'header' is not for the scheme 'shopify'.",
+    ),
+    (
+        signed(scheme="shopify", colour="red"),
+        f"{HOOK}/signature/colour",
+        "'colour' is not a valid field for the resource 'source'.",
+    ),
+    (
+        signed(scheme="hmac", header="X Signature"),
+        f"{HOOK}/signature/header",
+        "'header' must be the name of a header.",
+    ),
+    (
+        signed(**HMAC, algorithm="md5"),
+        f"{HOOK}/signature/algorithm",
+        "'algorithm' must be 'sha256', 'sha1' or 'sha512'.",
+    ),
+    (
+        signed(**HMAC, signed="{timestamp}{nonce}{id}"),
+        f"{HOOK}/signature/signed",
+        "'signed' holds {body} once, and may hold {timestamp} and {id}. "
+        "A time is signed and found: {timestamp} goes with 'timestamp_header' or 'timestamp_prefix'. "
+        "{id} goes with 'id_header'.",
+    ),
+    (
+        signed(**HMAC, signed="{timestamp}{body}", timestamp_prefix="t="),
+        f"{HOOK}/signature/timestamp_prefix",
+        "'timestamp_prefix' goes with the 'separator' between the time and the signature.",
+    ),
+    (document(on_invalid="ignore"), f"{HOOK}/on_invalid", "'on_invalid' must be 'accept' or 'refuse'."),
+    (
+        document(events=dict.fromkeys(presets.load("shopify")["events"])),
+        f"{HOOK}/events",
+        "A source needs at least one event.",
+    ),
+    (document(events=[]), f"{HOOK}/events", "'events' must be an object."),
+    (own(metric=5), f"{HOOK}/events/seen/metric", "'metric' must be a string or an object."),
+    (own(metric=""), f"{HOOK}/events/seen/metric", "'metric' must not be empty."),
+    (own(metric="x" * 128), f"{HOOK}/events/seen/metric", "'metric' must have at most 127 characters."),
+    (
+        own(profile={"title": "a"}),
+        f"{HOOK}/events/seen/profile",
+        "A profile needs one of id, email, phone_number, external_id, anonymous_id, _kx.",
+    ),
+    (own(profile={"_kx": 1}), f"{HOOK}/events/seen/profile/_kx", "'_kx' must be a string."),
+    (own(when="a = b"), f"{HOOK}/events/seen/when", "This is no JMESPath expression: "),
+    (own(properties=[]), f"{HOOK}/events/seen/properties", "'properties' must be an object."),
+]
+
+
+@pytest.mark.parametrize(("written", "where", "detail"), WORDS)
+def test_a_mistake_is_told_in_words_that_say_what_would_be_right(
+    written: Any, where: str, detail: str
+) -> None:
+    told = [each.detail for each in sources.problems(written) if each.pointer == where]
+
+    assert len(told) == 1
+    assert told[0].startswith(detail)
+    assert told[0] == detail or detail.endswith(" ")
+
+
+def test_a_mistake_that_events_share_is_told_once() -> None:
+    assert [each.pointer for each in sources.problems(document(profile={"email": "lower(a"}))] == [
+        f"{HOOK}/profile/email"
+    ]
+
+
+def test_properties_may_be_nested_twenty_levels_deep_and_no_deeper() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        value: Any = "a"
+        for level in range(levels):
+            value = {"a": value} if level % 2 else [value]
+        return own(properties={"a": value})
+
+    assert sources.problems(nested(19)) == []
+    [problem] = sources.problems(nested(20))
+    assert problem.pointer == f"{HOOK}/events/seen/properties"
+    assert problem.detail == "'properties' may be nested 20 levels deep at most."
