@@ -265,8 +265,8 @@ def _sources_cache() -> "SourcesCache":
     bucket = settings.load(IngestSettings).config_bucket
 
     def report(cause: str) -> None:
-        metrics.add_metric("SourcesNotTaken", MetricUnit.Count, 1)
-        logger.critical("sources not taken", cause=cause)
+        metrics.add_metric("SourcesLoadFailures", MetricUnit.Count, 1)
+        logger.critical("sources not loaded", cause=cause)
 
     return sources.SourcesCache(
         lambda etag: aws.get_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic

@@ -213,9 +213,31 @@ def test_a_document_that_becomes_bad_replaces_nothing(
     write({"sources": 1})
 
     assert order(front).status == 202
-    assert "SourcesNotTaken" in front.said.getvalue()
+    assert "SourcesLoadFailures" in front.said.getvalue()
     write({"sources": {}})
     assert order(front).status == 404
+
+
+def test_a_bad_source_takes_no_other_down_and_keeps_its_last_good_copy(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "CACHE_SECONDS", 0)
+    keep_secret(SECRETS["shopify"])
+    good = document()["sources"]["shop"]
+    write({"sources": {"shop": good}})
+    assert order(front).status == 202
+
+    write({"sources": {"shop": {**good, "colour": "red"}, "other": good, "new": {**good, "acount": "x"}}})
+
+    headers = TOPIC | SIGNERS["shopify"](SECRETS["shopify"], ORDER.body, datetime.now(UTC))
+    answers = {
+        name: deliver(front, ORDER.body, headers, path=f"/webhooks/{name}").status
+        for name in ("shop", "other", "new", "unknown")
+    }
+    assert answers == {"shop": 202, "other": 202, "new": 500, "unknown": 404}
+    assert "SourcesLoadFailures" in front.said.getvalue()
+    causes = {line["cause"] for line in said(front, "sources not loaded")}
+    assert {cause.split(": ")[1] for cause in causes} == {"/sources/shop/colour", "/sources/new/acount"}
 
 
 def test_a_process_outlives_its_wait_for_a_newer_document(front: Front) -> None:

@@ -279,6 +279,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("", "OldestKeptSeconds"),
         ("", "OpenCircuits"),
         ("", "DeadLetters"),
+        ("", "SourcesLoadFailures"),
         ("ApiStage", "5XXError"),
     ]:
         if (queue, metric) not in watched:
@@ -436,6 +437,7 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     ),
     (alarms_see_dead_letters, "Resources.OpenCircuitsAlarm.Properties.MetricName", "CircuitsOpened"),
     (alarms_see_dead_letters, "Resources.EventsInFlightAlarm.Properties.Dimensions", []),
+    (alarms_see_dead_letters, "Resources.SourcesLoadFailuresAlarm.Properties.MetricName", "FailedRequests"),
     (alarms_see_dead_letters, "Resources.ApiFaultsAlarm.Properties.MetricName", "4XXError"),
     (alarms_come_before_sqs_stops, "Resources.EventsInFlightAlarm.Properties.Threshold", 120_000),
     (ticks_are_not_repeated, "Resources.ResumeSchedule.Properties.Targets.0.RetryPolicy", {}),

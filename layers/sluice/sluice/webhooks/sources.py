@@ -115,9 +115,9 @@ class SourcesCache:
             try:
                 self._look()
             except (Misconfigured, Retryable) as error:
+                self._report(str(error))
                 if self._sources is None:
                     raise
-                self._report(str(error))
             self._looked = self._clock()
         return self._sources or Sources({})
 
