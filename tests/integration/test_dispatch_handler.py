@@ -15,13 +15,22 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
-from sluice import accounts, aws, message, settings
+from sluice import aws, message, settings
 from sluice.contract import Surface
 from sluice.delivery import circuit_breaker, http, poison, unfinished
 from sluice.delivery.outcome import Outcome, Refusal
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
-from tests.support.aws_stack import PRIVATE_KEY, Cloud, Context, Crash, Function, again, stored
+from tests.support.aws_stack import (
+    PRIVATE_KEY,
+    Cloud,
+    Context,
+    Crash,
+    Function,
+    again,
+    forget_secrets,
+    stored,
+)
 from tests.support.factories import NOON, SITE_ID, bulk, encoded, entry, event, profile, single
 
 # Words that must never be logged: each is somewhere in the messages below.
@@ -342,7 +351,7 @@ def test_a_secret_that_cannot_be_read_costs_no_message(dispatch: Dispatch) -> No
     assert len(dispatch.invoke()) == 1
 
     dispatch.cloud.calls.clear()
-    accounts.secrets.cache_clear()
+    forget_secrets()
     dispatch.put(one("bob"))
     assert dispatch.invoke() == []
 

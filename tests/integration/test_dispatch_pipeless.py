@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from devstack.fake_upstream import Pipeless, transport
-from sluice import accounts, message
+from sluice import message
 from sluice.delivery import circuit_breaker, http
 from sluice.message import Batch, PipelessEvent
-from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function
+from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, forget_secrets
 from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
 
 API_KEY = "pl_never_said"
@@ -36,7 +36,7 @@ class Dispatch:
         """Writes the accounts document."""
         klaviyo = [{"site_id": SITE_ID, "private_key": PRIVATE_KEY}]
         self.cloud.write_secret(json.dumps({"accounts": klaviyo, "pipeless": apps}))
-        accounts.secrets.cache_clear()
+        forget_secrets()
 
     def _client(self) -> httpx2.AsyncClient:
         if not self.clients:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import boto3
 import pytest
 
 from sluice import settings
+from tests.support.aws_clients import aws_client
 from tests.support.factories import SITE_ID, client_bulk, single
 from tests.support.ingest_app import BULK, CLIENT_BULK, CLIENT_EVENT, EVENT, Front
 
@@ -48,7 +48,7 @@ def test_every_answer_of_a_client_route_can_be_read_by_the_page(
 
 
 def test_even_when_nothing_can_be_stored(front: Front) -> None:
-    boto3.client("sqs").delete_queue(QueueUrl=front.queue_url)
+    aws_client("sqs").delete_queue(QueueUrl=front.queue_url)
 
     answer = front.send(CLIENT_EVENT, single(), query={"company_id": SITE_ID}, Origin=SHOP)
 

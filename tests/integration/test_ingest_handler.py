@@ -9,12 +9,12 @@ import sys
 from datetime import datetime, timedelta, tzinfo
 from typing import Any, Self
 
-import boto3
 import pytest
 
 from sluice import accounts, aws, message, settings
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.klaviyo import parser
+from tests.support.aws_clients import aws_client
 from tests.support.factories import (
     KEY,
     NEWEST,
@@ -91,7 +91,7 @@ def test_each_route_stores_one_message_and_answers_with_its_receipt(
 def test_the_sample_events_are_real_requests(front: Front, name: str) -> None:
     request = proxy_event(name)
     authorization = request["headers"]["Authorization"]
-    boto3.client("secretsmanager").put_secret_value(
+    aws_client("secretsmanager").put_secret_value(
         SecretId="accounts", SecretString=document_of_keys((authorization.split()[-1], "events:write"))
     )
 
@@ -316,14 +316,14 @@ def unavailable(front: Front) -> bool:
 
 @pytest.mark.rule
 def test_without_its_queue_nothing_is_accepted(front: Front) -> None:
-    boto3.client("sqs").delete_queue(QueueUrl=front.queue_url)
+    aws_client("sqs").delete_queue(QueueUrl=front.queue_url)
 
     assert unavailable(front)
 
 
 @pytest.mark.rule
 def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
-    boto3.client("secretsmanager").delete_secret(SecretId="accounts", ForceDeleteWithoutRecovery=True)
+    aws_client("secretsmanager").delete_secret(SecretId="accounts", ForceDeleteWithoutRecovery=True)
 
     assert unavailable(front)
     assert front.is_empty()
@@ -331,7 +331,7 @@ def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
 
 @pytest.mark.parametrize("secret", ["not JSON", '{"accounts": [{"site_id": "pk_upstream"}]}'])
 def test_accounts_that_cannot_be_right_are_this_sides_fault(front: Front, secret: str) -> None:
-    boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=secret)
+    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=secret)
 
     answer = front.send()
 
@@ -383,7 +383,7 @@ def test_a_new_key_works_once_the_cached_accounts_expire(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert front.send().status == 202
-    boto3.client("secretsmanager").put_secret_value(
+    aws_client("secretsmanager").put_secret_value(
         SecretId="accounts", SecretString=document_of_keys(("pk_new", "events:write"))
     )
 

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-import boto3
 import pytest
 
 from sluice import message
+from tests.support.aws_clients import aws_client
 from tests.support.factories import KEY, SITE_ID, bulk, client_bulk, entry, event, profile, single
 from tests.support.ingest_app import BULK, CLIENT_BULK, EVENT, TABLE, Answer, Front
 
@@ -131,7 +131,7 @@ def unavailable(answer: Answer) -> bool:
 
 
 def test_nothing_is_accepted_if_the_rejections_cannot_be_stored(front: Front) -> None:
-    boto3.client("sqs").delete_queue(QueueUrl=front.rejected_url)
+    aws_client("sqs").delete_queue(QueueUrl=front.rejected_url)
 
     assert unavailable(front.send(document=MIXED, Prefer=LENIENT))
     assert front.queued() == []
@@ -139,14 +139,14 @@ def test_nothing_is_accepted_if_the_rejections_cannot_be_stored(front: Front) ->
 
 
 def test_a_request_that_fails_after_its_rejections_is_not_accepted(front: Front) -> None:
-    boto3.client("sqs").delete_queue(QueueUrl=front.queue_url)
+    aws_client("sqs").delete_queue(QueueUrl=front.queue_url)
 
     assert unavailable(front.send(document=MIXED, Prefer=LENIENT))
     assert len(front.rejected()) == 2
 
 
 def test_without_the_table_it_works_too(front: Front) -> None:
-    boto3.client("dynamodb").delete_table(TableName=TABLE)
+    aws_client("dynamodb").delete_table(TableName=TABLE)
 
     assert front.send(document=MIXED, Prefer=LENIENT).status == 202
     assert (len(front.queued()), len(front.rejected())) == (1, 2)

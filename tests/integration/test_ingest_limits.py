@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
@@ -14,6 +13,7 @@ from sluice.admission.metric_quota import Catalogue
 from sluice.admission.rate_limit import Allowance
 from sluice.contract import Surface
 from sluice.errors import Refused
+from tests.support.aws_clients import aws_client
 from tests.support.factories import SITE_ID, bulk, client_bulk, single
 from tests.support.ingest_app import BULK, CLIENT_BULK, EVENT, TABLE, Front
 
@@ -161,7 +161,7 @@ def test_off_costs_nothing(front: Front) -> None:
 
 
 def test_without_the_table_requests_are_taken(limited: Front) -> None:
-    boto3.client("dynamodb").delete_table(TableName=TABLE)
+    aws_client("dynamodb").delete_table(TableName=TABLE)
 
     answer = limited.send(EVENT, single())
 

@@ -3,13 +3,13 @@
 import json
 from typing import Any
 
-import boto3
 import pytest
 
 from sluice import aws, message
 from sluice.admission import metric_quota
 from sluice.admission.metric_quota import Catalogue
 from sluice.contract import MAX_METRICS
+from tests.support.aws_clients import aws_client
 from tests.support.factories import (
     KEY,
     SITE_ID,
@@ -41,7 +41,7 @@ def limited(front: Front) -> Front:
     """Runs the function with an account that has a limited number of metrics, and one that does not."""
     document = json.loads(document_of_keys((KEY, "events:write")))
     document["accounts"][0]["limit_metrics"] = True
-    boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
     return front
 
 
@@ -57,7 +57,7 @@ def numbered(start: int, end: int) -> list[str]:
 
 def entered() -> set[str]:
     """Returns the names in the account's item."""
-    answer = boto3.client("dynamodb").get_item(TableName=TABLE, Key={"pk": {"S": f"metrics#{SITE_ID}"}})
+    answer = aws_client("dynamodb").get_item(TableName=TABLE, Key={"pk": {"S": f"metrics#{SITE_ID}"}})
     return set(answer.get("Item", {}).get("names", {"SS": []})["SS"])
 
 
@@ -153,7 +153,7 @@ def test_an_account_that_does_not_ask_for_it_is_not_counted(limited: Front) -> N
 
 
 def test_without_the_table_all_are_taken(limited: Front) -> None:
-    boto3.client("dynamodb").delete_table(TableName=TABLE)
+    aws_client("dynamodb").delete_table(TableName=TABLE)
 
     assert limited.send(EVENT, single()).status == 202
     assert "MetricsNotCounted" in limited.said.getvalue()

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-import boto3
 import httpx2
 import msgspec
 import pytest
 
 from devstack.fake_upstream import Pipeless, transport
-from sluice import accounts
 from sluice.delivery import http
 from sluice.pipeless import synchronous
+from tests.support.aws_clients import aws_client
+from tests.support.aws_stack import forget_secrets
 from tests.support.factories import APP_ID, APP_KEY, KEY, SITE_ID, batch, encoded, happening
 from tests.support.ingest_app import Answer, Front
 
@@ -45,8 +45,8 @@ def pipeless() -> Pipeless:
 @pytest.fixture
 def app(front: Front, pipeless: Pipeless, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     """Runs the function with two apps, its requests going to the fake Pipeless."""
-    boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(DOCUMENT))
-    accounts.secrets.cache_clear()
+    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(DOCUMENT))
+    forget_secrets()
     client = httpx2.AsyncClient(transport=transport(pipeless))
     monkeypatch.setattr(http, "client", lambda: client)
     yield front
@@ -192,7 +192,7 @@ def test_the_raw_key_is_taken(app: Front) -> None:
 
 
 def test_nothing_is_accepted_that_cannot_be_stored(app: Front) -> None:
-    boto3.client("sqs").delete_queue(QueueUrl=app.queue_url)
+    aws_client("sqs").delete_queue(QueueUrl=app.queue_url)
 
     answer = send(app)
 
@@ -201,8 +201,8 @@ def test_nothing_is_accepted_that_cannot_be_stored(app: Front) -> None:
 
 
 def test_a_broken_accounts_document_is_our_fault(app: Front) -> None:
-    boto3.client("secretsmanager").put_secret_value(SecretId="accounts", SecretString='{"pipeless": 1}')
-    accounts.secrets.cache_clear()
+    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString='{"pipeless": 1}')
+    forget_secrets()
 
     answer = send(app)
 

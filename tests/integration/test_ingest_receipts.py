@@ -3,10 +3,10 @@
 import uuid
 from datetime import UTC, datetime, timedelta
 
-import boto3
 import pytest
 
 from sluice import message, receipts
+from tests.support.aws_clients import aws_client
 from tests.support.factories import KEY, SITE_ID, bulk, client_bulk, entry, event, single
 from tests.support.ingest_app import (
     BULK,
@@ -122,7 +122,7 @@ def test_an_item_without_an_account_or_expired_is_not_found(front: Front) -> Non
 
 
 def test_without_the_table_events_are_taken_all_the_same_and_asking_is_for_later(front: Front) -> None:
-    boto3.client("dynamodb").delete_table(TableName=TABLE)
+    aws_client("dynamodb").delete_table(TableName=TABLE)
 
     answer = front.send()
     receipt = answer.document["data"]["id"]

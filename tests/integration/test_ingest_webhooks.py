@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
@@ -14,6 +13,7 @@ from sluice.contract import Surface
 from sluice.message import StoredMessage
 from sluice.webhooks import accept as webhooks
 from sluice.webhooks import sources
+from tests.support.aws_clients import aws_client
 from tests.support.factories import SITE_ID
 from tests.support.ingest_app import Answer, Front
 from tests.support.signing import SECRETS, SIGNERS, body_of, scheme_of
@@ -25,11 +25,11 @@ TOPIC = {"x-shopify-topic": "orders/create", "x-shopify-webhook-id": "delivery-1
 
 
 def write(written: dict[str, Any]) -> None:
-    boto3.client("s3").put_object(Bucket="configuration", Key=sources.KEY, Body=json.dumps(written).encode())
+    aws_client("s3").put_object(Bucket="configuration", Key=sources.KEY, Body=json.dumps(written).encode())
 
 
 def keep_secret(text: str, name: str = "shop") -> None:
-    boto3.client("secretsmanager").create_secret(Name=f"sluice/webhooks/{name}", SecretString=text)
+    aws_client("secretsmanager").create_secret(Name=f"sluice/webhooks/{name}", SecretString=text)
 
 
 @pytest.fixture
@@ -384,7 +384,7 @@ def test_a_delivery_that_comes_again_is_the_same_events(front: Front) -> None:
 
 
 def test_nothing_is_accepted_that_cannot_be_stored(front: Front, shop: Front) -> None:
-    boto3.client("sqs").delete_queue(QueueUrl=front.queue_url)
+    aws_client("sqs").delete_queue(QueueUrl=front.queue_url)
 
     assert order(front).status == 503
 
@@ -392,7 +392,7 @@ def test_nothing_is_accepted_that_cannot_be_stored(front: Front, shop: Front) ->
 def test_nothing_is_accepted_whose_rejection_cannot_be_stored(front: Front) -> None:
     write(own(each="items", profile={"email": "@"}))
     keep_secret("token")
-    boto3.client("sqs").delete_queue(QueueUrl=front.rejected_url)
+    aws_client("sqs").delete_queue(QueueUrl=front.rejected_url)
 
     body = json.dumps({"items": ["a@b.example", "nobody"]}).encode()
     assert deliver(front, body, {"Authorization": "Bearer token"}).status == 503

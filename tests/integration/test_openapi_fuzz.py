@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-import boto3
 import httpx2
 import pytest
 import schemathesis
@@ -22,6 +21,7 @@ from sluice.delivery import http
 from sluice.pipeless import synchronous
 from sluice.webhooks import sources
 from tests.support import wsgi_gateway
+from tests.support.aws_clients import aws_client
 from tests.support.factories import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
 from tests.support.ingest_app import TABLE, Front
 from tests.unit.functions.test_docs import load_docs
@@ -52,9 +52,9 @@ def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         "events": {"seen": {"metric": "Seen", "profile": {"external_id": "'ann'"}}},
     }
     written = json.dumps({"sources": {"hook": source}}).encode()
-    boto3.client("s3").put_object(Bucket="configuration", Key=sources.KEY, Body=written)
+    aws_client("s3").put_object(Bucket="configuration", Key=sources.KEY, Body=written)
     receipts.create(TABLE, RECEIPT, account=SITE_ID, created=datetime.now(UTC), total=1)
-    secrets = boto3.client("secretsmanager")
+    secrets = aws_client("secretsmanager")
     secrets.create_secret(Name="sluice/webhooks/hook", SecretString=HOOK_TOKEN)
     document = json.loads(secrets.get_secret_value(SecretId="accounts")["SecretString"])
     keys = [{"sha256": sha256(APP_KEY.encode()).hexdigest(), "scopes": ["events:write"]}]

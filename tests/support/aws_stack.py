@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import msgspec
 import pytest
 from botocore.client import BaseClient
@@ -27,6 +26,7 @@ from sluice import accounts, aws, settings
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import parser
 from sluice.message import Message
+from tests.support.aws_clients import aws_client
 from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
 
 PRIVATE_KEY = "pk_upstream_never_said"
@@ -123,10 +123,10 @@ class Cloud:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        self.sqs = _client("sqs")
-        self.s3 = _client("s3")
-        self.dynamodb = _client("dynamodb")
-        self.secrets = _client("secretsmanager")
+        self.sqs = aws_client("sqs")
+        self.s3 = aws_client("s3")
+        self.dynamodb = aws_client("dynamodb")
+        self.secrets = aws_client("secretsmanager")
         attributes = {"VisibilityTimeout": "1380"}
         self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
         self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
@@ -148,7 +148,7 @@ class Cloud:
 
     def write_secret(self, document: str) -> None:
         self.secrets.put_secret_value(SecretId="accounts", SecretString=document)
-        accounts.secrets.cache_clear()
+        forget_secrets()
 
     def load(self, function: str) -> "Function":
         """Loads a function, as in a new process."""
@@ -282,16 +282,16 @@ def again(event: dict[str, Any], receives: int) -> dict[str, Any]:
     return {"Records": records}
 
 
-@functools.cache
-def _client(service: str) -> Any:
-    return boto3.client(service)  # type: ignore[call-overload]
-
-
 def forget() -> None:
     """Forgets what a process keeps from its first request on, except its clients, which are slow to make."""
-    for cached in (settings.load, accounts.secrets):
-        cached.cache_clear()
+    settings.load.cache_clear()
+    forget_secrets()
     aws._silent_until.clear()
+
+
+def forget_secrets() -> None:
+    """Lets secrets be read again."""
+    accounts.secrets().clear_cache()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -14,13 +14,16 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import boto3
 import msgspec
 import pytest
 from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID  # type: ignore[attr-defined]
+from moto.sqs.models import sqs_backends
 
-from sluice import accounts, aws, message, settings
+from sluice import aws, message
 from sluice.rejection import Rejection
+from tests.support.aws_clients import aws_client
+from tests.support.aws_stack import forget
 from tests.support.factories import KEY, NEWEST, SITE_ID, bulk, encoded
 
 EVENTS = Path("tests/events")
@@ -29,6 +32,7 @@ CLIENT_BULK, CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
 READ_ONLY_KEY = "pk_readonly00000000"
 READER_KEY = "pk_reader0000000000"  # may ask about events, not send them
 TABLE = "state"
+REGION = "us-east-1"
 OTHER_KEY = "pk_other00000000000"  # of another account
 
 
@@ -128,25 +132,23 @@ class Front:
 
     def claims(self) -> list[str]:
         """Returns the keys of all claim checks."""
-        listed = boto3.client("s3").list_objects_v2(Bucket="claims")
+        listed = aws_client("s3").list_objects_v2(Bucket="claims")
         return [each["Key"] for each in listed.get("Contents", [])]
 
     def items(self) -> list[dict[str, Any]]:
         """Returns everything in the state table."""
-        return boto3.client("dynamodb").scan(TableName=TABLE)["Items"]
+        items: list[dict[str, Any]] = aws_client("dynamodb").scan(TableName=TABLE)["Items"]
+        return items
 
     def is_empty(self) -> bool:
         return not (self.queued() or self.claims() or self.items() or self.rejected())
 
 
 def bodies(queue_url: str) -> list[str]:
-    """Returns the bodies of all messages on a queue."""
-    found: list[str] = []
-    receive = functools.partial(
-        boto3.client("sqs").receive_message, MaxNumberOfMessages=10, VisibilityTimeout=600
-    )
-    while messages := receive(QueueUrl=queue_url).get("Messages"):
-        found += [each["Body"] for each in messages]
+    """Returns the bodies of all messages on a queue, each once. Receiving them is slow in moto."""
+    stored = sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[queue_url.rpartition("/")[2]]._messages
+    found = [each.body for each in stored]
+    stored.clear()
     return found
 
 
@@ -174,7 +176,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": REGION,
         "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
         "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
         "SLUICE_CLAIM_BUCKET": "claims",
@@ -190,19 +192,19 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with mock_aws():
-        queue_url = boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"]
+        queue_url = aws_client("sqs").create_queue(QueueName="events")["QueueUrl"]
         monkeypatch.setenv("SLUICE_EVENTS_QUEUE_URL", queue_url)
-        rejected_url = boto3.client("sqs").create_queue(QueueName="rejected")["QueueUrl"]
+        rejected_url = aws_client("sqs").create_queue(QueueName="rejected")["QueueUrl"]
         monkeypatch.setenv("SLUICE_REJECTED_QUEUE_URL", rejected_url)
-        boto3.client("s3").create_bucket(Bucket="claims")
-        boto3.client("s3").create_bucket(Bucket="configuration")
-        boto3.client("secretsmanager").create_secret(
+        aws_client("s3").create_bucket(Bucket="claims")
+        aws_client("s3").create_bucket(Bucket="configuration")
+        aws_client("secretsmanager").create_secret(
             Name="accounts",
             SecretString=document_of_keys(
                 (KEY, "events:write"), (READ_ONLY_KEY, "profiles:read"), (READER_KEY, "events:read")
             ),
         )
-        boto3.client("dynamodb").create_table(
+        aws_client("dynamodb").create_table(
             TableName=TABLE,
             KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
             AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
@@ -211,14 +213,6 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         forget()
         yield Front(load(), queue_url, rejected_url)
         forget()
-
-
-def forget() -> None:
-    """Forgets everything that a process keeps from its first request on."""
-    clients = (aws.sqs, aws.s3, aws.hurried_s3, aws.dynamodb, aws.hurried_dynamodb)
-    for cached in (*clients, settings.load, accounts.secrets):
-        cached.cache_clear()
-    aws._silent_until.clear()
 
 
 def load() -> ModuleType:
