@@ -1,4 +1,4 @@
-"""Deliveries to a source, with what accepting them reaches held in memory."""
+"""Delivers webhooks to a source, and holds in memory what that reaches."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -39,7 +39,7 @@ class MemoryRecords:
 
 
 class NoRecords:
-    """Records while the state table is out of reach."""
+    """Plays records while the state table is out of reach."""
 
     def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
         return ObjectRecord()
@@ -75,13 +75,13 @@ class Receiver:
 
 
 def metric(event: dict[str, Any]) -> str:
-    """The name of an event's metric."""
+    """Gives the name of the metric of an event."""
     name: str = event["metric"]["data"]["attributes"]["name"]
     return name
 
 
 def person(event: dict[str, Any]) -> str:
-    """The strongest identifier of an event's profile."""
+    """Gives the strongest identifier of the profile of an event."""
     profile = event["profile"]["data"]
     given = {"id": profile.get("id"), **profile["attributes"]}
     names = ("id", "email", "phone_number", "external_id", "anonymous_id")
@@ -89,6 +89,6 @@ def person(event: dict[str, Any]) -> str:
 
 
 def as_klaviyo_counts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events that count: a repeat of profile, metric and unique_id does not."""
+    """Gives the events that count: a repeat of profile, metric and unique_id does not."""
     kept = {(person(each), metric(each), each["unique_id"]): each for each in reversed(events)}
     return list(kept.values())

@@ -1,5 +1,6 @@
-"""Whole lives of orders, checkouts, charges and subscriptions: in every order of delivery, with repeats, each
-becomes exactly the right events, once.
+"""Tests whole lives of orders, checkouts, charges and subscriptions.
+
+In every order of delivery, with repeats, each becomes exactly the right events, once.
 """
 
 import copy
@@ -29,7 +30,7 @@ type Expected = set[tuple[str, str, float | None]]  # metric, unique_id and valu
 
 @dataclass(frozen=True)
 class Life:
-    """The deliveries of a life in the order in which it goes on, and the events that have to come of it."""
+    """Holds the deliveries of a life in the order in which it goes on, and the events to come of it."""
 
     name: str
     preset: str
@@ -42,7 +43,7 @@ class Life:
 
 
 def order(**state: Any) -> dict[str, Any]:
-    """An order of Shopify's in some state."""
+    """Makes an order of Shopify in some state."""
     placed = {
         "id": 5001,
         "email": JON,
@@ -250,7 +251,7 @@ SHOPIFY = [
 
 
 def woo(status: str, **state: Any) -> dict[str, Any]:
-    """An order of WooCommerce's with a status."""
+    """Makes an order of WooCommerce with a status."""
     placed = {
         "id": 727,
         "number": "727",
@@ -382,7 +383,7 @@ _numbers = itertools.count(1)
 
 
 def stripe(kind: str, *, before: dict[str, Any] | None = None, **state: Any) -> Delivery:
-    """An event of Stripe's about an object, each with an id of its own."""
+    """Makes an event of Stripe about an object, each with an id of its own."""
     return kind, {
         "id": f"evt_{next(_numbers)}",
         "type": kind,
@@ -554,7 +555,7 @@ def told(events: Sequence[dict[str, Any]]) -> list[tuple[str, str, float | None]
 
 
 def orders_of_delivery(life: Life, step: int = 1) -> Iterator[list[Delivery]]:
-    """Every order in which the deliveries can come, with each of them once more somewhere behind it; or each
+    """Gives every order in which deliveries can come, each of them once more somewhere behind it; or each
     `step`th of these orders.
     """
     orders = itertools.islice(itertools.permutations(life.deliveries), 0, None, step)
@@ -634,7 +635,7 @@ def test_the_attributes_of_another_person_do_not_come_with_an_event_that_stays()
 
 
 def test_what_happened_long_ago_is_recorded_as_backfill() -> None:
-    """An order from before the hook is changed: its events are told, and trigger no flow."""
+    """Tests an order from before the hook that is changed: its events are told, and trigger no flow."""
     life = next(each for each in SHOPIFY if each.name == "a guest who becomes known")
     for changed, expected in (("2026-11-20T10:00:02-05:00", None), ("2027-01-20T10:00:02-05:00", True)):
         to = receiver(life)

@@ -1,502 +1,363 @@
-"""Tests the event source mapping's decisions, and its runner against clients in memory."""
+"""Tests the events that a payload becomes: none, one or many, each by itself, and never more than allowed."""
 
-from __future__ import annotations
-
-import io
+import hashlib
 import json
-import threading
-import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
+import msgspec
 import pytest
-from botocore.exceptions import ReadTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devstack.event_source_mapping.batches import Gathering, Held, Limits, hold, payload, record
-from devstack.event_source_mapping.response import failed_ids
-from devstack.event_source_mapping.runner import Runner, through
-from devstack.event_source_mapping.settings import RefusedError, Settings, parse
+from sluice.contract import MAX_EVENTS_PER_REQUEST
+from sluice.webhooks import mapping, presets
+from sluice.webhooks.mapping import Mapped
+from tests.support.webhook_samples import document, mapped, own, source
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+PAYLOAD: dict[str, Any] = {
+    "id": "d-1",
+    "email": "ann@example.com",
+    "items": [{"id": 1, "name": "Lamp"}, {"id": 2, "name": "Desk"}],
+    "zero": 0,
+    "empty": "",
+}
+HASH = hashlib.sha256(json.dumps(PAYLOAD).encode()).hexdigest()
 
-QUEUE = "arn:aws:sqs:eu-north-1:000000000000:events"
-FUNCTION = "arn:aws:lambda:eu-north-1:000000000000:function:dispatch"
-NOTHING: frozenset[str] = frozenset()
-BATCH = frozenset({"a", "b", "c"})
+
+def become(payload: Any = PAYLOAD, **event: Any) -> Mapped:
+    return mapped(source(own(**event)), payload)
 
 
-# The meaning of an answer
+def attributes(payload: Any = PAYLOAD, **event: Any) -> list[dict[str, Any]]:
+    outcome = become(payload, **event)
+    assert outcome.problems == []
+    assert all(not each.left_out for each in outcome.events)
+    return [each.body["data"]["attributes"] for each in outcome.events]
+
+
+def test_the_least_mapping_makes_a_whole_event() -> None:
+    assert [each.body for each in become().events] == [
+        {
+            "data": {
+                "type": "event",
+                "attributes": {
+                    "properties": {},
+                    "unique_id": f"{HASH}:0",
+                    "profile": {"data": {"type": "profile", "attributes": {"email": "ann@example.com"}}},
+                    "metric": {"data": {"type": "metric", "attributes": {"name": "Seen"}}},
+                },
+            }
+        }
+    ]
+
+
+def test_every_part_of_an_event_can_be_mapped() -> None:
+    [event] = attributes(
+        metric={"expression": "concat('Saw ', items[0].name)"},
+        profile={
+            "id": "'01H'",
+            "_kx": "id",
+            "properties": {"a": {"b": "zero"}},
+            "location": {"city": "'Oslo'"},
+        },
+        value="zero",
+        value_currency="'EUR'",
+        time="unix_time(zero)",
+        unique_id="id",
+        backfill="`true`",
+        properties={"names": "items[].name", "fixed": [1, True, {"x": "zero"}], "none": "missing"},
+    )
+
+    assert event["metric"]["data"]["attributes"]["name"] == "Saw Lamp"
+    assert event["profile"]["data"] == {
+        "type": "profile",
+        "id": "01H",
+        "attributes": {"_kx": "d-1", "properties": {"a": {"b": 0}}, "location": {"city": "Oslo"}},
+    }
+    assert (event["value"], event["value_currency"], event["backfill"]) == (0, "EUR", True)
+    assert (event["time"], event["unique_id"]) == ("1970-01-01T00:00:00+00:00", "d-1")
+    assert event["properties"] == {"names": ["Lamp", "Desk"], "fixed": [1, True, {"x": 0}]}
 
 
 @pytest.mark.parametrize(
-    ("answer", "failed"),
+    ("when", "count"),
     [
-        (b"", NOTHING),
-        (b"null", NOTHING),
-        (b"{}", NOTHING),
-        (b'{"statusCode": 200}', NOTHING),
-        (b'{"batchItemFailures": null}', NOTHING),
-        (b'{"batchItemFailures": []}', NOTHING),
-        (b'{"batchItemFailures": [{"itemIdentifier": "b"}]}', {"b"}),
-        (b'{"batchItemFailures": [{"itemIdentifier": "b"}, {"itemIdentifier": "b"}]}', {"b"}),
-        (
-            b'{"batchItemFailures": [{"itemIdentifier": "a", "reason": "x"}, {"itemIdentifier": "c"}]}',
-            {"a", "c"},
-        ),
-        (b'{"batchItemFailures": [{"itemIdentifier": ""}]}', BATCH),
-        (b'{"batchItemFailures": [{"itemIdentifier": null}]}', BATCH),
-        (b'{"batchItemFailures": [{"itemIdentifier": 7}]}', BATCH),
-        (b'{"batchItemFailures": [{"itemIdentifier": "unknown"}]}', BATCH),
-        (b'{"batchItemFailures": [{"itemIdentifier": "a"}, {"itemIdentifier": "unknown"}]}', BATCH),
-        (b'{"batchItemFailures": [{"itemidentifier": "a"}]}', BATCH),
-        (b'{"batchItemFailures": [{}]}', BATCH),
-        (b'{"batchItemFailures": ["a"]}', BATCH),
-        (b'{"batchItemFailures": [null]}', BATCH),
-        (b'{"batchItemFailures": "a"}', BATCH),
-        (b'{"batchItemFailures": {"itemIdentifier": "a"}}', BATCH),
-        (b'{"batchItemFailures": 0}', BATCH),
-        (b'{"batchItemFailures": [', BATCH),
-        (b"done", BATCH),
-        (b"\xff", BATCH),
-        (b'"done"', BATCH),
-        (b"[]", BATCH),
-        (b"true", BATCH),
+        ("email", 1),
+        ("zero", 1),
+        ("zero == `0`", 1),
+        ("missing", 0),
+        ("empty", 0),
+        ("zero == `1`", 0),
+        ("items[?id == `3`]", 0),
     ],
 )
-def test_answer(answer: bytes, failed: set[str]) -> None:
-    assert failed_ids(answer, BATCH) == failed
+def test_a_condition_decides(when: str, count: int) -> None:
+    assert len(attributes(when=when)) == count
 
 
-# The event
+def test_each_item_becomes_an_event_that_knows_the_whole() -> None:
+    found = attributes(
+        each="items", profile={"email": "payload().email"}, properties={"name": "name"}, delivery=None
+    )
+
+    assert [each["properties"]["name"] for each in found] == ["Lamp", "Desk"]
+    assert [each["unique_id"] for each in found] == [f"{HASH}:0", f"{HASH}:1"]
+    assert {each["profile"]["data"]["attributes"]["email"] for each in found} == {"ann@example.com"}
 
 
-def message(name: str, body: str = "{}") -> dict[str, Any]:
-    return {"MessageId": name, "ReceiptHandle": f"handle-{name}", "Body": body, "MD5OfBody": "0" * 32}
+@pytest.mark.parametrize("each", ["missing", "items[?id == `3`]"])
+def test_nothing_in_the_list_is_no_event(each: str) -> None:
+    assert attributes(each=each) == []
 
 
-def test_record_has_the_shape_of_aws() -> None:
-    received = message("m", "grün") | {
-        "Attributes": {"ApproximateReceiveCount": "3", "SentTimestamp": "1700000000000"},
-        "MessageAttributes": {
-            "source": {"StringValue": "shop", "DataType": "String"},
-            "count": {"StringValue": "7", "DataType": "Number"},
-            "raw": {"BinaryValue": b"\x00\xff", "DataType": "Binary"},
-        },
-        "MD5OfMessageAttributes": "1" * 32,
+def test_what_is_no_list_is_a_problem() -> None:
+    [problem] = become(each="email").problems
+
+    assert (problem.pointer, problem.detail) == ("/events/seen/each", "'each' must give an array.")
+
+
+def test_an_empty_string_says_nothing_of_a_profile_but_something_in_properties() -> None:
+    profile = {
+        "email": "email",
+        "first_name": "empty",
+        "location": {"city": "empty"},
+        "properties": {"a": "empty"},
     }
+    [event] = attributes(profile=profile, properties={"a": "empty"})
 
-    built = record(received, QUEUE)  # type: ignore[arg-type]
-
-    lists: dict[str, list[str]] = {"stringListValues": [], "binaryListValues": []}
-    assert built == {
-        "messageId": "m",
-        "receiptHandle": "handle-m",
-        "body": "grün",
-        "attributes": {"ApproximateReceiveCount": "3", "SentTimestamp": "1700000000000"},
-        "messageAttributes": {
-            "source": {"stringValue": "shop", **lists, "dataType": "String"},
-            "count": {"stringValue": "7", **lists, "dataType": "Number"},
-            "raw": {"binaryValue": "AP8=", **lists, "dataType": "Binary"},
-        },
-        "md5OfMessageAttributes": "1" * 32,
-        "md5OfBody": "0" * 32,
-        "eventSource": "aws:sqs",
-        "eventSourceARN": QUEUE,
-        "awsRegion": "eu-north-1",
-    }
-
-
-def test_record_without_message_attributes_has_no_digest_of_them() -> None:
-    built = record(message("m"), QUEUE)  # type: ignore[arg-type]
-
-    assert built["messageAttributes"] == {}
-    assert "md5OfMessageAttributes" not in built
-
-
-def test_payload_is_the_event_of_all_records() -> None:
-    batch = [hold(message(name), QUEUE, 0.0) for name in "abc"]  # type: ignore[arg-type]
-
-    event = json.loads(payload(batch))
-
-    assert [entry["messageId"] for entry in event["Records"]] == ["a", "b", "c"]
-
-
-# Gathering
-
-
-def held(name: str, size: int = 10, received_at: float = 0.0) -> Held:
-    return Held(name, f"handle-{name}", b"x" * size, received_at)
-
-
-def filled(limits: Limits, *messages: Held) -> Gathering:
-    gathering = Gathering(limits)
-    gathering.answer(gathering.ask(), messages)
-    return gathering
-
-
-def test_an_idle_queue_is_polled_by_one_receiver() -> None:
-    gathering = Gathering(Limits(records=100, hold_seconds=5, visibility_seconds=60))
-
-    assert [gathering.ask() for _ in range(3)] == [10, 0, 0]
-
-    gathering.answer(10, [held(str(n)) for n in range(10)])
-
-    assert [gathering.ask() for _ in range(3)] == [10, 10, 10]
-
-    gathering.answer(10, [])
-
-    assert gathering.ask() == 0
-
-
-def test_together_requests_take_no_more_than_the_batch_holds() -> None:
-    gathering = filled(Limits(records=25, hold_seconds=5, visibility_seconds=60), held("first"))
-
-    assert [gathering.ask() for _ in range(4)] == [10, 10, 4, 0]
-
-
-def test_large_records_are_asked_for_by_the_room_that_is_left() -> None:
-    limits = Limits(records=100, hold_seconds=5, visibility_seconds=60, payload_bytes=1000)
-    gathering = filled(limits, held("a", 199), held("b", 199))
-
-    assert [gathering.ask() for _ in range(2)] == [2, 0]
+    assert event["profile"]["data"]["attributes"] == {"email": "ann@example.com", "properties": {"a": ""}}
+    assert event["properties"] == {"a": ""}
 
 
 @pytest.mark.parametrize(
-    ("now", "count"), [(10.0, 0), (14.9, 0), (15.0, 2)], ids=["at once", "just before", "when due"]
-)
-def test_the_window_starts_with_the_first_message(now: float, count: int) -> None:
-    limits = Limits(records=100, hold_seconds=5, visibility_seconds=60)
-    gathering = filled(limits, held("a", received_at=10.0), held("b", received_at=14.0))
-
-    assert gathering.due == 15.0
-    assert len(gathering.take(now)) == count
-
-
-def test_without_a_window_what_came_goes_at_once() -> None:
-    gathering = filled(Limits(records=10, hold_seconds=0, visibility_seconds=60), held("a"), held("b"))
-
-    assert len(gathering.take(0.0)) == 2
-
-
-def test_a_full_batch_goes_before_its_window_ends() -> None:
-    gathering = filled(Limits(records=2, hold_seconds=5, visibility_seconds=60), held("a"), held("b"))
-
-    assert len(gathering.take(0.0)) == 2
-
-
-def test_what_does_not_fit_opens_the_next_batch() -> None:
-    limits = Limits(records=100, hold_seconds=5, visibility_seconds=60, payload_bytes=500)
-    gathering = filled(limits, held("a", 300), held("b", 300), held("c", 50))
-
-    assert [m.message_id for m in gathering.take(0.0)] == ["a"]
-    assert gathering.take(0.0) == []
-    assert [m.message_id for m in gathering.take(5.0)] == ["b", "c"]
-
-
-@pytest.mark.parametrize(("room", "count"), [(0, 2), (-1, 1)], ids=["fits exactly", "one byte too many"])
-def test_the_payload_counts_to_the_byte(room: int, count: int) -> None:
-    pair = [held("a", 70), held("b", 31)]
-    limits = Limits(2, hold_seconds=5, visibility_seconds=60, payload_bytes=len(payload(pair)) + room)
-
-    assert len(filled(limits, *pair).take(0.0)) == count
-
-
-def test_messages_that_everybody_can_receive_again_are_dropped() -> None:
-    limits = Limits(records=100, hold_seconds=5, visibility_seconds=20)
-    gathering = filled(limits, held("old", received_at=0.0), held("new", received_at=10.0))
-
-    assert [m.message_id for m in gathering.take(20.0)] == ["new"]
-
-
-def test_narrower_limits_hold_for_what_is_already_gathered() -> None:
-    gathering = filled(Limits(records=100, hold_seconds=5, visibility_seconds=60), *map(held, "abc"))
-
-    gathering.limit(Limits(records=2, hold_seconds=5, visibility_seconds=60))
-
-    assert [m.message_id for m in gathering.take(0.0)] == ["a", "b"]
-    assert [m.message_id for m in gathering.drain()] == ["c"]
-
-
-@given(
-    records=st.integers(1, 30),
-    payload_bytes=st.integers(100, 1000),
-    hold_seconds=st.integers(0, 3),
-    rounds=st.lists(
-        st.tuples(st.integers(1, 4), st.lists(st.integers(1, 300), max_size=20), st.booleans()), min_size=5
-    ),
-)
-def test_batches_hold_every_message_once_and_keep_the_limits(
-    records: int, payload_bytes: int, hold_seconds: int, rounds: list[tuple[int, list[int], bool]]
-) -> None:
-    limits = Limits(records, hold_seconds, visibility_seconds=1_000_000, payload_bytes=payload_bytes)
-    gathering = Gathering(limits)
-    requests: list[int] = []
-    received: list[Held] = []
-    sent: list[Held] = []
-    early: list[list[Held]] = []
-
-    for now, (receivers, sizes, late) in enumerate(rounds):
-        requests += [asked for _ in range(receivers) if (asked := gathering.ask())]
-        assert all(1 <= asked <= 10 for asked in requests)
-        assert sum(requests) <= records
-        while len(requests) > late:
-            asked = requests.pop()
-            came = [held(str(len(received) + n), size, now) for n, size in enumerate(sizes[:asked])]
-            del sizes[:asked]
-            received += came
-            gathering.answer(asked, came)
-        while batch := gathering.take(now):
-            assert len(batch) <= records
-            assert len(batch) == 1 or len(payload(batch)) <= payload_bytes
-            if now < batch[0].received_at + hold_seconds:
-                early.append(batch)
-            sent += batch
-
-    assert sent + gathering.drain() == received
-    for batch in early:
-        following = received[received.index(batch[-1]) + 1 :]
-        assert len(batch) == records or len(payload([*batch, following[0]])) > payload_bytes
-
-
-# Settings
-
-
-def mapping(**changes: Any) -> dict[str, Any]:
-    return {
-        "UUID": "u",
-        "EventSourceArn": QUEUE,
-        "FunctionArn": FUNCTION,
-        "BatchSize": 1000,
-        "MaximumBatchingWindowInSeconds": 5,
-        "FunctionResponseTypes": ["ReportBatchItemFailures"],
-        "ScalingConfig": {"MaximumConcurrency": 2},
-        **changes,
-    }
-
-
-def settings(timeout: int = 10, visibility: int = 60, **changes: Any) -> Settings:
-    return parse(mapping(**changes), {"Timeout": timeout}, "http://queue", visibility)
-
-
-def test_settings_are_those_of_the_mapping() -> None:
-    read = settings()
-
-    assert (read.batch_size, read.window, read.concurrency, read.reports_failures) == (1000, 5, 2, True)
-    assert read.label == "events -> dispatch"
-
-
-def test_settings_default_to_those_of_aws() -> None:
-    bare = {"UUID": "u", "EventSourceArn": QUEUE, "FunctionArn": FUNCTION}
-
-    read = parse(bare, {"Timeout": 3}, "http://queue", 30)
-
-    assert (read.batch_size, read.window, read.concurrency, read.reports_failures) == (10, 0, 5, False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("unique_id", "expected"),
     [
-        ({"EventSourceArn": f"{QUEUE}.fifo"}, "FIFO"),
-        ({"FilterCriteria": {"Filters": [{"Pattern": "{}"}]}}, "FilterCriteria"),
-        ({"ProvisionedPollerConfig": {"MinimumPollers": 2}}, "ProvisionedPollerConfig"),
-        ({"BatchSize": 0}, "from 1 to 10000"),
-        ({"BatchSize": 10_001}, "from 1 to 10000"),
-        ({"MaximumBatchingWindowInSeconds": 301}, "from 0 to 300"),
-        ({"BatchSize": 11, "MaximumBatchingWindowInSeconds": 0}, "at least 1"),
-        ({"ScalingConfig": {"MaximumConcurrency": 1}}, "from 2 to 1000"),
-        ({"ScalingConfig": {"MaximumConcurrency": 1001}}, "from 2 to 1000"),
-        ({"timeout": 61}, "Queue visibility timeout: 60 seconds is less than Function timeout: 61 seconds"),
+        ("id", "d-1"),
+        ("items[0].id", "1"),
+        ("missing", f"{HASH}:0"),
+        ("empty", f"{HASH}:0"),
+        ("'with space'", hashlib.sha256(b"with space").hexdigest()),
+        ("'" + "x" * 255 + "'", "x" * 255),
+        ("'" + "x" * 256 + "'", hashlib.sha256(b"x" * 256).hexdigest()),
     ],
 )
-def test_what_aws_refuses_is_refused(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(RefusedError, match=sentence):
-        settings(**changes)
+def test_an_id_is_one_that_any_upstream_takes(unique_id: str, expected: str) -> None:
+    [event] = attributes(unique_id=unique_id)
+
+    assert event["unique_id"] == expected
+
+
+@pytest.mark.parametrize("unique_id", ["items", "`true`", "`1.5`", "divide(`1`, `0`)"])
+def test_what_is_no_id_is_told_and_gives_way_to_the_default(unique_id: str) -> None:
+    [event] = become(unique_id=unique_id).events
+
+    assert event.body["data"]["attributes"]["unique_id"] == f"{HASH}:0"
+    assert [problem.pointer for problem in event.left_out] == ["/events/seen/unique_id"]
 
 
 @pytest.mark.parametrize(
-    ("window", "timeout", "visibility", "seconds"),
-    [(5, 10, 60, 5), (60, 10, 60, 50), (300, 60, 60, 30)],
-    ids=["as set", "leaves the function its timeout", "leaves half of the visibility"],
+    ("expression", "headers", "expected"),
+    [
+        ("id", {}, "d-1"),
+        ("header('x-id')", {"x-id": "h"}, "h"),
+        ("header('x-id')", {}, HASH),
+        ("items", {}, HASH),
+        ("divide(`1`, `0`)", {}, HASH),
+        ("zero == `0`", {}, HASH),
+        ("empty", {}, HASH),
+        ("zero", {}, "0"),
+        ("items[1].id", {}, "2"),
+    ],
 )
-def test_a_batch_is_not_held_beyond_its_visibility(
-    window: int, timeout: int, visibility: int, seconds: float
+def test_a_delivery_has_its_senders_id_or_the_hash_of_its_body(
+    expression: str, headers: dict[str, str], expected: str
 ) -> None:
-    read = settings(timeout, visibility, MaximumBatchingWindowInSeconds=window)
+    of = source(document(delivery_id=expression))
 
-    assert read.limits.hold_seconds == seconds
+    found = mapping.identify(of.delivery_id, None, PAYLOAD, json.dumps(PAYLOAD).encode(), headers)
 
-
-# The runner, against clients in memory
-
-
-class Queue:
-    """Plays an SQS client for one queue whose messages stay hidden once received."""
-
-    def __init__(self, *names: str) -> None:
-        self.visible = [message(name) for name in names]
-        self.deleted: list[str] = []
-        self.given_back: list[str] = []
-        self.delete_failures: list[dict[str, Any]] = []
-        self.lock = threading.Lock()
-
-    def receive_message(self, MaxNumberOfMessages: int, **_: Any) -> dict[str, Any]:  # noqa: N803
-        with self.lock:
-            received = self.visible[:MaxNumberOfMessages]
-            self.visible = self.visible[MaxNumberOfMessages:]
-        if not received:
-            time.sleep(0.01)
-        return {"Messages": received}
-
-    def delete_message_batch(self, Entries: Sequence[dict[str, str]], **_: Any) -> dict[str, Any]:  # noqa: N803
-        with self.lock:
-            failed, self.delete_failures = self.delete_failures, []
-            kept = {entry["Id"] for entry in failed}
-            self.deleted += [
-                e["ReceiptHandle"].removeprefix("handle-") for e in Entries if e["Id"] not in kept
-            ]
-        return {"Failed": failed}
-
-    def change_message_visibility_batch(self, Entries: Sequence[dict[str, Any]], **_: Any) -> None:  # noqa: N803
-        assert all(entry["VisibilityTimeout"] == 0 for entry in Entries)
-        self.given_back += [entry["ReceiptHandle"].removeprefix("handle-") for entry in Entries]
+    assert found.id == expected
 
 
-class ThrottledError(Exception):
-    pass
-
-
-class Function:
-    """Plays a Lambda client whose function gives the answers it is told to, then succeeds."""
-
-    class exceptions:  # noqa: N801
-        TooManyRequestsException: ClassVar = ThrottledError
-
-    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
-        self.answers = list(answers)
-        self.batches: list[list[str]] = []
-
-    def invoke(self, Payload: bytes, **_: Any) -> dict[str, Any]:  # noqa: N803
-        self.batches.append([entry["messageId"] for entry in json.loads(Payload)["Records"]])
-        answer = self.answers.pop(0) if self.answers else {}
-        if isinstance(answer, Exception):
-            raise answer
-        return {"Payload": io.BytesIO(b"null"), **answer}
-
-
-type Start = Callable[..., Runner]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    runners: list[Runner] = []
-
-    def start_runner(queue: Queue, function: Function, **changes: Any) -> Runner:
-        chosen = settings(**{"BatchSize": 10, "MaximumBatchingWindowInSeconds": 0, **changes})
-        runner = Runner(chosen, queue, through(function), lambda *_, **__: None)  # type: ignore[arg-type]
-        runner.start()
-        runners.append(runner)
-        return runner
-
-    yield start_runner
-    for runner in runners:
-        runner.stop(grace=5)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_a_done_batch_is_deleted(start: Start) -> None:
-    queue, function = Queue(*"abc"), Function()
-
-    start(queue, function)
-
-    until(lambda: sorted(queue.deleted) == ["a", "b", "c"])
-    assert function.batches == [["a", "b", "c"]]
-
-
-def test_only_what_did_not_fail_is_deleted(start: Start) -> None:
-    answer = {"Payload": io.BytesIO(b'{"batchItemFailures": [{"itemIdentifier": "b"}]}')}
-    queue = Queue(*"abc")
-
-    start(queue, Function(answer))
-
-    until(lambda: len(queue.deleted) == 2)
-    assert sorted(queue.deleted) == ["a", "c"]
-
-
-def test_without_partial_responses_any_answer_deletes_the_batch(start: Start) -> None:
-    answer = {"Payload": io.BytesIO(b'{"batchItemFailures": [{"itemIdentifier": "b"}]}')}
-    queue = Queue(*"abc")
-
-    start(queue, Function(answer), FunctionResponseTypes=[])
-
-    until(lambda: len(queue.deleted) == 3)
+BAD = "divide(`1`, `0`)"
 
 
 @pytest.mark.parametrize(
-    "answer", [{"FunctionError": "Unhandled"}, ReadTimeoutError(endpoint_url="http://f")]
+    ("event", "where"),
+    [
+        ({"value": BAD}, "value"),
+        ({"value_currency": "lower(items)"}, "value_currency"),
+        ({"backfill": BAD}, "backfill"),
+        ({"properties": {"a": {"b": [1, BAD]}}}, "properties/a/b/1"),
+        ({"profile": {"email": "email", "first_name": "lower(zero)"}}, "profile/first_name"),
+        ({"profile": {"email": "email", "phone_number": "lower(zero)"}}, "profile/phone_number"),
+        ({"profile": {"email": "email", "location": {"city": BAD}}}, "profile/location/city"),
+        ({"profile": {"email": "email", "properties": {"email": BAD}}}, "profile/properties/email"),
+    ],
 )
-def test_after_an_error_the_batch_stays(start: Start, answer: Any) -> None:
-    queue, function = Queue("a"), Function(answer)
-    runner = start(queue, function)
-    until(lambda: len(function.batches) == 1)
+def test_an_expression_that_fails_leaves_out_its_field_alone(event: dict[str, Any], where: str) -> None:
+    kept = {"properties": {"zero": "zero"}, "unique_id": "id"}
 
-    runner.stop(grace=5)
+    outcome = become(**{**kept, **event})
 
-    assert queue.deleted == queue.given_back == []
-
-
-def test_a_throttled_batch_is_sent_again_whole(start: Start) -> None:
-    queue, function = Queue(*"abc"), Function(ThrottledError(), ThrottledError())
-
-    start(queue, function)
-
-    until(lambda: len(queue.deleted) == 3)
-    assert function.batches == [["a", "b", "c"]] * 3
+    assert outcome.problems == []
+    [made] = outcome.events
+    assert [problem.pointer for problem in made.left_out] == [f"/events/seen/{where}"]
+    attributes = made.body["data"]["attributes"]
+    assert attributes["unique_id"] == "d-1"
+    assert attributes["profile"]["data"]["attributes"]["email"] == "ann@example.com"
 
 
-def test_a_throttled_batch_is_given_back_at_the_end(start: Start) -> None:
-    queue, function = Queue("a"), Function(*[ThrottledError()] * 100)
-    runner = start(queue, function)
-    until(lambda: len(function.batches) >= 2)
+@pytest.mark.parametrize(
+    ("event", "where"),
+    [
+        ({"time": BAD}, "time"),
+        ({"metric": {"expression": BAD}}, "metric/expression"),
+        ({"profile": {"email": BAD}}, "profile/email"),
+        ({"profile": {"email": "missing", "external_id": BAD}}, "profile/external_id"),
+        ({"when": BAD}, "when"),
+        ({"each": BAD}, "each"),
+    ],
+)
+def test_an_event_is_lost_for_identity_metric_or_time_or_for_not_being_known_as_one(
+    event: dict[str, Any], where: str
+) -> None:
+    outcome = become(**event)
 
-    assert runner.stop(grace=5)
-
-    assert queue.given_back == ["a"]
-
-
-def test_messages_still_held_are_given_back_at_the_end(start: Start) -> None:
-    queue, function = Queue(*"abc"), Function()
-    runner = start(queue, function, BatchSize=1000, MaximumBatchingWindowInSeconds=30)
-    until(lambda: not queue.visible)
-
-    assert runner.stop(grace=5)
-
-    assert sorted(queue.given_back) == ["a", "b", "c"]
-    assert function.batches == []
-
-
-def test_a_deletion_that_failed_at_the_queue_is_tried_again(start: Start) -> None:
-    queue = Queue(*"abc")
-    queue.delete_failures = [{"Id": "1", "SenderFault": False}]
-
-    start(queue, Function())
-
-    until(lambda: sorted(queue.deleted) == ["a", "b", "c"])
+    assert outcome.events == []
+    assert [problem.pointer for problem in outcome.problems] == [f"/events/seen/{where}"]
 
 
-def test_a_deletion_that_comes_too_late_is_not_tried_again(start: Start) -> None:
-    queue = Queue(*"abc")
-    queue.delete_failures = [{"Id": "1", "SenderFault": True}]
-    runner = start(queue, Function())
-    until(lambda: len(queue.deleted) == 2)
+def test_one_bad_event_spoils_no_other() -> None:
+    payload = {"email": "a@b.example", "items": [{"n": 2}, {"n": 0}, {"n": 4}]}
+    profile = {"email": "payload().email"}
 
-    runner.stop(grace=5)
+    outcome = become(payload, each="items", profile=profile, time="unix_time(divide(`8`, n))")
 
-    assert sorted(queue.deleted) == ["a", "c"]
+    assert [each.body["data"]["attributes"]["time"][17:19] for each in outcome.events] == ["04", "02"]
+    assert [problem.pointer for problem in outcome.problems] == ["/events/seen/time"]
+
+
+@pytest.mark.parametrize(
+    ("topics", "topic", "count"),
+    [
+        (None, "a", 1),
+        (None, None, 1),
+        (["a", "b"], "b", 1),
+        (["a"], "c", 0),
+        (["a"], None, 0),
+        (["a"], 5, 0),
+    ],
+)
+def test_a_mapping_is_for_its_topics(topics: Any, topic: Any, count: int) -> None:
+    written = own(**({"topics": topics} if topics else {}))
+    written["sources"]["shop"]["topic"] = "topic"
+    of = source(written)
+
+    assert len(mapped(of, PAYLOAD | {"topic": topic}).events) == count
+    assert mapping.topics(of.mappings) == topics
+
+
+def test_the_topics_of_a_source_are_those_of_all_its_mappings() -> None:
+    texts = {"metric": "Seen", "profile": {"email": "email"}}
+    events = {"one": {**texts, "topics": ["b", "a"]}, "two": {**texts, "topics": ["c", "b"]}}
+    of = source(document(preset=None, signature={"scheme": "github"}, events=events))
+    whole = source(document(preset=None, signature={"scheme": "github"}, events=events | {"three": texts}))
+
+    assert mapping.topics(of.mappings) == ["a", "b", "c"]
+    assert mapping.topics(whole.mappings) is None
+
+
+@pytest.mark.parametrize(
+    ("object_id", "expected"),
+    [("id", "d-1"), ("items[1].id", "2"), ("missing", None), ("empty", None), ("items", None), (BAD, None)],
+)
+def test_events_name_the_object_they_tell_of(object_id: str, expected: str | None) -> None:
+    events = become(each="items", profile={"email": "payload().email"}, object_id=object_id).events
+
+    assert [event.object_id for event in events] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"each": "items"}, "1000 events"),
+        ({"properties": {"a": "items[].payload()"}}, "bytes"),
+        ({"each": "items[:100]", "properties": {"a": "payload()"}}, "bytes"),
+        ({"when": "items[].payload().items[]"}, "elements"),
+    ],
+)
+def test_of_what_is_too_much_nothing_is_taken(event: dict[str, Any], said: str) -> None:
+    payload = {"items": [{"n": "x" * 100}] * (MAX_EVENTS_PER_REQUEST + 1)}
+
+    outcome = become(payload, **event)
+
+    assert outcome.events == []
+    [problem] = outcome.problems
+    assert said in problem.detail
+
+
+NO_JSON = ["\ud800", float("nan"), 2**70, {"\ud800": 1}]
+
+
+@pytest.mark.parametrize("value", NO_JSON)
+def test_an_identity_that_json_cannot_carry_is_a_problem(value: Any) -> None:
+    outcome = become({"email": value})
+
+    assert outcome.events == []
+    assert [problem.pointer for problem in outcome.problems] == ["/events/seen/profile/email"]
+
+
+@pytest.mark.parametrize("value", NO_JSON)
+def test_a_property_that_json_cannot_carry_is_left_out(value: Any) -> None:
+    [event] = become({"email": "a@b.example", "n": [value]}, properties={"n": "n", "ok": "email"}).events
+
+    assert event.body["data"]["attributes"]["properties"] == {"ok": "a@b.example"}
+    assert [problem.pointer for problem in event.left_out] == ["/events/seen/properties/n"]
+
+
+def test_a_thousand_events_are_not_too_many() -> None:
+    assert len(attributes({"items": [1] * MAX_EVENTS_PER_REQUEST}, each="items")) == MAX_EVENTS_PER_REQUEST
+
+
+@pytest.mark.parametrize("payload", [None, 1, "text", [], [1], {}, {"email": {"a": 1}}])
+def test_any_payload_is_a_payload(payload: Any) -> None:
+    assert len(attributes(payload)) == 1
+
+
+WORDS = """id email customer line_items quantity price total_price created data object type refunds
+    transactions amount currency tags phone status billing items"""
+KEYS = st.sampled_from(WORDS.split())
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        ["orders/create", "charge.refunded", "1e999", "nan", "usd", "jpy", "processing", "\ud800"]
+    )
+)
+PAYLOADS = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@given(PAYLOADS, st.sampled_from(["orders/create", "orders/updated", "refunds/create", "order.created"]))
+def test_no_payload_at_all_breaks_a_mapping(payload: Any, topic: str) -> None:
+    headers = {"x-shopify-topic": topic, "x-wc-webhook-topic": topic}
+    for of in EVERY_PRESET:
+        delivery = mapping.identify(of.delivery_id, of.topic, payload, b"", headers)
+        outcome = mapping.events(of.mappings, payload, delivery)
+
+        for event in outcome.events:
+            assert msgspec.json.decode(msgspec.json.encode(event.body)).keys() == {"data"}
+
+
+ALWAYS = {"when": "`true`"}
+EVERY_PRESET = [source(document(preset=preset)) for preset in presets.names()] + [
+    source(document(preset=preset, events=dict.fromkeys(presets.load(preset)["events"], ALWAYS)))
+    for preset in presets.names()
+]

@@ -266,7 +266,7 @@ def test_blanks_around_a_stored_secret_do_no_harm(sender: str, stored: str) -> N
 
 
 def test_a_secret_that_ends_in_a_blank_is_taken_with_it() -> None:
-    """WooCommerce generates such secrets, and signs with all of it."""
+    """Tests what WooCommerce does: it generates such secrets, and signs with all of it."""
     secret = "k9x~;2 "
 
     assert accepts("woocommerce", sent("woocommerce", secret=secret), secrets=live_secrets(secret))
