@@ -13,11 +13,11 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import corpus, gateway, singles
-from sluice import aws, receipts
+from sluice import aws, positions
 from sluice.contract import CALLS_PER_MINUTE, MAX_EVENTS_PER_CALL, STEADY_LIMIT, Surface
 from sluice.contract import MAX_EVENTS_PER_REQUEST as MAX_EVENTS_PER_JOB
 from sluice.delivery import rate_limiter
-from sluice.message import Batch, Body, Message, encode
+from sluice.message import Body, Message, PipelessMessage, encode
 from sluice.pipeless import packing as pipeless
 from sluice.producers.s3_objects import GROUP_LINES, LINES_TOGETHER
 
@@ -97,7 +97,7 @@ def run(times: Times) -> dict[str, Any]:
     }
 
 
-def _ways(orders: list[corpus.Order], bulk: Message[Any], batch: Batch) -> dict[str, Way]:
+def _ways(orders: list[corpus.Order], bulk: Message[Any], batch: PipelessMessage) -> dict[str, Way]:
     own = [order for order in orders if order["profile"] is orders[0]["profile"]]
     few = gateway.stored(corpus.client_bulk(own), Surface.CLIENT_BULK)
     body = corpus.single(orders[0])
@@ -109,7 +109,7 @@ def _ways(orders: list[corpus.Order], bulk: Message[Any], batch: Batch) -> dict[
     on_bus = Body(json.dumps(_bus_event(json.loads(body)), separators=(",", ":")))
     lines = gateway.stored(corpus.ungrouped(orders[:LINES_TOGETHER]))
     for number, entry in enumerate(lines.entries):
-        entry.events[0].entry = LINES - number
+        entry.events[0].entry_index = LINES - number
     return {
         "`POST /api/events`": Way(single, handler=singles.SINGLE),
         f"`POST /api/event-bulk-create-jobs`, {corpus.EVENTS:,} events": Way(
@@ -134,7 +134,7 @@ def _ways(orders: list[corpus.Order], bulk: Message[Any], batch: Batch) -> dict[
             encode(batch), MAX_EVENTS_PER_CALL, handler=singles.PIPELESS, is_pipeless=True
         ),
         "SendMessage": Way(produced),
-        f"SendMessageBatch, {aws.BATCH} messages": Way(produced, sends=aws.BATCH),
+        f"SendMessageBatch, {aws.BATCH_ENTRIES} messages": Way(produced, sends=aws.BATCH_ENTRIES),
         "SNS": Way(produced, more=_units(len(body)) * SNS_REQUEST),
         "EventBridge": Way(on_bus, more=_units(len(on_bus.text)) * BUS_EVENT),
         f"S3 object of {LINES:,} lines": Way(
@@ -169,11 +169,11 @@ def _counts(way: Way, times: Times) -> dict[str, float]:
     if way.is_pipeless:
         upstream, a_minute = EVENTS / MAX_EVENTS_PER_CALL, CALLS_PER_MINUTE / 60_000
     else:
-        upstream, a_minute = EVENTS / MAX_EVENTS_PER_JOB, STEADY_LIMIT / rate_limiter.STEADY_MS
+        upstream, a_minute = EVENTS / MAX_EVENTS_PER_JOB, STEADY_LIMIT / rate_limiter.STEADY_WINDOW_MS
     groups = EVENTS / GROUP_LINES if way.object_lines else 0.0  # of lines, each noted once it is put
     objects = EVENTS / way.object_lines if way.object_lines else 0.0
     sends = messages / way.sends
-    in_batches = messages / aws.BATCH
+    in_batches = messages / aws.BATCH_ENTRIES
     read_here = 0.0 if way.handler else EVENTS * times.reading
     put_here = (sends + groups) * SERVICE_CALL_MS / 1_000 if way.object_lines else 0.0
     calls = 2 if way.has_receipt else 1
@@ -184,7 +184,7 @@ def _counts(way: Way, times: Times) -> dict[str, float]:
         "message_bytes": size,
         # Each is sent, received with nine others at most, and deleted so.
         "sqs_requests": sends * _units(size * way.sends)
-        + in_batches * (_units(size * aws.BATCH) + 1)
+        + in_batches * (_units(size * aws.BATCH_ENTRIES) + 1)
         + 3 * objects,
         "invocations": invocations,
         # At the limit's pace workers mostly wait for turns: one of them all the time.
@@ -224,7 +224,7 @@ def _note_bytes(stored: Message[Any]) -> int:
     """Returns the size of a receipt's item with all of a message's events, as DynamoDB counts sets of
     numbers.
     """
-    places = [str(place).strip("0") for place in receipts.places(stored)]
+    places = [str(place).strip("0") for place in positions.positions(stored)]
     return 150 + sum(1 + 1 + math.ceil(len(digits) / 2) for digits in places)
 
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sluice import message
-from sluice.accounts import Account, Accounts, App
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import packing, parser
 from sluice.klaviyo.packing import Job
-from sluice.message import Batch, Body, Message, StoredMessage
+from sluice.message import Body, Message, PipelessMessage, StoredMessage
 from sluice.pipeless import parser as pipeless
 from sluice.producers import accept as producers
 from sluice.producers import envelopes
@@ -17,7 +17,7 @@ from sluice.producers import envelopes
 NOW: Final = datetime(2026, 7, 22, 12, tzinfo=UTC)
 SITE_ID: Final = "AbC123"
 APP_ID: Final = 1
-_ACCOUNTS: Final = Accounts((Account(SITE_ID, "pk_upstream"),))
+_ACCOUNTS: Final = Accounts((KlaviyoAccount(SITE_ID, "pk_upstream"),))
 
 
 def stored(body: bytes, surface: Surface = Surface.BULK, receipt: str = "0" * 32) -> Message[Any]:
@@ -31,16 +31,16 @@ def ingest(body: bytes) -> Body:
     return message.encode(stored(body))
 
 
-def produced(text: str) -> StoredMessage | Batch:
+def produced(text: str) -> StoredMessage | PipelessMessage:
     """Returns the message that dispatch makes of a body that a producer put on the queue."""
-    opened = envelopes.opened(envelopes.Body(text, NOW))
-    return message.as_stored(producers.accept(opened, "0" * 32, _ACCOUNTS))  # type: ignore[arg-type]
+    unwrap = envelopes.unwrap(envelopes.Body(text, NOW))
+    return message.as_stored(producers.accept(unwrap, "0" * 32, _ACCOUNTS))  # type: ignore[arg-type]
 
 
-def batch(body: bytes) -> Batch:
+def batch(body: bytes) -> PipelessMessage:
     """Returns the message that ingest makes of a batch for Pipeless."""
-    read = pipeless.read(body, App(APP_ID, "pl_upstream"))
-    return Batch("0" * 32, APP_ID, NOW, pipeless.stamped(read.events, NOW))
+    read = pipeless.read(body, PipelessApp(APP_ID, "pl_upstream"))
+    return PipelessMessage("0" * 32, APP_ID, NOW, pipeless.stamped(read.events, NOW))
 
 
 def read(bodies: Sequence[Body]) -> list[StoredMessage]:

@@ -22,11 +22,11 @@ import msgspec
 
 from benchmarks import corpus, gateway
 from sluice import dispatch, message
-from sluice.accounts import Account, Accounts
+from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
 from sluice.delivery import http, rate_limiter
 from sluice.delivery.outcome import Circuits, Receipts
-from sluice.delivery.rate_limiter import Pace, Window
+from sluice.delivery.rate_limiter import RateLimiter, SlotWindow
 from sluice.klaviyo import delivery
 
 KEY: Final = "pk_upstream"
@@ -74,25 +74,25 @@ class _Manager(BaseManager):
 _Manager.register("Item", _Item)
 
 
-class _Pace(Pace):
+class _RateLimiter(RateLimiter):
     """Runs the real rate limiter, with its one item at the manager instead of DynamoDB."""
 
     def __init__(self, item: Any, deadline: float) -> None:
         super().__init__("", gateway.SITE_ID, deadline)
         self._item = item
 
-    def _load(self) -> tuple[Window, int]:
+    def _load(self) -> tuple[SlotWindow, int]:
         held, version = self._item.load()
-        return (msgspec.json.decode(held, type=Window) if held else Window()), version
+        return (msgspec.json.decode(held, type=SlotWindow) if held else SlotWindow()), version
 
-    def _store(self, window: Window, version: int) -> bool:
+    def _store(self, window: SlotWindow, version: int) -> bool:
         return bool(self._item.store(msgspec.json.encode(window), version))
 
 
-class _AtOnce(_Pace):
+class _AtOnce(_RateLimiter):
     """Gives a slot at once, without a limit."""
 
-    async def turn(self) -> int:
+    async def acquire(self) -> int:
         return int(time.time() * 1_000)
 
 
@@ -116,9 +116,9 @@ def _work(url: str, item: Any, end: float, paced: bool, number: int) -> None:
 
 class _Worker:
     def __init__(self, url: str, item: Any, paced: bool, number: int) -> None:
-        self._accounts = Accounts((Account(gateway.SITE_ID, KEY, base_url=url),))
+        self._accounts = Accounts((KlaviyoAccount(gateway.SITE_ID, KEY, base_url=url),))
         self._item = item
-        self._pace = _Pace if paced else _AtOnce
+        self._pace = _RateLimiter if paced else _AtOnce
         self._numbers = itertools.count(number, WORKERS)
         self._waiting: deque[str] = deque()
         self._plain = msgspec.json.encode(gateway.stored(corpus.ungrouped(corpus.orders())))
@@ -147,7 +147,7 @@ class _Worker:
         async def nothing(*_: Any) -> Any:
             return {}
 
-        async def create_job(account: Account, body: bytes, turn: Any) -> Any:
+        async def create_job(account: KlaviyoAccount, body: bytes, turn: Any) -> Any:
             return await http.create_job(http.client(), account, body, turn)
 
         return dispatch.Ports(
@@ -156,7 +156,7 @@ class _Worker:
             delivery=delivery.Ports(
                 create_job=create_job,
                 create_events=nothing,
-                pace=lambda _: self._pace(self._item, deadline),
+                rate_limiter=lambda _: self._pace(self._item, deadline),
                 circuits=Circuits(is_open, nothing, nothing, nothing),
                 receipts=Receipts(nothing, nothing),
                 now=lambda: datetime.now(UTC),

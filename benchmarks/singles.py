@@ -94,8 +94,8 @@ def warm(count: int) -> dict[str, Any]:
     rows = _rounds({SINGLE: works[SINGLE], BULK: works[BULK], "SendMessage alone": (_send_message, count)})
     with (
         _replaced(aws.sqs(), "send_message", lambda **_: {"MessageId": "1"}),
-        _replaced(aws.hurried_dynamodb(), "put_item", lambda **_: {}),
-        _replaced(aws.hurried_s3(), "get_object", _sources),
+        _replaced(aws.low_latency_dynamodb(), "put_item", lambda **_: {}),
+        _replaced(aws.low_latency_s3(), "get_object", _sources),
     ):
         return rows | _rounds({f"{name}{WITHOUT_AWS}": work for name, work in works.items()})
 

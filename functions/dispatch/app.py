@@ -17,10 +17,10 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, dispatch, message, receipts, rejection, settings
-from sluice.accounts import Account, Accounts, App
-from sluice.delivery import backoff, circuit_breaker, http, poison, rate_limiter, trials, unfinished
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
+from sluice.delivery import backoff, circuit_breaker, http, poison, rate_limiter
 from sluice.delivery.outcome import Circuits, Outcome, Receipts
-from sluice.delivery.rate_limiter import Pace
+from sluice.delivery.rate_limiter import RateLimiter
 from sluice.dispatch import Record
 from sluice.errors import Misconfigured, Retryable
 from sluice.klaviyo import delivery
@@ -34,9 +34,9 @@ _LAST_SECONDS: Final = 4.0  # of these, in which no more is noted in receipts
 _TOO_LATE_TO_NOTE: Final = "there is no time left to note it"
 _NOTES_AT_ONCE: Final = 8  # so that threads are left for what sending waits for
 _MEMORY_SHARE: Final = 4  # of the memory, for messages unpacked at the same time: jobs are made of them
-_NOT_TRIED: Final = backoff.Wait(for_turn=True)
+_NOT_TRIED: Final = backoff.Retry(rate_limited=True)
 
-type ObjectReader = Callable[[Object, Accounts, Counter[str]], Awaitable[backoff.Wait | None]]
+type ObjectReader = Callable[[Object, Accounts, Counter[str]], Awaitable[backoff.Retry | None]]
 
 logger = Logger()
 metrics = Metrics()
@@ -69,7 +69,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     died_with = _died_with(records, configuration.claim_bucket)
     sizes = {number: message.unpacked_size(record["body"]) for number, record in records.items()}
     memory = int(context.memory_limit_in_mb) * 2**20
-    parts = poison.parts(sizes, died_with, memory // _MEMORY_SHARE, chance)
+    parts = poison.split_batch(sizes, died_with, memory // _MEMORY_SHARE, chance)
     counts: Counter[str] = Counter(Messages=len(records))
     kept: set[int] = set()
     for position, part in enumerate(parts):
@@ -88,7 +88,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             if len(parts) > 1:
                 # The next part may end this process, and the answer with it.
                 done = [records[number]["receiptHandle"] for number in part if number not in staying]
-                aws.delete(configuration.events_queue_url, done)
+                aws.delete_messages(configuration.events_queue_url, done)
     if kept:
         sent = min(int(records[number]["attributes"]["SentTimestamp"]) for number in kept) / 1_000
         metrics.add_metric("OldestKeptSeconds", MetricUnit.Seconds, time.time() - sent)
@@ -98,7 +98,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _postpone(
-    kept: dict[int, backoff.Wait], records: dict[int, Any], configuration: DispatchSettings
+    kept: dict[int, backoff.Retry], records: dict[int, Any], configuration: DispatchSettings
 ) -> None:
     delays = [
         (
@@ -107,7 +107,7 @@ def _postpone(
         )
         for number, wait in kept.items()
     ]
-    aws.postpone(configuration.events_queue_url, delays)
+    aws.change_visibility(configuration.events_queue_url, delays)
 
 
 @contextlib.contextmanager
@@ -122,21 +122,21 @@ def _in_hand(records: list[dict[str, Any]], configuration: DispatchSettings, end
         return
     message_ids = [record["messageId"] for record in records]
     if len(message_ids) > 1:
-        with unfinished.noted(configuration.claim_bucket, message_ids, end):
+        with poison.journal(configuration.claim_bucket, message_ids, end):
             yield False
         return
     ends = 0
     with contextlib.suppress(Retryable):
-        ends = trials.begin(configuration.state_table, message_ids[0])
-    yield ends >= poison.TRIALS
-    if ends < poison.TRIALS:
+        ends = poison.start_solo(configuration.state_table, message_ids[0])
+    yield ends >= poison.MAX_SOLO_CRASHES
+    if ends < poison.MAX_SOLO_CRASHES:
         with contextlib.suppress(Retryable):
-            trials.end(configuration.state_table, message_ids[0])
+            poison.finish_solo(configuration.state_table, message_ids[0])
 
 
 def _dispatch(
     batch: dict[int, Record], configuration: DispatchSettings, times: _Times, counts: Counter[str]
-) -> dict[int, backoff.Wait]:
+) -> dict[int, backoff.Retry]:
     """Dispatches a part of the batch and returns what stays on the queue, by number."""
     outcome = _runner().run(dispatch.dispatch(batch, _ports(configuration, times)))
     _store_rejections(outcome, configuration, times)
@@ -150,7 +150,7 @@ def _died_with(records: dict[int, Any], claim_bucket: str) -> list[set[int]]:
     if not again:
         return []
     with contextlib.suppress(Retryable):
-        groups = unfinished.groups(claim_bucket, time.time())
+        groups = poison.crashed_groups(claim_bucket, time.time())
         return [{again[message_id] for message_id in group & again.keys()} for group in groups]
     return []  # nobody is suspected for now
 
@@ -162,13 +162,13 @@ def _receives(record: dict[str, Any]) -> int:
 def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
     table, bucket = configuration.state_table, configuration.claim_bucket
 
-    def pace_of(account: Account | App) -> Pace:
+    def pace_of(account: KlaviyoAccount | PipelessApp) -> RateLimiter:
         rate = (
-            rate_limiter.evenly(account.calls_per_minute)
-            if isinstance(account, App)
+            rate_limiter.evenly_spaced(account.calls_per_minute)
+            if isinstance(account, PipelessApp)
             else rate_limiter.KLAVIYO
         )
-        return Pace(table, account.id, times.last_send, rate=rate)
+        return RateLimiter(table, account.id, times.last_send, rate=rate)
 
     return dispatch.Ports(
         accounts=functools.partial(_accounts, configuration),
@@ -176,7 +176,7 @@ def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
         delivery=delivery.Ports(
             create_job=functools.partial(http.create_job, http.client()),
             create_events=functools.partial(http.create_events, http.client()),
-            pace=pace_of,
+            rate_limiter=pace_of,
             circuits=_circuits(table, bucket),
             receipts=_receipts(table, times.last_note),
             now=functools.partial(datetime.now, UTC),
@@ -219,7 +219,7 @@ def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectRe
     def has_time() -> bool:
         return time.time() < deadline
 
-    async def read(each: Object, known: Accounts, counts: Counter[str]) -> backoff.Wait | None:
+    async def read(each: Object, known: Accounts, counts: Counter[str]) -> backoff.Retry | None:
         nonlocal begun
         if begun and not has_time():
             return _NOT_TRIED
@@ -230,7 +230,7 @@ def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectRe
             # Often a permission is missing, and only this line says so.
             logger.error("object not read", bucket=each.bucket, cause=str(error.__cause__ or error))
             raise
-        return None if done else backoff.Wait(got_on=True)
+        return None if done else backoff.Retry(made_progress=True)
 
     return read
 
@@ -239,12 +239,12 @@ def _receipts(table: str, last_note: float) -> Receipts:
     some = asyncio.Semaphore(_NOTES_AT_ONCE)
 
     async def done(ids: list[str]) -> dict[str, frozenset[int]]:
-        return await asyncio.to_thread(receipts.done, table, ids)
+        return await asyncio.to_thread(receipts.completed, table, ids)
 
     async def delivered(receipt: str, places: list[int]) -> None:
         try:
             async with asyncio.timeout(last_note - time.time()), some:
-                await asyncio.to_thread(receipts.note, table, receipt, delivered=places)
+                await asyncio.to_thread(receipts.record_outcome, table, receipt, delivered=places)
         except TimeoutError as error:
             raise Retryable(_TOO_LATE_TO_NOTE) from error
 
@@ -261,15 +261,15 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
         _receives(record),
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
-        again=_receives(record) > 1 or "resumed" in named,
-        probe="probe" in named,
-        culprit=culprit,
+        redelivered=_receives(record) > 1 or "resumed" in named,
+        is_probe="probe" in named,
+        is_poison=culprit,
     )
 
 
 def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: _Times) -> None:
     """Puts the rejections on their queue; messages of those it fails for are kept."""
-    unsent = aws.send_all(
+    unsent = aws.send_messages(
         configuration.rejected_queue_url,
         [rejection.encode(refusal.rejection) for refusal in outcome.refusals],
         claim_bucket=configuration.claim_bucket,
@@ -278,10 +278,10 @@ def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: 
     for index, refusal in enumerate(outcome.refusals):
         if index in unsent:
             if refusal.record not in outcome.parked:  # or it is refused again when it is back
-                outcome.retry[refusal.record] = backoff.Wait()
+                outcome.retry[refusal.record] = backoff.Retry()
             continue
         refused = refusal.rejection
-        outcome.counts["RejectedEvents"] += max(1, len(refusal.places))
+        outcome.counts["RejectedEvents"] += max(1, len(refusal.positions))
         logger.info(
             "rejected",
             id=refused.id,
@@ -291,8 +291,8 @@ def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: 
             receipt=refused.receipt,
         )
         if refusal.receipt:
-            places[refusal.receipt].update(refusal.places)
-    noted = aws.at_once(functools.partial(_note_rejected, configuration, times), places.items())
+            places[refusal.receipt].update(refusal.positions)
+    noted = aws.map_concurrently(functools.partial(_note_rejected, configuration, times), places.items())
     outcome.counts["ReceiptsNotNoted"] += noted.count(False)
 
 
@@ -301,7 +301,7 @@ def _note_rejected(configuration: DispatchSettings, times: _Times, refused: tupl
     try:
         if time.time() > times.last_note:
             raise Retryable(_TOO_LATE_TO_NOTE)
-        receipts.note(configuration.state_table, receipt, rejected=places)
+        receipts.record_outcome(configuration.state_table, receipt, rejected=places)
     except Retryable as error:
         logger.warning("receipt not noted", receipt=receipt, cause=str(error))
         return False

@@ -17,9 +17,9 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
-from sluice.accounts import App
+from sluice.accounts import PipelessApp
 from sluice.admission import cors, rate_limit
-from sluice.admission.metric_quota import Catalogue
+from sluice.admission.metric_quota import MetricQuota
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
@@ -47,7 +47,7 @@ _UNDECODABLE: Final = "\ufffd".encode()
 logger = Logger()
 metrics = Metrics()
 app = APIGatewayRestResolver()
-catalogue = Catalogue()
+catalogue = MetricQuota()
 
 
 def _accept(surface: Surface) -> Response[str]:
@@ -76,7 +76,7 @@ def _accept(surface: Surface) -> Response[str]:
         headers["X-Klaviyo-Partial-Failure"] = ", ".join(sorted(accepted.ignored))
     if accepted.applied:
         headers["Preference-Applied"] = ", ".join(sorted(accepted.applied))
-    return _answer(202, ingest.receipt_document(accepted), headers)
+    return _answer(202, ingest.accepted_document(accepted), headers)
 
 
 def _ports(configuration: IngestSettings) -> ingest.Ports:
@@ -85,28 +85,28 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
     def count(caller: str, surface: Surface, now: datetime) -> None:
         if configuration.inbound_limits == "documented":
             with _if_it_can_be("RequestsNotCounted", "request not counted"):
-                left = rate_limit.count(table, caller, surface, now)
+                left = rate_limit.consume(table, caller, surface, now)
                 app.append_context(rate_limit=left.headers())  # type: ignore[no-untyped-call]
 
-    def enter_metrics(site_id: str, names: Iterable[str], partly: bool) -> Set[str]:
+    def reserve_metrics(site_id: str, names: Iterable[str], partly: bool) -> Set[str]:
         with _if_it_can_be("MetricsNotCounted", "metrics not counted"):
-            return catalogue.enter(table, site_id, names, partly=partly)
+            return catalogue.reserve(table, site_id, names, partly=partly)
         return frozenset()
 
     def store(body: Body, account: str) -> None:
         queue_url, bucket = configuration.events_queue_url, configuration.claim_bucket
-        aws.store(body, account, queue_url=queue_url, claim_bucket=bucket)
+        aws.send_message(body, account, queue_url=queue_url, claim_bucket=bucket)
 
     def reject(rejections: list[Rejection]) -> None:
         queue_url, bucket = configuration.rejected_queue_url, configuration.claim_bucket
-        if aws.send_all(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
+        if aws.send_messages(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
             raise Retryable("the rejected queue cannot be reached")
 
     def open_receipt(receipt: str, account: str, created: datetime, total: int, rejected: list[int]) -> None:
         with _if_it_can_be("ReceiptsNotWritten", "receipt not written", receipt=receipt):
             receipts.create(table, receipt, account=account, created=created, total=total, rejected=rejected)
 
-    return ingest.Ports(count, enter_metrics, store, reject, open_receipt)
+    return ingest.Ports(count, reserve_metrics, store, reject, open_receipt)
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ def _create_batch(app_id: str) -> Response[str]:
     return _answer(202, msgspec.json.encode({"receipt": accepted.receipt}))
 
 
-def _create_now(destination: App, batch: BatchDocument) -> Response[str]:
+def _create_now(destination: PipelessApp, batch: BatchDocument) -> Response[str]:
     from sluice.pipeless import synchronous  # noqa: PLC0415 - it brings HTTP, which no other route needs
 
     reply = synchronous.create(destination, batch)
@@ -254,7 +254,7 @@ def _counted_topic(source: str, topic: str | None) -> str:
 
 
 def _webhook_secret(name: str) -> Any:
-    return accounts.secret_text(name, f"the secret {name} cannot be read")
+    return accounts.read_secret(name, f"the secret {name} cannot be read")
 
 
 @functools.cache
@@ -269,14 +269,14 @@ def _sources_cache() -> "SourcesCache":
         logger.critical("sources not loaded", cause=cause)
 
     return sources.SourcesCache(
-        lambda etag: aws.get_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
+        lambda etag: aws.get_object_if_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
     )
 
 
 @app.get("/api/event-bulk-create-jobs/<receipt>")
 def _tell_progress(receipt: str) -> Response[str]:
     configuration = settings.load(IngestSettings)
-    document = ingest.progress(
+    document = ingest.request_status(
         receipt,
         _headers(),
         accounts=accounts.load(configuration.accounts_secret),

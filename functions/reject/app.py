@@ -34,7 +34,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     for rejections in _groups(event["Records"], configuration, last_read):
         try:
             objects = archive.objects(rejections.values())
-            aws.at_once(functools.partial(_put, configuration.archive_bucket), objects.items())
+            aws.map_concurrently(functools.partial(_put, configuration.archive_bucket), objects.items())
         except Retryable as error:
             # Objects written already are written again with the same key, or known by their lines' ids.
             logger.error("archive not written", cause=str(error))
@@ -43,8 +43,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         archived += len(rejections)
         dead += sum(rejection.reason is Reason.DEAD_LETTER for rejection in rejections.values())
         _log(rejections.values())
-        undelivered = filter(None, map(archive.undelivered, rejections.values()))
-        aws.at_once(functools.partial(_note, configuration.state_table), undelivered)
+        undelivered = filter(None, map(archive.undelivered_positions, rejections.values()))
+        aws.map_concurrently(functools.partial(_note, configuration.state_table), undelivered)
     metrics.add_metric("ArchivedRejections", MetricUnit.Count, archived)
     metrics.add_metric("DeadLetters", MetricUnit.Count, dead)
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(failed)]}
@@ -52,7 +52,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def _put(bucket: str, archived: tuple[str, bytes]) -> None:
     key, lines = archived
-    aws.put(bucket, key, lines)
+    aws.put_object(bucket, key, lines)
 
 
 def _groups(
@@ -82,7 +82,7 @@ def _groups(
 def _note(table: str, undelivered: tuple[str, list[int]]) -> None:
     receipt, places = undelivered
     try:
-        receipts.note(table, receipt, rejected=places)
+        receipts.record_outcome(table, receipt, rejected=places)
     except Retryable as error:
         metrics.add_metric("ReceiptsNotNoted", MetricUnit.Count, 1)
         logger.warning("receipt not noted", receipt=receipt, cause=str(error))
@@ -100,9 +100,9 @@ def _log(rejections: Iterable[Rejection]) -> None:
         )
 
 
-def _letter(record: dict[str, Any]) -> archive.Letter:
+def _letter(record: dict[str, Any]) -> archive.QueuedMessage:
     attributes = record["attributes"]
-    return archive.Letter(
+    return archive.QueuedMessage(
         record["messageId"],
         record["body"],
         datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),

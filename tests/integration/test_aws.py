@@ -30,7 +30,7 @@ def sent(cloud: Cloud) -> list[list[str]]:
 
 
 def test_a_request_is_stored_with_its_account_as_the_group(cloud: Cloud) -> None:
-    aws.store(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims")
+    aws.send_message(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     [call] = cloud.calls.of("SendMessage")
     assert call == {"QueueUrl": cloud.events, "MessageBody": "text", "MessageGroupId": "AbC123"}
@@ -39,7 +39,7 @@ def test_a_request_is_stored_with_its_account_as_the_group(cloud: Cloud) -> None
 
 
 def test_a_claim_is_there_before_the_message_that_points_to_it(cloud: Cloud) -> None:
-    aws.store(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+    aws.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     assert [name for name, _ in cloud.calls.made] == ["PutObject", "SendMessage"]
     assert cloud.content("claims", "claims/c1") == b"packed"
@@ -50,7 +50,7 @@ def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
     cloud.calls.fail("PutObject")
 
     with pytest.raises(Retryable):
-        aws.store(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+        aws.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     assert cloud.left() == []
 
@@ -68,7 +68,7 @@ class TestAnswering:
 
     @pytest.fixture(autouse=True)
     def _no_silence_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(aws, "_silent_until", {})
+        monkeypatch.setattr(aws, "_failing_until", {})
         monkeypatch.setattr(aws.time, "monotonic", lambda: self.now)
 
     now = 1_000.0
@@ -78,7 +78,7 @@ class TestAnswering:
         made = []
 
         def call() -> None:
-            with aws.answering(service, "it cannot be reached"):
+            with aws.failing_fast(service, "it cannot be reached"):
                 made.append(True)
                 self.now += seconds
                 raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
@@ -91,7 +91,7 @@ class TestAnswering:
         assert self.fails(seconds=6.0)
 
         assert not self.fails()
-        self.now += aws.SILENCE_SECONDS - 0.1
+        self.now += aws.FAIL_FAST_SECONDS - 0.1
         assert not self.fails()
         self.now += 0.2
         assert self.fails()
@@ -102,17 +102,20 @@ class TestAnswering:
         assert self.fails(there)
 
     def test_so_is_one_that_failed_at_once_or_that_answers(self) -> None:
-        self.fails(seconds=aws.SLOW_SECONDS / 2)
+        self.fails(seconds=aws.SLOW_FAILURE_SECONDS / 2)
         assert self.fails()
 
-        with aws.answering(here, "it cannot be reached"):
+        with aws.failing_fast(here, "it cannot be reached"):
             self.now += 6.0
         assert self.fails()
 
 
 CALLS: list[tuple[str, Callable[[Cloud], Any]]] = [
-    ("SendMessage", lambda cloud: aws.store(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims")),
-    ("PutObject", lambda cloud: aws.put("claims", "key", b"content")),
+    (
+        "SendMessage",
+        lambda cloud: aws.send_message(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims"),
+    ),
+    ("PutObject", lambda cloud: aws.put_object("claims", "key", b"content")),
     ("GetObject", lambda cloud: aws.claim_reader("claims")("key")),
 ]
 
@@ -139,14 +142,14 @@ def test_a_claim_that_is_not_there_is_to_be_tried_again(cloud: Cloud) -> None:
 def test_messages_are_sent_ten_at_a_time(cloud: Cloud) -> None:
     bodies = plain(25)
 
-    assert aws.send_all(cloud.events, bodies, claim_bucket="claims") == set()
+    assert aws.send_messages(cloud.events, bodies, claim_bucket="claims") == set()
 
     assert sent(cloud) == [[body.text for body in bodies[n : n + 10]] for n in (0, 10, 20)]
     assert sorted(cloud.left()) == [body.text for body in bodies]
 
 
 def test_nothing_to_send_is_no_call(cloud: Cloud) -> None:
-    assert aws.send_all(cloud.events, [], claim_bucket="claims") == set()
+    assert aws.send_messages(cloud.events, [], claim_bucket="claims") == set()
     assert cloud.calls.made == []
 
 
@@ -162,7 +165,7 @@ SIZES = [
 def test_no_call_exceeds_what_sqs_takes(cloud: Cloud, sizes: list[int]) -> None:
     bodies = [Body("ä" * (size // 2)) for size in sizes]
 
-    unsent = aws.send_all(
+    unsent = aws.send_messages(
         cloud.events, bodies, claim_bucket="claims", group="AbC123", attributes={"resumed": "1", "probe": "1"}
     )
 
@@ -180,13 +183,15 @@ def _bytes(entry: dict[str, Any]) -> int:
 
 
 def test_batches_are_full_where_bodies_are_small(cloud: Cloud) -> None:
-    aws.send_all(cloud.events, plain(20, size=100_000), claim_bucket="claims")
+    aws.send_messages(cloud.events, plain(20, size=100_000), claim_bucket="claims")
 
     assert len(cloud.calls.of("SendMessageBatch")) == 2
 
 
 def test_every_message_has_the_group_and_the_attributes(cloud: Cloud) -> None:
-    aws.send_all(cloud.events, plain(2), claim_bucket="claims", group="AbC123", attributes={"probe": "1"})
+    aws.send_messages(
+        cloud.events, plain(2), claim_bucket="claims", group="AbC123", attributes={"probe": "1"}
+    )
 
     [call] = cloud.calls.of("SendMessageBatch")
     for each in call["Entries"]:
@@ -204,7 +209,7 @@ def test_what_fails_of_a_batch_is_told_by_its_index(cloud: Cloud) -> None:
 
     cloud.calls.instead("SendMessageBatch", lose_two)
 
-    assert aws.send_all(cloud.events, plain(25), claim_bucket="claims") == {3, 21}
+    assert aws.send_messages(cloud.events, plain(25), claim_bucket="claims") == {3, 21}
     assert len(cloud.left()) == 23
 
 
@@ -214,20 +219,20 @@ def test_what_is_not_said_to_be_sent_is_not_taken_for_sent(cloud: Cloud) -> None
 
     cloud.calls.instead("SendMessageBatch", say_less)
 
-    assert aws.send_all(cloud.events, plain(15), claim_bucket="claims") == {0, 10}
+    assert aws.send_messages(cloud.events, plain(15), claim_bucket="claims") == {0, 10}
 
 
 def test_a_batch_that_fails_leaves_the_others(cloud: Cloud) -> None:
     cloud.calls.fail("SendMessageBatch", when=lambda call: call["Entries"][0]["Id"] == "10")
 
-    assert aws.send_all(cloud.events, plain(25), claim_bucket="claims") == set(range(10, 20))
+    assert aws.send_messages(cloud.events, plain(25), claim_bucket="claims") == set(range(10, 20))
     assert len(cloud.left()) == 15
 
 
 def test_a_batch_with_a_claim_that_cannot_be_written_is_not_sent(cloud: Cloud) -> None:
     cloud.calls.fail("PutObject")
 
-    assert aws.send_all(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims") == {0, 1, 2, 3}
+    assert aws.send_messages(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims") == {0, 1, 2, 3}
     assert cloud.left() == []
 
 
@@ -235,8 +240,8 @@ def test_many_messages_are_deleted_and_postponed_some_calls_at_a_time(cloud: Clo
     cloud.send(*(body.text for body in plain(35)))
     handles = [record["receiptHandle"] for record in cloud.receive()["Records"]]
 
-    aws.postpone(cloud.events, [(handle, 0) for handle in handles[:25]])
-    aws.delete(cloud.events, handles[25:])
+    aws.change_visibility(cloud.events, [(handle, 0) for handle in handles[:25]])
+    aws.delete_messages(cloud.events, handles[25:])
 
     assert len(cloud.left()) == 25
     assert len(cloud.receive()["Records"]) == 25
@@ -252,7 +257,7 @@ def test_calls_run_some_at_a_time(cloud: Cloud) -> None:
 
     cloud.calls.instead("SendMessageBatch", meet)
 
-    assert aws.send_all(cloud.events, plain(10 * aws.CALLS_AT_ONCE), claim_bucket="claims") == set()
+    assert aws.send_messages(cloud.events, plain(10 * aws.CALLS_AT_ONCE), claim_bucket="claims") == set()
 
 
 def test_a_message_that_is_not_deleted_or_postponed_is_no_error(cloud: Cloud) -> None:
@@ -260,8 +265,8 @@ def test_a_message_that_is_not_deleted_or_postponed_is_no_error(cloud: Cloud) ->
     [record] = cloud.receive()["Records"]
     cloud.calls.fail("*")
 
-    aws.delete(cloud.events, [record["receiptHandle"]])
-    aws.postpone(cloud.events, [(record["receiptHandle"], 5)])
+    aws.delete_messages(cloud.events, [record["receiptHandle"]])
+    aws.change_visibility(cloud.events, [(record["receiptHandle"], 5)])
 
     assert cloud.left() == ["one"]
 
@@ -283,7 +288,7 @@ def test_clients_are_made_one_at_a_time(cloud: Cloud, monkeypatch: pytest.Monkey
     for client in clients:
         client.cache_clear()
 
-    aws.at_once(lambda client: client(), clients)
+    aws.map_concurrently(lambda client: client(), clients)
 
     for client in clients:
         client.cache_clear()

@@ -11,7 +11,7 @@ from tests.support.aws_stack import forget
 
 def forget_clients() -> None:
     """Clients are bound to the address that stood in the environment when they were made."""
-    for made in (aws.sqs, aws.s3, aws.dynamodb, aws.hurried_dynamodb, aws.hurried_s3):
+    for made in (aws.sqs, aws.s3, aws.dynamodb, aws.low_latency_dynamodb, aws.low_latency_s3):
         made.cache_clear()
     forget()
 

@@ -105,12 +105,12 @@ def test_a_circuit_is_open_until_it_is_closed_and_opening_is_said_once(cloud: Cl
         ("DeleteItem", lambda: circuit_breaker.close_circuit("state", SITE)),
         ("PutObject", lambda: circuit_breaker.park("state", "claims", SITE, [b"{}"])),
         ("UpdateItem", lambda: circuit_breaker.park("state", "claims", SITE, [b"{}"])),
-        ("GetItem", lambda: circuit_breaker.accounts_with_parked("state")),
-        ("UpdateItem", lambda: circuit_breaker.forget("state", SITE, "0-mark")),
+        ("GetItem", lambda: circuit_breaker.registered_accounts("state")),
+        ("UpdateItem", lambda: circuit_breaker.deregister("state", SITE, "0-mark")),
         ("ListObjectsV2", lambda: circuit_breaker.parked_objects("claims", SITE)),
         ("GetObject", lambda: circuit_breaker.parked_messages("claims", "key")),
-        ("PutObject", lambda: circuit_breaker.leave("claims", "key", [b"{}"])),
-        ("DeleteObject", lambda: circuit_breaker.leave("claims", "key", [])),
+        ("PutObject", lambda: circuit_breaker.keep_only("claims", "key", [b"{}"])),
+        ("DeleteObject", lambda: circuit_breaker.keep_only("claims", "key", [])),
     ],
 )
 def test_what_aws_refuses_is_to_be_tried_again(
@@ -327,20 +327,20 @@ class TestRegister:
     def steps_of_parking(self, name: str) -> list[Callable[[Parking], None]]:
         key = f"parked/{SITE}/{time.time():.3f}-{name}.jsonl.zst"
 
-        return [lambda _: self.register(), lambda _: circuit_breaker.leave("claims", key, [plain(name)])]
+        return [lambda _: self.register(), lambda _: circuit_breaker.keep_only("claims", key, [plain(name)])]
 
     def steps_of_resuming(self) -> list[Callable[[Parking], None]]:
         seen: dict[str, Any] = {}
 
         def read(parking: Parking) -> None:
-            seen["mark"] = circuit_breaker.accounts_with_parked("state").get(SITE)
+            seen["mark"] = circuit_breaker.registered_accounts("state").get(SITE)
 
         def list_objects(parking: Parking) -> None:
             seen["keys"] = circuit_breaker.parked_objects("claims", SITE)
 
         def forget(parking: Parking) -> None:
             if seen["mark"] is not None and not seen["keys"]:
-                circuit_breaker.forget("state", SITE, seen["mark"])
+                circuit_breaker.deregister("state", SITE, seen["mark"])
 
         return [read, list_objects, forget]
 
@@ -362,7 +362,7 @@ class TestRegister:
 
             assert SITE in parking.store.accounts(), order
             for key in parking.objects():
-                circuit_breaker.leave("claims", key, [])
+                circuit_breaker.keep_only("claims", key, [])
             parking.cloud.dynamodb.delete_item(TableName="state", Key={"pk": {"S": "parked"}})
 
     def test_parking_runs_in_the_order_assumed_above(self, parking: Parking) -> None:
@@ -382,11 +382,11 @@ class TestRegister:
     def test_a_register_that_was_forgotten_and_written_again_is_another(self, parking: Parking) -> None:
         self.register(seconds_ago=1_202)
         seen = parking.store.accounts()[SITE]
-        circuit_breaker.forget("state", SITE, seen)
+        circuit_breaker.deregister("state", SITE, seen)
         assert SITE not in parking.store.accounts()
         self.register(seconds_ago=1_201)
 
-        circuit_breaker.forget("state", SITE, seen)
+        circuit_breaker.deregister("state", SITE, seen)
 
         assert SITE in parking.store.accounts()
 

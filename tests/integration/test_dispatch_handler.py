@@ -17,7 +17,7 @@ from botocore.exceptions import ReadTimeoutError
 from devstack.fake_upstream import Klaviyo, Settings, transport
 from sluice import aws, message, settings
 from sluice.contract import Surface
-from sluice.delivery import circuit_breaker, http, poison, unfinished
+from sluice.delivery import circuit_breaker, http, poison
 from sluice.delivery.outcome import Outcome, Refusal
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
@@ -76,7 +76,7 @@ class Dispatch:
         calls = self.cloud.calls.of("ChangeMessageVisibilityBatch")
         return [each["VisibilityTimeout"] for call in calls for each in call["Entries"]]
 
-    def poison(self, name: str) -> None:
+    def end_process_on(self, name: str) -> None:
         """Ends the process that decodes a message with this in it, as running out of memory does."""
         decode = message.decode
 
@@ -184,7 +184,7 @@ def test_a_thousand_refusals_of_one_request_are_noted_at_once(dispatch: Dispatch
 def test_a_redelivered_request_sends_only_what_its_receipt_does_not_say_is_done(dispatch: Dispatch) -> None:
     dispatch.put(stored(("ann", "a0"), ("bob", "b0"), ("cy", "c0"), receipt="r1"))
     records = dispatch.cloud.receive()
-    dispatch.function.app.receipts.note("state", "r1", delivered=[0], rejected=[2_000])
+    dispatch.function.app.receipts.record_outcome("state", "r1", delivered=[0], rejected=[2_000])
 
     dispatch.invoke(again(records, receives=2))
 
@@ -304,7 +304,7 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
         for each in circuit_breaker.parked_messages("claims", key)
     ]
     assert sorted(parked) == ["r-ann", "r-bob", "r-cy"]
-    assert circuit_breaker.accounts_with_parked("state").keys() == {SITE_ID}
+    assert circuit_breaker.registered_accounts("state").keys() == {SITE_ID}
     assert dispatch.function.metrics()["ParkedMessages"] == 3
     assert dispatch.function.metrics()["CircuitsOpened"] == 1
 
@@ -503,7 +503,7 @@ class TestIsolation:
         dispatch.put(*map(one, names))
         records = again(dispatch.cloud.receive(), 2)
         ids = [record["messageId"] for record in records["Records"]]
-        with pytest.raises(Crash), unfinished.noted("claims", ids, time.time() - 2):
+        with pytest.raises(Crash), poison.journal("claims", ids, time.time() - 2):
             raise Crash
         return records
 
@@ -513,7 +513,7 @@ class TestIsolation:
     def test_others_are_delivered_and_deleted_before_a_suspect_is_touched(self, dispatch: Dispatch) -> None:
         suspects = self.died(dispatch, "culprit")
         dispatch.put(one("ann"), one("bob"))
-        dispatch.poison("culprit")
+        dispatch.end_process_on("culprit")
 
         with pytest.raises(Crash):
             dispatch.invoke(self.both(suspects, dispatch.cloud.receive()))
@@ -525,7 +525,7 @@ class TestIsolation:
         names = [f"mate{n}" for n in range(15)]
         suspects = self.died(dispatch, *names, "culprit")
         dispatch.function.app.chance.shuffle = lambda numbers: numbers.sort()
-        dispatch.poison("culprit")
+        dispatch.end_process_on("culprit")
 
         with pytest.raises(Crash):
             dispatch.invoke(suspects)
@@ -537,8 +537,8 @@ class TestIsolation:
         self, dispatch: Dispatch
     ) -> None:
         suspects = self.died(dispatch, "culprit")
-        dispatch.poison("culprit")
-        for _ in range(poison.TRIALS):
+        dispatch.end_process_on("culprit")
+        for _ in range(poison.MAX_SOLO_CRASHES):
             with pytest.raises(Crash):
                 dispatch.invoke(suspects)
             assert dispatch.rejections() == []
@@ -554,11 +554,11 @@ class TestIsolation:
         names = [f"mate{n}" for n in range(40)]
         dispatch.put(*map(one, [*names, "culprit"]))
         records = again(dispatch.cloud.receive(), 2)
-        dispatch.poison("culprit")
+        dispatch.end_process_on("culprit")
 
         dispatch.function.app.chance.shuffle = random.Random(1).shuffle
-        groups = unfinished.groups
-        dispatch._patch.setattr(unfinished, "groups", lambda bucket, now: groups(bucket, now + 600))
+        groups = poison.crashed_groups
+        dispatch._patch.setattr(poison, "groups", lambda bucket, now: groups(bucket, now + 600))
         for receives in range(2, 12):
             with pytest.raises(Crash):
                 dispatch.invoke(again(records, receives))
@@ -575,14 +575,14 @@ class TestIsolation:
 
         dispatch.invoke(again(dispatch.cloud.receive(), 2))
 
-        assert dispatch.cloud.keys("claims", unfinished.PREFIX) == []
+        assert dispatch.cloud.keys("claims", poison.JOURNAL_PREFIX) == []
 
     def test_what_a_living_process_has_in_hand_is_no_suspect(self, dispatch: Dispatch) -> None:
         dispatch.put(one("ann"), one("bob"))
         records = again(dispatch.cloud.receive(), 2)
         ids = [record["messageId"] for record in records["Records"]]
 
-        with unfinished.noted("claims", ids, time.time() + 60):
+        with poison.journal("claims", ids, time.time() + 60):
             assert dispatch.invoke(records) == []
 
         assert len(dispatch.klaviyo.requests()) == 1
@@ -610,7 +610,7 @@ class TestIsolation:
         suspects = self.died(dispatch, "ann")
         dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 503}])
 
-        for _ in range(poison.TRIALS + 2):
+        for _ in range(poison.MAX_SOLO_CRASHES + 2):
             assert len(dispatch.invoke(suspects)) == 1
 
         assert dispatch.rejections() == []

@@ -13,7 +13,7 @@ import pytest
 from devstack.fake_upstream import Pipeless, transport
 from sluice import message
 from sluice.delivery import circuit_breaker, http
-from sluice.message import Batch, PipelessEvent
+from sluice.message import PipelessEvent, PipelessMessage
 from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, forget_secrets
 from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
 
@@ -43,7 +43,7 @@ class Dispatch:
             self.clients.append(httpx2.AsyncClient(transport=transport(self.pipeless)))
         return self.clients[-1]
 
-    def put(self, *batches: Batch, **attributes: str) -> None:
+    def put(self, *batches: PipelessMessage, **attributes: str) -> None:
         self.cloud.send(*(message.encode(each).text for each in batches), **attributes)
 
     def invoke(self) -> int:
@@ -67,9 +67,9 @@ def dispatch(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatch
     made.function.app._runner().close()
 
 
-def stored(*users: str, receipt: str = "r1", after: float = 0.0, app_id: int = APP_ID) -> Batch:
+def stored(*users: str, receipt: str = "r1", after: float = 0.0, app_id: int = APP_ID) -> PipelessMessage:
     events = msgspec.convert([happening(user, single=False) for user in users], list[PipelessEvent])
-    return Batch(receipt, app_id, NOON + timedelta(seconds=after), events)
+    return PipelessMessage(receipt, app_id, NOON + timedelta(seconds=after), events)
 
 
 @pytest.mark.rule
@@ -155,7 +155,7 @@ def test_a_refused_app_is_paused_without_its_neighbours(dispatch: Dispatch) -> N
 
     assert {key.split("/")[1] for key in dispatch.cloud.keys("claims", "parked/")} == {APP, "pipeless-9"}
     assert circuit_breaker.is_open("state", APP)
-    assert circuit_breaker.accounts_with_parked("state").keys() == {APP, "pipeless-9"}
+    assert circuit_breaker.registered_accounts("state").keys() == {APP, "pipeless-9"}
     assert dispatch.cloud.item(f"circuit#{SITE_ID}") is None
 
 

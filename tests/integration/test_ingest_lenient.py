@@ -44,7 +44,7 @@ def test_good_events_are_taken_and_bad_ones_rejected_and_told(front: Front) -> N
     [queued] = front.queued()
     stored = message.decode(queued, no_claim)
     [entry] = stored.entries
-    assert [(event.entry, event.at) for event in entry.events] == [(1, 0), (1, 2)]
+    assert [(event.entry_index, event.event_index) for event in entry.events] == [(1, 0), (1, 2)]
     first, second = front.rejected()
     for rejection, pointer in zip((first, second), POINTERS, strict=True):
         assert rejection.pointer == f"{pointer}/attributes/value"

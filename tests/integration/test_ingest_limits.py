@@ -9,8 +9,8 @@ from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
 from sluice import contract, receipts, settings
 from sluice.admission import rate_limit
-from sluice.admission.metric_quota import Catalogue
-from sluice.admission.rate_limit import Allowance
+from sluice.admission.metric_quota import MetricQuota
+from sluice.admission.rate_limit import RemainingQuota
 from sluice.contract import Surface
 from sluice.errors import Refused
 from tests.support.aws_clients import aws_client
@@ -29,14 +29,16 @@ def limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> Front:
     return front
 
 
-def count(times: int, now: datetime, surface: Surface = Surface.BULK, caller: str = "a") -> list[Allowance]:
-    return [rate_limit.count(TABLE, caller, surface, now) for _ in range(times)]
+def count(
+    times: int, now: datetime, surface: Surface = Surface.BULK, caller: str = "a"
+) -> list[RemainingQuota]:
+    return [rate_limit.consume(TABLE, caller, surface, now) for _ in range(times)]
 
 
 def refusal(now: datetime, surface: Surface = Surface.BULK) -> int:
     """Returns the seconds that one more request is told to wait."""
     with pytest.raises(Refused) as raised:
-        rate_limit.count(TABLE, "a", surface, now)
+        rate_limit.consume(TABLE, "a", surface, now)
     assert raised.value.status == 429
     seconds = raised.value.headers["Retry-After"]
     [problem] = raised.value.problems
@@ -52,7 +54,7 @@ def test_ten_bulk_requests_fit_a_second_and_the_next_second_is_new(front: Front,
 
     assert [each.remaining for each in count(10, late, surface)] == list(range(149, 139, -1))
     assert refusal(late, surface) == 1
-    assert count(1, late + timedelta(milliseconds=10), surface) == [Allowance(150, 139, 59)]
+    assert count(1, late + timedelta(milliseconds=10), surface) == [RemainingQuota(150, 139, 59)]
 
 
 @pytest.mark.rule
@@ -62,7 +64,7 @@ def test_a_hundred_and_fifty_fit_a_minute_and_the_next_minute_is_new(front: Fron
 
     assert refusal(NOON + 20 * SECOND) == 40
     assert refusal(NOON + timedelta(seconds=59.5)) == 1
-    assert count(1, NOON + 60 * SECOND) == [Allowance(150, 149, 60)]
+    assert count(1, NOON + 60 * SECOND) == [RemainingQuota(150, 149, 60)]
 
 
 def test_what_is_refused_costs_nothing_of_the_minute(front: Front) -> None:
@@ -70,21 +72,21 @@ def test_what_is_refused_costs_nothing_of_the_minute(front: Front) -> None:
     for _ in range(5):
         assert refusal(NOON) == 1
 
-    assert count(1, NOON + SECOND) == [Allowance(150, 139, 59)]
+    assert count(1, NOON + SECOND) == [RemainingQuota(150, 139, 59)]
 
 
 @pytest.mark.rule
 def test_single_events_have_limits_of_their_own(front: Front) -> None:
     count(10, NOON)
 
-    assert count(350, NOON, Surface.EVENT)[-1] == Allowance(3_500, 3_150, 60)
+    assert count(350, NOON, Surface.EVENT)[-1] == RemainingQuota(3_500, 3_150, 60)
     assert refusal(NOON, Surface.EVENT) == 1
 
 
 def test_callers_do_not_share(front: Front) -> None:
     count(10, NOON)
 
-    assert count(1, NOON, caller="b") == [Allowance(150, 149, 60)]
+    assert count(1, NOON, caller="b") == [RemainingQuota(150, 149, 60)]
 
 
 def test_what_is_counted_is_forgotten(front: Front) -> None:
@@ -147,7 +149,7 @@ def test_ingest_may_reach_the_items_it_counts_in(front: Front) -> None:
     }
 
     count(1, NOON)
-    Catalogue().enter(TABLE, SITE_ID, ["metric"], partly=False)
+    MetricQuota().reserve(TABLE, SITE_ID, ["metric"], partly=False)
     receipts.create(TABLE, "0" * 32, account=SITE_ID, created=NOON, total=1)
 
     assert {item["pk"]["S"].partition("#")[0] + "#" for item in front.items()} == allowed

@@ -7,7 +7,7 @@ import pytest
 
 from sluice import aws, message
 from sluice.admission import metric_quota
-from sluice.admission.metric_quota import Catalogue
+from sluice.admission.metric_quota import MetricQuota
 from sluice.contract import MAX_METRICS
 from tests.support.aws_clients import aws_client
 from tests.support.factories import (
@@ -88,7 +88,7 @@ def test_an_account_has_room_for_so_many_metrics_and_no_more(limited: Front) -> 
     ],
 )
 def test_every_route_is_held_to_it(limited: Front, path: str, document: Any, where: str) -> None:
-    Catalogue().enter(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
+    MetricQuota().reserve(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
 
     answer = limited.send(path, document, query={"company_id": SITE_ID})
 
@@ -115,7 +115,7 @@ def test_every_event_that_is_too_many_is_named(limited: Front) -> None:
 
 
 def test_a_lenient_request_is_taken_but_for_those_too_many(limited: Front) -> None:
-    Catalogue().enter(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
+    MetricQuota().reserve(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
     invalid = entry(event(value="1"))
     of_ann = profile(email="ann@example.com")
     document = bulk(
@@ -128,7 +128,7 @@ def test_a_lenient_request_is_taken_but_for_those_too_many(limited: Front) -> No
     assert (answer.status, told["total_count"], told["failed_count"]) == (202, 5, 2)
     assert entered() == {*numbered(2, MAX_METRICS), "one", "two"}
     [stored] = message.decode(limited.queued()[0], lambda _: b"").entries
-    assert [(each.entry, each.at) for each in stored.events] == [(1, 0), (1, 1), (1, 3)]
+    assert [(each.entry_index, each.event_index) for each in stored.events] == [(1, 0), (1, 1), (1, 3)]
     _, rejection = limited.rejected()
     assert rejection.pointer == f"{ENTRIES}/1/attributes/events/data/2/{NAME}"
     payload = json.loads(bytes(rejection.payload))
@@ -137,7 +137,7 @@ def test_a_lenient_request_is_taken_but_for_those_too_many(limited: Front) -> No
 
 
 def test_a_lenient_request_of_nothing_else_is_refused(limited: Front) -> None:
-    Catalogue().enter(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
+    MetricQuota().reserve(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
 
     assert limited.send(document=of("one", "two"), Prefer="handling=lenient").status == 400
     assert (limited.queued(), limited.rejected()) == ([], [])
@@ -161,16 +161,16 @@ def test_without_the_table_all_are_taken(limited: Front) -> None:
 
 def test_what_has_been_seen_is_not_asked_again(front: Front) -> None:
     made: list[str] = []
-    aws.hurried_dynamodb().meta.events.register(
+    aws.low_latency_dynamodb().meta.events.register(
         "before-call.dynamodb", lambda model, **_: made.append(model.name)
     )
-    first, other = Catalogue(), Catalogue()
+    first, other = MetricQuota(), MetricQuota()
 
-    first.enter(TABLE, SITE_ID, ["a", "b"], partly=False)
+    first.reserve(TABLE, SITE_ID, ["a", "b"], partly=False)
     assert made == ["GetItem", "UpdateItem"]
-    first.enter(TABLE, SITE_ID, ["b", "a"], partly=False)
+    first.reserve(TABLE, SITE_ID, ["b", "a"], partly=False)
     assert made == ["GetItem", "UpdateItem"]
-    other.enter(TABLE, SITE_ID, ["a"], partly=False)
+    other.reserve(TABLE, SITE_ID, ["a"], partly=False)
     assert made == ["GetItem", "UpdateItem", "GetItem"]
 
 
@@ -192,16 +192,16 @@ def test_who_is_overtaken_looks_again(
     excess: set[str],
     in_the_end: set[str],
 ) -> None:
-    Catalogue().enter(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
+    MetricQuota().reserve(TABLE, SITE_ID, numbered(2, MAX_METRICS), partly=False)
     read = metric_quota._read
 
     def overtaken(table: str, site_id: str) -> frozenset[str]:
         found = read(table, site_id)
         monkeypatch.setattr(metric_quota, "_read", read)
-        Catalogue().enter(TABLE, SITE_ID, others, partly=False)
+        MetricQuota().reserve(TABLE, SITE_ID, others, partly=False)
         return found
 
     monkeypatch.setattr(metric_quota, "_read", overtaken)
 
-    assert Catalogue().enter(TABLE, SITE_ID, ["a", "b"], partly=partly) == excess
+    assert MetricQuota().reserve(TABLE, SITE_ID, ["a", "b"], partly=partly) == excess
     assert entered() == {*numbered(2, MAX_METRICS), *in_the_end}

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sluice import message, receipts
+from sluice import message, positions, receipts
 from tests.support.aws_clients import aws_client
 from tests.support.factories import KEY, SITE_ID, bulk, client_bulk, entry, event, single
 from tests.support.ingest_app import (
@@ -44,9 +44,11 @@ def test_a_receipt_follows_its_request_to_the_end(front: Front, slash: str) -> N
     receipt = accepted["id"]
 
     assert counts(ask(front, receipt + slash)) == ("queued", 3, 0, 0)
-    receipts.note(TABLE, receipt, delivered=[receipts.place(0, 1)])
+    receipts.record_outcome(TABLE, receipt, delivered=[positions.position(0, 1)])
     assert counts(ask(front, receipt + slash)) == ("processing", 3, 1, 0)
-    receipts.note(TABLE, receipt, rejected=[receipts.place(1, 0)], delivered=[receipts.place(0, 0)])
+    receipts.record_outcome(
+        TABLE, receipt, rejected=[positions.position(1, 0)], delivered=[positions.position(0, 0)]
+    )
     answer = ask(front, receipt + slash)
 
     attributes = answer.document["data"]["attributes"]
@@ -64,8 +66,8 @@ def test_an_event_noted_twice_counts_once_and_as_delivered_if_it_ever_was(front:
     receipt = front.send(document=THREE).document["data"]["id"]
 
     for _ in range(2):
-        receipts.note(TABLE, receipt, delivered=[0])
-        receipts.note(TABLE, receipt, rejected=[0, 1])
+        receipts.record_outcome(TABLE, receipt, delivered=[0])
+        receipts.record_outcome(TABLE, receipt, rejected=[0, 1])
 
     assert counts(ask(front, receipt)) == ("processing", 3, 1, 1)
 
@@ -114,7 +116,7 @@ def test_a_receipt_nobody_was_given_is_not_found(front: Front, receipt: str) -> 
 
 def test_an_item_without_an_account_or_expired_is_not_found(front: Front) -> None:
     producers, expired = uuid.uuid4().hex, uuid.uuid4().hex
-    receipts.note(TABLE, producers, delivered=[0])
+    receipts.record_outcome(TABLE, producers, delivered=[0])
     long_ago = datetime.now(UTC) - timedelta(days=15, seconds=1)
     receipts.create(TABLE, expired, account=SITE_ID, created=long_ago, total=1)
 

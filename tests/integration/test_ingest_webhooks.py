@@ -77,7 +77,7 @@ def test_an_order_is_stored_as_one_message(front: Front, shop: Front, encode: bo
     ids = [json.loads(bytes(each.events[0].attributes))["unique_id"] for each in found.entries]
     assert ids[0] == "order:820982911946154500"
     assert len(set(ids)) == 6
-    assert {each.events[0].entry for each in found.entries} == {None}
+    assert {each.events[0].entry_index for each in found.entries} == {None}
     assert front.rejected() == []
 
 
@@ -244,7 +244,7 @@ def test_a_process_outlives_its_wait_for_a_newer_document(front: Front) -> None:
     """Checks that the process does not end, and its document with it."""
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
     timeout = resources["IngestFunction"]["Properties"]["Timeout"]
-    config = aws.hurried_s3().meta.config
+    config = aws.low_latency_s3().meta.config
 
     longest = config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
 
@@ -331,7 +331,7 @@ def test_the_good_events_of_a_delivery_are_taken_without_the_bad(front: Front) -
         2,
         1,
     )
-    assert [each.events[0].entry for each in found.entries] == [None, 2]
+    assert [each.events[0].entry_index for each in found.entries] == [None, 2]
     [rejection] = front.rejected()
     assert rejection.pointer == "/data/1/attributes/profile/data/attributes/email"
     payload = json.loads(bytes(rejection.payload))

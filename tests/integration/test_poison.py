@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sluice.delivery import unfinished
+from sluice.delivery import poison
 from sluice.errors import Retryable
 from tests.support.aws_stack import Cloud, Crash
 
@@ -12,7 +12,7 @@ NOW = time.time()
 
 
 def leave(*message_ids: str, end: float = NOW - 60) -> None:
-    with pytest.raises(Crash), unfinished.noted("claims", message_ids, end):
+    with pytest.raises(Crash), poison.journal("claims", message_ids, end):
         raise Crash
 
 
@@ -21,24 +21,24 @@ def test_what_a_process_died_with_is_told_when_its_time_is_over(cloud: Cloud) ->
     leave("m2", "m3")
     leave("m4", end=NOW + 60)
 
-    assert sorted(map(sorted, unfinished.groups("claims", NOW))) == [["m1", "m2"], ["m2", "m3"]]
-    assert {"m4"} in unfinished.groups("claims", NOW + 62)
+    assert sorted(map(sorted, poison.crashed_groups("claims", NOW))) == [["m1", "m2"], ["m2", "m3"]]
+    assert {"m4"} in poison.crashed_groups("claims", NOW + 62)
 
 
 def test_what_was_finished_leaves_no_note(cloud: Cloud) -> None:
-    with unfinished.noted("claims", ["m1"], NOW - 60):
-        assert unfinished.groups("claims", NOW) == [{"m1"}]
+    with poison.journal("claims", ["m1"], NOW - 60):
+        assert poison.crashed_groups("claims", NOW) == [{"m1"}]
 
-    assert unfinished.groups("claims", NOW) == []
+    assert poison.crashed_groups("claims", NOW) == []
     assert cloud.keys("claims", "") == []
 
 
 def test_the_newest_notes_are_looked_at(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unfinished, "MOST", 2)
+    monkeypatch.setattr(poison, "MOST", 2)
     for age in (300, 100, 400, 200):
         leave(f"m{age}", end=NOW - age)
 
-    assert unfinished.groups("claims", NOW) == [{"m100"}, {"m200"}]
+    assert poison.crashed_groups("claims", NOW) == [{"m100"}, {"m200"}]
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "DeleteObject"])
@@ -46,7 +46,7 @@ def test_without_a_note_the_work_goes_on(cloud: Cloud, operation: str) -> None:
     cloud.calls.fail(operation)
     worked = False
 
-    with unfinished.noted("claims", ["m1"], NOW):
+    with poison.journal("claims", ["m1"], NOW):
         worked = True
 
     assert worked
@@ -55,8 +55,8 @@ def test_without_a_note_the_work_goes_on(cloud: Cloud, operation: str) -> None:
 def test_notes_that_cannot_be_listed_are_to_be_tried_again_and_one_that_is_gone_is_none(cloud: Cloud) -> None:
     leave("m1")
     cloud.calls.fail("GetObject")
-    assert unfinished.groups("claims", NOW) == []
+    assert poison.crashed_groups("claims", NOW) == []
 
     cloud.calls.fail("ListObjectsV2")
     with pytest.raises(Retryable):
-        unfinished.groups("claims", NOW)
+        poison.crashed_groups("claims", NOW)

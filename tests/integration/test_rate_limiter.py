@@ -17,8 +17,8 @@ from devstack.fake_upstream.windows import busiest
 from sluice import aws
 from sluice.contract import STEADY_LIMIT
 from sluice.delivery import rate_limiter
-from sluice.delivery.rate_limiter import OutOfTime, Pace
-from sluice.delivery.responses import Answer, retry_after
+from sluice.delivery.rate_limiter import NoSlotBeforeDeadline, RateLimiter
+from sluice.delivery.responses import Response, retry_after
 from sluice.errors import Retryable
 from tests.support.pretended_world import Clock, run
 
@@ -106,15 +106,15 @@ def clock():
 
 
 def worker(clock, *, seconds=20.0, site_id="AbC123"):
-    return Pace(TABLE, site_id, clock() + seconds, clock, clock.sleep)
+    return RateLimiter(TABLE, site_id, clock() + seconds, clock, clock.sleep)
 
 
 async def turns(paced, count):
-    return await asyncio.gather(*(paced.turn() for _ in range(count)))
+    return await asyncio.gather(*(paced.acquire() for _ in range(count)))
 
 
 async def one_by_one(paced, count):
-    return [await paced.turn() for _ in range(count)]
+    return [await paced.acquire() for _ in range(count)]
 
 
 class TestCost:
@@ -123,7 +123,7 @@ class TestCost:
         async def no_time(seconds):
             await asyncio.sleep(0)
 
-        paced = Pace(TABLE, "AbC123", NOW + 20, lambda: NOW, no_time)
+        paced = RateLimiter(TABLE, "AbC123", NOW + 20, lambda: NOW, no_time)
 
         slots = asyncio.run(turns(paced, waiting))
 
@@ -141,11 +141,11 @@ class TestCost:
     def test_nothing_more_is_asked_once_there_is_no_time(self, database, clock):
         async def scenario():
             paced = worker(clock, seconds=0.3)
-            return await asyncio.gather(*(paced.turn() for _ in range(20)), return_exceptions=True)
+            return await asyncio.gather(*(paced.acquire() for _ in range(20)), return_exceptions=True)
 
         results = clock.run(scenario())
 
-        assert [type(result) for result in results] == [int] * 3 + [OutOfTime] * 17
+        assert [type(result) for result in results] == [int] * 3 + [NoSlotBeforeDeadline] * 17
         assert database.calls == {"get_item": 2, "put_item": 1}
 
     def test_the_item_is_small_and_goes_away_by_itself(self, database, clock):
@@ -159,7 +159,7 @@ class TestCost:
     def test_accounts_have_nothing_in_common(self, database, clock):
         async def scenario():
             return await asyncio.gather(
-                *(worker(clock, site_id=name).turn() for name in ("AAA111", "BBB222"))
+                *(worker(clock, site_id=name).acquire() for name in ("AAA111", "BBB222"))
             )
 
         assert clock.run(scenario()) == [NOW_MS, NOW_MS]
@@ -171,19 +171,19 @@ class TestOutOfTime:
         version = database.item()["version"]
         clock.now = NOW + 4
 
-        with pytest.raises(OutOfTime) as raised:
-            clock.run(worker(clock, seconds=5).turn())
+        with pytest.raises(NoSlotBeforeDeadline) as raised:
+            clock.run(worker(clock, seconds=5).acquire())
 
         assert clock() + raised.value.after == pytest.approx(NOW + rate_limiter.SHARE_MS / 1_000, abs=0.002)
         assert database.item()["version"] == version
 
     def test_and_whoever_comes_back_then_gets_it(self, database, clock):
         clock.run(one_by_one(worker(clock), rate_limiter.SHARE_LIMIT))
-        with pytest.raises(OutOfTime) as raised:
-            clock.run(worker(clock, seconds=1).turn())
+        with pytest.raises(NoSlotBeforeDeadline) as raised:
+            clock.run(worker(clock, seconds=1).acquire())
 
         clock.now += raised.value.after + 0.001
-        slot = clock.run(worker(clock, seconds=1).turn())
+        slot = clock.run(worker(clock, seconds=1).acquire())
 
         assert abs(slot - clock() * 1_000) <= 2
 
@@ -193,8 +193,8 @@ class TestOutOfTime:
             await paced.pause(60)
             found = []
             for _ in range(2):
-                with pytest.raises(OutOfTime) as raised:
-                    await paced.turn()
+                with pytest.raises(NoSlotBeforeDeadline) as raised:
+                    await paced.acquire()
                 found.append(raised.value.after)
                 clock.now += 10
             return found
@@ -216,8 +216,8 @@ class TestPause:
     )
     def test_lasts_as_long_as_retry_after_says(self, database, clock, text, seconds):
         async def scenario():
-            await worker(clock).pause(retry_after(Answer(429, {"retry-after": text()})))
-            return await worker(clock, seconds=3_600).turn()
+            await worker(clock).pause(retry_after(Response(429, {"retry-after": text()})))
+            return await worker(clock, seconds=3_600).acquire()
 
         slot = clock.run(scenario())
 
@@ -228,7 +228,7 @@ class TestPause:
         async def scenario():
             await one_by_one(worker(clock), rate_limiter.SHARE_LIMIT)
             clock.meanwhile = lambda: worker(clock).pause(15)
-            return await worker(clock, seconds=60).turn()
+            return await worker(clock, seconds=60).acquire()
 
         slot = clock.run(scenario())
 
@@ -246,9 +246,9 @@ class TestPause:
         async def scenario():
             paced = worker(clock, seconds=20)
             await worker(clock).pause(30)
-            await paced.turn()
+            await paced.acquire()
 
-        with pytest.raises(OutOfTime) as raised:
+        with pytest.raises(NoSlotBeforeDeadline) as raised:
             clock.run(scenario())
 
         assert raised.value.after == pytest.approx(30 + rate_limiter.GUARD_MS / 1_000, abs=0.002)
@@ -266,7 +266,7 @@ class TestPause:
 class TestObserve:
     def test_what_others_left_holds_for_every_worker(self, database, clock):
         async def scenario():
-            slot = await worker(clock).turn()
+            slot = await worker(clock).acquire()
             await worker(clock).observe(slot, 3, 30.0)
             return await one_by_one(worker(clock, seconds=100), 5)
 
@@ -279,7 +279,7 @@ class TestObserve:
     def test_no_news_costs_nothing(self, database, clock):
         async def scenario():
             paced = worker(clock)
-            slot = await paced.turn()
+            slot = await paced.acquire()
             database.calls.clear()
             await paced.observe(slot, STEADY_LIMIT - 1, 60.0)
 
@@ -290,15 +290,15 @@ class TestObserve:
     def test_an_absurd_reset_is_over_in_a_minute(self, database, clock):
         async def scenario():
             paced = worker(clock, seconds=3_600)
-            await paced.observe(await paced.turn(), 0, 1e12)
-            return await paced.turn()
+            await paced.observe(await paced.acquire(), 0, 1e12)
+            return await paced.acquire()
 
         assert clock.run(scenario()) <= NOW_MS + 61_000
 
     def test_fails_nothing(self, database, clock):
         async def scenario():
             paced = worker(clock)
-            slot = await paced.turn()
+            slot = await paced.acquire()
             database.failure = EndpointConnectionError(endpoint_url="http://127.0.0.1")
             await paced.observe(slot, 0, 60.0)
 
@@ -319,7 +319,7 @@ class TestContention:
         def rival():
             database.after_read = lambda: None
             if len(rivals) < times:
-                rivals.append(clock.run(worker(clock, seconds=500).turn()))
+                rivals.append(clock.run(worker(clock, seconds=500).acquire()))
             database.after_read = rival
 
         database.after_read = rival
@@ -342,17 +342,17 @@ class TestContention:
         rivals = self.compete(database, clock, 1_000)
 
         with pytest.raises(Retryable, match="contended"):
-            clock.run(worker(clock, seconds=500).turn())
+            clock.run(worker(clock, seconds=500).acquire())
 
         assert len(rivals) == rate_limiter._ATTEMPTS
 
     def test_an_item_that_has_expired_meanwhile_is_made_anew(self, database, clock):
-        clock.run(worker(clock).turn())
+        clock.run(worker(clock).acquire())
         database.after_read = lambda: database._client.delete_item(
             TableName=TABLE, Key={"pk": {"S": "pace#AbC123"}}
         )
 
-        assert clock.run(worker(clock).turn()) == NOW_MS + rate_limiter.SPACING_MS
+        assert clock.run(worker(clock).acquire()) == NOW_MS + rate_limiter.SPACING_MS
 
 
 class TestTrouble:
@@ -372,16 +372,18 @@ class TestTrouble:
         monkeypatch.setattr(database, broken, fail)
 
         with pytest.raises(Retryable, match="state table") as raised:
-            clock.run(worker(clock).turn())
-        assert not isinstance(raised.value, OutOfTime)
+            clock.run(worker(clock).acquire())
+        assert not isinstance(raised.value, NoSlotBeforeDeadline)
 
     def test_that_made_a_worker_late_costs_it_the_slot(self, database, clock):
         async def stall():
-            clock.now += rate_limiter.LATE_SECONDS + 0.2
+            clock.now += rate_limiter.SLOT_TOLERANCE_SECONDS + 0.2
 
         clock.meanwhile = stall
 
-        assert clock.run(worker(clock).turn()) == NOW_MS + 1_000 * rate_limiter.LATE_SECONDS + 200
+        assert (
+            clock.run(worker(clock).acquire()) == NOW_MS + 1_000 * rate_limiter.SLOT_TOLERANCE_SECONDS + 200
+        )
 
 
 class TestEightWorkersRacing:
@@ -398,7 +400,7 @@ class TestEightWorkersRacing:
         failures = []
 
         async def job(paced, slots):
-            slots.append(await paced.turn())
+            slots.append(await paced.acquire())
             await asyncio.sleep(chance.uniform(0.1, 1.0))
 
         async def invocations(slots):
@@ -406,7 +408,7 @@ class TestEightWorkersRacing:
                 paced = worker(clock)
                 jobs = [job(paced, slots) for _ in range(chance.randrange(4, 13))]
                 results = await asyncio.gather(*jobs, return_exceptions=True)
-                waits = [result.after for result in results if isinstance(result, OutOfTime)]
+                waits = [result.after for result in results if isinstance(result, NoSlotBeforeDeadline)]
                 failures.extend(result for result in results if isinstance(result, Exception))
                 await asyncio.sleep(min(waits, default=0.0))
                 await asyncio.sleep(-clock() % 2)  # several begin at the same moment, and race
@@ -418,7 +420,7 @@ class TestEightWorkersRacing:
         clock.run(race())
 
         slots = sorted(slot / 1_000 for worker_slots in slots_of for slot in worker_slots)
-        assert all(isinstance(failure, OutOfTime) for failure in failures)
+        assert all(isinstance(failure, NoSlotBeforeDeadline) for failure in failures)
         assert all(len(worker_slots) > 5 for worker_slots in slots_of)
         assert len(set(slots)) == len(slots)
         assert busiest(slots, 1) <= 10

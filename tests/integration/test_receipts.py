@@ -13,26 +13,26 @@ from botocore.exceptions import ConnectionClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import aws, receipts
+from sluice import aws, positions, receipts
 from sluice.contract import MAX_EVENTS_PER_REQUEST
-from sluice.delivery import trials
+from sluice.delivery import poison
 from sluice.errors import Retryable
 from tests.support.aws_stack import Cloud
 
-positions = st.tuples(st.integers(0, 10_000), st.integers(0, MAX_EVENTS_PER_REQUEST - 1))
+pairs = st.tuples(st.integers(0, 10_000), st.integers(0, MAX_EVENTS_PER_REQUEST - 1))
 
 
-@given(positions, positions)
+@given(pairs, pairs)
 def test_each_event_has_a_place_of_its_own(one: tuple[int, int], other: tuple[int, int]) -> None:
-    assert (receipts.place(*one) == receipts.place(*other)) == (one == other)
+    assert (positions.position(*one) == positions.position(*other)) == (one == other)
 
 
 def test_what_is_noted_is_done(cloud: Cloud) -> None:
-    receipts.note("state", "r1", delivered=[0, 1_000])
-    receipts.note("state", "r1", rejected=[1])
-    receipts.note("state", "r2", delivered=[5], rejected=[6, 7])
+    receipts.record_outcome("state", "r1", delivered=[0, 1_000])
+    receipts.record_outcome("state", "r1", rejected=[1])
+    receipts.record_outcome("state", "r2", delivered=[5], rejected=[6, 7])
 
-    assert receipts.done("state", ["r1", "r2", "unknown"]) == {
+    assert receipts.completed("state", ["r1", "r2", "unknown"]) == {
         "r1": {0, 1, 1_000},
         "r2": {5, 6, 7},
     }
@@ -57,10 +57,10 @@ def hanging_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socke
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "testing")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(aws, "_silent_until", {})
-        aws.hurried_dynamodb.cache_clear()
+        monkeypatch.setattr(aws, "_failing_until", {})
+        aws.low_latency_dynamodb.cache_clear()
         yield accepted
-        aws.hurried_dynamodb.cache_clear()
+        aws.low_latency_dynamodb.cache_clear()
         listening.shutdown(socket.SHUT_RDWR)
     thread.join()
     for connection in accepted:
@@ -93,20 +93,20 @@ def test_a_connection_that_was_closed_meanwhile_costs_no_receipt(cloud: Cloud) -
 
 
 def test_noting_again_changes_no_outcome_and_no_expiry(cloud: Cloud) -> None:
-    receipts.note("state", "r1", delivered=[1, 2], rejected=[3])
+    receipts.record_outcome("state", "r1", delivered=[1, 2], rejected=[3])
     item = cloud.item("receipt#r1")
     assert item is not None
     first = item | {"expires_at": {"N": "1900000000"}}
     cloud.dynamodb.put_item(TableName="state", Item=first)
 
-    receipts.note("state", "r1", delivered=[2, 1])
-    receipts.note("state", "r1", rejected=[3])
+    receipts.record_outcome("state", "r1", delivered=[2, 1])
+    receipts.record_outcome("state", "r1", rejected=[3])
 
     assert (cloud.item("receipt#r1") or {}) | {"noted": {}} == first | {"noted": {}}
 
 
 def test_a_receipt_outlives_its_message(cloud: Cloud) -> None:
-    receipts.note("state", "r1", delivered=[1])
+    receipts.record_outcome("state", "r1", delivered=[1])
 
     item = cloud.item("receipt#r1")
     assert item is not None
@@ -116,19 +116,19 @@ def test_a_receipt_outlives_its_message(cloud: Cloud) -> None:
 def test_more_receipts_than_one_request_takes_are_read(cloud: Cloud) -> None:
     ids = [f"r{number}" for number in range(230)]
     for number, receipt in enumerate(ids):
-        receipts.note("state", receipt, delivered=[number])
+        receipts.record_outcome("state", receipt, delivered=[number])
 
-    assert receipts.done("state", ids) == {receipt: {number} for number, receipt in enumerate(ids)}
+    assert receipts.completed("state", ids) == {receipt: {number} for number, receipt in enumerate(ids)}
     sizes = [len(call["RequestItems"]["state"]["Keys"]) for call in cloud.calls.of("BatchGetItem")]
     assert sizes == [100, 100, 30]
 
 
 def test_what_an_answer_leaves_out_is_asked_for_again(cloud: Cloud) -> None:
     for number in range(10):
-        receipts.note("state", f"r{number}", delivered=[number])
+        receipts.record_outcome("state", f"r{number}", delivered=[number])
     cloud.calls.instead("BatchGetItem", _leaving_out(at_a_time=4))
 
-    found = receipts.done("state", [f"r{number}" for number in range(10)])
+    found = receipts.completed("state", [f"r{number}" for number in range(10)])
 
     assert found == {f"r{number}": {number} for number in range(10)}
     calls = [call["RequestItems"]["state"] for call in cloud.calls.of("BatchGetItem")]
@@ -144,7 +144,7 @@ def test_a_table_that_never_gives_all_is_to_be_tried_again(
     cloud.calls.instead("BatchGetItem", _leaving_out(at_a_time=0))
 
     with pytest.raises(Retryable):
-        receipts.done("state", ["r1"])
+        receipts.completed("state", ["r1"])
 
     assert waits == sorted(waits)
     assert sum(waits) < 10
@@ -167,23 +167,23 @@ def _leaving_out(at_a_time: int) -> Callable[[dict[str, Any], Callable[[], Any]]
 def test_a_table_out_of_reach_is_to_be_tried_again(cloud: Cloud, how: str) -> None:
     getattr(cloud.calls, how)("UpdateItem")
     with pytest.raises(Retryable):
-        receipts.note("state", "r1", delivered=[1])
+        receipts.record_outcome("state", "r1", delivered=[1])
     with pytest.raises(Retryable):
-        trials.begin("state", "m1")
+        poison.start_solo("state", "m1")
 
     cloud.calls.clear()
     getattr(cloud.calls, how)("BatchGetItem")
     with pytest.raises(Retryable):
-        receipts.done("state", ["r1"])
+        receipts.completed("state", ["r1"])
 
 
 def test_a_trial_knows_how_often_one_did_not_end(cloud: Cloud) -> None:
-    assert [trials.begin("state", "m1") for _ in range(3)] == [0, 1, 2]
-    assert trials.begin("state", "m2") == 0
+    assert [poison.start_solo("state", "m1") for _ in range(3)] == [0, 1, 2]
+    assert poison.start_solo("state", "m2") == 0
 
-    trials.end("state", "m1")
+    poison.finish_solo("state", "m1")
 
-    assert trials.begin("state", "m1") == 0
+    assert poison.start_solo("state", "m1") == 0
     item = cloud.item("trial#m1")
     assert item is not None
     assert int(item["expires_at"]["N"]) == pytest.approx(time.time() + 15 * 86_400, abs=5)

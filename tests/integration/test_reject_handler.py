@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import message, receipts, rejection
+from sluice import message, positions, receipts, rejection
 from sluice.archive import CLAIM_RECEIVES
 from sluice.contract import Surface
 from sluice.rejection import Reason, Rejection
@@ -214,7 +214,7 @@ def test_a_dead_letter_completes_its_receipt(reject: Reject, form: str) -> None:
     receipt = "0" * 32
     body = message.encode(stored(("ann", "a0"), ("ann", "a1"), ("bob", "b0"), receipt=receipt))
     receipts.create("state", receipt, account=SITE_ID, created=datetime.now(UTC), total=3)
-    receipts.note("state", receipt, delivered=[receipts.place(0, 1)])
+    receipts.record_outcome("state", receipt, delivered=[positions.position(0, 1)])
     given_up: dict[str, Any] = {
         "reason": Reason.DEAD_LETTER,
         "payload": msgspec.Raw(msgspec.json.encode(body.text)),

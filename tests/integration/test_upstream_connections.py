@@ -20,10 +20,10 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
 from devstack.fake_upstream import Klaviyo, Settings, server, serving
-from sluice.accounts import Account
+from sluice.accounts import KlaviyoAccount
 from sluice.delivery import http
-from sluice.delivery.rate_limiter import OutOfTime
-from sluice.delivery.responses import Answer
+from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
+from sluice.delivery.responses import Response
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event
 
 KEY = "pk_test"
@@ -65,7 +65,7 @@ def runner() -> Iterator[asyncio.Runner]:
 def test_a_connection_outlasts_an_invocation(connections: list[object], runner: asyncio.Runner) -> None:
     klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
     with serving(klaviyo) as url:
-        account = Account(SITE_ID, KEY, url)
+        account = KlaviyoAccount(SITE_ID, KEY, url)
 
         for number in range(5):
             answer = runner.run(http.create_job(http.client(), account, job(f"e{number}"), turn))
@@ -81,9 +81,9 @@ def test_jobs_at_the_same_time_have_a_connection_each(
     klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
     klaviyo.configure(faults=[{"kind": "latency", "seconds": 0.2}])
     with serving(klaviyo) as url:
-        account = Account(SITE_ID, KEY, url)
+        account = KlaviyoAccount(SITE_ID, KEY, url)
 
-        async def at_once(round_: int) -> list[Answer]:
+        async def at_once(round_: int) -> list[Response]:
             client = http.client()
             return await asyncio.gather(
                 *(http.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
@@ -102,7 +102,7 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
     klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
     klaviyo.configure(faults=[{**fault, "count": 1}])
     with serving(klaviyo) as url:
-        account = Account(SITE_ID, KEY, url)
+        account = KlaviyoAccount(SITE_ID, KEY, url)
 
         answers = [runner.run(http.create_job(http.client(), account, job(f"e{n}"), turn)) for n in range(2)]
 
@@ -113,11 +113,11 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
 def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asyncio.Runner) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        account = Account(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        account = KlaviyoAccount(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
 
         answer = runner.run(http.create_job(http.client(), account, b"{}", turn))
 
-    assert answer == Answer(None, failure="ConnectError")
+    assert answer == Response(None, failure="ConnectError")
 
 
 @pytest.fixture(scope="module")
@@ -195,13 +195,13 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     requests: list[tuple[str, Any]] = []
 
-    async def jobs(account: Account) -> list[Answer]:
+    async def jobs(account: KlaviyoAccount) -> list[Response]:
         async with _client() as client:
             await http.create_job(client, account, b"{}", turn)
             return await asyncio.gather(*(http.create_job(client, account, b"{}", turn) for _ in range(3)))
 
     with serving_over_tls(certificate, requests) as url:
-        answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
+        answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
 
     assert [answer.status for answer in answers] == [202] * 3
     assert [version for version, _ in requests] == ["2"] * 4
@@ -242,9 +242,9 @@ def test_what_waited_for_its_connection_leaves_in_a_later_turn_on_that_connectio
         sent_before.append(len(requests))
         return math.inf if opened else time.time() + seconds
 
-    async def jobs(url: str) -> list[Answer]:
+    async def jobs(url: str) -> list[Response]:
         async with opening_slowly(url, 2 * seconds, opened) as slow_url, _client() as client:
-            account = Account(SITE_ID, KEY, slow_url)
+            account = KlaviyoAccount(SITE_ID, KEY, slow_url)
             return [await http.create_job(client, account, b"{}", turn) for _ in range(3)]
 
     with serving_over_tls(certificate, requests, version) as url:
@@ -269,12 +269,12 @@ def test_what_is_late_on_an_open_connection_leaves_in_a_later_turn_on_that_conne
         sent_before.append(len(requests))
         return next(ends)
 
-    async def jobs(account: Account) -> list[Answer]:
+    async def jobs(account: KlaviyoAccount) -> list[Response]:
         async with _client() as client:
             return [await http.create_job(client, account, b"{}", turn) for _ in range(2)]
 
     with serving_over_tls(certificate, requests, version) as url:
-        answers = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
+        answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
 
     assert [answer.status for answer in answers] == [202] * 2
     assert sent_before == [0, 1, 1, 1]
@@ -292,17 +292,17 @@ def test_what_gets_no_further_turn_is_not_sent(
     async def late_turn() -> float:
         for end in ends:
             return end
-        raise OutOfTime("no slot before the deadline", 7.0)
+        raise NoSlotBeforeDeadline("no slot before the deadline", 7.0)
 
-    async def jobs(account: Account) -> Answer:
+    async def jobs(account: KlaviyoAccount) -> Response:
         async with _client() as client:
-            with pytest.raises(OutOfTime):
+            with pytest.raises(NoSlotBeforeDeadline):
                 await http.create_job(client, account, b"{}", late_turn)
             assert requests == []
             return await http.create_job(client, account, b"{}", turn)
 
     with serving_over_tls(certificate, requests, version) as url:
-        answer = asyncio.run(jobs(Account(SITE_ID, KEY, url)))
+        answer = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
 
     assert answer.status == 202
     assert len(requests) == 1
@@ -311,15 +311,15 @@ def test_what_gets_no_further_turn_is_not_sent(
 def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
     certificate: tuple[Path, Path],
 ) -> None:
-    async def post(account: Account) -> Answer:
+    async def post(account: KlaviyoAccount) -> Response:
         async with _client() as client:
             return await http.create_job(client, account, b"{}", turn)
 
     requests: list[tuple[str, Any]] = []
     with serving_over_tls(certificate, requests) as url:
-        answer = asyncio.run(post(Account(SITE_ID, KEY, url)))
+        answer = asyncio.run(post(KlaviyoAccount(SITE_ID, KEY, url)))
 
-    assert answer == Answer(None, failure="ConnectError")
+    assert answer == Response(None, failure="ConnectError")
     assert requests == []
 
 

@@ -286,7 +286,7 @@ def forget() -> None:
     """Forgets what a process keeps from its first request on, except its clients, which are slow to make."""
     settings.load.cache_clear()
     forget_secrets()
-    aws._silent_until.clear()
+    aws._failing_until.clear()
 
 
 def forget_secrets() -> None:

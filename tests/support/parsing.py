@@ -10,12 +10,14 @@ from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
 from sluice.klaviyo import parser
-from sluice.klaviyo.parser import Intake
+from sluice.klaviyo.parser import ParsedRequest
 from sluice.message import Message, StoredMessage
 from tests.support.factories import NEWEST, NOON, SITE_ID, encoded
 
 
-def read(surface: Surface, document: object, revision: str = NEWEST, accepted: datetime = NOON) -> Intake:
+def read(
+    surface: Surface, document: object, revision: str = NEWEST, accepted: datetime = NOON
+) -> ParsedRequest:
     """Reads a document, or the bytes of a body, as a request would be read."""
     body = document if isinstance(document, bytes) else encoded(document)
     return parser.read(surface, body, revision, accepted)
@@ -37,13 +39,13 @@ def pointers(surface: Surface, document: object, revision: str = NEWEST) -> list
     return [problem.pointer for problem in refusal(surface, document, revision)]
 
 
-def delivered(read: Intake, surface: Surface = Surface.BULK) -> list[dict[str, Any]]:
+def delivered(read: ParsedRequest, surface: Surface = Surface.BULK) -> list[dict[str, Any]]:
     """Returns what dispatch finds on the queue: the entries read, their parts as plain JSON."""
     entries: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(stored(read, surface).entries))
     return entries
 
 
-def stored(read: Intake, surface: Surface = Surface.BULK) -> StoredMessage:
+def stored(read: ParsedRequest, surface: Surface = Surface.BULK) -> StoredMessage:
     """Returns the entries read as a message on the queue."""
     body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
     decoded = message.decode(body.text, lambda _: body.claim_bytes)
@@ -51,7 +53,7 @@ def stored(read: Intake, surface: Surface = Surface.BULK) -> StoredMessage:
     return decoded
 
 
-def only_event(read: Intake) -> dict[str, Any]:
+def only_event(read: ParsedRequest) -> dict[str, Any]:
     """Returns the attributes of the only event read, as they go upstream."""
     [entry] = delivered(read)
     [event] = entry["events"]
@@ -59,7 +61,7 @@ def only_event(read: Intake) -> dict[str, Any]:
     return attributes
 
 
-def only_profile(read: Intake) -> dict[str, Any]:
+def only_profile(read: ParsedRequest) -> dict[str, Any]:
     """Returns the only profile read, as it goes upstream."""
     [entry] = delivered(read)
     profile: dict[str, Any] = entry["profile"]

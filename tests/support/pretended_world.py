@@ -21,14 +21,14 @@ import msgspec
 
 from devstack.fake_upstream import Klaviyo
 from sluice import dispatch, message
-from sluice.accounts import Account, Accounts, App
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
-from sluice.delivery import backoff, poison, rate_limiter, unfinished
+from sluice.delivery import backoff, poison, rate_limiter
 from sluice.delivery.outcome import Circuits, Receipts
-from sluice.delivery.responses import Answer
+from sluice.delivery.responses import Response
 from sluice.errors import Retryable
 from sluice.klaviyo import delivery
-from sluice.klaviyo.sender import Turn
+from sluice.klaviyo.sender import AcquireSlot
 from sluice.message import Message
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Queue:
         heapq.heappush(self._visible, (at, next(self._order), waiting))
 
 
-class _Pace:
+class _RateLimiter:
     """Runs the pure rate limiter over a window in memory instead of the state table."""
 
     def __init__(self, world: "World", site_id: str, deadline: float) -> None:
@@ -184,14 +184,14 @@ class _Pace:
         self._site_id = site_id
         self._deadline = int(deadline * 1_000)
 
-    async def turn(self) -> int:
+    async def acquire(self) -> int:
         self._world.meet_trouble()
         now = int(self._world.clock() * 1_000)
         window = self._world.windows[self._site_id]
         rate = self._world.rate
         slots, self._world.windows[self._site_id] = rate_limiter.reserve(window, now, 1, self._deadline, rate)
         if not slots:
-            raise rate_limiter.OutOfTime(
+            raise rate_limiter.NoSlotBeforeDeadline(
                 "no slot", after=(rate_limiter.next_slot(window, now, rate) - now) / 1_000
             )
         await asyncio.sleep(slots[0] / 1_000 - self._world.clock())
@@ -223,14 +223,14 @@ class World:
         batch: int = 10_000,
         receive_count: int = 50,
         latency: float = 0.3,
-        rate: rate_limiter.Rate = rate_limiter.KLAVIYO,
+        rate: rate_limiter.RateLimit = rate_limiter.KLAVIYO,
         trouble: float = 0.0,
     ) -> None:
         self.chance = random.Random(seed)
-        self.accounts = Accounts(tuple(Account(site_id, key) for site_id, key in accounts.items()))
+        self.accounts = Accounts(tuple(KlaviyoAccount(site_id, key) for site_id, key in accounts.items()))
         self.klaviyo = Klaviyo(accounts, clock=self.clock)
         self.queue = Queue(self.clock, receive_count)
-        self.windows: dict[str, rate_limiter.Window] = defaultdict(rate_limiter.Window)
+        self.windows: dict[str, rate_limiter.SlotWindow] = defaultdict(rate_limiter.SlotWindow)
         self.circuits: dict[str, int] = {}
         self.parked: dict[str, list[list[bytes]]] = defaultdict(list)  # objects of messages, the oldest first
         self.receipts: dict[str, set[int]] = defaultdict(set)
@@ -240,7 +240,9 @@ class World:
         self.counts: Counter[str] = Counter()
         self.kill_at: set[int] = set()  # numbers of upstream requests after which the sender is killed
         self.poison: str | None = None  # a worker that decodes a body with this in it is killed
-        self.answer: Callable[[bytes], Answer | None] = lambda body: None  # what is said instead of taking it
+        self.answer: Callable[[bytes], Response | None] = lambda body: (
+            None
+        )  # what is said instead of taking it
         self._workers = workers
         self._batch = batch
         self._latency = latency
@@ -306,22 +308,24 @@ class World:
         left = set(batch)
         now = self.clock()
         numbers = {waiting.id: number for number, waiting in batch.items()}
-        newest = self.unfinished[-unfinished.MOST :]
-        died_with = [{numbers[each] for each in group & numbers.keys()} for group in newest]
+        newest = self.unfinished[-poison.MAX_JOURNAL_ENTRIES :]
+        crash_groups = [{numbers[each] for each in group & numbers.keys()} for group in newest]
         sizes = {number: message.unpacked_size(waiting.body) for number, waiting in batch.items()}
         last_send = now + FUNCTION_SECONDS - REQUEST_SECONDS - 8
         try:
-            for part in poison.parts(sizes, died_with, MEMORY_BYTES, self.chance):
+            for part in poison.split_batch(sizes, crash_groups, MEMORY_BYTES, self.chance):
                 with self._in_hand([batch[number] for number in part]) as culprit:
                     records = {number: _record(batch[number], culprit) for number in part}
-                    if self.poison and any(self.poison in r.body and not r.culprit for r in records.values()):
+                    if self.poison and any(
+                        self.poison in r.body and not r.is_poison for r in records.values()
+                    ):
                         raise ExceptionGroup("killed", [Killed()])
                     outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
                 self.counts.update(outcome.counts)
                 self.rejections += [refusal.rejection for refusal in outcome.refusals]
                 for refusal in outcome.refusals:
                     if refusal.receipt:
-                        self.receipts[refusal.receipt].update(refusal.places)
+                        self.receipts[refusal.receipt].update(refusal.positions)
                 for number, wait in outcome.retry.items():
                     waiting = batch[number]
                     self.queue.postpone(waiting, backoff.delay(waiting.receives, wait, self.chance))
@@ -340,7 +344,7 @@ class World:
             self.unfinished.append(frozenset(ids))
         elif noted:
             self.trials[ids[0]] += 1
-        yield self.trials[ids[0]] > poison.TRIALS
+        yield self.trials[ids[0]] > poison.MAX_SOLO_CRASHES
         if noted and len(ids) > 1:
             self.unfinished.remove(frozenset(ids))
         elif noted:
@@ -391,7 +395,7 @@ class World:
             delivery=delivery.Ports(
                 create_job=self._create_job,
                 create_events=_never,
-                pace=lambda account: _Pace(self, account.id, deadline),  # type: ignore[arg-type,return-value]
+                rate_limiter=lambda account: _RateLimiter(self, account.id, deadline),  # type: ignore[arg-type,return-value]
                 circuits=Circuits(hard(is_open), hard(open_circuit), hard(close_circuit), hard(park)),
                 receipts=Receipts(hard(done), hard(delivered)),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
@@ -415,7 +419,7 @@ class World:
         if self._trouble and self.chance.random() < self._trouble:
             raise Retryable("AWS does not answer")
 
-    async def _create_job(self, account: Account, body: bytes, turn: Turn) -> Answer:
+    async def _create_job(self, account: KlaviyoAccount, body: bytes, turn: AcquireSlot) -> Response:
         await turn()
         self.requests += 1
         number = self.requests
@@ -433,17 +437,17 @@ class World:
         if number in self.kill_at:
             raise Killed
         if given.ending == "reset":
-            return Answer(None, failure="ReadError")
+            return Response(None, failure="ReadError")
         if given.ending == "hung" or given.delay > REQUEST_SECONDS:
             await asyncio.sleep(REQUEST_SECONDS)
-            return Answer(None, failure="ReadTimeout")
+            return Response(None, failure="ReadTimeout")
         await asyncio.sleep(given.delay)
         content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
         lower = {name.lower(): value for name, value in given.headers.items()}
-        return Answer(given.status, lower, content)
+        return Response(given.status, lower, content)
 
 
-async def _never(app: App, body: bytes) -> Answer:
+async def _never(app: PipelessApp, body: bytes) -> Response:
     raise AssertionError("nothing in this world is Pipeless's")
 
 
@@ -453,7 +457,7 @@ def _record(waiting: Waiting, culprit: bool) -> dispatch.Record:
         waiting.body,
         datetime.fromtimestamp(waiting.sent, UTC),
         waiting.receives,
-        again=waiting.receives > 1 or waiting.resumed,
-        probe=waiting.probe,
-        culprit=culprit,
+        redelivered=waiting.receives > 1 or waiting.resumed,
+        is_probe=waiting.probe,
+        is_poison=culprit,
     )

@@ -26,7 +26,7 @@ OTHER = account(site_id="XyZ789", keys=[{"sha256": "0" * 64, "scopes": ["events:
 
 
 def test_a_key_is_found_with_its_account_and_scopes() -> None:
-    found = parsed(OTHER, account(keys=[{"sha256": DIGEST, "scopes": ["events:write"]}])).with_key(KEY)
+    found = parsed(OTHER, account(keys=[{"sha256": DIGEST, "scopes": ["events:write"]}])).by_key(KEY)
 
     assert found is not None
     assert found[0].site_id == SITE_ID
@@ -46,18 +46,18 @@ def test_every_key_is_compared_in_constant_time_wherever_the_right_one_is(
     monkeypatch.setattr(hmac, "compare_digest", counting)
     document = parsed(account(), OTHER)
 
-    assert document.with_key(KEY) is not None
-    assert document.with_key("pk_unknown") is None
+    assert document.by_key(KEY) is not None
+    assert document.by_key("pk_unknown") is None
     assert compared == [DIGEST, "0" * 64] * 2
 
 
 def test_the_only_account_is_the_one_meant_when_none_is_named() -> None:
-    only = parsed(account()).only()
+    only = parsed(account()).single_account()
 
     assert only is not None
     assert only.site_id == SITE_ID
     assert only.base_url == "https://a.klaviyo.com"
-    assert parsed(account(), OTHER).only() is None
+    assert parsed(account(), OTHER).single_account() is None
 
 
 @pytest.mark.parametrize("url", ["https://example.com", "http://127.0.0.1:9000", "http://localhost:9000"])
@@ -131,9 +131,9 @@ def test_an_app_is_found_by_id_by_key_or_alone() -> None:
 
     assert (one.app(None), one.app("pipeless-123")) == (one.pipeless[0],) * 2
     assert (two.app(None), two.app("pipeless-8"), two.app("123")) == (None,) * 3
-    assert two.with_app_id(7) == two.app("pipeless-7") == two.pipeless[1]
-    assert two.with_app_key(KEY) is None
-    assert two.with_key(KEY) is not None
+    assert two.by_app_id(7) == two.app("pipeless-7") == two.pipeless[1]
+    assert two.by_app_key(KEY) is None
+    assert two.by_key(KEY) is not None
 
 
 @pytest.mark.parametrize(

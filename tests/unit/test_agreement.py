@@ -21,7 +21,7 @@ from sluice import contract
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION, Surface
 from sluice.errors import Refused
 from sluice.klaviyo import packing, parser
-from sluice.klaviyo.parser import Intake
+from sluice.klaviyo.parser import ParsedRequest
 from sluice.klaviyo.schemas import BulkDocument, ClientBulkDocument, SingleDocument
 from tests.support.factories import NEWEST, NOON, SITE_ID, at, encoded, flat, nested, replaced
 from tests.support.parsing import refusal, stored
@@ -218,7 +218,7 @@ REQUESTS = st.sampled_from(list(DOCUMENTS)).flatmap(
 ) | st.tuples(st.just(Surface.EVENT), FLAT)
 
 
-def accepted(surface: Surface, document: Any, revision: str) -> Intake | None:
+def accepted(surface: Surface, document: Any, revision: str) -> ParsedRequest | None:
     body = encoded(document)
     try:
         if surface is Surface.BULK:

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from sluice import archive, message, rejection
-from sluice.archive import CLAIM_RECEIVES, Letter
+from sluice.archive import CLAIM_RECEIVES, QueuedMessage
 from sluice.contract import Surface
 from sluice.errors import Retryable
 from sluice.message import Body, Message
@@ -31,8 +31,8 @@ def unreachable(key: str) -> bytes:
     raise Retryable("a claim cannot be read")
 
 
-def letter(body: str, receives: int = 1) -> Letter:
-    return Letter("message-1", body, NOON + timedelta(hours=1), receives)
+def letter(body: str, receives: int = 1) -> QueuedMessage:
+    return QueuedMessage("message-1", body, NOON + timedelta(hours=1), receives)
 
 
 def rejected(**fields: Any) -> Rejection:

@@ -19,9 +19,9 @@ from devstack.fake_upstream import Klaviyo
 from sluice import dispatch
 from sluice.contract import BULK_CREATE_JOBS_PATH, Surface
 from sluice.delivery import rate_limiter
-from sluice.delivery.backoff import Wait
+from sluice.delivery.backoff import Retry
 from sluice.delivery.outcome import Outcome
-from sluice.delivery.responses import Answer
+from sluice.delivery.responses import Response
 from sluice.errors import Retryable
 from sluice.klaviyo import packing
 from sluice.message import encode
@@ -94,7 +94,7 @@ def test_what_is_known_of_one_half_is_not_asked_of_the_other() -> None:
 @pytest.mark.parametrize("spoiled", [0, 1])
 def test_a_profile_that_others_were_merged_into_takes_none_of_their_events(spoiled: int, status: int) -> None:
     world = World({SITE: KEY}, workers=1)
-    nameless = Answer(status, {}, b'{"errors": [{"source": {"pointer": "/data"}}]}')
+    nameless = Response(status, {}, b'{"errors": [{"source": {"pointer": "/data"}}]}')
     world.answer = lambda body: nameless if b"badone" in body else None
     requests = [request(("ann", "a-0")), request(("ann", "a-1")), request(("bob", "b"))]
     attributes = {"email": "ann@mail.example"}
@@ -111,7 +111,7 @@ def test_a_profile_that_others_were_merged_into_takes_none_of_their_events(spoil
 def test_what_is_left_of_a_merged_profile_is_asked_about_with_its_own() -> None:
     world = World({SITE: KEY}, workers=1)
     world.klaviyo.configure(poison=[{"contains": "badone"}])
-    nameless = Answer(400, {}, b'{"errors": []}')
+    nameless = Response(400, {}, b'{"errors": []}')
     world.answer = lambda body: nameless if b"spoiled" in body and b"badone" not in body else None
     requests = [request(("ann", "badone")), request(("ann", "a"))]
     attributes = {"email": "ann@mail.example", "first_name": "spoiled"}
@@ -239,7 +239,7 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None
             )
 
     world = Closed({SITE: KEY}, workers=1)
-    world.answer = lambda body: Answer(401) if 1 < world.requests < 3 else None
+    world.answer = lambda body: Response(401) if 1 < world.requests < 3 else None
 
     async def scenario() -> None:
         for n in range(2_000):
@@ -288,13 +288,13 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_closed() -> None
 def test_a_message_that_is_parked_is_said_to_be_whatever_was_refused_of_it() -> None:
     world = World({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}])
-    world.answer = lambda body: Answer(401) if world.requests > 1 else None
+    world.answer = lambda body: Response(401) if world.requests > 1 else None
     record = dispatch.Record("0", encode(request(("a", "badone-1"), ("b", "badone-2"))).text, NOW)
 
     outcome = run(dispatch.dispatch({0: record}, world._ports(START + 20)))
 
     assert (outcome.parked, outcome.retry) == ({0}, {})
-    assert [refusal.places for refusal in outcome.refusals] == [(0,)]
+    assert [refusal.positions for refusal in outcome.refusals] == [(0,)]
 
 
 def test_an_unknown_account_is_parked_until_it_is_known() -> None:
@@ -349,7 +349,7 @@ def test_a_passing_fault_behind_a_backlog_is_soon_over(monkeypatch: pytest.Monke
     monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)
     world = World({SITE: KEY}, workers=5, batch=70)
     faults = random.Random(1)
-    world.answer = lambda body: Answer(503) if faults.random() < 0.01 else None
+    world.answer = lambda body: Response(503) if faults.random() < 0.01 else None
     count = 1_500
 
     seconds = work(world, *(request(*bulk(f"b{n}", 2)) for n in range(count)), limit=HOUR)
@@ -441,7 +441,9 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
 
     async def late_at_first(account: Any, body: bytes, turn: Any) -> Any:
         for _ in range(3):
-            assert await turn() == pytest.approx(world.clock() + rate_limiter.LATE_SECONDS, abs=0.002)
+            assert await turn() == pytest.approx(
+                world.clock() + rate_limiter.SLOT_TOLERANCE_SECONDS, abs=0.002
+            )
         return await create_job(account, body, turn)
 
     world._create_job = late_at_first  # type: ignore[method-assign]
@@ -492,7 +494,7 @@ def test_a_claim_that_cannot_be_read_keeps_its_message_alone() -> None:
 
     outcome = run(dispatch.dispatch(records, ports))
 
-    assert outcome.retry == {0: Wait(7.0)}
+    assert outcome.retry == {0: Retry(7.0)}
     assert delivered(world.klaviyo) == all_once("s1")
 
 
@@ -640,8 +642,8 @@ FORGED = {
     "an app as its account": _forged(account="pipeless-1"),
     "no entries": _forged(entries=[]),
     "no events": _forged_entry(events=[]),
-    "before the beginning": _forged_entry(at=-1),
-    "beyond the end": _forged_entry(at=10**40),
+    "before the beginning": _forged_entry(event_index=-1),
+    "beyond the end": _forged_entry(event_index=10**40),
     "a number for a profile": _forged_entry(profile=5),
     "no profile": _forged_entry(profile=None),
     "no attributes": _forged_entry(profile={}),

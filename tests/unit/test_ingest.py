@@ -14,7 +14,7 @@ from sluice.contract import Surface
 from sluice.errors import Refused, Retryable
 from sluice.ingest import Accepted, Ports
 from sluice.jsonapi import Problem, pointer
-from sluice.klaviyo.lenient import Bad
+from sluice.klaviyo.lenient import InvalidEvents
 from sluice.message import Body
 from sluice.receipts import Receipt
 from sluice.rejection import Rejection
@@ -136,7 +136,7 @@ def test_a_request_is_stored_as_one_message(
 def test_the_receipt_counts_the_events(queue: Queue) -> None:
     accepted = accept(queue, bulk(entry(event(), event()), entry()))
 
-    assert json.loads(ingest.receipt_document(accepted)) == {
+    assert json.loads(ingest.accepted_document(accepted)) == {
         "data": {
             "type": "event-bulk-create-job",
             "id": accepted.receipt,
@@ -148,7 +148,7 @@ def test_the_receipt_counts_the_events(queue: Queue) -> None:
 def test_who_prefers_a_minimal_answer_gets_an_empty_one(queue: Queue) -> None:
     accepted = accept(queue, headers={**HEADERS, "prefer": "return=minimal"})
 
-    assert ingest.receipt_document(accepted) == b""
+    assert ingest.accepted_document(accepted) == b""
     assert len(queue.stored) == 1
 
 
@@ -161,12 +161,14 @@ def test_each_bad_event_is_told_in_an_answer_that_lambda_can_give(bad: int, told
     # Names of control characters: no others grow as much on the way out.
     detail = f"'{'\x01' * 100}' is not a valid field for the resource 'event'."
     every = [
-        Bad(number, (0,), [Problem("invalid", detail, pointer("data", number, "\x01" * 480))] * 6, b"")
+        InvalidEvents(
+            number, (0,), [Problem("invalid", detail, pointer("data", number, "\x01" * 480))] * 6, b""
+        )
         for number in range(bad)
     ]
     accepted = Accepted("0" * 32, SITE_ID, 0, NOON, frozenset(), frozenset(), every, bad)
 
-    document = ingest.receipt_document(accepted).decode()
+    document = ingest.accepted_document(accepted).decode()
 
     errors = json.loads(document)["meta"]["errors"]
     assert len(errors) == told
@@ -263,7 +265,7 @@ def progress(found: Receipt | None, receipt: str = RECEIPT, authorization: str =
 
     headers = {"authorization": authorization}
     try:
-        return json.loads(ingest.progress(receipt, headers, accounts=ACCOUNTS, find=find))["data"]
+        return json.loads(ingest.request_status(receipt, headers, accounts=ACCOUNTS, find=find))["data"]
     finally:
         assert asked in ([], [RECEIPT])
 
@@ -283,7 +285,7 @@ def progress(found: Receipt | None, receipt: str = RECEIPT, authorization: str =
 def test_a_receipt_tells_what_became_of_its_events(
     delivered: int, rejected: int, noted: datetime | None, status: str, completed_at: str | None
 ) -> None:
-    found = msgspec.structs.replace(OPENED, delivered=delivered, rejected=rejected, noted=noted)
+    found = msgspec.structs.replace(OPENED, delivered=delivered, rejected=rejected, updated_at=noted)
 
     assert progress(found) == {
         "type": "event-bulk-create-job",

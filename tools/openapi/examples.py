@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from sluice import contract, ingest, jsonapi
-from sluice.accounts import Account, Accounts, App, IngestKey
+from sluice.accounts import Accounts, IngestKey, KlaviyoAccount, PipelessApp
 from sluice.admission import request
 from sluice.contract import Surface
 from sluice.errors import Refused
@@ -40,8 +40,10 @@ _KEYS: Final = (
     _ingest_key("pk_reader", contract.SCOPE_EVENTS_READ),
     _ingest_key("pk_other", "profiles:read"),
 )
-_APP: Final = App(123, "upstream", keys=(_ingest_key("app", contract.SCOPE_EVENTS_WRITE),))
-_ACCOUNTS: Final = Accounts((Account(SITE_ID, "pk_upstream", keys=_KEYS),), (_APP, App(7, "upstream")))
+_APP: Final = PipelessApp(123, "upstream", keys=(_ingest_key("app", contract.SCOPE_EVENTS_WRITE),))
+_ACCOUNTS: Final = Accounts(
+    (KlaviyoAccount(SITE_ID, "pk_upstream", keys=_KEYS),), (_APP, PipelessApp(7, "upstream"))
+)
 _APP_KEY: Final = {"authorization": "Bearer app"}
 _READER: Final = {"authorization": "Klaviyo-API-Key pk_reader"}
 _OTHER: Final = {"authorization": "Klaviyo-API-Key pk_other"}
@@ -135,7 +137,7 @@ def progress() -> Document:
     receipt = Receipt(
         SITE_ID, NOW, NOW + timedelta(seconds=KEEP_SECONDS), 1000, 998, 1, NOW + timedelta(seconds=7)
     )
-    return _decoded(ingest.progress(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: receipt))
+    return _decoded(ingest.request_status(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: receipt))
 
 
 def invalid(surface: Surface, body: Document) -> Document:
@@ -178,16 +180,16 @@ def without_scope(*scopes: str) -> Document:
 
 
 def unknown_receipt() -> Document:
-    return _refusal(lambda: ingest.progress(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: None))
+    return _refusal(lambda: ingest.request_status(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: None))
 
 
 def too_large() -> Document:
     body = b" " * (contract.MAX_BODY_BYTES_IN + 1)
-    return _refusal(lambda: request.readable({"content-type": jsonapi.MEDIA_TYPE}, body))
+    return _refusal(lambda: request.decode_body({"content-type": jsonapi.MEDIA_TYPE}, body))
 
 
 def unsupported() -> Document:
-    return _refusal(lambda: request.readable({"content-type": "text/plain"}, b"{}"))
+    return _refusal(lambda: request.decode_body({"content-type": "text/plain"}, b"{}"))
 
 
 def stored_batch() -> Document:
@@ -246,7 +248,7 @@ _Template.add_multi_constructor("!", lambda *_: None)
 
 
 def _receipt(accepted: Accepted) -> Document:
-    return _with_id(_decoded(ingest.receipt_document(accepted)))
+    return _with_id(_decoded(ingest.accepted_document(accepted)))
 
 
 def _refusal(refuse: Callable[[], object]) -> Document:

@@ -41,7 +41,7 @@ class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scopes: frozenset[str] = frozenset()
 
 
-class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream account: its public site id, the key we call it with, the keys callers use."""
 
     site_id: Annotated[str, msgspec.Meta(pattern=_SITE_ID)]
@@ -59,7 +59,7 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Account({self.site_id!r})"  # a representation may end in a log, a private key must not
 
 
-class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One of Pipeless's apps: the key we call it with, the keys callers use, how often it may be called.
 
     `object_types` and `relationship_types` are names the vendor has added for it to the documented ones.
@@ -85,30 +85,30 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Every account of this deployment, `pipeless` being the apps; ids and ingest keys are unique."""
 
-    accounts: tuple[Account, ...]
-    pipeless: tuple[App, ...] = ()
+    accounts: tuple[KlaviyoAccount, ...]
+    pipeless: tuple[PipelessApp, ...] = ()
 
-    def with_site_id(self, site_id: str) -> Account | None:
+    def by_site_id(self, site_id: str) -> KlaviyoAccount | None:
         """The account with this public site id."""
         return next((account for account in self.accounts if account.site_id == site_id), None)
 
-    def with_key(self, key: str) -> tuple[Account, IngestKey] | None:
+    def by_key(self, key: str) -> tuple[KlaviyoAccount, IngestKey] | None:
         """Whose ingest key this is. Looks at every key in constant time, found or not."""
         return _holder(key, self.accounts)
 
-    def only(self) -> Account | None:
+    def single_account(self) -> KlaviyoAccount | None:
         """The account, if there is exactly one."""
         return self.accounts[0] if len(self.accounts) == 1 else None
 
-    def with_app_id(self, app_id: int) -> App | None:
+    def by_app_id(self, app_id: int) -> PipelessApp | None:
         """The app with this id."""
         return next((app for app in self.pipeless if app.app_id == app_id), None)
 
-    def with_app_key(self, key: str) -> tuple[App, IngestKey] | None:
+    def by_app_key(self, key: str) -> tuple[PipelessApp, IngestKey] | None:
         """As `with_key`, of the apps."""
         return _holder(key, self.pipeless)
 
-    def app(self, named: str | None) -> App | None:
+    def app(self, named: str | None) -> PipelessApp | None:
         """The app with this `id`; without one, the app if there is exactly one."""
         apps = [app for app in self.pipeless if named in {None, app.id}]
         return apps[0] if len(apps) == 1 else None
@@ -134,7 +134,7 @@ def parse(document: bytes | str) -> Accounts:
         raise Misconfigured("the accounts secret is not valid: it is not JSON") from None
     _check_unique("site_id", [account.site_id for account in accounts.accounts])
     _check_unique("app_id", [app.app_id for app in accounts.pipeless])
-    every: list[Account | App] = [*accounts.accounts, *accounts.pipeless]
+    every: list[KlaviyoAccount | PipelessApp] = [*accounts.accounts, *accounts.pipeless]
     _check_unique("key", [key.sha256 for account in every for key in account.keys])
     for account in every:
         _check_base_url(account)
@@ -143,10 +143,10 @@ def parse(document: bytes | str) -> Accounts:
 
 def load(secret: str) -> Accounts:
     """Accounts from Secrets Manager by the secret's name or ARN, cached."""
-    return _parse_once(secret_text(secret, "the accounts secret cannot be read"))
+    return _parse_once(read_secret(secret, "the accounts secret cannot be read"))
 
 
-def secret_text(secret: str, otherwise: str) -> Any:
+def read_secret(secret: str, otherwise: str) -> Any:
     """A secret's text by its name or ARN, cached; `Retryable` says `otherwise` if there is none."""
     from aws_lambda_powertools.utilities.parameters import GetParameterError  # noqa: PLC0415
 
@@ -168,7 +168,9 @@ def secrets() -> "SecretsProvider":
     return SecretsProvider(boto_config=Config(connect_timeout=2, read_timeout=3, retries=retries))
 
 
-def _holder[Holder: (Account, App)](key: str, holders: Iterable[Holder]) -> tuple[Holder, IngestKey] | None:
+def _holder[Holder: (KlaviyoAccount, PipelessApp)](
+    key: str, holders: Iterable[Holder]
+) -> tuple[Holder, IngestKey] | None:
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     found = None
     for holder in holders:
@@ -183,7 +185,7 @@ def _check_unique(name: str, values: list[str] | list[int]) -> None:
         raise Misconfigured(f"the accounts secret has one {name} twice")
 
 
-def _check_base_url(account: Account | App) -> None:
+def _check_base_url(account: KlaviyoAccount | PipelessApp) -> None:
     if not _is_safe(account.base_url):
         raise Misconfigured(f"the base_url of account {account.id} must be https")
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sluice import message, receipts
+from sluice import message, positions, receipts
 from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
@@ -19,7 +19,7 @@ from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 CLAIM_RECEIVES: Final = 20  # of a letter, in the hope that its claim can be read
 
 
-class Letter(msgspec.Struct, frozen=True):
+class QueuedMessage(msgspec.Struct, frozen=True):
     """A message of RejectedQueue or of a dead-letter queue."""
 
     id: str
@@ -28,23 +28,25 @@ class Letter(msgspec.Struct, frozen=True):
     receives: int
 
 
-def read(letter: Letter, fetch_claim: Callable[[str], bytes], now: datetime) -> Rejection:
+def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: datetime) -> Rejection:
     """What a letter is: a rejection, or a message nobody could bring to an outcome."""
-    plain = _plain(letter, letter.body, fetch_claim)
+    plain = _unwrapped(letter, letter.body, fetch_claim)
     try:
         rejection = msgspec.json.decode(plain, type=Rejection)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         detail = f"Received {letter.receives} times without an outcome."
         body = msgspec.Raw(msgspec.json.encode(letter.body))
         rejection = Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=letter.sent, id=letter.id)
-        return _explained(rejection, plain)
+        return _with_origin(rejection, plain)
     if rejection.reason is Reason.DEAD_LETTER:
         # Its payload is a queue message's body as it was, of which nobody has looked at the inside.
-        return _explained(rejection, _plain(letter, msgspec.json.decode(rejection.payload), fetch_claim))
+        return _with_origin(
+            rejection, _unwrapped(letter, msgspec.json.decode(rejection.payload), fetch_claim)
+        )
     return rejection
 
 
-def undelivered(rejection: Rejection) -> tuple[str, list[int]] | None:
+def undelivered_positions(rejection: Rejection) -> tuple[str, list[int]] | None:
     """The receipt and the places of a dead letter's events, if it is a request that has a receipt."""
     if rejection.reason is not Reason.DEAD_LETTER or rejection.surface not in receipts.SURFACES:
         return None
@@ -52,7 +54,7 @@ def undelivered(rejection: Rejection) -> tuple[str, list[int]] | None:
         stored = msgspec.json.decode(rejection.payload, type=message.Message[msgspec.Raw])
     except msgspec.MsgspecError:
         return None
-    return stored.receipt, receipts.places(stored)
+    return stored.receipt, positions.positions(stored)
 
 
 def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
@@ -68,7 +70,7 @@ def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
     }
 
 
-def _plain(letter: Letter, body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
+def _unwrapped(letter: QueuedMessage, body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
     try:
         return message.unwrap(body, fetch_claim)
     except Undeliverable:
@@ -80,10 +82,10 @@ def _plain(letter: Letter, body: str, fetch_claim: Callable[[str], bytes]) -> by
         return b""
 
 
-def _explained(rejection: Rejection, plain: bytes) -> Rejection:
+def _with_origin(rejection: Rejection, plain: bytes) -> Rejection:
     """A dead letter with what its message says of itself, if it can be read, and then unpacked."""
     try:
-        stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw] | message.Batch)
+        stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw] | message.PipelessMessage)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return rejection
     return msgspec.structs.replace(

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-BATCH: Final = 10  # entries of one SQS batch call
+BATCH_ENTRIES: Final = 10  # entries of one SQS batch call
 BATCH_BYTES: Final = MESSAGE_BYTES  # all bodies of one: the limit is that of a message, attributes included
 CALLS_AT_ONCE: Final = 16  # ten thousand messages take a thousand batch calls, and there are seconds for them
-SLOW_SECONDS: Final = 0.4  # what takes this long to fail would take it again
-SILENCE_SECONDS: Final = 5.0  # for which it is not asked
+SLOW_FAILURE_SECONDS: Final = 0.4  # what takes this long to fail would take it again
+FAIL_FAST_SECONDS: Final = 5.0  # for which it is not asked
 
-_silent_until: Final[dict[Callable[[], Any], float]] = {}
+_failing_until: Final[dict[Callable[[], Any], float]] = {}
 _one_at_a_time: Final = threading.Lock()
 
 
@@ -63,19 +63,19 @@ def dynamodb() -> "DynamoDBClient":
 
 
 @functools.cache
-def hurried_dynamodb() -> "DynamoDBClient":
+def low_latency_dynamodb() -> "DynamoDBClient":
     """The process's DynamoDB client for what a caller should not wait for: it asks once, and not for long."""
     return _client("dynamodb", connect_timeout=0.5, read_timeout=0.5, attempts=1)  # type: ignore[no-any-return]
 
 
 @functools.cache
-def hurried_s3() -> "S3Client":
+def low_latency_s3() -> "S3Client":
     """The process's S3 client for what it has a copy of, which it would lose if it were ended for waiting."""
     return _client("s3", connect_timeout=1, read_timeout=2, attempts=2)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
-def reaching(otherwise: str) -> Iterator[None]:
+def translating_errors(otherwise: str) -> Iterator[None]:
     """Turns the SDK's errors into `Retryable`: what is asked for here is right, or an operator's to mend."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
@@ -86,26 +86,26 @@ def reaching(otherwise: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def answering[Client](service: Callable[[], Client], otherwise: str) -> Iterator[Client]:
+def failing_fast[Client](service: Callable[[], Client], otherwise: str) -> Iterator[Client]:
     """As `reaching` with a service's client, and for a while all fails at once where something failed slowly.
 
     So a service that hangs is waited for once, and not by each of the many who want something of it.
     """
     client = service()
     begin = time.monotonic()
-    if begin < _silent_until.get(service, 0.0):
+    if begin < _failing_until.get(service, 0.0):
         raise Retryable(otherwise)
     try:
-        with reaching(otherwise):
+        with translating_errors(otherwise):
             yield client
     except Retryable:
         now = time.monotonic()
-        if now - begin >= SLOW_SECONDS:
-            _silent_until[service] = now + SILENCE_SECONDS
+        if now - begin >= SLOW_FAILURE_SECONDS:
+            _failing_until[service] = now + FAIL_FAST_SECONDS
         raise
 
 
-def reconnecting[T](call: Callable[[], T]) -> T:
+def retrying_closed_connection[T](call: Callable[[], T]) -> T:
     """A call of a client that asks once: once more if its connection was closed while the process froze."""
     from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
 
@@ -115,33 +115,33 @@ def reconnecting[T](call: Callable[[], T]) -> T:
         return call()
 
 
-def at_once[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
+def map_concurrently[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
     """What a call answers to each argument, some calls at a time."""
     with ThreadPoolExecutor(CALLS_AT_ONCE) as threads:
         return list(threads.map(call, arguments))
 
 
-def store(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
+def send_message(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
     """Puts one message on the queue, its claim into S3 first. `Retryable` if it is not safe there."""
     _store_claim(body, claim_bucket)
-    with reaching("the events queue cannot be reached"):
+    with translating_errors("the events queue cannot be reached"):
         # The group makes a standard queue fair between accounts; it does not order anything.
         sqs().send_message(QueueUrl=queue_url, MessageBody=body.text, MessageGroupId=account)
 
 
-def put(bucket: str, key: str, content: bytes) -> None:
+def put_object(bucket: str, key: str, content: bytes) -> None:
     """Writes one object. `Retryable` if it is not safe there."""
-    with reaching("an object cannot be written"):
+    with translating_errors("an object cannot be written"):
         s3().put_object(Bucket=bucket, Key=key, Body=content)
 
 
-def remove(bucket: str, key: str) -> None:
+def delete_object(bucket: str, key: str) -> None:
     """Deletes one object, if it is there. `Retryable` if that is not sure."""
-    with reaching("an object cannot be deleted"):
+    with translating_errors("an object cannot be deleted"):
         s3().delete_object(Bucket=bucket, Key=key)
 
 
-def get_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
+def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
     """An object's ETag and bytes, or None if it still has the given ETag. Of one that does not exist both are
     empty. `Retryable` if S3 does not answer soon.
     """
@@ -149,8 +149,8 @@ def get_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | 
 
     condition: Any = {"IfNoneMatch": etag} if etag else {}
     try:
-        with reaching("an object cannot be read"):
-            answer = hurried_s3().get_object(Bucket=bucket, Key=key, **condition)
+        with translating_errors("an object cannot be read"):
+            answer = low_latency_s3().get_object(Bucket=bucket, Key=key, **condition)
             return answer["ETag"], answer["Body"].read()
     except Retryable as error:
         cause = error.__cause__
@@ -166,26 +166,26 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
     """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
 
     def fetch(key: str) -> bytes:
-        with answering(s3, "a claim cannot be read") as client:
+        with failing_fast(s3, "a claim cannot be read") as client:
             return client.get_object(Bucket=claim_bucket, Key=key)["Body"].read()
 
     return fetch
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenedObject(msgspec.Struct, frozen=True):
     """An S3 object that is being read: what its writer says of it, and its bytes in pieces."""
 
     metadata: Mapping[str, str]
     pieces: Iterator[bytes]
 
 
-class Gone(Exception):
+class ObjectGone(Exception):
     """The object that was meant is not there: deleted, or written anew since."""
 
 
 def open_object(
     bucket: str, key: str, *, version: str | None, etag: str | None, start: int, piece_bytes: int
-) -> Opened:
+) -> OpenedObject:
     """An object from its byte `start` on: nothing, if it ends there.
 
     Raises `Gone`; this and reading on may raise `Retryable`.
@@ -195,17 +195,17 @@ def open_object(
     which: Any = {"VersionId": version} if version else {"IfMatch": f'"{etag}"'} if etag else {}
     if start:
         which["Range"] = f"bytes={start}-"
-    with reaching("an object cannot be read"):
+    with translating_errors("an object cannot be read"):
         try:
             answer = s3().get_object(Bucket=bucket, Key=key, **which)
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "InvalidRange":
-                return Opened({}, iter(()))
+                return OpenedObject({}, iter(()))
             if code in _GONE:
-                raise Gone from error
+                raise ObjectGone from error
             raise
-    return Opened(answer["Metadata"], _pieces(answer["Body"], piece_bytes))
+    return OpenedObject(answer["Metadata"], _pieces(answer["Body"], piece_bytes))
 
 
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "PreconditionFailed"})
@@ -213,25 +213,25 @@ _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "Precond
 
 def _pieces(body: "StreamingBody", piece_bytes: int) -> Iterator[bytes]:
     while True:
-        with reaching("an object cannot be read"):
+        with translating_errors("an object cannot be read"):
             piece = body.read(piece_bytes)
         if not piece:
             return
         yield piece
 
 
-def delete(queue_url: str, receipt_handles: Iterable[str]) -> None:
+def delete_messages(queue_url: str, receipt_handles: Iterable[str]) -> None:
     """Deletes received messages. One this fails for is received again, and found to be done."""
 
     def delete_batch(handles: Sequence[str]) -> None:
         entries: Any = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(handles)]
-        with contextlib.suppress(Retryable), answering(sqs, "a queue cannot be reached") as client:
+        with contextlib.suppress(Retryable), failing_fast(sqs, "a queue cannot be reached") as client:
             client.delete_message_batch(QueueUrl=queue_url, Entries=entries)
 
-    at_once(delete_batch, batched(receipt_handles, BATCH, strict=False))
+    map_concurrently(delete_batch, batched(receipt_handles, BATCH_ENTRIES, strict=False))
 
 
-def send_all(
+def send_messages(
     queue_url: str,
     bodies: Sequence[Body],
     *,
@@ -251,16 +251,16 @@ def send_all(
         try:
             for index in indexes:
                 _store_claim(bodies[index], claim_bucket)
-            with answering(sqs, "a queue cannot be reached") as client:
+            with failing_fast(sqs, "a queue cannot be reached") as client:
                 answer = client.send_message_batch(QueueUrl=queue_url, Entries=entries)
         except Retryable:
             return set(indexes)
         return set(indexes) - {int(sent["Id"]) for sent in answer.get("Successful", [])}
 
-    return set().union(*at_once(send_batch, _batches(bodies)))
+    return set().union(*map_concurrently(send_batch, _batches(bodies)))
 
 
-def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
+def change_visibility(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
     """Makes received messages visible again after so many seconds, by receipt handle.
 
     A message this fails for stays invisible for the queue's own timeout: later, but not lost.
@@ -271,15 +271,15 @@ def postpone(queue_url: str, delays: Iterable[tuple[str, int]]) -> None:
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for number, (handle, seconds) in enumerate(chunk)
         ]
-        with contextlib.suppress(Retryable), answering(sqs, "a queue cannot be reached") as client:
+        with contextlib.suppress(Retryable), failing_fast(sqs, "a queue cannot be reached") as client:
             client.change_message_visibility_batch(QueueUrl=queue_url, Entries=entries)
 
-    at_once(postpone_batch, batched(delays, BATCH, strict=False))
+    map_concurrently(postpone_batch, batched(delays, BATCH_ENTRIES, strict=False))
 
 
 def _store_claim(body: Body, claim_bucket: str) -> None:
     if body.claim_key is not None:
-        put(claim_bucket, body.claim_key, body.claim_bytes)
+        put_object(claim_bucket, body.claim_key, body.claim_bytes)
 
 
 def _batches(bodies: Sequence[Body]) -> Iterator[list[int]]:
@@ -287,7 +287,7 @@ def _batches(bodies: Sequence[Body]) -> Iterator[list[int]]:
     size = 0
     for index, body in enumerate(bodies):
         length = len(body.text.encode())
-        if chunk and (len(chunk) == BATCH or size + length > BATCH_BYTES):
+        if chunk and (len(chunk) == BATCH_ENTRIES or size + length > BATCH_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(index)

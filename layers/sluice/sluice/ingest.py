@@ -11,22 +11,22 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import contract, jsonapi, message, receipts
-from sluice.accounts import Account, Accounts
+from sluice import contract, jsonapi, message, positions, receipts
+from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.admission import metric_quota, request
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
 from sluice.klaviyo import parser
-from sluice.klaviyo.lenient import Bad
-from sluice.klaviyo.parser import Intake
+from sluice.klaviyo.lenient import InvalidEvents
+from sluice.klaviyo.parser import ParsedRequest
 from sluice.message import Body, Message
 from sluice.receipts import Receipt
 from sluice.rejection import Reason, Rejection
 
 RECEIPT_TYPE: Final = "event-bulk-create-job"
-PROBLEMS_EACH: Final = 5  # of one bad event are told to its caller
-PROBLEMS_TOLD: Final = 1_000  # in one answer, which Lambda lets have 6 MB; so one of each bad event
+MAX_PROBLEMS_PER_EVENT: Final = 5  # of one bad event are told to its caller
+MAX_PROBLEMS_IN_ANSWER: Final = 1_000  # in one answer, which Lambda lets have 6 MB; so one of each bad event
 MINIMAL: Final = "return=minimal"
 LENIENT: Final = "handling=lenient"
 # A single event has nothing to be lenient about, and strangers are not to fill the archive.
@@ -50,8 +50,8 @@ class Ports(msgspec.Struct, frozen=True):
     never raises.
     """
 
-    count: Callable[[str, Surface, datetime], None]
-    enter_metrics: Callable[[str, Iterable[str], bool], Set[str]]
+    consume_rate_limit: Callable[[str, Surface, datetime], None]
+    reserve_metrics: Callable[[str, Iterable[str], bool], Set[str]]
     store: Callable[[Body, str], None]
     reject: Callable[[list[Rejection]], None]
     open_receipt: Callable[[str, str, datetime, int, list[int]], None]
@@ -70,7 +70,7 @@ class Accepted(msgspec.Struct, frozen=True):
     at: datetime
     ignored: frozenset[str]
     applied: frozenset[str]
-    bad: Sequence[Bad] = ()
+    bad: Sequence[InvalidEvents] = ()
     rejected: int = 0
 
 
@@ -90,10 +90,10 @@ def accept(
     `headers` are by lower-case name. Raises `Refused`, or what `ports.store` and `ports.reject` raise.
     """
     account = request.admit(surface, headers, query, accounts)
-    ports.count(request.caller(account, headers), surface, now)
+    ports.consume_rate_limit(request.caller(account, headers), surface, now)
     revision = request.revision(headers, now)
     applied = request.preferences(headers) & _PREFERENCES[surface]
-    plain = request.readable(headers, body)
+    plain = request.decode_body(headers, body)
     if LENIENT in applied:
         read = parser.read_leniently(plain, revision, now)
     else:
@@ -102,7 +102,7 @@ def accept(
         read = _within_metrics(read, surface, account, ports, partly=LENIENT in applied)
     receipt = uuid.uuid4().hex
     stored = Message(receipt, account.site_id, surface, now, read.entries, flat=read.flat)
-    rejected = [receipts.place(bad.entry, event) for bad in read.bad for event in bad.events]
+    rejected = [positions.position(bad.entry, event) for bad in read.bad for event in bad.events]
     if read.bad:
         # First: what is stored of a request that then fails is a report, and its caller sends it again.
         ports.reject([_rejection(bad, stored) for bad in read.bad])
@@ -115,12 +115,12 @@ def accept(
 
 
 def _within_metrics(
-    read: Intake, surface: Surface, account: Account, ports: Ports, *, partly: bool
-) -> Intake:
+    read: ParsedRequest, surface: Surface, account: KlaviyoAccount, ports: Ports, *, partly: bool
+) -> ParsedRequest:
     """What was read, less the events of metrics that are too many for the account; refused if it may not be
     taken `partly`, or if there is nothing else in it.
     """
-    excess = ports.enter_metrics(account.site_id, metric_quota.names(read), partly)
+    excess = ports.reserve_metrics(account.site_id, metric_quota.names(read), partly)
     if not excess:
         return read
     left = metric_quota.without(read, surface, excess)
@@ -129,7 +129,7 @@ def _within_metrics(
     return left
 
 
-def receipt_document(accepted: Accepted) -> bytes:
+def accepted_document(accepted: Accepted) -> bytes:
     """The 202's body. Klaviyo answers an empty one, but some of its callers parse the answer."""
     if MINIMAL in accepted.applied:
         return b""
@@ -140,17 +140,17 @@ def receipt_document(accepted: Accepted) -> bytes:
     }
     if accepted.bad:
         attributes["failed_count"] = accepted.rejected
-        each = min(PROBLEMS_EACH, PROBLEMS_TOLD // len(accepted.bad))
+        each = min(MAX_PROBLEMS_PER_EVENT, MAX_PROBLEMS_IN_ANSWER // len(accepted.bad))
         problems = [problem for bad in accepted.bad for problem in bad.problems[:each]]
         document["meta"] = {"errors": [jsonapi.error(400, problem) for problem in problems]}
     return msgspec.json.encode(document)
 
 
-def _rejection(bad: Bad, source: Message[Any]) -> Rejection:
+def _rejection(bad: InvalidEvents, source: Message[Any]) -> Rejection:
     first = bad.problems[0]
     return Rejection(
         Reason.INVALID,
-        " ".join(problem.detail for problem in bad.problems[:PROBLEMS_EACH]),
+        " ".join(problem.detail for problem in bad.problems[:MAX_PROBLEMS_PER_EVENT]),
         msgspec.Raw(bad.payload),
         source.accepted,
         account=source.account,
@@ -163,7 +163,7 @@ def _rejection(bad: Bad, source: Message[Any]) -> Rejection:
     )
 
 
-def progress(
+def request_status(
     receipt: str,
     headers: Mapping[str, str],
     *,
@@ -180,9 +180,9 @@ def progress(
         raise Refused(404, [Problem("not_found", "There is no such receipt, or it has expired.")])
     done = found.delivered + found.rejected
     attributes = {
-        "status": "complete" if done >= found.total else "processing" if found.noted else "queued",
+        "status": "complete" if done >= found.total else "processing" if found.updated_at else "queued",
         "created_at": found.created,
-        "completed_at": found.noted if done >= found.total else None,
+        "completed_at": found.updated_at if done >= found.total else None,
         "expires_at": found.expires,
         "total_count": found.total,
         "completed_count": found.delivered,

@@ -40,8 +40,8 @@ class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
 
     id: str
     attributes: Part
-    entry: Position | None = None
-    at: Position | None = None
+    entry_index: Position | None = None
+    event_index: Position | None = None
 
 
 class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
@@ -52,13 +52,13 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
     events: list[Event[Part]]
     backfill: bool = False
 
-    def placed(self, index: int) -> Iterator[tuple[int, int, Event[Part]]]:
+    def positioned(self, index: int) -> Iterator[tuple[int, int, Event[Part]]]:
         """Its events, each after its entry's and its own index in the caller's document.
 
         `index` is where this entry is in its message.
         """
         for number, event in enumerate(self.events):
-            entry, at = event.entry, event.at
+            entry, at = event.entry_index, event.event_index
             yield index if entry is None else entry, number if at is None else at, event
 
 
@@ -112,7 +112,7 @@ class PipelessEvent(_PipelessPart):
     end_object: PipelessObject
 
 
-class Batch(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
+class PipelessMessage(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
     """One accepted request of Pipeless's, its events stamped."""
 
     receipt: Receipt
@@ -145,13 +145,13 @@ class Body(msgspec.Struct, frozen=True):
     claim_bytes: bytes = b""
 
 
-_decoder: Final[msgspec.json.Decoder[StoredMessage | Batch]] = msgspec.json.Decoder(
-    Message[msgspec.Raw] | Batch
+_decoder: Final[msgspec.json.Decoder[StoredMessage | PipelessMessage]] = msgspec.json.Decoder(
+    Message[msgspec.Raw] | PipelessMessage
 )
 _packed_decoder: Final = msgspec.json.Decoder(_Packed)
 
 
-def encode(message: Message[Any] | Batch) -> Body:
+def encode(message: Message[Any] | PipelessMessage) -> Body:
     """An accepted request as a queue message."""
     return wrap(
         msgspec.json.encode(message), f"claims/{message.accepted:%Y/%m/%d}/{message.receipt}.json.zst"
@@ -192,7 +192,7 @@ def unpacked_size(body: str) -> int:
     return MAX_BODY_BYTES_IN
 
 
-def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | Batch:
+def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | PipelessMessage:
     """The message of a body `encode` wrote; `Undeliverable` if it is damaged.
 
     `fetch_claim` gives an S3 object's bytes by key, or raises.
@@ -204,7 +204,7 @@ def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | Ba
         raise Undeliverable("malformed_message", f"The message cannot be read: {error}") from error
 
 
-def as_stored(message: Message[Any] | Batch) -> StoredMessage | Batch:
+def as_stored(message: Message[Any] | PipelessMessage) -> StoredMessage | PipelessMessage:
     """A message as it would be read back from the queue."""
     return _decoder.decode(msgspec.json.encode(message))
 

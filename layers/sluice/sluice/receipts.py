@@ -16,9 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from sluice import aws
-from sluice.contract import MAX_EVENTS_PER_REQUEST, Surface
+from sluice.contract import Surface
 from sluice.errors import Retryable
-from sluice.message import StoredMessage
 
 KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})  # whose receipts can be asked about
@@ -35,21 +34,7 @@ class Receipt(msgspec.Struct, frozen=True):
     total: int
     delivered: int = 0
     rejected: int = 0
-    noted: datetime | None = None
-
-
-def place(entry: int, event: int) -> int:
-    """One number for an event's position in the caller's document."""
-    return entry * MAX_EVENTS_PER_REQUEST + event
-
-
-def places(message: StoredMessage) -> list[int]:
-    """The places of all events of a message."""
-    return [
-        place(at_entry, at_event)
-        for index, entry in enumerate(message.entries)
-        for at_entry, at_event, _ in entry.placed(index)
-    ]
+    updated_at: datetime | None = None
 
 
 def create(
@@ -76,13 +61,13 @@ def create(
     }
     if rejected:
         item["rejected"] = {"NS": [str(place) for place in rejected]}
-    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
-        aws.reconnecting(lambda: client.put_item(TableName=table, Item=item))
+    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
+        aws.retrying_closed_connection(lambda: client.put_item(TableName=table, Item=item))
 
 
 def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     """A receipt that was created and has not expired; None if there is none."""
-    with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
         answer = client.get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
     item = answer.get("Item", {})
     if "account" not in item:
@@ -90,7 +75,7 @@ def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     expires = datetime.fromtimestamp(int(item["expires_at"]["N"]), UTC)
     if expires <= now:  # the table deletes what is expired when it comes to it
         return None
-    delivered, rejected = _places(item, "delivered"), _places(item, "rejected")
+    delivered, rejected = _positions(item, "delivered"), _positions(item, "rejected")
     return Receipt(
         item["account"]["S"],
         datetime.fromisoformat(item["created"]["S"]),
@@ -102,7 +87,7 @@ def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     )
 
 
-def note(
+def record_outcome(
     table: str, receipt: str, *, delivered: Collection[int] = (), rejected: Collection[int] = ()
 ) -> None:
     """Adds outcomes, by the events' places, to a receipt."""
@@ -115,7 +100,7 @@ def note(
     values[":noted"] = {"S": now.isoformat()}
     values[":expiry"] = {"N": str(int(now.timestamp()) + KEEP_SECONDS)}
     sets = "noted = :noted, expires_at = if_not_exists(expires_at, :expiry)"
-    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
         client.update_item(
             TableName=table,
             Key=_key(receipt),
@@ -124,20 +109,20 @@ def note(
         )
 
 
-def done(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
+def completed(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
     """Places of the events that need nothing more, for each of the receipts that has any."""
     found: dict[str, frozenset[int]] = {}
     for chunk in batched(receipts, _BATCH, strict=False):
         for item in _items(table, chunk):
             receipt = item["pk"]["S"].removeprefix(_PREFIX)
-            found[receipt] = _places(item, "delivered") | _places(item, "rejected")
+            found[receipt] = _positions(item, "delivered") | _positions(item, "rejected")
     return found
 
 
 def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
     wanted: Any = {table: {"Keys": [_key(receipt) for receipt in receipts], "ConsistentRead": True}}
     for attempt in range(_ATTEMPTS):
-        with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+        with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
             answer = client.batch_get_item(RequestItems=wanted)
         yield from answer["Responses"].get(table, [])
         wanted = answer.get("UnprocessedKeys")
@@ -154,5 +139,5 @@ def _key(receipt: str) -> dict[str, dict[str, str]]:
     return {"pk": {"S": _PREFIX + receipt}}
 
 
-def _places(item: Any, name: str) -> frozenset[int]:
+def _positions(item: Any, name: str) -> frozenset[int]:
     return frozenset(map(int, item.get(name, {}).get("NS", [])))

@@ -26,11 +26,11 @@ class Store(msgspec.Struct, frozen=True):
 
     def accounts(self) -> dict[str, str]:
         """The accounts that may have messages parked, by site id, with their marks."""
-        return circuit_breaker.accounts_with_parked(self.settings.state_table)
+        return circuit_breaker.registered_accounts(self.settings.state_table)
 
     def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
         """Puts messages on the events queue and returns those that did not get there."""
-        unsent = aws.send_all(
+        unsent = aws.send_messages(
             self.settings.events_queue_url,
             [_body(message) for message in messages],
             claim_bucket=self.settings.claim_bucket,
@@ -58,7 +58,7 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
             break
         sent += _send(store, site_id, key, probe=False)
     if not parked:
-        circuit_breaker.forget(table, site_id, mark)
+        circuit_breaker.deregister(table, site_id, mark)
     return False, sent
 
 
@@ -69,7 +69,7 @@ def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
     due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
     unsent = store.send(site_id, due, probe=probe)
     if len(unsent) < len(due):
-        circuit_breaker.leave(bucket, key, unsent + rest)
+        circuit_breaker.keep_only(bucket, key, unsent + rest)
     if unsent:
         raise Retryable(f"{len(unsent)} parked messages did not get to the queue")
     return len(due)

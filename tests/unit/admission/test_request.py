@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from sluice.accounts import Account, Accounts, IngestKey
+from sluice.accounts import Accounts, IngestKey, KlaviyoAccount
 from sluice.admission import request
 from sluice.contract import SCOPE_EVENTS_WRITE, Surface
 from sluice.errors import Refused
@@ -23,8 +23,8 @@ def key(text: str, *scopes: str) -> IngestKey:
     return IngestKey(sha256(text.encode()).hexdigest(), frozenset(scopes))
 
 
-OTHER = Account("XyZ789", "pk_upstream_2", keys=(key("pk_other", SCOPE_EVENTS_WRITE),))
-OURS = Account(
+OTHER = KlaviyoAccount("XyZ789", "pk_upstream_2", keys=(key("pk_other", SCOPE_EVENTS_WRITE),))
+OURS = KlaviyoAccount(
     SITE_ID,
     "pk_upstream_1",
     keys=(key(READ_ONLY_KEY, "profiles:read"), key(KEY, SCOPE_EVENTS_WRITE)),
@@ -204,7 +204,7 @@ def test_a_leap_day_is_a_day_like_any_other() -> None:
     ],
 )
 def test_both_media_types_are_read_with_their_parameters(media_type: str) -> None:
-    assert request.readable({"content-type": media_type}, b"{}") == b"{}"
+    assert request.decode_body({"content-type": media_type}, b"{}") == b"{}"
 
 
 @pytest.mark.rule
@@ -222,7 +222,7 @@ def test_both_media_types_are_read_with_their_parameters(media_type: str) -> Non
 )
 def test_another_media_type_or_encoding_is_unsupported(headers: dict[str, str]) -> None:
     with pytest.raises(Refused) as raised:
-        request.readable(headers, b"{}")
+        request.decode_body(headers, b"{}")
 
     status, problem = refusal(raised)
     assert (status, problem.code) == (415, "unsupported_media_type")
@@ -236,14 +236,16 @@ def compressed(encoding: str, body: bytes) -> tuple[dict[str, str], bytes]:
 @pytest.mark.rule
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", " gzip "])
 def test_a_compressed_body_is_read(encoding: str) -> None:
-    assert request.readable(*compressed(encoding.strip(), b"{}")) == b"{}"
+    assert request.decode_body(*compressed(encoding.strip(), b"{}")) == b"{}"
 
 
 @pytest.mark.rule
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("body", [b"{}", b' \r\n\t{"data": 1}', b"{"])
 def test_a_body_the_gateway_decompressed_is_read_whatever_the_header_says(encoding: str, body: bytes) -> None:
-    assert request.readable({"content-type": "application/json", "content-encoding": encoding}, body) == body
+    assert (
+        request.decode_body({"content-type": "application/json", "content-encoding": encoding}, body) == body
+    )
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -253,14 +255,15 @@ def test_nothing_compressed_is_taken_for_json(encoding: str, level: int) -> None
     packed = gzip.compress(plain, level) if encoding == "gzip" else zlib.compress(plain, level)
 
     assert (
-        request.readable({"content-type": "application/json", "content-encoding": encoding}, packed) == plain
+        request.decode_body({"content-type": "application/json", "content-encoding": encoding}, packed)
+        == plain
     )
 
 
 def test_an_identity_body_is_read_as_it_is() -> None:
     headers = {"content-type": "application/json", "content-encoding": "identity"}
 
-    assert request.readable(headers, b"{}") == b"{}"
+    assert request.decode_body(headers, b"{}") == b"{}"
 
 
 @pytest.mark.rule
@@ -271,9 +274,9 @@ def test_the_size_limit_holds_for_what_comes_out(encoding: str) -> None:
             return {"content-type": "application/json"}, b"x" * size
         return compressed(encoding, b"x" * size)
 
-    assert len(request.readable(*sized(5_242_880))) == 5_242_880
+    assert len(request.decode_body(*sized(5_242_880))) == 5_242_880
     with pytest.raises(Refused) as raised:
-        request.readable(*sized(5_242_881))
+        request.decode_body(*sized(5_242_881))
     status, problem = refusal(raised)
     assert (status, problem.code) == (413, "payload_too_large")
 
@@ -283,7 +286,7 @@ def test_a_body_that_would_unpack_to_gigabytes_is_refused_at_the_limit() -> None
     headers, bomb = compressed("gzip", b"\0" * 200_000_000)
 
     with pytest.raises(Refused) as raised:
-        request.readable(headers, bomb)
+        request.decode_body(headers, bomb)
 
     assert refusal(raised)[0] == 413
 
@@ -295,7 +298,7 @@ def test_a_damaged_body_is_a_parse_error(encoding: str, spoil: str) -> None:
     spoilt = {"cut": body[:-3], "plain": b"plain", "more": body + body, "empty": b""}[spoil]
 
     with pytest.raises(Refused) as raised:
-        request.readable(headers, spoilt)
+        request.decode_body(headers, spoilt)
 
     status, problem = refusal(raised)
     assert (status, problem.code, problem.pointer) == (400, "parse_error", "/")

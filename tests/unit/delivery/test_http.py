@@ -13,15 +13,15 @@ import pytest
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
 from sluice import accounts
-from sluice.accounts import Account, App
+from sluice.accounts import KlaviyoAccount, PipelessApp
 from sluice.delivery import http
-from sluice.delivery.responses import Answer
+from sluice.delivery.responses import Response
 from sluice.errors import Misconfigured
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event
 from tests.support.pretended_world import run
 
 KEY = "pk_never_to_be_said"
-ACCOUNT = Account(SITE_ID, KEY)
+ACCOUNT = KlaviyoAccount(SITE_ID, KEY)
 
 
 async def turn() -> float:
@@ -32,10 +32,10 @@ async def turn() -> float:
 type Respond = Callable[[httpx2.Request], httpx2.Response]
 
 
-def create_job(respond: Respond, account: Account = ACCOUNT, body: bytes = b"{}") -> Answer:
+def create_job(respond: Respond, account: KlaviyoAccount = ACCOUNT, body: bytes = b"{}") -> Response:
     """Posts a job with the process's own client, only its network replaced."""
 
-    async def post() -> Answer:
+    async def post() -> Response:
         http.client.cache_clear()
         client = http.client()
         client._transport = httpx2.MockTransport(respond)
@@ -91,7 +91,7 @@ def test_an_accounts_own_address_is_used(base: str) -> None:
         urls.append(str(request.url))
         return httpx2.Response(202)
 
-    create_job(respond, Account(SITE_ID, KEY, base))
+    create_job(respond, KlaviyoAccount(SITE_ID, KEY, base))
 
     assert urls == [base.rstrip("/") + "/api/event-bulk-create-jobs"]
 
@@ -145,7 +145,7 @@ def test_every_failure_of_the_client_is_an_answer_without_a_status(error: type[E
 
     answer = create_job(respond)
 
-    assert answer == Answer(None, failure=error.__name__)
+    assert answer == Response(None, failure=error.__name__)
 
 
 def test_the_errors_above_are_all_there_are() -> None:
@@ -162,7 +162,7 @@ class Endless(httpx2.AsyncByteStream):
         self.read = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self.read < 100 * http.MAX_ANSWER_BYTES:
+        while self.read < 100 * http.MAX_RESPONSE_BYTES:
             self.read += 65_536
             yield b" " * 65_536
 
@@ -174,7 +174,7 @@ def test_of_an_answer_without_end_only_a_part_is_read(status: int) -> None:
     answer = create_job(lambda _: httpx2.Response(status, headers={"Retry-After": "3"}, stream=stream))
 
     assert (answer.status, answer.headers["retry-after"]) == (status, "3")
-    assert len(answer.body) <= stream.read <= http.MAX_ANSWER_BYTES + 65_536
+    assert len(answer.body) <= stream.read <= http.MAX_RESPONSE_BYTES + 65_536
 
 
 @pytest.mark.parametrize("status", [202, 400])
@@ -193,13 +193,15 @@ def test_no_answer_is_unpacked_as_it_could_become_anything(status: int) -> None:
 
 
 def test_an_address_that_cannot_be_is_an_answer_without_a_status() -> None:
-    assert create_job(lambda _: httpx2.Response(202), Account(SITE_ID, KEY, "http://[::1")).status is None
+    assert (
+        create_job(lambda _: httpx2.Response(202), KlaviyoAccount(SITE_ID, KEY, "http://[::1")).status is None
+    )
 
 
 def test_all_parts_of_a_request_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "TOTAL_SECONDS", 0.05)
 
-    async def post() -> Answer:
+    async def post() -> Response:
         async def drip(request: httpx2.Request) -> httpx2.Response:
             await asyncio.sleep(5)
             return httpx2.Response(202)
@@ -207,7 +209,7 @@ def test_all_parts_of_a_request_together_have_a_limit(monkeypatch: pytest.Monkey
         async with httpx2.AsyncClient(transport=httpx2.MockTransport(drip)) as client:
             return await http.create_job(client, ACCOUNT, b"{}", turn)
 
-    assert asyncio.run(post()) == Answer(None, failure="TimeoutError")
+    assert asyncio.run(post()) == Response(None, failure="TimeoutError")
 
 
 class Held(httpx2.AsyncBaseTransport):
@@ -227,18 +229,18 @@ class Held(httpx2.AsyncBaseTransport):
 @pytest.mark.parametrize(
     ("seconds", "answer"),
     [
-        (http.TOTAL_SECONDS - 1, Answer(202)),
-        (http.TOTAL_SECONDS + 1, Answer(None, failure="TimeoutError")),
+        (http.TOTAL_SECONDS - 1, Response(202)),
+        (http.TOTAL_SECONDS + 1, Response(None, failure="TimeoutError")),
     ],
 )
-def test_waiting_for_another_turn_is_no_part_of_that(seconds: float, answer: Answer) -> None:
+def test_waiting_for_another_turn_is_no_part_of_that(seconds: float, answer: Response) -> None:
     ends = iter([0.0, 0.0, math.inf])
 
     async def long_turn() -> float:
         await asyncio.sleep(100)
         return next(ends)
 
-    async def post() -> Answer:
+    async def post() -> Response:
         async with httpx2.AsyncClient(transport=Held(seconds)) as client:
             return await http.create_job(client, ACCOUNT, b"{}", long_turn)
 
@@ -303,10 +305,10 @@ def test_a_secret_that_is_no_text_is_a_mistake_too(document: bytes | str) -> Non
         accounts.parse(document)
 
 
-def create_events(respond: Respond, app: App, body: bytes = b"{}") -> Answer:
+def create_events(respond: Respond, app: PipelessApp, body: bytes = b"{}") -> Response:
     """Posts a batch for an app with the process's own client, only its network replaced."""
 
-    async def post() -> Answer:
+    async def post() -> Response:
         http.client.cache_clear()
         client = http.client()
         client._transport = httpx2.MockTransport(respond)
@@ -320,11 +322,14 @@ def create_events(respond: Respond, app: App, body: bytes = b"{}") -> Answer:
 @pytest.mark.parametrize(
     ("app", "url"),
     [
-        (App(123, KEY), "https://api.pipeless.io/v1/apps/123/events/batch"),
-        (App(7, KEY, base_url="http://127.0.0.1:9/p/"), "http://127.0.0.1:9/p/v1/apps/7/events/batch"),
+        (PipelessApp(123, KEY), "https://api.pipeless.io/v1/apps/123/events/batch"),
+        (
+            PipelessApp(7, KEY, base_url="http://127.0.0.1:9/p/"),
+            "http://127.0.0.1:9/p/v1/apps/7/events/batch",
+        ),
     ],
 )
-def test_a_batch_is_posted_as_pipeless_documents(app: App, url: str) -> None:
+def test_a_batch_is_posted_as_pipeless_documents(app: PipelessApp, url: str) -> None:
     requests: list[httpx2.Request] = []
 
     def respond(request: httpx2.Request) -> httpx2.Response:
@@ -348,4 +353,4 @@ def test_a_batch_that_gets_no_answer_is_an_answer_too() -> None:
     def fail(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ReadError("cut", request=request)
 
-    assert create_events(fail, App(123, KEY)) == Answer(None, failure="ReadError")
+    assert create_events(fail, PipelessApp(123, KEY)) == Response(None, failure="ReadError")

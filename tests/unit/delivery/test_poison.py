@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluice import message
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.delivery import poison
-from sluice.delivery.poison import PARTS
+from sluice.delivery.poison import SUSPECT_PARTS
 
 chances = st.integers(0, 2**32).map(random.Random)
 
@@ -27,7 +27,7 @@ sizes = st.dictionaries(st.integers(0, 10_000), st.integers(1, 100), max_size=20
 def test_parts_hold_every_message_once_suspects_last_and_apart(
     sizes: dict[int, int], died_with: list[set[int]], most: int, chance: random.Random
 ) -> None:
-    parts = poison.parts(sizes, died_with, most, chance)
+    parts = poison.split_batch(sizes, died_with, most, chance)
 
     assert sorted(number for part in parts for number in part) == sorted(sizes)
     assert all(parts)
@@ -42,31 +42,31 @@ def test_parts_hold_every_message_once_suspects_last_and_apart(
     assert kinds == sorted(kinds, key=min)
     for part in parts:
         together = [len(group & sizes.keys()) for group in died_with if part[0] in group]
-        assert not together or len(part) <= -(-max(together) // PARTS)
+        assert not together or len(part) <= -(-max(together) // SUSPECT_PARTS)
 
 
 def test_messages_that_fit_are_handled_together_in_their_order() -> None:
     sizes = dict.fromkeys([5, 3, 9, 1], 10)
 
-    assert poison.parts(sizes, [], 40, random.Random(1)) == [[5, 3, 9, 1]]
-    assert poison.parts(sizes, [], 39, random.Random(1)) == [[5, 3, 9], [1]]
-    assert poison.parts(sizes, [], 1, random.Random(1)) == [[5], [3], [9], [1]]
-    assert poison.parts({}, [], 40, random.Random(1)) == []
+    assert poison.split_batch(sizes, [], 40, random.Random(1)) == [[5, 3, 9, 1]]
+    assert poison.split_batch(sizes, [], 39, random.Random(1)) == [[5, 3, 9], [1]]
+    assert poison.split_batch(sizes, [], 1, random.Random(1)) == [[5], [3], [9], [1]]
+    assert poison.split_batch({}, [], 40, random.Random(1)) == []
 
 
 def test_a_few_suspects_are_tried_alone_and_in_another_order_each_time() -> None:
     chance = random.Random(1)
-    sizes = dict.fromkeys(range(PARTS + 3), 1)
-    suspects = set(range(PARTS))
+    sizes = dict.fromkeys(range(SUSPECT_PARTS + 3), 1)
+    suspects = set(range(SUSPECT_PARTS))
 
-    one, other = (poison.parts(sizes, [suspects], 100, chance) for _ in range(2))
+    one, other = (poison.split_batch(sizes, [suspects], 100, chance) for _ in range(2))
 
-    assert one[0] == other[0] == [PARTS, PARTS + 1, PARTS + 2]
-    assert [len(part) for part in one[1:]] == [1] * PARTS
+    assert one[0] == other[0] == [SUSPECT_PARTS, SUSPECT_PARTS + 1, SUSPECT_PARTS + 2]
+    assert [len(part) for part in one[1:]] == [1] * SUSPECT_PARTS
     assert one != other
 
 
-@pytest.mark.parametrize(("culprits", "ends"), [(1, 6), (3, 18), (PARTS + 1, 80), (40, 160)])
+@pytest.mark.parametrize(("culprits", "ends"), [(1, 6), (3, 18), (SUSPECT_PARTS + 1, 80), (40, 160)])
 @pytest.mark.parametrize("seed", range(5))
 def test_those_that_died_with_culprits_are_done_before_many_processes_ended(
     seed: int, culprits: int, ends: int
@@ -78,7 +78,7 @@ def test_those_that_died_with_culprits_are_done_before_many_processes_ended(
 
     for _ in range(ends):
         # The process handles part after part until a culprit ends it; what was done is deleted.
-        for part in poison.parts(left, died_with, 1_000_000, chance):
+        for part in poison.split_batch(left, died_with, 1_000_000, chance):
             if min(part) < culprits:
                 died_with.append(set(part))
                 break

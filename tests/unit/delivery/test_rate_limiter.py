@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from devstack.fake_upstream.windows import FixedWindow, busiest
 from sluice.delivery import rate_limiter
 from sluice.delivery.rate_limiter import (
-    Allowance,
-    OutOfTime,
-    Window,
-    holds,
+    NoSlotBeforeDeadline,
+    ReportedQuota,
+    SlotWindow,
+    is_still_valid,
     next_slot,
     observe,
     pause,
@@ -45,48 +45,48 @@ def saturate(window, start, end, rng, workers=8):
 
 class TestReserve:
     def test_an_idle_account_may_send_at_once(self):
-        assert reserve(Window(), NOW, 1, NOW)[0] == [NOW]
+        assert reserve(SlotWindow(), NOW, 1, NOW)[0] == [NOW]
 
     def test_slots_lie_apart(self):
-        slots, _ = reserve(Window(), NOW, 10, FOREVER)
+        slots, _ = reserve(SlotWindow(), NOW, 10, FOREVER)
 
         assert slots == [NOW + number * rate_limiter.SPACING_MS for number in range(10)]
 
     def test_what_is_reserved_is_taken(self):
-        first, window = reserve(Window(), NOW, 3, FOREVER)
+        first, window = reserve(SlotWindow(), NOW, 3, FOREVER)
         second, _ = reserve(window, NOW, 3, FOREVER)
 
-        assert first + second == reserve(Window(), NOW, 6, FOREVER)[0]
+        assert first + second == reserve(SlotWindow(), NOW, 6, FOREVER)[0]
 
     def test_none_is_after_the_latest(self):
-        slots, window = reserve(Window(), NOW, 10, NOW + 3 * rate_limiter.SPACING_MS)
+        slots, window = reserve(SlotWindow(), NOW, 10, NOW + 3 * rate_limiter.SPACING_MS)
 
         assert len(slots) == 4
         assert window.slots == tuple(slots)
 
     def test_a_share_of_the_minute_is_followed_by_the_next(self):
-        slots, _ = reserve(Window(), NOW, rate_limiter.SHARE_LIMIT + 1, FOREVER)
+        slots, _ = reserve(SlotWindow(), NOW, rate_limiter.SHARE_LIMIT + 1, FOREVER)
 
         assert slots[-1] == NOW + rate_limiter.SHARE_MS
 
     @given(st.integers(60, 6_000), st.integers(1, 50))
     def test_an_even_rate_is_kept_in_any_minute(self, per_minute, count):
-        rate = rate_limiter.evenly(per_minute)
+        rate = rate_limiter.evenly_spaced(per_minute)
 
-        slots, window = reserve(Window(), NOW, count, FOREVER, rate)
+        slots, window = reserve(SlotWindow(), NOW, count, FOREVER, rate)
 
         assert slots[-1] - slots[0] >= (count - 1) * MINUTE / per_minute
         assert next_slot(window, NOW, rate) >= NOW + count * MINUTE / per_minute
         assert len(reserve(window, slots[-1] + MINUTE, 1, FOREVER, rate)[1].slots) == 1
 
     def test_what_is_over_is_forgotten(self):
-        _, window = reserve(Window(), NOW, 20, FOREVER)
-        later = window.slots[-1] + rate_limiter.STEADY_MS
+        _, window = reserve(SlotWindow(), NOW, 20, FOREVER)
+        later = window.slots[-1] + rate_limiter.STEADY_WINDOW_MS
 
-        assert reserve(window, later, 1, FOREVER) == ([later], Window((later,)))
+        assert reserve(window, later, 1, FOREVER) == ([later], SlotWindow((later,)))
 
     def test_an_item_stays_small(self):
-        window = Window()
+        window = SlotWindow()
         for second in range(0, 600, 5):
             _, window = reserve(window, NOW + second * 1_000, 64, NOW + second * 1_000 + 20_000)
 
@@ -94,7 +94,7 @@ class TestReserve:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_a_saturated_account_uses_the_limit(self, seed):
-        slots = saturate(Window(), NOW, NOW + 10 * MINUTE, random.Random(seed))
+        slots = saturate(SlotWindow(), NOW, NOW + 10 * MINUTE, random.Random(seed))
 
         assert len(slots) >= 0.98 * 150 * 10
         assert most_in(slots, MINUTE) <= 150
@@ -105,7 +105,7 @@ class TestReserve:
     @settings(max_examples=20)
     def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(self, alignment, seed):
         rng = random.Random(seed)
-        slots = saturate(Window(), NOW, NOW + 3 * MINUTE, rng)
+        slots = saturate(SlotWindow(), NOW, NOW + 3 * MINUTE, rng)
 
         burst, steady = FixedWindow(1), FixedWindow(60)
         for arrived in sorted(slot + alignment + rng.randrange(490) for slot in slots):
@@ -117,15 +117,18 @@ class TestNextSlot:
     @pytest.mark.parametrize(
         ("window", "expected"),
         [
-            (Window(), NOW),
-            (Window((NOW - 10_000,)), NOW),
-            (Window((NOW,)), NOW + rate_limiter.SPACING_MS),
-            (Window((NOW + 7_000,)), NOW + 7_000 + rate_limiter.SPACING_MS),
-            (Window(paused_until=NOW + 3_000), NOW + 3_000),
-            (Window(paused_until=NOW - 3_000), NOW),
-            (Window(allowance=Allowance(NOW - 5, NOW + 9_000, 1)), NOW),
-            (Window(allowance=Allowance(NOW - 5, NOW + 9_000, 0)), NOW + 9_000 + rate_limiter.GUARD_MS),
-            (Window(allowance=Allowance(NOW - 9_000, NOW, 0)), NOW),
+            (SlotWindow(), NOW),
+            (SlotWindow((NOW - 10_000,)), NOW),
+            (SlotWindow((NOW,)), NOW + rate_limiter.SPACING_MS),
+            (SlotWindow((NOW + 7_000,)), NOW + 7_000 + rate_limiter.SPACING_MS),
+            (SlotWindow(paused_until=NOW + 3_000), NOW + 3_000),
+            (SlotWindow(paused_until=NOW - 3_000), NOW),
+            (SlotWindow(reported_quota=ReportedQuota(NOW - 5, NOW + 9_000, 1)), NOW),
+            (
+                SlotWindow(reported_quota=ReportedQuota(NOW - 5, NOW + 9_000, 0)),
+                NOW + 9_000 + rate_limiter.GUARD_MS,
+            ),
+            (SlotWindow(reported_quota=ReportedQuota(NOW - 9_000, NOW, 0)), NOW),
         ],
     )
     def test_is_what_would_be_reserved(self, window, expected):
@@ -136,19 +139,19 @@ class TestNextSlot:
 
 class TestPause:
     def test_nobody_sends_before_its_end(self):
-        slots, _ = reserve(pause(Window(), NOW + 5_000), NOW, 3, FOREVER)
+        slots, _ = reserve(pause(SlotWindow(), NOW + 5_000), NOW, 3, FOREVER)
 
         assert slots[0] == NOW + 5_000 + rate_limiter.GUARD_MS
 
     def test_the_longest_counts(self):
-        assert pause(pause(Window(), NOW + 9_000), NOW + 5_000) == pause(Window(), NOW + 9_000)
+        assert pause(pause(SlotWindow(), NOW + 9_000), NOW + 5_000) == pause(SlotWindow(), NOW + 9_000)
 
     def test_a_slot_reserved_before_is_lost(self):
-        slots, window = reserve(Window(), NOW, 10, FOREVER)
+        slots, window = reserve(SlotWindow(), NOW, 10, FOREVER)
         paused = pause(window, slots[4] - rate_limiter.GUARD_MS)
 
-        assert [holds(window, slot) for slot in slots] == [True] * 10
-        assert [holds(paused, slot) for slot in slots] == [False] * 4 + [True] * 6
+        assert [is_still_valid(window, slot) for slot in slots] == [True] * 10
+        assert [is_still_valid(paused, slot) for slot in slots] == [False] * 4 + [True] * 6
 
 
 class TestObserve:
@@ -157,11 +160,11 @@ class TestObserve:
     RESET = NOW + MINUTE
 
     def sent(self, count, start=NOW + 1_000):
-        slots, window = reserve(Window(), start, count, FOREVER)
+        slots, window = reserve(SlotWindow(), start, count, FOREVER)
         return slots[-1], window
 
     @pytest.mark.parametrize("ours", [1, 20, 100])
-    @pytest.mark.parametrize("astray", [0, rate_limiter.TOLERANCE])
+    @pytest.mark.parametrize("astray", [0, rate_limiter.QUOTA_TOLERANCE])
     def test_our_own_requests_are_no_news(self, ours, astray):
         last, window = self.sent(ours)
 
@@ -170,32 +173,37 @@ class TestObserve:
     def test_others_requests_are(self):
         last, window = self.sent(20)
 
-        found = observe(window, last, 130 - rate_limiter.TOLERANCE - 1, self.RESET)
+        found = observe(window, last, 130 - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET)
 
-        assert found.allowance == Allowance(last, self.RESET, 130 - rate_limiter.TOLERANCE - 1)
+        assert found.reported_quota == ReportedQuota(last, self.RESET, 130 - rate_limiter.QUOTA_TOLERANCE - 1)
         assert (found.slots, found.paused_until) == (window.slots, 0)
 
     def test_requests_of_the_window_before_are_not_counted(self):
         last, window = self.sent(25, start=NOW - 4_000)
         inside = sum(slot >= NOW for slot in window.slots)
 
-        assert observe(window, last, 150 - inside - rate_limiter.TOLERANCE, self.RESET) is None
-        assert observe(window, last, 150 - inside - rate_limiter.TOLERANCE - 1, self.RESET) is not None
+        assert observe(window, last, 150 - inside - rate_limiter.QUOTA_TOLERANCE, self.RESET) is None
+        assert observe(window, last, 150 - inside - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET) is not None
 
     def test_slots_after_the_answered_one_are_not_counted(self):
         _, window = self.sent(50)
 
-        assert observe(window, window.slots[0], 149 - rate_limiter.TOLERANCE, self.RESET) is None
-        assert observe(window, window.slots[0], 149 - rate_limiter.TOLERANCE - 1, self.RESET) is not None
+        assert observe(window, window.slots[0], 149 - rate_limiter.QUOTA_TOLERANCE, self.RESET) is None
+        assert (
+            observe(window, window.slots[0], 149 - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET) is not None
+        )
 
     def test_what_is_known_is_no_news(self):
         last, window = self.sent(10)
         window = observe(window, last, 40, self.RESET)
         slots, window = reserve(window, last, 5, FOREVER)
 
-        assert observe(window, slots[-1], 35 - rate_limiter.TOLERANCE, self.RESET) is None
+        assert observe(window, slots[-1], 35 - rate_limiter.QUOTA_TOLERANCE, self.RESET) is None
         assert (
-            observe(window, slots[-1], 35 - rate_limiter.TOLERANCE - 1, self.RESET).allowance.remaining == 24
+            observe(
+                window, slots[-1], 35 - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET
+            ).reported_quota.remaining
+            == 24
         )
 
     @pytest.mark.parametrize("left", [0, 1, 30])
@@ -208,11 +216,11 @@ class TestObserve:
         assert slots[left] == self.RESET + rate_limiter.GUARD_MS
 
     def test_what_was_reserved_beyond_it_is_lost(self):
-        slots, window = reserve(Window(), NOW, 20, FOREVER)
+        slots, window = reserve(SlotWindow(), NOW, 20, FOREVER)
 
         window = observe(window, slots[3], 5, self.RESET)
 
-        assert [holds(window, slot) for slot in slots] == [True] * 9 + [False] * 11
+        assert [is_still_valid(window, slot) for slot in slots] == [True] * 9 + [False] * 11
 
     def test_a_stale_one_does_not_throttle(self):
         last, window = self.sent(10)
@@ -224,9 +232,9 @@ class TestObserve:
         assert len(slots) >= 0.98 * 150 * 10
 
     def test_a_slot_after_its_end_holds(self):
-        window = Window((self.RESET,), allowance=Allowance(NOW, self.RESET, 0))
+        window = SlotWindow((self.RESET,), reported_quota=ReportedQuota(NOW, self.RESET, 0))
 
-        assert holds(window, self.RESET)
+        assert is_still_valid(window, self.RESET)
 
 
 class Workers(RuleBasedStateMachine):
@@ -237,7 +245,7 @@ class Workers(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = NOW
-        self.window = Window()
+        self.window = SlotWindow()
         self.slots = []
 
     @rule(count=st.integers(1, 64), ahead=st.integers(-1_000, 90_000))
@@ -248,7 +256,7 @@ class Workers(RuleBasedStateMachine):
 
         assert len(slots) <= count
         assert all(self.now <= slot <= latest for slot in slots)
-        assert all(holds(self.window, slot) for slot in slots)
+        assert all(is_still_valid(self.window, slot) for slot in slots)
         assert len(slots) == count or next_slot(self.window, self.now) > latest
         self.slots += slots
 
@@ -263,7 +271,7 @@ class Workers(RuleBasedStateMachine):
         self.window = pause(self.window, until)
 
         assert next_slot(self.window, self.now) >= until + rate_limiter.GUARD_MS
-        assert not any(holds(self.window, slot) for slot in self.slots if slot <= until)
+        assert not any(is_still_valid(self.window, slot) for slot in self.slots if slot <= until)
 
     @precondition(lambda self: any(slot <= self.now for slot in self.slots))
     @rule(remaining=st.integers(0, 150), seconds=st.integers(0, 60))
@@ -276,7 +284,9 @@ class Workers(RuleBasedStateMachine):
         if observed is not None:
             self.window = observed
             further, _ = reserve(observed, self.now, 200, reset - 1)
-            usable = [slot for slot in self.slots if answered < slot < reset and holds(observed, slot)]
+            usable = [
+                slot for slot in self.slots if answered < slot < reset and is_still_valid(observed, slot)
+            ]
             assert len(further) + len(usable) <= remaining
 
     @invariant()
@@ -291,10 +301,10 @@ TestAnySequence = Workers.TestCase
 TestAnySequence.settings = settings(max_examples=60, stateful_step_count=25)
 
 
-class Shared(rate_limiter.Pace):
+class Shared(rate_limiter.RateLimiter):
     """Runs a rate limiter over a window in memory, which stands for the state table."""
 
-    window, version = Window(), 0
+    window, version = SlotWindow(), 0
 
     def _load(self):
         return Shared.window, Shared.version
@@ -346,11 +356,11 @@ class Worker:
             paced = Shared("state", "AbC123", self.clock() + 20, self.clock, self.sleep)
             jobs = [self._job(paced) for _ in range(self.chance.randrange(4, 13))]
             results = await asyncio.gather(*jobs, return_exceptions=True)
-            assert {type(result) for result in results} <= {type(None), OutOfTime}
+            assert {type(result) for result in results} <= {type(None), NoSlotBeforeDeadline}
             await self.sleep(min((each.after for each in results if each), default=0.0))
 
     async def _job(self, paced):
-        await paced.turn()
+        await paced.acquire()
         self.sent.append(self.clock())
         await asyncio.sleep(self.chance.uniform(0.1, 1.0))
 
@@ -364,7 +374,7 @@ def test_eight_workers_that_race_and_stall_keep_the_limits_and_use_them(
     monkeypatch, seed, stall_every, table_seconds, used
 ):
     monkeypatch.setattr(asyncio, "to_thread", lambda call, *args: AT_WORK.get().to_thread(call, *args))
-    monkeypatch.setattr(Shared, "window", Window())
+    monkeypatch.setattr(Shared, "window", SlotWindow())
     monkeypatch.setattr(Shared, "version", 0)
     workers = [Worker(f"{seed}{number}", table_seconds) for number in range(8)]
     seconds = 600

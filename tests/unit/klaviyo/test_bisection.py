@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from sluice.delivery import backoff, rate_limiter
-from sluice.delivery.responses import Answer
+from sluice.delivery.responses import Response
 from tests.support.pretended_world import START, World, run
 from tests.support.workloads import (
     HOUR,
@@ -29,12 +29,12 @@ JSON_API = {"content-type": "application/vnd.api+json"}
 MINUTE = 60.0
 
 
-def refusal(status: int, **source: str) -> Answer:
+def refusal(status: int, **source: str) -> Response:
     error = {"code": "not_found", "detail": "No such profile.", "source": source or {"pointer": "/data"}}
-    return Answer(status, JSON_API, msgspec.json.encode({"errors": [error]}))
+    return Response(status, JSON_API, msgspec.json.encode({"errors": [error]}))
 
 
-def to_bad_ones(answer: Answer) -> Callable[[bytes], Answer | None]:
+def to_bad_ones(answer: Response) -> Callable[[bytes], Response | None]:
     return lambda body: answer if b"badone" in body else None
 
 
@@ -47,7 +47,7 @@ AS_IF_THE_ACCOUNT_WERE = pytest.mark.parametrize(
 
 class TestAnEventRefusedAsIfItsAccountWere:
     @AS_IF_THE_ACCOUNT_WERE
-    def test_is_found_among_a_thousand_and_rejected_with_the_upstreams_words(self, answer: Answer) -> None:
+    def test_is_found_among_a_thousand_and_rejected_with_the_upstreams_words(self, answer: Response) -> None:
         for position in (0, 400, 999):
             world = World({SITE: KEY}, workers=1)
             world.answer = to_bad_ones(answer)
@@ -89,7 +89,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
         assert world.counts["CircuitsOpened"] == 0
 
     @AS_IF_THE_ACCOUNT_WERE
-    def test_holds_up_little_traffic_once(self, answer: Answer) -> None:
+    def test_holds_up_little_traffic_once(self, answer: Response) -> None:
         world = World({SITE: KEY})
         world.answer = to_bad_ones(answer)
 
@@ -203,7 +203,7 @@ class TestAnEventTheUpstreamFailsOn:
         self, content: dict[str, str]
     ) -> None:
         world = World({SITE: KEY}, receive_count=10)
-        world.answer = to_bad_ones(Answer(500, content, b"{}"))
+        world.answer = to_bad_ones(Response(500, content, b"{}"))
         good = [f"g{n}" for n in range(500)]
 
         async def scenario() -> None:
@@ -222,7 +222,7 @@ class TestAnEventTheUpstreamFailsOn:
 
     def test_lets_its_profiles_others_through(self) -> None:
         world = World({SITE: KEY})
-        world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))
+        world.answer = to_bad_ones(Response(500, JSON_API, b"{}"))
 
         work(world, request(("ada", "badone"), *(("ada", f"a{n}") for n in range(5))), limit=10 * MINUTE)
 
@@ -233,13 +233,13 @@ class TestAnEventTheUpstreamFailsOn:
         world = World({SITE: KEY}, workers=1)
         jobs: list[bytes] = []
 
-        def fail_then_refuse(body: bytes) -> Answer | None:
+        def fail_then_refuse(body: bytes) -> Response | None:
             is_sample = body.count(b"unique_id") == 1
             if not is_sample:
                 jobs.append(body)
-            if len(jobs) > backoff.LASTING + 1:
+            if len(jobs) > backoff.FAST_RETRIES + 1:
                 return refusal(403)
-            return None if is_sample and b"badone" not in body else Answer(500, JSON_API)
+            return None if is_sample and b"badone" not in body else Response(500, JSON_API)
 
         world.answer = fail_then_refuse
         names = [f"a{n}" for n in range(40)]
@@ -255,7 +255,7 @@ class TestAnEventTheUpstreamFailsOn:
 
     def test_does_not_park_its_account_with_others_of_its_request_alone(self) -> None:
         world = World({SITE: KEY}, receive_count=500)
-        world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))
+        world.answer = to_bad_ones(Response(500, JSON_API, b"{}"))
         names = [f"s{n}" for n in range(20)]
 
         async def scenario() -> None:
@@ -274,7 +274,7 @@ class TestAnEventTheUpstreamFailsOn:
 
     def test_does_not_hold_up_or_park_its_account(self) -> None:
         world = World({SITE: KEY}, receive_count=500)
-        world.answer = to_bad_ones(Answer(500, JSON_API, b"{}"))
+        world.answer = to_bad_ones(Response(500, JSON_API, b"{}"))
         names = [f"s{n}" for n in range(240)]
 
         async def scenario() -> None:
@@ -296,20 +296,20 @@ class TestAnEventTheUpstreamFailsOn:
 def test_a_fault_that_passes_costs_a_job_that_waited_long_two_requests() -> None:
     world = World({SITE: KEY}, workers=1)
     events = bulk("b", 1_000)
-    world.answer = lambda body: refusal(503) if world.requests <= backoff.LASTING else None
+    world.answer = lambda body: refusal(503) if world.requests <= backoff.FAST_RETRIES else None
 
     work(world, request(*events))
 
     assert delivered(world.klaviyo) == all_once(*ids(events))
-    assert world.requests == backoff.LASTING + 2
+    assert world.requests == backoff.FAST_RETRIES + 2
 
 
 # Of the rate and of the batches, so SQS would stop at 12,000 messages in flight.
-A_TENTH = rate_limiter.Rate(
+A_TENTH = rate_limiter.RateLimit(
     10 * rate_limiter.SPACING_MS,
     rate_limiter.SHARE_LIMIT,
     10 * rate_limiter.SHARE_MS,
-    10 * rate_limiter.STEADY_MS,
+    10 * rate_limiter.STEADY_WINDOW_MS,
 )
 
 

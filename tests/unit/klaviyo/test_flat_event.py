@@ -8,7 +8,7 @@ import pytest
 
 from sluice.contract import Surface
 from sluice.klaviyo import flat_event as flat_shape
-from sluice.klaviyo import parser
+from sluice.klaviyo import pointers
 from tests.support.factories import flat, single
 from tests.support.parsing import only_event, only_profile, read, refusal
 
@@ -125,4 +125,4 @@ def test_only_a_profile_without_data_makes_a_document_flat(document: object) -> 
     ],
 )
 def test_what_the_upstream_points_at_is_found_in_the_flat_document(tail: str, where: str) -> None:
-    assert parser.caller_pointer(Surface.EVENT, True, 0, 0, tail) == where
+    assert pointers.caller_pointer(Surface.EVENT, True, 0, 0, tail) == where

@@ -11,8 +11,8 @@ from sluice import jsonapi
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.klaviyo import lenient, parser, rules
-from sluice.klaviyo.lenient import Bad, Separated
-from sluice.klaviyo.parser import Intake
+from sluice.klaviyo.lenient import InvalidEvents, Separated
+from sluice.klaviyo.parser import ParsedRequest
 from tests.support.factories import NEWEST, NOON, at, bulk, encoded, entry, event, profile
 
 ENTRIES = "/data/attributes/events-bulk-create/data"
@@ -24,12 +24,12 @@ def separate(document: Any) -> Separated | None:
     return lenient.separate(encoded(document), rules.rules_for(NEWEST, NOON))
 
 
-def read(document: Any) -> Intake:
+def read(document: Any) -> ParsedRequest:
     return parser.read_leniently(encoded(document), NEWEST, NOON)
 
 
-def places(found: Intake) -> list[tuple[int | None, int | None]]:
-    return [(event.entry, event.at) for entry in found.entries for event in entry.events]
+def places(found: ParsedRequest) -> list[tuple[int | None, int | None]]:
+    return [(event.entry_index, event.event_index) for entry in found.entries for event in entry.events]
 
 
 def refusal(document: Any) -> list[tuple[str, str | None]]:
@@ -185,7 +185,7 @@ def test_every_event_is_either_accepted_or_bad_at_its_own_place(good: list[list[
     taken = {
         (at_entry, at_event): each
         for index, found_entry in enumerate(found.entries)
-        for at_entry, at_event, each in found_entry.placed(index)
+        for at_entry, at_event, each in found_entry.positioned(index)
     }
     refused = [(bad.entry, number) for bad in found.bad for number in bad.events]
     assert taken.keys() == expected
@@ -197,7 +197,7 @@ def test_every_event_is_either_accepted_or_bad_at_its_own_place(good: list[list[
         check(document, bad)
 
 
-def check(document: Any, bad: Bad) -> None:
+def check(document: Any, bad: InvalidEvents) -> None:
     events = [at(document, f"{ENTRIES}/{bad.entry}/attributes/events/data/{n}") for n in bad.events]
     assert json.loads(bad.payload)["events"] == [each["attributes"] for each in events]
     assert bad.problems

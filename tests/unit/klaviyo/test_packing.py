@@ -774,8 +774,8 @@ class TestMessages:
     def test_a_message_left_from_a_larger_one_says_where_its_events_were(self):
         stored = accepted(bulk_document(("ann@example.org", False, [("Viewed", {}), ("Bought", {})])))
         first, second = stored.entries[0].events
-        first.entry = second.entry = 4
-        second.at = 8
+        first.entry_index = second.entry_index = 4
+        second.event_index = 8
 
         [job] = pack([(0, stored)]).jobs
 

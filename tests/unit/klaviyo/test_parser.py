@@ -15,6 +15,7 @@ from sluice.contract import MAX_EVENT_BYTES, Surface
 from sluice.errors import Refused
 from sluice.klaviyo import flat_event as flat_shape
 from sluice.klaviyo import packing, parser, problems, rules
+from sluice.klaviyo.pointers import caller_pointer
 from sluice.message import Message
 from tests.support import factories, parsing
 from tests.support.factories import (
@@ -283,7 +284,7 @@ def test_entries_that_say_the_same_of_a_profile_travel_as_one(
     found = read(Surface.BULK, bulk(*(entry(**each) for each in entries)))
 
     assert [
-        [(at_entry, at_event) for at_entry, at_event, _ in each.placed(index)]
+        [(at_entry, at_event) for at_entry, at_event, _ in each.positioned(index)]
         for index, each in enumerate(found.entries)
     ] == places
 
@@ -348,7 +349,7 @@ def test_an_event_of_the_largest_size_goes_into_a_job() -> None:
 def test_a_rejection_points_into_the_callers_document(
     surface: Surface, is_flat: bool, event_index: int | None, where: str
 ) -> None:
-    assert parser.caller_pointer(surface, is_flat, 2, event_index, "/x") == where
+    assert caller_pointer(surface, is_flat, 2, event_index, "/x") == where
 
 
 @pytest.mark.parametrize(

@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from devstack.fake_upstream import answers as standin
 from devstack.fake_upstream.rules import ENTRIES
 from sluice.delivery.responses import (
-    AccountFault,
-    Answer,
+    Accepted,
+    AccountRejected,
     Fault,
-    Taken,
-    Throttled,
+    JobRejected,
+    RateLimited,
+    Response,
     Transient,
-    Unattributed,
     retry_after,
 )
 from sluice.klaviyo.packing import JobEntry, Origin, PackedEvent, job_of
-from sluice.klaviyo.responses import Attributed, judge, rate_left
+from sluice.klaviyo.responses import ItemsRejected, classify, rate_left
 
 JSON_API = {"content-type": "application/vnd.api+json"}
 HTML = {"content-type": "text/html; charset=UTF-8"}
 PAGE = b"<!DOCTYPE html><html><title>Just a moment...</title></html>"
-UNEXPLAINED = Unattributed(Fault("", "HTTP 400 without an explanation."))
+UNEXPLAINED = JobRejected(Fault("", "HTTP 400 without an explanation."))
 
 
 def entry(*unique_ids):
@@ -44,11 +44,11 @@ def error(pointer=None, *, code="invalid", detail="Invalid input.", **source):
 
 
 def refused(*errors, status=400, headers=JSON_API):
-    return Answer(status, headers, msgspec.json.encode({"errors": errors}))
+    return Response(status, headers, msgspec.json.encode({"errors": errors}))
 
 
 def judged(*errors, **kwargs):
-    return judge(refused(*errors, **kwargs), JOB)
+    return classify(refused(*errors, **kwargs), JOB)
 
 
 def at(entry, event=None, tail="", spelling="/attributes/events"):
@@ -57,7 +57,7 @@ def at(entry, event=None, tail="", spelling="/attributes/events"):
 
 
 def items(verdict):
-    assert isinstance(verdict, Attributed)
+    assert isinstance(verdict, ItemsRejected)
     return set(verdict.faults), set(verdict.duplicates)
 
 
@@ -65,16 +65,16 @@ class TestTaken:
     @pytest.mark.parametrize("status", [200, 201, 202, 204])
     @pytest.mark.parametrize("body", [b"", b'{"data": null}', b"not JSON"])
     def test_any_success_is(self, status, body):
-        assert judge(Answer(status, {}, body), JOB) == Taken()
+        assert classify(Response(status, {}, body), JOB) == Accepted()
 
     @pytest.mark.parametrize("status", [200, 202])
     def test_but_a_page_comes_from_something_else(self, status):
-        assert isinstance(judge(Answer(status, HTML, PAGE), JOB), Transient)
+        assert isinstance(classify(Response(status, HTML, PAGE), JOB), Transient)
 
     def test_and_what_was_ignored_is_said(self):
-        answer = Answer(202, {"x-klaviyo-partial-failure": "phone_number"})
+        answer = Response(202, {"x-klaviyo-partial-failure": "phone_number"})
 
-        assert judge(answer, JOB) == Taken("phone_number")
+        assert classify(answer, JOB) == Accepted("phone_number")
 
 
 class TestAttributed:
@@ -84,7 +84,7 @@ class TestAttributed:
 
         verdict = judged(error(at(0, 2, tail, spelling), detail="Too long."))
 
-        assert verdict == Attributed({(0, 2): Fault("invalid", "Too long.", tail)}, frozenset())
+        assert verdict == ItemsRejected({(0, 2): Fault("invalid", "Too long.", tail)}, frozenset())
 
     @pytest.mark.parametrize(
         "tail",
@@ -102,7 +102,7 @@ class TestAttributed:
     def test_an_entry(self, tail):
         verdict = judged(error(at(1, tail=tail)))
 
-        assert verdict == Attributed({(1, None): Fault("invalid", "Invalid input.", tail)}, frozenset())
+        assert verdict == ItemsRejected({(1, None): Fault("invalid", "Invalid input.", tail)}, frozenset())
 
     def test_every_item_that_is_named(self):
         verdict = judged(error(at(0, 0)), error(at(0, 2, "/attributes/time")), error(at(1)))
@@ -138,7 +138,7 @@ class TestAttributed:
         ]
         given_answer = standin.invalid(problems)
 
-        verdict = judge(Answer(given_answer.status, given_answer.headers, given_answer.body), JOB)
+        verdict = classify(Response(given_answer.status, given_answer.headers, given_answer.body), JOB)
 
         assert verdict.faults == {
             (0, 1): Fault("invalid", "Not a valid datetime.", "/attributes/time"),
@@ -221,7 +221,7 @@ class TestUnattributed:
     def test_where_no_pointer_leads_into_the_job(self, pointer):
         verdict = judged(error(pointer, code="oops", detail="Something is wrong."))
 
-        assert verdict == Unattributed(Fault("oops", "Something is wrong."))
+        assert verdict == JobRejected(Fault("oops", "Something is wrong."))
 
     @pytest.mark.parametrize(
         "body",
@@ -245,17 +245,17 @@ class TestUnattributed:
         ],
     )
     def test_where_nothing_is_explained(self, body):
-        assert judge(Answer(400, JSON_API, body), JOB) == UNEXPLAINED
+        assert classify(Response(400, JSON_API, body), JOB) == UNEXPLAINED
 
     @pytest.mark.parametrize("headers", [JSON_API, HTML, {}])
     @pytest.mark.parametrize("body", [b"", PAGE, b"Request Entity Too Large"])
     def test_a_body_too_large_in_any_words(self, headers, body):
-        assert isinstance(judge(Answer(413, headers, body), JOB), Unattributed)
+        assert isinstance(classify(Response(413, headers, body), JOB), JobRejected)
 
     def test_with_the_first_error_in_short(self):
         verdict = judged(error("/data", detail="x" * 10_000), error("/data", detail="y"))
 
-        assert verdict == Unattributed(Fault("invalid", "x" * 500))
+        assert verdict == JobRejected(Fault("invalid", "x" * 500))
 
 
 class TestOddErrors:
@@ -328,9 +328,9 @@ class TestOddErrors:
     )  # fmt: skip
     def test_no_json_is_too_strange(self, document, status):
         for body in (document, {"errors": document}, {"errors": [document]}):
-            verdict = judge(Answer(status, JSON_API, msgspec.json.encode(body)), JOB)
+            verdict = classify(Response(status, JSON_API, msgspec.json.encode(body)), JOB)
 
-            if isinstance(verdict, Attributed):
+            if isinstance(verdict, ItemsRejected):
                 assert verdict.faults or verdict.duplicates
                 assert set(verdict.faults) <= {(0, 1), (1, None)}
 
@@ -340,36 +340,36 @@ class TestAccountFault:
     def test_by_status(self, status):
         verdict = judged(error("/data/", code="not_authenticated", detail="No."), status=status)
 
-        assert verdict == AccountFault(status, Fault("not_authenticated", "No."))
+        assert verdict == AccountRejected(status, Fault("not_authenticated", "No."))
         assert verdict.is_certain == (status in {401, 410})
 
     @pytest.mark.parametrize("status", [401, 404, 410])
     @pytest.mark.parametrize(("headers", "body"), [({}, b""), (HTML, PAGE), ({}, b"gone")])
     def test_whoever_says_so(self, status, headers, body):
-        assert isinstance(judge(Answer(status, headers, body), JOB), AccountFault)
+        assert isinstance(classify(Response(status, headers, body), JOB), AccountRejected)
 
     @pytest.mark.parametrize("body", [b"{}", b'{"errors":[]}', b'{"message":"Forbidden"}'])
     def test_a_403_as_json_whoever_says_so(self, body):
-        assert isinstance(judge(Answer(403, JSON_API, body), JOB), AccountFault)
-        assert isinstance(judge(Answer(403, {}, body), JOB), AccountFault)
+        assert isinstance(classify(Response(403, JSON_API, body), JOB), AccountRejected)
+        assert isinstance(classify(Response(403, {}, body), JOB), AccountRejected)
 
     @pytest.mark.parametrize("status", [402, 405, 406, 415, 418, 451])
     def test_where_it_cannot_be_about_an_event(self, status):
-        assert isinstance(judged(error("/data"), status=status), AccountFault)
+        assert isinstance(judged(error("/data"), status=status), AccountRejected)
 
     @pytest.mark.parametrize("source", ["parameter", "header"])
     def test_where_the_request_is_at_fault_and_not_its_body(self, source):
         verdict = judged(error(detail="Unknown revision.", **{source: "revision"}))
 
-        assert verdict == AccountFault(400, Fault("invalid", "Unknown revision."))
+        assert verdict == AccountRejected(400, Fault("invalid", "Unknown revision."))
 
     def test_even_if_an_event_is_named(self):
-        assert isinstance(judged(error(at(0, 1)), status=403), AccountFault)
+        assert isinstance(judged(error(at(0, 1)), status=403), AccountRejected)
 
     def test_tells_little(self):
         verdict = judged(error("/data", detail="x" * 10_000), status=401)
 
-        assert verdict == AccountFault(401, Fault("invalid", "x" * 500))
+        assert verdict == AccountRejected(401, Fault("invalid", "x" * 500))
 
 
 class TestTransient:
@@ -385,11 +385,11 @@ class TestTransient:
         ],
     )
     def test_a_page_of_something_in_between(self, status, headers, body):
-        assert judge(Answer(status, headers, body), JOB) == Transient(status)
+        assert classify(Response(status, headers, body), JOB) == Transient(status)
 
     @pytest.mark.parametrize("body", [b"", b"error code: 1020", b"1020", b'["no"]', b'"{}"', b"{"])
     def test_a_403_that_is_no_json_object(self, body):
-        assert judge(Answer(403, {"content-type": "text/plain"}, body), JOB) == Transient(403)
+        assert classify(Response(403, {"content-type": "text/plain"}, body), JOB) == Transient(403)
 
     @pytest.mark.parametrize(
         "status", [301, 302, 304, 307, 308, 408, 425, 500, 501, 502, 503, 504, 520, 524, 599]
@@ -398,19 +398,19 @@ class TestTransient:
         assert judged(error(at(0, 1)), status=status) == Transient(status)
 
     def test_no_answer(self):
-        assert judge(Answer(None, failure="ReadTimeout"), JOB) == Transient(None)
+        assert classify(Response(None, failure="ReadTimeout"), JOB) == Transient(None)
 
     def test_with_the_time_it_asks_for(self):
-        assert judge(Answer(503, {"retry-after": "7"}), JOB) == Transient(503, 7.0)
+        assert classify(Response(503, {"retry-after": "7"}), JOB) == Transient(503, 7.0)
 
 
 class TestThrottled:
     @pytest.mark.parametrize(("headers", "body"), [(JSON_API, b"{}"), (HTML, PAGE), ({}, b"")])
     def test_in_any_form(self, headers, body):
-        assert judge(Answer(429, {**headers, "retry-after": "3"}, body), JOB) == Throttled(3.0)
+        assert classify(Response(429, {**headers, "retry-after": "3"}, body), JOB) == RateLimited(3.0)
 
     def test_without_a_time(self):
-        assert judge(Answer(429), JOB) == Throttled(None)
+        assert classify(Response(429), JOB) == RateLimited(None)
 
 
 class TestRetryAfter:
@@ -419,36 +419,36 @@ class TestRetryAfter:
         [("0", 0), ("7", 7), (" 7 ", 7), ("1.5", 1.5), ("-3", 0), ("99999999", 99999999)],
     )
     def test_in_seconds(self, text, seconds):
-        assert retry_after(Answer(429, {"retry-after": text})) == seconds
+        assert retry_after(Response(429, {"retry-after": text})) == seconds
 
     @pytest.mark.parametrize("ahead", [30, 3_600])
     def test_as_a_date(self, ahead):
         text = formatdate(time.time() + ahead, usegmt=True)
 
-        assert ahead - 2 < retry_after(Answer(429, {"retry-after": text})) <= ahead
+        assert ahead - 2 < retry_after(Response(429, {"retry-after": text})) <= ahead
 
     def test_as_a_date_without_a_zone_in_utc(self, monkeypatch):
         monkeypatch.setenv("TZ", "America/New_York")
         time.tzset()
         try:
             text = formatdate(time.time() + 30)  # "-0000" says: UTC, place unknown
-            assert 28 < retry_after(Answer(429, {"retry-after": text})) <= 30
+            assert 28 < retry_after(Response(429, {"retry-after": text})) <= 30
         finally:
             monkeypatch.undo()
             time.tzset()
 
     def test_as_a_date_gone_by(self):
-        assert retry_after(Answer(429, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})) == 0
+        assert retry_after(Response(429, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})) == 0
 
     @pytest.mark.parametrize(
         "text", ["", " ", "soon", "nan", "inf", "-inf", "1e999", "Wed, 21 Oct 99999 07:28:00 GMT", "1,2"]
     )
     def test_as_nothing_of_use(self, text):
-        assert retry_after(Answer(429, {"retry-after": text})) is None
+        assert retry_after(Response(429, {"retry-after": text})) is None
 
     @given(st.text())
     def test_as_anything(self, text):
-        seconds = retry_after(Answer(429, {"retry-after": text}))
+        seconds = retry_after(Response(429, {"retry-after": text}))
 
         assert seconds is None or 0 <= seconds < float("inf")
 
@@ -471,10 +471,10 @@ class TestRateLeft:
     def test_is_told_by_two_numbers(self, remaining, reset, expected):
         headers = {"ratelimit-remaining": remaining, "ratelimit-reset": reset}
 
-        assert rate_left(Answer(202, headers)) == expected
+        assert rate_left(Response(202, headers)) == expected
 
     def test_is_not_always_told(self):
-        assert rate_left(Answer(202)) is None
+        assert rate_left(Response(202)) is None
 
 
 WORDS = st.text() | st.sampled_from(
@@ -490,18 +490,18 @@ def test_words_decide_nothing(code, detail, title):
         plain = judged(error(pointer), status=status)
         worded = judged({**error(pointer, code=code, detail=detail), "title": title}, status=status)
         assert type(worded) is type(plain)
-        if isinstance(plain, Attributed):
+        if isinstance(plain, ItemsRejected):
             assert items(worded) == items(plain)
 
 
 def test_every_status_is_judged():
     by_verdict = {}
     for status in range(200, 600):
-        verdict = judge(Answer(status, JSON_API, b'{"errors": [{}]}'), JOB)
+        verdict = classify(Response(status, JSON_API, b'{"errors": [{}]}'), JOB)
         by_verdict.setdefault(type(verdict), []).append(status)
 
-    assert by_verdict.pop(Taken) == list(range(200, 300))
-    assert by_verdict.pop(Throttled) == [429]
+    assert by_verdict.pop(Accepted) == list(range(200, 300))
+    assert by_verdict.pop(RateLimited) == [429]
     assert by_verdict.pop(Transient) == [*range(300, 400), 408, 425, *range(500, 600)]
-    assert by_verdict.pop(Unattributed) == [400, 409, 413, 422]
-    assert list(by_verdict) == [AccountFault]
+    assert by_verdict.pop(JobRejected) == [400, 409, 413, 422]
+    assert list(by_verdict) == [AccountRejected]

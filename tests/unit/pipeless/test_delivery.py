@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devstack.fake_upstream import Pipeless
-from sluice.accounts import App
-from sluice.delivery.backoff import Wait
-from sluice.delivery.outcome import Circuits, Outcome, Receipts, Share
-from sluice.delivery.rate_limiter import OutOfTime
-from sluice.delivery.responses import Answer
+from sluice.accounts import PipelessApp
+from sluice.delivery.backoff import Retry
+from sluice.delivery.outcome import AccountBatch, Circuits, Outcome, Receipts
+from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
+from sluice.delivery.responses import Response
 from sluice.errors import Retryable
 from sluice.klaviyo.delivery import Ports
-from sluice.message import Batch, PipelessEvent
+from sluice.message import PipelessEvent, PipelessMessage
 from sluice.pipeless.delivery import deliver
 from tests.support.factories import APP, APP_ID, NOON, happening
 
-OURS = App(APP_ID, "pl_test")
+OURS = PipelessApp(APP_ID, "pl_test")
 HEADERS = {"authorization": "Bearer pl_test", "content-type": "application/json"}
 
 
@@ -32,11 +32,11 @@ class World:
     limiter.
     """
 
-    def __init__(self, *batches: Batch) -> None:
+    def __init__(self, *batches: PipelessMessage) -> None:
         self.pipeless = Pipeless({APP_ID: "pl_test"}, clock=NOON.timestamp)
         self.messages = dict(enumerate(batches))
         self.is_open = False
-        self.parked: list[Batch] = []
+        self.parked: list[PipelessMessage] = []
         self.noted: dict[str, frozenset[int]] = {}
         self.pauses: list[float | None] = []
         self.turns = 10_000
@@ -47,13 +47,13 @@ class World:
     def deliver(self, *probes: int) -> Outcome:
         """Runs one invocation with all messages left; completed ones leave the queue."""
         outcome = Outcome()
-        share = Share(dict(self.messages), frozenset(self.again), frozenset(probes))
+        share = AccountBatch(dict(self.messages), frozenset(self.again), frozenset(probes))
         asyncio.run(deliver(OURS, share, self._ports(), outcome))
         for refusal in outcome.refusals:
             if "rejected" in self.unreachable:
-                outcome.retry[refusal.record] = Wait()
+                outcome.retry[refusal.record] = Retry()
             else:
-                self._note(refusal.receipt, refusal.places)
+                self._note(refusal.receipt, refusal.positions)
         self.again |= outcome.retry.keys()
         self.messages = {n: batch for n, batch in self.messages.items() if n in outcome.retry}
         return outcome
@@ -66,10 +66,10 @@ class World:
         fill: list[int] = self.pipeless.summary()["apps"][str(APP_ID)]["fill"]
         return fill
 
-    async def turn(self) -> int:
+    async def acquire(self) -> int:
         self.turns -= 1
         if self.turns < 0:
-            raise OutOfTime("no slot", 30.0)
+            raise NoSlotBeforeDeadline("no slot", 30.0)
         return 0
 
     async def pause(self, seconds: float | None) -> None:
@@ -82,15 +82,15 @@ class World:
         if what in self.unreachable:
             raise Retryable(what)
 
-    async def _create_events(self, app: App, body: bytes) -> Answer:
+    async def _create_events(self, app: PipelessApp, body: bytes) -> Response:
         if len(list(self.pipeless.calls())) >= self.refused_after:
-            return Answer(401, {}, b'{"errors":["Unauthorized"]}')
+            return Response(401, {}, b'{"errors":["Unauthorized"]}')
         given = self.pipeless.handle("POST", f"/v1/apps/{app.app_id}/events/batch", HEADERS, body)
         if given.ending != "answered":
-            return Answer(None, failure="ReadError")
+            return Response(None, failure="ReadError")
         assert isinstance(given.body, bytes)
         lower = {name.lower(): value for name, value in given.headers.items()}
-        return Answer(given.status, lower, given.body)
+        return Response(given.status, lower, given.body)
 
     def _ports(self) -> Ports:
         async def never(*_: Any) -> Any:
@@ -111,7 +111,7 @@ class World:
 
         async def park(account: str, messages: list[bytes]) -> None:
             self._reach("parking")
-            self.parked += [msgspec.json.decode(each, type=Batch) for each in messages]
+            self.parked += [msgspec.json.decode(each, type=PipelessMessage) for each in messages]
 
         async def done(receipts: list[str]) -> dict[str, frozenset[int]]:
             return {receipt: self.noted[receipt] for receipt in receipts if receipt in self.noted}
@@ -123,7 +123,7 @@ class World:
         return Ports(
             create_job=never,
             create_events=self._create_events,
-            pace=lambda _: self,  # type: ignore[arg-type,return-value]
+            rate_limiter=lambda _: self,  # type: ignore[arg-type,return-value]
             circuits=Circuits(is_open, open_circuit, close_circuit, park),
             receipts=Receipts(done, delivered),
             now=lambda: NOON,
@@ -133,13 +133,15 @@ class World:
 _numbers = itertools.count()
 
 
-def stored(*articles: str, after: float = 0.0, **fields: Any) -> Batch:
+def stored(*articles: str, after: float = 0.0, **fields: Any) -> PipelessMessage:
     """Makes a batch of events, each about an article and by its own user, so that none must follow
     another.
     """
     events = [happening(f"u-{article}", article, single=False, **fields) for article in articles]
     accepted = NOON + timedelta(seconds=after)
-    return Batch(f"r{next(_numbers)}", APP_ID, accepted, msgspec.convert(events, list[PipelessEvent]))
+    return PipelessMessage(
+        f"r{next(_numbers)}", APP_ID, accepted, msgspec.convert(events, list[PipelessEvent])
+    )
 
 
 def test_batches_become_full_calls() -> None:
@@ -180,7 +182,7 @@ def test_all_bad_events_are_found() -> None:
     outcome = world.deliver()
 
     assert world.written() == ["ok"]
-    assert sorted(refusal.places for refusal in outcome.refusals) == [(n,) for n in range(10)]
+    assert sorted(refusal.positions for refusal in outcome.refusals) == [(n,) for n in range(10)]
     assert len({refusal.rejection.id for refusal in outcome.refusals}) == 10
 
 
@@ -209,7 +211,7 @@ def test_what_fails_stays_and_is_sent_later(fault: dict[str, Any]) -> None:
 
     outcome = world.deliver()
 
-    assert not outcome.retry[0].for_turn
+    assert not outcome.retry[0].rate_limited
     assert (world.written(), outcome.counts["TransientFaults"]) == ([], 1)
     assert world.deliver().retry == {}
     assert world.written() == ["a", "b"]
@@ -230,7 +232,7 @@ def test_what_has_no_turn_waits_for_it() -> None:
 
     outcome = world.deliver()
 
-    assert (outcome.retry[1].for_turn, outcome.retry[1].seconds) == (True, 30.0)
+    assert (outcome.retry[1].rate_limited, outcome.retry[1].seconds) == (True, 30.0)
     assert world.written() == list("abcdefghij")
 
 
@@ -254,9 +256,9 @@ def test_one_failing_call_does_not_hold_back_the_others() -> None:
 
 
 def test_what_must_follow_what_waits_waits_too() -> None:
-    def about(user: str, modified: str, after: float) -> Batch:
+    def about(user: str, modified: str, after: float) -> PipelessMessage:
         events = [happening(user, f"{user}-{n}", dates={"modified_on": modified}) for n in range(10)]
-        return Batch(
+        return PipelessMessage(
             f"r-{user}-{after}",
             APP_ID,
             NOON + timedelta(seconds=after),
@@ -345,7 +347,7 @@ def test_what_is_delivered_is_not_written_again_as_a_rejection_cannot_be_stored(
     outcome = world.deliver()
 
     assert world.written() == ["a", "c"]
-    assert [refusal.places for refusal in outcome.refusals] == [(1,)]
+    assert [refusal.positions for refusal in outcome.refusals] == [(1,)]
     assert world.messages == {}
 
 

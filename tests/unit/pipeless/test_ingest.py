@@ -10,7 +10,7 @@ import pytest
 from sluice import accounts, message
 from sluice.errors import Refused, Retryable
 from sluice.jsonapi import Problem
-from sluice.message import Batch, Body
+from sluice.message import Body, PipelessMessage
 from sluice.pipeless import ingest
 from tests.support.factories import APP, APP_ID, APP_KEY, KEY, NOON, SITE_ID, batch, encoded, happening
 
@@ -112,7 +112,7 @@ def test_a_batch_is_stored_as_one_message() -> None:
         "events": [happening(of_user, created_on="2026-07-20T12:00:00") for of_user in ("u1", "u2")],
     }
     stored = message.decode(body.text, lambda _: b"")
-    assert isinstance(stored, Batch)
+    assert isinstance(stored, PipelessMessage)
     assert (stored.account, stored.surface) == (APP, "pipeless")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devstack.fake_upstream import Pipeless
-from sluice.message import Batch, PipelessEvent
+from sluice.message import PipelessEvent, PipelessMessage
 from sluice.pipeless import packing
 from sluice.pipeless.packing import Call
 from tests.support.factories import APP_ID, NOON, happening
@@ -22,12 +22,12 @@ def event_of(sent: dict[str, Any]) -> PipelessEvent:
     return msgspec.convert(sent, PipelessEvent)
 
 
-def stored(*events: dict[str, Any], receipt: str = "r0", after: float = 0.0) -> Batch:
+def stored(*events: dict[str, Any], receipt: str = "r0", after: float = 0.0) -> PipelessMessage:
     """Makes a batch accepted so many seconds after noon."""
-    return Batch(receipt, APP_ID, NOON + timedelta(seconds=after), list(map(event_of, events)))
+    return PipelessMessage(receipt, APP_ID, NOON + timedelta(seconds=after), list(map(event_of, events)))
 
 
-def packed(*batches: Batch, done: dict[int, set[int]] | None = None) -> list[Call]:
+def packed(*batches: PipelessMessage, done: dict[int, set[int]] | None = None) -> list[Call]:
     return packing.pack(enumerate(batches), done or {})
 
 

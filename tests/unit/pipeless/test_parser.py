@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devstack.fake_upstream import Pipeless
-from sluice.accounts import App
+from sluice.accounts import PipelessApp
 from sluice.errors import Refused
 from sluice.pipeless import parser
 from sluice.pipeless.schemas import BatchDocument
 from tests.support.factories import APP_ID, NOON, batch, encoded, happening
 
-PLAIN = App(APP_ID, "pl_upstream")
+PLAIN = PipelessApp(APP_ID, "pl_upstream")
 OBJECTS = (
     "user product image comment article post video content tag category app book person skill job company"
     " account card country state film cart"
@@ -29,7 +29,7 @@ RELATIONSHIPS = (
 )
 
 
-def read(document: Any, app: App = PLAIN) -> BatchDocument:
+def read(document: Any, app: PipelessApp = PLAIN) -> BatchDocument:
     return parser.read(document if isinstance(document, bytes) else encoded(document), app)
 
 
@@ -75,7 +75,9 @@ def test_every_documented_relationship_is_taken(type_: str) -> None:
 
 @pytest.mark.rule
 def test_an_app_may_have_names_of_its_own() -> None:
-    app = App(APP_ID, "k", object_types=frozenset({"planet"}), relationship_types=frozenset({"orbits"}))
+    app = PipelessApp(
+        APP_ID, "k", object_types=frozenset({"planet"}), relationship_types=frozenset({"orbits"})
+    )
     sent = batch({**happening(of="orbits"), "end_object": {"id": "1", "type": "planet"}})
 
     read(sent, app)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.producers.envelopes import Body, Object, opened
+from sluice.producers.envelopes import Body, Object, unwrap
 from tests.support.factories import bulk, encoded, single
 
 SENT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -147,14 +147,14 @@ CASES["bus by a topic"] = (
 def test_an_envelope_is_taken_off(name: str) -> None:
     text, expected = CASES[name]
 
-    assert opened(Body(text, SENT)) == expected
+    assert unwrap(Body(text, SENT)) == expected
 
 
 def test_what_the_message_itself_names_holds_where_the_envelope_names_nothing() -> None:
     named = Body(json.dumps(topic()), SENT, "AbC123", "event")
 
-    assert opened(named) == Body(SINGLE, EARLIER, "AbC123", "event")
-    assert opened(Body(ours(ODD, account="Other1"), SENT, "AbC123", "event")) == Body(
+    assert unwrap(named) == Body(SINGLE, EARLIER, "AbC123", "event")
+    assert unwrap(Body(ours(ODD, account="Other1"), SENT, "AbC123", "event")) == Body(
         ODD, SENT, "Other1", "event"
     )
 
@@ -163,7 +163,7 @@ def test_what_the_message_itself_names_holds_where_the_envelope_names_nothing() 
 def test_no_envelope_is_from_a_time_that_cannot_be(timestamp: str) -> None:
     text = json.dumps(topic(Timestamp=timestamp))
 
-    assert opened(Body(text, SENT)) == Body(SINGLE, SENT)
+    assert unwrap(Body(text, SENT)) == Body(SINGLE, SENT)
 
 
 NONE: list[str] = [
@@ -195,7 +195,7 @@ NONE: list[str] = [
 
 @pytest.mark.parametrize("text", NONE, ids=lambda text: ascii(text)[:40])
 def test_what_is_none_stays_as_it_is(text: str) -> None:
-    assert opened(Body(text, SENT, "AbC123")) == Body(text, SENT, "AbC123")
+    assert unwrap(Body(text, SENT, "AbC123")) == Body(text, SENT, "AbC123")
 
 
 def test_envelopes_in_envelopes_end_somewhere() -> None:
@@ -203,7 +203,7 @@ def test_envelopes_in_envelopes_end_somewhere() -> None:
     for _ in range(10):
         text = ours(text)
 
-    found = opened(Body(text, SENT))
+    found = unwrap(Body(text, SENT))
 
     assert isinstance(found, Body)
     assert found.text.count('"body"') == 7

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.producers import line_reader
-from sluice.producers.line_reader import Damaged, Line
+from sluice.producers.line_reader import CorruptGzip, Line
 
 TEXTS = st.lists(st.sampled_from([b"", b"a", b"\r", b"{}", "ü".encode(), b"x" * 300])).map(b"\n".join)
 
@@ -104,5 +104,5 @@ def test_what_unpacks_to_much_comes_in_pieces() -> None:
     ],
 )
 def test_a_damaged_stream_is_told_from_one_that_ends(damaged: bytes) -> None:
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptGzip):
         list(line_reader.unpacked([damaged]))

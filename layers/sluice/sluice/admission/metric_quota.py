@@ -12,9 +12,9 @@ import msgspec
 from sluice import aws
 from sluice.contract import MAX_METRICS, Surface
 from sluice.jsonapi import Problem
-from sluice.klaviyo import parser
-from sluice.klaviyo.lenient import Bad
-from sluice.klaviyo.parser import Intake
+from sluice.klaviyo import pointers
+from sluice.klaviyo.lenient import InvalidEvents
+from sluice.klaviyo.parser import ParsedRequest
 from sluice.message import Entry, Event
 
 _NAMES: Final = "names"
@@ -24,13 +24,13 @@ _TOO_MANY: Final = (
 )
 
 
-class Catalogue:
+class MetricQuota:
     """The metrics of accounts by site id, as far as this process has seen them."""
 
     def __init__(self) -> None:
         self._seen: dict[str, frozenset[str]] = {}
 
-    def enter(self, table: str, site_id: str, names: Iterable[str], *, partly: bool) -> frozenset[str]:
+    def reserve(self, table: str, site_id: str, names: Iterable[str], *, partly: bool) -> frozenset[str]:
         """Those of `names` that are too many for the account. Enters the new ones, the first ones first:
         as many as there is room for if it may do so `partly`, else all or none.
         """
@@ -51,25 +51,25 @@ class Catalogue:
             seen = others
 
 
-def names(read: Intake) -> Iterable[str]:
+def names(read: ParsedRequest) -> Iterable[str]:
     """The name of each event's metric, in the order of the events."""
     return (_name(event) for entry in read.entries for event in entry.events)
 
 
-def without(read: Intake, surface: Surface, excess: Set[str]) -> Intake:
+def without(read: ParsedRequest, surface: Surface, excess: Set[str]) -> ParsedRequest:
     """What was read, with the events of these metrics among the bad ones."""
     kept: list[Entry[Any]] = []
-    bad: list[Bad] = []
+    bad: list[InvalidEvents] = []
     for index, entry in enumerate(read.entries):
         good: list[Event[Any]] = []
-        for at_entry, at_event, event in entry.placed(index):
-            event.entry, event.at = at_entry, at_event
+        for at_entry, at_event, event in entry.positioned(index):
+            event.entry_index, event.event_index = at_entry, at_event
             if _name(event) not in excess:
                 good.append(event)
                 continue
-            where = parser.caller_pointer(surface, read.flat, at_entry, at_event, _NAME_POINTER)
+            where = pointers.caller_pointer(surface, read.flat, at_entry, at_event, _NAME_POINTER)
             problem = Problem("invalid", _TOO_MANY, where)
-            bad.append(Bad(at_entry, (at_event,), [problem], _payload(entry, event)))
+            bad.append(InvalidEvents(at_entry, (at_event,), [problem], _payload(entry, event)))
         if good:
             entry.events = good
             kept.append(entry)
@@ -88,8 +88,8 @@ def _payload(entry: Entry[Any], event: Event[Any]) -> bytes:
 
 def _read(table: str, site_id: str) -> frozenset[str]:
     wanted: Any = {"Key": _key(site_id), "ConsistentRead": True}
-    with aws.answering(aws.hurried_dynamodb, "the state table cannot be read") as client:
-        answer = aws.reconnecting(lambda: client.get_item(TableName=table, **wanted))
+    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be read") as client:
+        answer = aws.retrying_closed_connection(lambda: client.get_item(TableName=table, **wanted))
     return _names(answer.get("Item", {}))
 
 
@@ -106,9 +106,9 @@ def _add(table: str, site_id: str, added: frozenset[str]) -> frozenset[str] | No
         },
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
-    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
+    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
         try:
-            aws.reconnecting(lambda: client.update_item(TableName=table, **update))
+            aws.retrying_closed_connection(lambda: client.update_item(TableName=table, **update))
         except client.exceptions.ConditionalCheckFailedException as error:
             return _names(error.response.get("Item", {}))
     return None

@@ -22,7 +22,7 @@ KEEP_SECONDS: Final = 120
 _MINUTE: Final = "minute"
 
 
-class Allowance(msgspec.Struct, frozen=True):
+class RemainingQuota(msgspec.Struct, frozen=True):
     """What is left of the minute for a caller whose request has been counted."""
 
     limit: int
@@ -38,7 +38,7 @@ class Allowance(msgspec.Struct, frozen=True):
         }
 
 
-def count(table: str, caller: str, surface: Surface, now: datetime) -> Allowance:
+def consume(table: str, caller: str, surface: Surface, now: datetime) -> RemainingQuota:
     """Counts a request; `Refused` (429) where it is one too many.
 
     `caller` is any text that is another for another caller.
@@ -65,13 +65,13 @@ def count(table: str, caller: str, surface: Surface, now: datetime) -> Allowance
         "ReturnValues": "UPDATED_NEW",
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
-    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
+    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
         try:
-            answer = aws.reconnecting(lambda: client.update_item(TableName=table, **update))
+            answer = aws.retrying_closed_connection(lambda: client.update_item(TableName=table, **update))
         except client.exceptions.ConditionalCheckFailedException as error:
             spent = _minute(error.response.get("Item", {})) >= steady
             raise _throttled(reset if spent else 1) from None
-    return Allowance(steady, steady - _minute(answer["Attributes"]), reset)
+    return RemainingQuota(steady, steady - _minute(answer["Attributes"]), reset)
 
 
 def _minute(item: Any) -> int:

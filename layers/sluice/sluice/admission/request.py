@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import Final
 
 from sluice import contract
-from sluice.accounts import Account, Accounts
+from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
@@ -29,20 +29,20 @@ def admit(
     headers: Mapping[str, str],
     query: Mapping[str, str],
     accounts: Accounts,
-) -> Account:
+) -> KlaviyoAccount:
     """The account a request is for. `headers` are by lower-case name."""
     if surface in {Surface.CLIENT_BULK, Surface.CLIENT_EVENT}:
         return _by_site_id(headers, query, accounts)
     return authorized(headers, accounts, {contract.SCOPE_EVENTS_WRITE})
 
 
-def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str]) -> Account:
+def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str]) -> KlaviyoAccount:
     """The account whose key a request shows, if the key has one of these scopes."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     if match is None:
         detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
         raise Refused(401, [Problem("not_authenticated", detail, "/data/")])
-    found = accounts.with_key(match[1])
+    found = accounts.by_key(match[1])
     if found is None:
         raise Refused(401, [Problem("authentication_failed", "Incorrect API key.", "/data/")])
     account, key = found
@@ -52,7 +52,7 @@ def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str])
     return account
 
 
-def caller(account: Account, headers: Mapping[str, str]) -> str:
+def caller(account: KlaviyoAccount, headers: Mapping[str, str]) -> str:
     """Who sends an admitted request: an account and one of its keys, or anybody who knows its site id."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     key = hashlib.sha256(match[1].encode("utf-8", "surrogatepass")).hexdigest()[:16] if match else "anybody"
@@ -80,7 +80,9 @@ def preferences(headers: Mapping[str, str]) -> frozenset[str]:
     return frozenset(each.partition(";")[0].replace(" ", "").replace('"', "") for each in given)
 
 
-def readable(headers: Mapping[str, str], body: bytes, media_types: Set[str] = contract.MEDIA_TYPES) -> bytes:
+def decode_body(
+    headers: Mapping[str, str], body: bytes, media_types: Set[str] = contract.MEDIA_TYPES
+) -> bytes:
     """The body, decompressed, if it is in a media type, encoding and size that is taken."""
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = _CHARSET.search(parameters)
@@ -98,7 +100,7 @@ def check_size(body: bytes) -> None:
         raise _too_large()
 
 
-def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: Accounts) -> Account:
+def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: Accounts) -> KlaviyoAccount:
     site_id = query.get("company_id", "")
     if "authorization" in headers or site_id.startswith("pk_"):
         detail = (
@@ -106,7 +108,7 @@ def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: 
             " readable by everybody: take it out there, and use the server-side route where you need it."
         )
         raise Refused(400, [Problem("invalid", detail, parameter="company_id")])
-    account = accounts.with_site_id(site_id)
+    account = accounts.by_site_id(site_id)
     if account is None:
         detail = "'company_id' must be the public API key (site ID) of an account."
         raise Refused(400, [Problem("invalid", detail, parameter="company_id")])

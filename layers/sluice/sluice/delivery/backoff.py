@@ -7,29 +7,31 @@ import msgspec
 
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
-LASTING: Final = 4  # receives of a message that has failed for half a minute: until then its waits double
-PATIENCE: Final = 6  # receives a message may spend waiting for its turn before its waits grow
+FAST_RETRIES: Final = (
+    4  # receives of a message that has failed for half a minute: until then its waits double
+)
+SLOT_RETRIES: Final = 6  # receives a message may spend waiting for its turn before its waits grow
 GROWTH: Final = 1.1  # a receive, from then on
 JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter ones are spread over half of themselves
 
 
-class Wait(msgspec.Struct, frozen=True):
+class Retry(msgspec.Struct, frozen=True):
     """Why a message waits: for a turn that is known to come, or because something failed.
 
     `seconds` is how long is known to be too early. One that `got_on` only gave others a chance.
     """
 
     seconds: float | None = None
-    for_turn: bool = False
-    got_on: bool = False
+    rate_limited: bool = False
+    made_progress: bool = False
 
 
-def longer(one: Wait, other: Wait) -> Wait:
+def longest(one: Retry, other: Retry) -> Retry:
     """Of two reasons to wait, the one that keeps a message longer."""
-    return max(one, other, key=lambda wait: (not wait.for_turn, wait.seconds or 0.0))
+    return max(one, other, key=lambda wait: (not wait.rate_limited, wait.seconds or 0.0))
 
 
-def delay(receives: int, wait: Wait, chance: random.Random) -> int:
+def delay(receives: int, wait: Retry, chance: random.Random) -> int:
     """Whole seconds until the next try of a message received `receives` times (from 1).
 
     A wait after a failure doubles for half a minute. From then on every wait grows slowly, since receives
@@ -37,10 +39,10 @@ def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     hidden while nobody uses the rate, and no outage may use up a message's receives. Jitter keeps what
     waits together from coming back together.
     """
-    if wait.got_on:
+    if wait.made_progress:
         return 0
     known = wait.seconds or 0.0
-    if wait.for_turn and receives <= PATIENCE:
+    if wait.rate_limited and receives <= SLOT_RETRIES:
         least, jitter = known, FIRST_SECONDS / 2
     else:
         step = min(MAX_SECONDS, _step(receives, wait))
@@ -49,10 +51,10 @@ def delay(receives: int, wait: Wait, chance: random.Random) -> int:
     return round(min(MAX_SECONDS, least + chance.uniform(0, jitter)))
 
 
-def _step(receives: int, wait: Wait) -> float:
-    if wait.for_turn:
-        return FIRST_SECONDS * _growth(receives - PATIENCE)
-    return FIRST_SECONDS * 2.0 ** (min(receives, LASTING) - 1) * _growth(receives - LASTING)
+def _step(receives: int, wait: Retry) -> float:
+    if wait.rate_limited:
+        return FIRST_SECONDS * _growth(receives - SLOT_RETRIES)
+    return FIRST_SECONDS * 2.0 ** (min(receives, FAST_RETRIES) - 1) * _growth(receives - FAST_RETRIES)
 
 
 def _growth(receives: int) -> float:

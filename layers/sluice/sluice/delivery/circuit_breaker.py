@@ -28,14 +28,14 @@ _REGISTER: Final = {"pk": {"S": "parked"}}
 
 def is_open(table: str, site_id: str) -> bool:
     """Whether an account's circuit is open."""
-    with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
         return "Item" in client.get_item(TableName=table, Key=_key(site_id), ConsistentRead=True)
 
 
 def open_circuit(table: str, site_id: str, status: int) -> bool:
     """Opens an account's circuit because of an answer's `status`; True if it was closed."""
     item = {"status": {"N": str(status)}, "opened_at": {"N": str(int(time.time()))}}
-    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
         try:
             client.put_item(
                 TableName=table,
@@ -49,13 +49,13 @@ def open_circuit(table: str, site_id: str, status: int) -> bool:
 
 def close_circuit(table: str, site_id: str) -> None:
     """Closes an account's circuit; what is parked goes back to the queue at the next tick."""
-    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
         client.delete_item(TableName=table, Key=_key(site_id))
 
 
 def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> None:
     """Puts an account's messages (each one's JSON) aside, safe, until its circuit closes."""
-    with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
         client.update_item(
             TableName=table,
             Key=_REGISTER,
@@ -65,22 +65,22 @@ def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> No
         )
     for lines in _objects(messages):
         # The time comes first in a key, so that a listing begins with what has waited longest.
-        aws.put(bucket, f"{PARKED_PREFIX}{site_id}/{_unique_time()}.jsonl.zst", lines)
+        aws.put_object(bucket, f"{PARKED_PREFIX}{site_id}/{_unique_time()}.jsonl.zst", lines)
 
 
-def accounts_with_parked(table: str) -> dict[str, str]:
+def registered_accounts(table: str) -> dict[str, str]:
     """The accounts that may have something parked, by site id, with their marks."""
-    with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
         item = client.get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
     return {name: value["S"] for name, value in item.items() if name != "pk"}
 
 
-def forget(table: str, site_id: str, mark: str) -> None:
+def deregister(table: str, site_id: str, mark: str) -> None:
     """Takes an account off the register if nobody can be parking for it since its mark was read."""
     if time.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
         return
     with (
-        aws.answering(aws.dynamodb, "the state table cannot be written") as client,
+        aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client,
         contextlib.suppress(client.exceptions.ConditionalCheckFailedException),
     ):
         client.update_item(
@@ -95,7 +95,7 @@ def forget(table: str, site_id: str, mark: str) -> None:
 
 def parked_objects(bucket: str, site_id: str) -> dict[str, int]:
     """An account's parked objects, their sizes by key, the oldest first; the first 1,000 of them."""
-    with aws.reaching("parked messages cannot be listed"):
+    with aws.translating_errors("parked messages cannot be listed"):
         answer = aws.s3().list_objects_v2(Bucket=bucket, Prefix=f"{PARKED_PREFIX}{site_id}/")
     return {found["Key"]: found["Size"] for found in answer.get("Contents", [])}
 
@@ -107,12 +107,12 @@ def parked_messages(bucket: str, key: str) -> list[bytes]:
         return reader.read().split(b"\n")
 
 
-def leave(bucket: str, key: str, messages: Sequence[bytes]) -> None:
+def keep_only(bucket: str, key: str, messages: Sequence[bytes]) -> None:
     """Leaves only these messages in a parked object, as the others are on the queue again."""
     if messages:
-        aws.put(bucket, key, _compressed(messages))
+        aws.put_object(bucket, key, _compressed(messages))
     else:
-        aws.remove(bucket, key)
+        aws.delete_object(bucket, key)
 
 
 def _objects(messages: Iterable[bytes]) -> Iterator[bytes]:

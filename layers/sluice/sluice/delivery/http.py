@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import httpx2
 
-from sluice.accounts import Account, App
+from sluice.accounts import KlaviyoAccount, PipelessApp
 from sluice.contract import BULK_CREATE_JOBS_PATH, PIPELESS_EVENTS_PATH, UPSTREAM_REVISION
-from sluice.delivery.responses import Answer
+from sluice.delivery.responses import Response
 from sluice.jsonapi import MEDIA_TYPE
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
-MAX_ANSWER_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
+MAX_RESPONSE_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
 
-type _Turn = Callable[[], Awaitable[float]]
+type _AcquireSlot = Callable[[], Awaitable[float]]
 type _Look = Callable[[str, Any], Awaitable[None]]
 
 
@@ -42,11 +42,13 @@ def client() -> httpx2.AsyncClient:
     )
 
 
-class _Late(Exception):
+class _SlotMissed(Exception):
     """A request's turn is over, and the connection is kept without it."""
 
 
-async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes, turn: _Turn) -> Answer:
+async def create_job(
+    http: httpx2.AsyncClient, account: KlaviyoAccount, body: bytes, turn: _AcquireSlot
+) -> Response:
     """Posts one bulk-create job for an account, in its turn.
 
     `turn` waits for one and says until when (epoch seconds) the request may leave in it. If its connection
@@ -63,14 +65,16 @@ async def create_job(http: httpx2.AsyncClient, account: Account, body: bytes, tu
         latest = await turn()
         limit = asyncio.timeout(TOTAL_SECONDS)
         try:
-            return await _post(http, url, headers, body, limit=limit, look=_in_turn(turn, latest, limit))
-        except _Late:
+            return await _post(
+                http, url, headers, body, limit=limit, look=_leave_in_slot(turn, latest, limit)
+            )
+        except _SlotMissed:
             pass
 
 
 async def create_events(
-    http: httpx2.AsyncClient, app: App, body: bytes, seconds: float = TOTAL_SECONDS
-) -> Answer:
+    http: httpx2.AsyncClient, app: PipelessApp, body: bytes, seconds: float = TOTAL_SECONDS
+) -> Response:
     """Posts one batch for one of Pipeless's apps, which has no windows that it could be late for."""
     headers = {
         "Authorization": f"Bearer {app.api_key}",
@@ -89,36 +93,36 @@ async def _post(
     *,
     limit: asyncio.Timeout,
     look: _Look | None = None,
-) -> Answer:
+) -> Response:
     extensions = {} if look is None else {"trace": look}
     try:
         async with limit:
             request = http.stream("POST", url, content=body, headers=headers, extensions=extensions)
             async with request as response:
-                return Answer(response.status_code, response.headers, await _beginning(response))
+                return Response(response.status_code, response.headers, await _read_limited(response))
     except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
-        return Answer(None, failure=type(error).__name__)
+        return Response(None, failure=type(error).__name__)
 
 
-async def _beginning(response: httpx2.Response) -> bytes:
+async def _read_limited(response: httpx2.Response) -> bytes:
     """As much of a body as an answer has at most; of one that is packed nothing, as it could be anything."""
     body = bytearray()
     if response.headers.get("content-encoding", "identity") != "identity":
         return b""  # nobody asked for that
     async for piece in response.aiter_bytes():
         body += piece
-        if len(body) > MAX_ANSWER_BYTES:
+        if len(body) > MAX_RESPONSE_BYTES:
             break
-    return bytes(body[:MAX_ANSWER_BYTES])
+    return bytes(body[:MAX_RESPONSE_BYTES])
 
 
-def _in_turn(turn: _Turn, latest: float, limit: asyncio.Timeout) -> _Look:
+def _leave_in_slot(turn: _AcquireSlot, latest: float, limit: asyncio.Timeout) -> _Look:
     """Looks on as the client sends a request, and has it leave in a turn. Waiting for one is not limited."""
 
     async def look(step: str, _: Any) -> None:
         nonlocal latest
         if step == "http2.send_request_headers.started" and time.time() > latest:
-            raise _Late
+            raise _SlotMissed
         if step == "http11.send_request_headers.started":
             # Stopped here it would end its connection, and one that takes long to open would never be used.
             while time.time() > latest:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 
 import msgspec
 
-from sluice.delivery.backoff import Wait
+from sluice.delivery.backoff import Retry
 from sluice.errors import Retryable
-from sluice.message import Batch, StoredMessage
+from sluice.message import PipelessMessage, StoredMessage
 from sluice.rejection import Rejection
 
 
@@ -22,13 +22,13 @@ class Refusal(msgspec.Struct, frozen=True):
     record: int
     rejection: Rejection
     receipt: str = ""
-    places: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
 
 
 class Outcome(msgspec.Struct):
     """What became of a batch, by the records' numbers; `retry` holds those to keep on the queue, and why."""
 
-    retry: dict[int, Wait] = {}
+    retry: dict[int, Retry] = {}
     parked: set[int] = set()
     refusals: list[Refusal] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
@@ -37,8 +37,8 @@ class Outcome(msgspec.Struct):
 class Receipts(msgspec.Struct, frozen=True):
     """The ledger of requests of several events: what is done of each, and noting what was delivered."""
 
-    done: Callable[[list[str]], Awaitable[dict[str, frozenset[int]]]]
-    delivered: Callable[[str, list[int]], Awaitable[None]]
+    completed: Callable[[list[str]], Awaitable[dict[str, frozenset[int]]]]
+    record_delivered: Callable[[str, list[int]], Awaitable[None]]
 
 
 class Circuits(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Circuits(msgspec.Struct, frozen=True):
     park: Callable[[str, list[bytes]], Awaitable[None]]
 
 
-class Share[Kind: (StoredMessage, Batch) = StoredMessage](msgspec.Struct):
+class AccountBatch[Kind: (StoredMessage, PipelessMessage) = StoredMessage](msgspec.Struct):
     """One account's messages of a batch, by their records' numbers.
 
     Those that come `again` may be delivered in part; `probes` were sent back to the queue to find out
@@ -58,13 +58,16 @@ class Share[Kind: (StoredMessage, Batch) = StoredMessage](msgspec.Struct):
     """
 
     messages: dict[int, Kind]
-    again: Set[int] = frozenset()
+    redelivered: Set[int] = frozenset()
     probes: Set[int] = frozenset()
-    lasting: Set[int] = frozenset()
+    long_failing: Set[int] = frozenset()
 
 
 async def park(
-    account: str, messages: Mapping[int, StoredMessage | Batch], circuits: Circuits, outcome: Outcome
+    account: str,
+    messages: Mapping[int, StoredMessage | PipelessMessage],
+    circuits: Circuits,
+    outcome: Outcome,
 ) -> None:
     """Parks messages of an account, by its `id`; on the queue stay those that cannot be."""
     if not messages:
@@ -72,7 +75,7 @@ async def park(
     try:
         await circuits.park(account, [msgspec.json.encode(message) for message in messages.values()])
     except Retryable as error:
-        outcome.retry.update(dict.fromkeys(messages, Wait(error.after)))
+        outcome.retry.update(dict.fromkeys(messages, Retry(error.after)))
         return
     outcome.parked.update(messages)
     outcome.counts["ParkedMessages"] += len(messages)

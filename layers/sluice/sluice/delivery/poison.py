@@ -1,24 +1,37 @@
-"""Keeps messages that end their process from taking others with them.
+"""Poison messages: those that end the process that handles them, and how the others are kept from them.
 
-What a process had in hand when it ended is suspect. Suspects are handled after all others, a few at a
-time and in another order each time, and what is done is deleted at once. What those few end a process
-with is a smaller group of suspects, which is next taken apart itself: so of those that died together ever
-fewer are left with a culprit, until each is tried alone. What has then ended `TRIALS` processes is a
-culprit, and is not tried again.
+While messages are handled that came before, an S3 object names them: the in-flight journal. A journal
+entry that outlives its process names the suspects of a crash. Suspects are handled after all others, a few
+at a time and in another order each time, and what is done is deleted at once. The next crash leaves a
+smaller group of suspects, until each is tried alone. A message that has then ended `MAX_SOLO_CRASHES`
+processes is poison, and is not tried again.
 
-No part of a batch is more than memory can hold, as what a message says is small may unpack to be large.
+No part of a batch is more than the memory can hold, as a small message may unpack to a large one.
 """
 
+import contextlib
+import math
 import random
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
-PARTS: Final = 16
-TRIALS: Final = 16
+from sluice import aws
+from sluice.errors import Retryable
+
+SUSPECT_PARTS: Final = 16
+MAX_SOLO_CRASHES: Final = 16
+SOLO_KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
+JOURNAL_PREFIX: Final = "unfinished/"
+MAX_JOURNAL_ENTRIES: Final = (
+    100  # notes looked at, the newest: if there are more, it is no message that ends processes
+)
+_KEY_BASE: Final = 10**10  # S3 lists keys in their order, and the newest are wanted first
 
 
-def parts(
-    sizes: Mapping[int, int], died_with: Iterable[Set[int]], most: int, chance: random.Random
+def split_batch(
+    sizes: Mapping[int, int], crash_groups: Iterable[Set[int]], most: int, chance: random.Random
 ) -> list[list[int]]:
     """The messages' numbers in the parts to handle one after the other, each of at most `most` bytes.
 
@@ -27,18 +40,18 @@ def parts(
     """
     left = set(sizes)
     groups = []
-    for group in sorted(died_with, key=len):  # in the smallest it was in a message is most suspect
+    for group in sorted(crash_groups, key=len):  # in the smallest it was in a message is most suspect
         groups.append(sorted(group & left))
         left -= group
     chunks = [[number for number in sizes if number in left]]
     for suspects in reversed(groups):
         chance.shuffle(suspects)
-        size = -(-len(suspects) // PARTS) or 1
+        size = -(-len(suspects) // SUSPECT_PARTS) or 1
         chunks += [suspects[start : start + size] for start in range(0, len(suspects), size)]
-    return [part for chunk in chunks for part in _fitting(chunk, sizes, most)]
+    return [part for chunk in chunks for part in _chunks_that_fit(chunk, sizes, most)]
 
 
-def _fitting(numbers: Iterable[int], sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
+def _chunks_that_fit(numbers: Iterable[int], sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
     part: list[int] = []
     total = 0
     for number in numbers:
@@ -49,3 +62,63 @@ def _fitting(numbers: Iterable[int], sizes: Mapping[int, int], most: int) -> Ite
         total += sizes[number]
     if part:
         yield part
+
+
+@contextlib.contextmanager
+def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[None]:
+    """Notes messages, by id, for as long as the block takes; `end` is when its process ends at the latest.
+
+    `end` is in epoch seconds. Without S3 nothing is noted, and nobody is suspected later.
+    """
+    key = f"{JOURNAL_PREFIX}{_KEY_BASE - math.ceil(end)}-{uuid.uuid4().hex}"
+    with contextlib.suppress(Retryable):
+        aws.put_object(bucket, key, "\n".join(message_ids).encode())
+    yield  # an exception ends the process as far as its messages are concerned: the note stays
+    with contextlib.suppress(Retryable):
+        aws.delete_object(bucket, key)
+
+
+def crashed_groups(bucket: str, now: float) -> list[frozenset[str]]:
+    """The message ids that processes which ended before `now` (epoch seconds) had in hand, by process."""
+    with aws.translating_errors("the notes of what is in hand cannot be listed"):
+        answer = aws.s3().list_objects_v2(Bucket=bucket, Prefix=JOURNAL_PREFIX, MaxKeys=1_000)
+    keys = [found["Key"] for found in answer.get("Contents", [])]
+    over = [key for key in keys if _journal_end(key) < now][:MAX_JOURNAL_ENTRIES]
+    return [group for group in aws.map_concurrently(lambda key: _journal_group(bucket, key), over) if group]
+
+
+def _journal_end(key: str) -> int:
+    return _KEY_BASE - int(key.removeprefix(JOURNAL_PREFIX).partition("-")[0])
+
+
+def _journal_group(bucket: str, key: str) -> frozenset[str]:
+    try:
+        return frozenset(aws.claim_reader(bucket)(key).decode().splitlines())
+    except Retryable:
+        return frozenset()  # it has expired meanwhile, or is read the next time
+
+
+def start_solo(table: str, message_id: str) -> int:
+    """Notes that a message is tried alone; how often that ended its process before."""
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
+        answer = client.update_item(
+            TableName=table,
+            Key=_solo_key(message_id),
+            UpdateExpression="SET expires_at = :expiry ADD trials :one",
+            ExpressionAttributeValues={
+                ":expiry": {"N": str(int(time.time()) + SOLO_KEEP_SECONDS)},
+                ":one": {"N": "1"},
+            },
+            ReturnValues="UPDATED_NEW",
+        )
+    return int(answer["Attributes"]["trials"]["N"]) - 1
+
+
+def finish_solo(table: str, message_id: str) -> None:
+    """Notes that a message was tried and its process lives."""
+    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
+        client.delete_item(TableName=table, Key=_solo_key(message_id))
+
+
+def _solo_key(message_id: str) -> dict[str, dict[str, str]]:
+    return {"pk": {"S": f"trial#{message_id}"}}

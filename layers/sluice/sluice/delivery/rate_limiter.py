@@ -23,26 +23,28 @@ from sluice import aws
 from sluice.contract import BURST_LIMIT, STEADY_LIMIT
 from sluice.errors import Retryable
 
-STEADY_MS: Final = 60_500  # 150 in this is 99.2 % of the limit's rate
+STEADY_WINDOW_MS: Final = 60_500  # 150 in this is 99.2 % of the limit's rate
 SHARES: Final = 6
 SHARE_LIMIT: Final = STEADY_LIMIT // SHARES
-SHARE_MS: Final = -(-STEADY_MS // SHARES)
-BURST_MS: Final = 1_500
-SPACING_MS: Final = BURST_MS // BURST_LIMIT
+SHARE_MS: Final = -(-STEADY_WINDOW_MS // SHARES)
+BURST_WINDOW_MS: Final = 1_500
+SPACING_MS: Final = BURST_WINDOW_MS // BURST_LIMIT
 GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
 MAX_PAUSE_SECONDS: Final = 900.0  # after one that says more than can be meant
 FRESH_SECONDS: Final = 1.0  # what other workers noted is known to all within this time
 # A slot is lost to who is later. Of the half second by which windows are longer the rest is for the network,
 # and for workers whose clocks differ.
-LATE_SECONDS: Final = 0.2
-TOLERANCE: Final = 10  # requests by which the upstream's count may differ from ours and nobody else sends
+SLOT_TOLERANCE_SECONDS: Final = 0.2
+QUOTA_TOLERANCE: Final = (
+    10  # requests by which the upstream's count may differ from ours and nobody else sends
+)
 _MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12
 _KEEP_SECONDS: Final = 3_600
 
 
-class Rate(msgspec.Struct, frozen=True):
+class RateLimit(msgspec.Struct, frozen=True):
     """How slots lie: so far apart, and at most so many in a share of time; for how long they are known.
 
     All times are milliseconds.
@@ -54,20 +56,20 @@ class Rate(msgspec.Struct, frozen=True):
     kept: int
 
 
-KLAVIYO: Final = Rate(SPACING_MS, SHARE_LIMIT, SHARE_MS, STEADY_MS)
+KLAVIYO: Final = RateLimit(SPACING_MS, SHARE_LIMIT, SHARE_MS, STEADY_WINDOW_MS)
 
 
-def evenly(per_minute: int) -> Rate:
+def evenly_spaced(per_minute: int) -> RateLimit:
     """The rate at which so many requests go out in a minute, all equally far apart."""
     spacing = -(-_MINUTE_MS // per_minute)
-    return Rate(spacing, 1, spacing, spacing)
+    return RateLimit(spacing, 1, spacing, spacing)
 
 
-class OutOfTime(Retryable):
+class NoSlotBeforeDeadline(Retryable):
     """No slot before the given deadline. `after` says when there would be one."""
 
 
-class Allowance(msgspec.Struct, frozen=True):
+class ReportedQuota(msgspec.Struct, frozen=True):
     """What the upstream said is left: `remaining` requests between two moments."""
 
     since: int
@@ -75,7 +77,7 @@ class Allowance(msgspec.Struct, frozen=True):
     remaining: int
 
 
-class Window(msgspec.Struct, frozen=True):
+class SlotWindow(msgspec.Struct, frozen=True):
     """An account's recent and reserved slots (ascending), its pause, and what others left of its limit.
 
     All times are epoch milliseconds.
@@ -83,12 +85,12 @@ class Window(msgspec.Struct, frozen=True):
 
     slots: tuple[int, ...] = ()
     paused_until: int = 0
-    allowance: Allowance | None = None
+    reported_quota: ReportedQuota | None = None
 
 
 def reserve(
-    window: Window, now: int, count: int, latest: int, rate: Rate = KLAVIYO
-) -> tuple[list[int], Window]:
+    window: SlotWindow, now: int, count: int, latest: int, rate: RateLimit = KLAVIYO
+) -> tuple[list[int], SlotWindow]:
     """Up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
     slots = [slot for slot in window.slots if slot > now - rate.kept]
     reserved: list[int] = []
@@ -98,34 +100,34 @@ def reserve(
     return reserved, msgspec.structs.replace(window, slots=tuple(slots))
 
 
-def next_slot(window: Window, now: int, rate: Rate = KLAVIYO) -> int:
+def next_slot(window: SlotWindow, now: int, rate: RateLimit = KLAVIYO) -> int:
     """The first free slot."""
     return _next([slot for slot in window.slots if slot > now - rate.kept], window, now, rate)
 
 
-def pause(window: Window, until: int) -> Window:
+def pause(window: SlotWindow, until: int) -> SlotWindow:
     """The window when nobody may send before `until`."""
     return msgspec.structs.replace(window, paused_until=max(window.paused_until, until + GUARD_MS))
 
 
-def observe(window: Window, slot: int, remaining: int, reset: int) -> Window | None:
+def observe(window: SlotWindow, slot: int, remaining: int, reset: int) -> SlotWindow | None:
     """The window when the answer to the request of `slot` said `remaining` until `reset`.
 
     None where that is no news: it is what our own requests, and known others', account for.
     """
     ours = sum(reset - _MINUTE_MS <= sent <= slot for sent in window.slots)
     expected = STEADY_LIMIT - ours
-    known = window.allowance
+    known = window.reported_quota
     if known is not None and known.since <= slot < known.until:
         expected = known.remaining - sum(known.since < sent <= slot for sent in window.slots)
-    if remaining >= expected - TOLERANCE:
+    if remaining >= expected - QUOTA_TOLERANCE:
         return None
-    return msgspec.structs.replace(window, allowance=Allowance(slot, reset, remaining))
+    return msgspec.structs.replace(window, reported_quota=ReportedQuota(slot, reset, remaining))
 
 
-def holds(window: Window, slot: int) -> bool:
+def is_still_valid(window: SlotWindow, slot: int) -> bool:
     """Whether a reserved slot may still be used, and is not lost to a pause or to what others sent."""
-    left = window.allowance
+    left = window.reported_quota
     if slot < window.paused_until:
         return False
     if left is None or not left.since < slot < left.until:
@@ -133,19 +135,19 @@ def holds(window: Window, slot: int) -> bool:
     return sum(left.since < sent <= slot for sent in window.slots) <= left.remaining
 
 
-def _next(slots: list[int], window: Window, now: int, rate: Rate) -> int:
+def _next(slots: list[int], window: SlotWindow, now: int, rate: RateLimit) -> int:
     slot = max(now, window.paused_until)
     if slots:
         slot = max(slot, slots[-1] + rate.spacing)
     if len(slots) >= rate.share_limit:
         slot = max(slot, slots[-rate.share_limit] + rate.share)
-    left = window.allowance
+    left = window.reported_quota
     if left is not None and slot < left.until and sum(sent > left.since for sent in slots) >= left.remaining:
         slot = left.until + GUARD_MS
     return slot
 
 
-class Pace:
+class RateLimiter:
     """One account's pace, kept in the state table, for the coroutines of one invocation.
 
     `deadline` (epoch seconds) is when a request must have gone out at the latest. As many slots as
@@ -160,7 +162,7 @@ class Pace:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         *,
-        rate: Rate = KLAVIYO,
+        rate: RateLimit = KLAVIYO,
     ) -> None:
         self._table = table
         self._key = f"pace#{site_id}"
@@ -172,18 +174,18 @@ class Pace:
         self._reserved: list[int] = []
         self._ahead = 0.0  # seconds that the table takes: a slot nearer than this is late when it is known
         self._waiting = 0
-        self._known = Window()
+        self._known = SlotWindow()
         self._known_at = 0.0
         self._exhausted = False
 
-    async def turn(self) -> int:
+    async def acquire(self) -> int:
         """Waits for a slot and returns it; raises `OutOfTime` where none is before the deadline."""
         while True:
-            slot = await self._take()
+            slot = await self._take_slot()
             await self._wait_until(slot / 1_000 - self._ahead)
             await self._refresh()
             await self._wait_until(slot / 1_000)
-            if holds(self._known, slot) and self._clock() - slot / 1_000 <= LATE_SECONDS:
+            if is_still_valid(self._known, slot) and self._clock() - slot / 1_000 <= SLOT_TOLERANCE_SECONDS:
                 return slot
 
     async def pause(self, seconds: float | None) -> None:
@@ -207,7 +209,7 @@ class Pace:
                         self._change, lambda window: (None, observe(window, slot, remaining, reset))
                     )
 
-    async def _take(self) -> int:
+    async def _take_slot(self) -> int:
         self._waiting += 1
         try:
             await asyncio.sleep(0)  # whoever else is about to wait is counted, too
@@ -233,7 +235,7 @@ class Pace:
         return result
 
     def _reserve(self, count: int) -> list[int]:
-        def change(window: Window) -> tuple[list[int], Window | None]:
+        def change(window: SlotWindow) -> tuple[list[int], SlotWindow | None]:
             earliest = self._now() + int(self._ahead * 1_000)
             slots, changed = reserve(window, earliest, count, self._latest, self._rate)
             return slots, changed if slots else None
@@ -243,13 +245,13 @@ class Pace:
             self._exhausted = True
             now = self._now()
             after = (next_slot(self._known, now, self._rate) - now) / 1_000
-            raise OutOfTime("no slot before the deadline", after)
+            raise NoSlotBeforeDeadline("no slot before the deadline", after)
         return slots
 
     def _now(self) -> int:
         return int(self._clock() * 1_000)
 
-    def _change[T](self, change: Callable[[Window], tuple[T, Window | None]]) -> T:
+    def _change[T](self, change: Callable[[SlotWindow], tuple[T, SlotWindow | None]]) -> T:
         """Applies a pure change to the stored window, again and again until nobody came between."""
         for attempt in range(_ATTEMPTS):
             window, version = self._load()
@@ -260,23 +262,23 @@ class Pace:
             time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311
         raise Retryable("the pace is contended")
 
-    def _load(self) -> tuple[Window, int]:
+    def _load(self) -> tuple[SlotWindow, int]:
         key: Any = {"pk": {"S": self._key}}
-        with aws.answering(aws.dynamodb, "the state table cannot be read") as client:
+        with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
             answer = client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
         item = answer.get("Item")
         if item is None:
-            return Window(), 0
+            return SlotWindow(), 0
         return _window(item), int(item["version"]["N"])
 
-    def _store(self, window: Window, version: int) -> bool:
+    def _store(self, window: SlotWindow, version: int) -> bool:
         item: Any = {
             "pk": {"S": self._key},
             **_attributes(window),
             "version": {"N": str(version + 1)},
             "expires_at": {"N": str(int(self._clock()) + _KEEP_SECONDS)},
         }
-        with aws.answering(aws.dynamodb, "the state table cannot be written") as client:
+        with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
             try:
                 client.put_item(
                     TableName=self._table,
@@ -289,23 +291,23 @@ class Pace:
         return True
 
 
-def _attributes(window: Window) -> dict[str, Any]:
+def _attributes(window: SlotWindow) -> dict[str, Any]:
     item: dict[str, Any] = {
         "slots": {"B": _pack(window.slots)},
         "paused_until": {"N": str(window.paused_until)},
     }
-    if window.allowance is not None:
-        numbers = msgspec.structs.astuple(window.allowance)
+    if window.reported_quota is not None:
+        numbers = msgspec.structs.astuple(window.reported_quota)
         item["allowance"] = {"L": [{"N": str(number)} for number in numbers]}
     return item
 
 
-def _window(item: Mapping[str, Any]) -> Window:
+def _window(item: Mapping[str, Any]) -> SlotWindow:
     numbers = [int(number["N"]) for number in item["allowance"]["L"]] if "allowance" in item else None
-    return Window(
+    return SlotWindow(
         _unpack(item["slots"]["B"]),
         int(item["paused_until"]["N"]),
-        Allowance(*numbers) if numbers else None,
+        ReportedQuota(*numbers) if numbers else None,
     )
 
 

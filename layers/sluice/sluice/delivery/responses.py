@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """An upstream's answer; `status` is None where none came, and `failure` then says what happened."""
 
     status: int | None
@@ -31,19 +31,19 @@ class Fault(msgspec.Struct, frozen=True):
     tail: str = ""
 
 
-class Taken(msgspec.Struct, frozen=True):
+class Accepted(msgspec.Struct, frozen=True):
     """The job is recorded upstream; `ignored` are fields it says it left out."""
 
     ignored: str = ""
 
 
-class Unattributed(msgspec.Struct, frozen=True):
+class JobRejected(msgspec.Struct, frozen=True):
     """Nothing was taken because of something in the job, but nobody says what."""
 
     fault: Fault
 
 
-class Throttled(msgspec.Struct, frozen=True):
+class RateLimited(msgspec.Struct, frozen=True):
     """Too many requests for the account, ours or others': nobody sends before `after` seconds."""
 
     after: float | None
@@ -59,7 +59,7 @@ class Transient(msgspec.Struct, frozen=True):
     after: float | None = None
 
 
-class AccountFault(msgspec.Struct, frozen=True):
+class AccountRejected(msgspec.Struct, frozen=True):
     """Every job of this account would be answered so until somebody acts, as far as the answer tells."""
 
     status: int
@@ -68,27 +68,31 @@ class AccountFault(msgspec.Struct, frozen=True):
     @property
     def is_certain(self) -> bool:
         """Whether nothing in a job can be why."""
-        return self.status in _WHATEVER_THE_BODY
+        return self.status in _BODY_INDEPENDENT_STATUSES
 
 
-_TRANSIENT: Final = frozenset({408, 425})
-CONTENT: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
-_WHATEVER_THE_BODY: Final = frozenset({401, 410})  # the key or the revision, looked at before any body is
-_EVEN_HTML: Final = frozenset({401, 404, 410, 413})  # whoever says so, it is true of the next job as well
+_TRANSIENT_STATUSES: Final = frozenset({408, 425})
+CONTENT_STATUSES: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
+_BODY_INDEPENDENT_STATUSES: Final = frozenset(
+    {401, 410}
+)  # the key or the revision, looked at before any body is
+_STATUSES_EVEN_AS_HTML: Final = frozenset(
+    {401, 404, 410, 413}
+)  # whoever says so, it is true of the next job as well
 
 
-def retry_after(answer: Answer) -> float | None:
+def retry_after(answer: Response) -> float | None:
     """Seconds the answer asks to wait: Retry-After as seconds or as an HTTP date; None without one."""
     text = header(answer, "retry-after").strip()
     with contextlib.suppress(ValueError):
-        return seconds(text)
+        return parse_seconds(text)
     with contextlib.suppress(ValueError, OverflowError):
         when = email.utils.parsedate_to_datetime(text)
         return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
     return None
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """Seconds, none of them negative; ValueError if this is no finite number."""
     seconds = float(text)
     if not math.isfinite(seconds):
@@ -96,30 +100,30 @@ def seconds(text: str) -> float:
     return max(0.0, seconds)
 
 
-def is_success(answer: Answer) -> bool:
+def is_success(answer: Response) -> bool:
     """Whether what was sent is taken. A page says nothing of that, whatever its status."""
     return answer.status is not None and 200 <= answer.status < 300 and not _is_html(answer)
 
 
-def is_passing(answer: Answer, status: int) -> bool:
+def is_transient(answer: Response, status: int) -> bool:
     """Whether an answer that takes nothing says more of the moment than of what was sent, or for whom."""
-    if status >= 500 or status in _TRANSIENT or status < 400:
+    if status >= 500 or status in _TRANSIENT_STATUSES or status < 400:
         return True
     # What is not the upstream's own comes from something in between, such as a CDN's challenge.
-    is_page = _is_html(answer) and status not in _EVEN_HTML
+    is_page = _is_html(answer) and status not in _STATUSES_EVEN_AS_HTML
     return is_page or (status == 403 and not _is_object(answer))
 
 
-def _is_object(answer: Answer) -> bool:
+def _is_object(answer: Response) -> bool:
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return isinstance(msgspec.json.decode(answer.body), dict)
     return False
 
 
-def _is_html(answer: Answer) -> bool:
+def _is_html(answer: Response) -> bool:
     start = answer.body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     return "html" in header(answer, "content-type").lower() or start.startswith(b"<")
 
 
-def header(answer: Answer, name: str) -> str:
+def header(answer: Response, name: str) -> str:
     return answer.headers.get(name, "")

@@ -10,144 +10,146 @@ from collections import Counter
 from typing import Final
 
 from sluice import contract
-from sluice.delivery.backoff import Wait
-from sluice.delivery.rate_limiter import OutOfTime
-from sluice.delivery.responses import AccountFault, Taken, Transient, Unattributed
+from sluice.delivery.backoff import Retry
+from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
+from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, Transient
 from sluice.errors import Retryable
 from sluice.klaviyo import packing
-from sluice.klaviyo.ledger import Books
+from sluice.klaviyo.ledger import EventLedger
 from sluice.klaviyo.packing import Job, JobEntry
-from sluice.klaviyo.responses import Attributed
-from sluice.klaviyo.sender import NO_ANSWER, Asker, Reply, is_looked_at
+from sluice.klaviyo.responses import ItemsRejected
+from sluice.klaviyo.sender import NO_ANSWER, JobSender, Reply, is_processed
 from sluice.rejection import Reason
 
 SEARCH_REQUESTS: Final = 60  # that one job may cost beyond the first, to find what is wrong in it
 SAMPLES: Final = 2  # events asked about, each alone, to tell a job's fault from its account's
 LONG_PAUSE_SECONDS: Final = 61.0  # more than any limit takes to be whole again
 
-type _Unexplained = Unattributed | Transient | AccountFault
+type _UnexplainedRefusal = JobRejected | Transient | AccountRejected
 type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's index and an event's
 
 
-class Sifting:
+class JobDelivery:
     """One job's events on their way. A `lasting` job has messages that have been failing for long."""
 
-    def __init__(self, asker: Asker, books: Books, *, lasting: bool) -> None:
-        self._asker = asker
-        self._books = books
-        self._lasting = lasting
+    def __init__(self, asker: JobSender, books: EventLedger, *, long_failing: bool) -> None:
+        self._sender = asker
+        self._ledger = books
+        self._long_failing = long_failing
         self._requests_left = SEARCH_REQUESTS
-        self._in_the_job: set[type[_Unexplained]] = set()  # what refuses this job in these ways is in it
-        self._asked_again: Job | None = None
+        self._job_faults: set[type[_UnexplainedRefusal]] = (
+            set()
+        )  # what refuses this job in these ways is in it
+        self._sent_again: Job | None = None
 
-    async def see_to(self, job: Job) -> bool:
+    async def deliver(self, job: Job) -> bool:
         """Sees to every event of a job; True if the upstream took all of it as it was."""
         if job.size > contract.MAX_BODY_BYTES_OUT and job.events > 1:
-            return all([await self.see_to(half) for half in packing.halves(job)])
+            return all([await self.deliver(half) for half in packing.halves(job)])
         rest: Job | None = job
         while rest is not None:
-            reply = await self._ask(rest)
-            if isinstance(reply, Taken):
-                await self._books.taken(rest, reply.ignored)
+            reply = await self._send(rest)
+            if isinstance(reply, Accepted):
+                await self._ledger.mark_accepted(rest, reply.ignored)
                 return rest is job
-            rest = None if reply is None else await self._settle(rest, reply)
+            rest = None if reply is None else await self._handle_refusal(rest, reply)
         return False
 
-    async def _ask(self, job: Job) -> Reply | None:
+    async def _send(self, job: Job) -> Reply | None:
         """The answer to a job; None if there is none now and its messages wait."""
         try:
-            reply = await self._asker.ask(job)
-        except OutOfTime as error:
-            if not self._is_throttled_for_long(error.after or 0.0):
-                self._books.keep(job, Wait(error.after, for_turn=True))
+            reply = await self._sender.send(job)
+        except NoSlotBeforeDeadline as error:
+            if not self._is_rate_limited_for_long(error.after or 0.0):
+                self._ledger.keep(job, Retry(error.after, rate_limited=True))
                 return None
-            self._asker.fault, reply = 429, None
+            self._sender.account_error, reply = 429, None
         except Retryable as error:
-            self._books.keep(job, Wait(error.after))
+            self._ledger.keep(job, Retry(error.after))
             return None
         if reply is None:
-            self._books.park(job)
+            self._ledger.park(job)
         return reply
 
-    def _is_throttled_for_long(self, seconds: float) -> bool:
-        throttled_only = self._asker.throttled and not self._asker.looked_at
-        return seconds > LONG_PAUSE_SECONDS or (throttled_only and self._lasting)
+    def _is_rate_limited_for_long(self, seconds: float) -> bool:
+        throttled_only = self._sender.rate_limited and not self._sender.last_processed
+        return seconds > LONG_PAUSE_SECONDS or (throttled_only and self._long_failing)
 
-    async def _settle(self, job: Job, reply: Attributed | _Unexplained) -> Job | None:
+    async def _handle_refusal(self, job: Job, reply: ItemsRejected | _UnexplainedRefusal) -> Job | None:
         """Does what an answer calls for that is not 'taken'; what is to be sent at once, if anything."""
         match reply:
-            case Attributed():
-                return await self._excise(job, reply)
-            case Transient(after=after) if not self._lasting or job.events == 1:
-                self._books.keep(job, Wait(after))
-            case Transient() | AccountFault() if type(reply) not in self._in_the_job:
-                await self._compare(job, reply)
-            case AccountFault() if job.events == 1 and job is not self._asked_again:
-                self._asked_again = job  # it may have been the account's after all, and be over
+            case ItemsRejected():
+                return await self._remove_named(job, reply)
+            case Transient(after=after) if not self._long_failing or job.events == 1:
+                self._ledger.keep(job, Retry(after))
+            case Transient() | AccountRejected() if type(reply) not in self._job_faults:
+                await self._check_account(job, reply)
+            case AccountRejected() if job.events == 1 and job is not self._sent_again:
+                self._sent_again = job  # it may have been the account's after all, and be over
                 return job
-            case Unattributed(fault) | AccountFault(fault=fault) if job.events == 1:
+            case JobRejected(fault) | AccountRejected(fault=fault) if job.events == 1:
                 [entry] = job.entries
                 [event] = entry.events
                 if event.profile != entry.profile:
                     return packing.alone(job, event)  # perhaps another's profile that was merged is at fault
-                self._books.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
+                self._ledger.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
             case _:
                 await self._bisect(job)
         return None
 
-    async def _excise(self, job: Job, reply: Attributed) -> Job | None:
+    async def _remove_named(self, job: Job, reply: ItemsRejected) -> Job | None:
         """Takes out what the upstream named; what is left is to be sent at once."""
         taken_apart: dict[int, list[JobEntry]] = {}
         for (entry_index, event_index), fault in reply.faults.items():
             entry = job.entries[entry_index]
             if event_index is not None:
                 event = entry.events[event_index]
-                self._books.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
+                self._ledger.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
             elif len(parts := packing.unmerged(entry)) > 1:
                 taken_apart[entry_index] = parts  # perhaps only one of the profiles merged here is at fault
             else:
-                self._books.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=True)
+                self._ledger.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=True)
         named = [job.entries[entry].events[event] for entry, event in sorted(reply.duplicates)]
         ids = Counter(event.id for entry in job.entries for event in entry.events)
-        await self._books.recorded_before([event for event in named if ids[event.id] == 1])
+        await self._ledger.mark_duplicate([event for event in named if ids[event.id] == 1])
         for event in named:
             if ids[event.id] > 1:
                 # Two of one id may be one event to the upstream, and neither recorded: each is asked about.
-                await self.see_to(packing.alone(job, event))
+                await self.deliver(packing.alone(job, event))
         return packing.without(job, reply.faults.keys() | reply.duplicates, taken_apart)
 
-    async def _compare(self, job: Job, refusal: Transient | AccountFault) -> None:
+    async def _check_account(self, job: Job, refusal: Transient | AccountRejected) -> None:
         """Finds out whether a job or its account is refused, and goes on from there.
 
         Where nothing can be compared, a refusal is taken at its word if it is all that was heard.
         """
         # What was sent before the refusal came says nothing: it may have begun with that.
-        asker, before = self._asker, self._asker.sent
-        async with asker.in_doubt:
-            samples = await self._ask_samples(job, before)
-            works = asker.looked_at > before
-            is_known = bool(samples) or not asker.looked_at
-            if isinstance(refusal, Transient) and len(asker.failing) == 1:
+        asker, before = self._sender, self._sender.last_sent
+        async with asker.account_check:
+            samples = await self._send_samples(job, before)
+            works = asker.last_processed > before
+            is_known = bool(samples) or not asker.last_processed
+            if isinstance(refusal, Transient) and len(asker.failing_messages) == 1:
                 is_known = False  # one request's events fail: they may be all that does
             if is_known and not works:
-                asker.fault = asker.fault or refusal.status or NO_ANSWER
+                asker.account_error = asker.account_error or refusal.status or NO_ANSWER
         if works:
-            self._in_the_job.add(type(refusal))
-            await self._sift(job, refusal, samples)
-        elif asker.fault is not None:
-            self._books.park(job)
+            self._job_faults.add(type(refusal))
+            await self._deliver_rest(job, refusal, samples)
+        elif asker.account_error is not None:
+            self._ledger.park(job)
         else:
-            self._books.keep(job, Wait(refusal.after if isinstance(refusal, Transient) else None))
+            self._ledger.keep(job, Retry(refusal.after if isinstance(refusal, Transient) else None))
 
-    async def _ask_samples(self, job: Job, before: int) -> _Samples:
+    async def _send_samples(self, job: Job, before: int) -> _Samples:
         """Asks about single events until one is looked at; each that was answered, by its place."""
         samples: _Samples = {}
-        for entry, event in _to_sample(job) if job.events > 1 else ():
-            if self._asker.looked_at > before:
+        for entry, event in _sample_positions(job) if job.events > 1 else ():
+            if self._sender.last_processed > before:
                 break  # perhaps by another job's sample
             sample = packing.alone(job, job.entries[entry].events[event])
             try:
-                reply = await self._asker.ask(sample, sample=True)
+                reply = await self._sender.send(sample, sample=True)
             except Retryable:
                 break
             if reply is not None:
@@ -155,49 +157,49 @@ class Sifting:
         self._requests_left -= len(samples)
         return samples
 
-    async def _sift(self, job: Job, refusal: Transient | AccountFault, samples: _Samples) -> None:
+    async def _deliver_rest(self, job: Job, refusal: Transient | AccountRejected, samples: _Samples) -> None:
         """Settles the samples of a job that is at fault itself, and finds the fault in the rest of it."""
         for sample, reply in samples.values():
-            if isinstance(reply, Taken):
-                await self._books.taken(sample, reply.ignored)
-            elif (again := await self._settle(sample, reply)) is not None:
-                await self.see_to(again)
+            if isinstance(reply, Accepted):
+                await self._ledger.mark_accepted(sample, reply.ignored)
+            elif (again := await self._handle_refusal(sample, reply)) is not None:
+                await self.deliver(again)
         rest = packing.without(job, samples.keys())
         if rest is None:
             return
-        explained = not all(is_looked_at(reply) for _, reply in samples.values())
+        explained = not all(is_processed(reply) for _, reply in samples.values())
         if explained or isinstance(refusal, Transient):
-            await self.see_to(rest)  # perhaps it was for that sample only, or the fault has passed
+            await self.deliver(rest)  # perhaps it was for that sample only, or the fault has passed
         else:
-            await self._narrow(rest)
+            await self._bisect_or_send(rest)
 
     async def _bisect(self, job: Job) -> None:
         """Finds what is wrong in a job of several events, of which it is known that something is."""
         left, right = packing.halves(job)
-        if not self._may_ask():
-            self._books.keep(job, Wait())
-        elif await self.see_to(left):
+        if not self._take_from_budget():
+            self._ledger.keep(job, Retry())
+        elif await self.deliver(left):
             # The left half was fine, so the fault is known to be in the right one: no need to ask.
-            await self._narrow(right)
-        elif self._may_ask():
-            await self.see_to(right)
+            await self._bisect_or_send(right)
+        elif self._take_from_budget():
+            await self.deliver(right)
         else:
-            self._books.keep(right, Wait())
+            self._ledger.keep(right, Retry())
 
-    async def _narrow(self, job: Job) -> None:
+    async def _bisect_or_send(self, job: Job) -> None:
         # One event alone is asked about, since what was refused may have been a combination.
         if job.events == 1:
-            await self.see_to(job)
+            await self.deliver(job)
         else:
             await self._bisect(job)
 
-    def _may_ask(self) -> bool:
+    def _take_from_budget(self) -> bool:
         """Takes one request from what may be spent on the search."""
         self._requests_left -= 1
         return self._requests_left >= 0
 
 
-def _to_sample(job: Job) -> list[tuple[int, int]]:
+def _sample_positions(job: Job) -> list[tuple[int, int]]:
     """Places of events to ask about, of different messages where there are several.
 
     By chance, so that what is at fault is not drawn again and again; and only those that say of their

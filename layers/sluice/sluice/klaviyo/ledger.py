@@ -11,19 +11,19 @@ from datetime import datetime
 
 import msgspec
 
-from sluice import receipts
+from sluice import positions, receipts
 from sluice.delivery import backoff
-from sluice.delivery.backoff import Wait
+from sluice.delivery.backoff import Retry
 from sluice.delivery.outcome import Outcome, Receipts, Refusal
 from sluice.delivery.responses import Fault
 from sluice.errors import Retryable
-from sluice.klaviyo import packing, parser
+from sluice.klaviyo import packing, pointers
 from sluice.klaviyo.packing import Job, Origin, PackedEvent
 from sluice.message import StoredMessage
 from sluice.rejection import Reason, Rejection, UpstreamPayload, rejection_id
 
 
-class Books:
+class EventLedger:
     """What becomes of one account's share of a batch. `messages` are what is left to do, by number."""
 
     def __init__(
@@ -35,63 +35,63 @@ class Books:
     ) -> None:
         self.messages = dict(messages)
         self.to_park: set[int] = set()
-        self._recorded: set[tuple[bytes, str]] = set()  # profiles and ids of what upstream says it has
+        self._duplicates: set[tuple[bytes, str]] = set()  # profiles and ids of what upstream says it has
         self._outcome = outcome
-        self._ledger = ledger
+        self._receipts = ledger
         self._now = now
 
-    async def skip_what_is_done(self, again: Set[int]) -> None:
+    async def skip_completed(self, again: Set[int]) -> None:
         """Leaves out of redelivered messages the events that their receipts say are done."""
         found: dict[str, list[int]] = defaultdict(list)
         for number, message in self.messages.items():
-            if number in again and _is_noted(message):
+            if number in again and _has_receipt(message):
                 found[message.receipt].append(number)
         if found:
-            for receipt, places in (await self._ledger.done(list(found))).items():
+            for receipt, places in (await self._receipts.completed(list(found))).items():
                 for number in found[receipt]:
                     self.messages[number] = _without(self.messages[number], places)
                     self._outcome.counts["SkippedEvents"] += len(places)
 
-    async def taken(self, job: Job, ignored: str) -> None:
+    async def mark_accepted(self, job: Job, ignored: str) -> None:
         """A job is recorded upstream, but for what it `ignored`."""
         self._outcome.counts["Jobs"] += 1
         self._outcome.counts["JobEvents"] += job.events
         self._outcome.counts["PartialFailures"] += bool(ignored)
-        await self._delivered([event for entry in job.entries for event in entry.events])
+        await self._mark_delivered([event for entry in job.entries for event in entry.events])
 
-    async def recorded_before(self, events: list[PackedEvent]) -> None:
+    async def mark_duplicate(self, events: list[PackedEvent]) -> None:
         """Upstream has these events already."""
-        self._recorded.update((event.profile, event.id) for event in events)
+        self._duplicates.update((event.profile, event.id) for event in events)
         self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in events)
-        await self._delivered(events)
+        await self._mark_delivered(events)
 
-    async def skip_what_is_recorded(self, job: Job) -> Job | None:
+    async def skip_duplicates(self, job: Job) -> Job | None:
         """What is left to send of a job: upstream need not say again of one id that it has it."""
-        if not self._recorded:
+        if not self._duplicates:
             return job
         repeats = {
             (index, number): event
             for index, entry in enumerate(job.entries)
             for number, event in enumerate(entry.events)
-            if (event.profile, event.id) in self._recorded
+            if (event.profile, event.id) in self._duplicates
         }
-        await self.recorded_before(list(repeats.values()))
+        await self.mark_duplicate(list(repeats.values()))
         return packing.without(job, repeats)
 
-    def keep(self, job: Job, wait: Wait) -> None:
+    def keep(self, job: Job, wait: Retry) -> None:
         """A job's messages stay on the queue."""
         for number in job.messages():
-            self._outcome.retry[number] = backoff.longer(self._outcome.retry.get(number, wait), wait)
+            self._outcome.retry[number] = backoff.longest(self._outcome.retry.get(number, wait), wait)
 
     def park(self, job: Job) -> None:
         """A job's messages are to wait until their account is looked at again."""
         self.to_park |= job.messages()
 
-    def why_unsettled(self, job: Job) -> Wait | None:
+    def pending_reason(self, job: Job) -> Retry | None:
         """Why some of a job's messages are not done; None if all are."""
         numbers = job.messages()
         waits = [wait for number in numbers if (wait := self._outcome.retry.get(number))]
-        return waits[0] if waits else Wait() if numbers & self.to_park else None
+        return waits[0] if waits else Retry() if numbers & self.to_park else None
 
     def reject(
         self, events: list[PackedEvent], profile: bytes, reason: Reason, fault: Fault, *, whole_entry: bool
@@ -107,7 +107,7 @@ class Books:
         for (number, entry), found in by_entry.items():
             source = self.messages[number]
             at_event = None if whole_entry else found[0][0].event
-            places = tuple(receipts.place(origin.entry, origin.event) for origin, _ in found)
+            places = tuple(positions.position(origin.entry, origin.event) for origin, _ in found)
             rejection = Rejection(
                 reason,
                 fault.detail,
@@ -115,42 +115,42 @@ class Books:
                 self._now(),
                 account=source.account,
                 code=fault.code or None,
-                pointer=parser.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail),
+                pointer=pointers.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail),
                 surface=source.surface,
                 source=source.source,
                 receipt=source.receipt,
                 accepted=source.accepted,
-                line=parser.caller_line(source.surface, source.line, entry),
+                line=pointers.caller_line(source.surface, source.line, entry),
                 id=rejection_id(source.receipt, places),
             )
             self._outcome.refusals.append(
-                Refusal(number, rejection, source.receipt if _is_noted(source) else "", places)
+                Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
             )
 
-    async def _delivered(self, events: list[PackedEvent]) -> None:
+    async def _mark_delivered(self, events: list[PackedEvent]) -> None:
         """Counts events as delivered, and notes those of several events' messages in their receipts."""
         by_message: dict[int, list[int]] = defaultdict(list)
         for event in events:
             for origin in event.origins:
-                by_message[origin.message].append(receipts.place(origin.entry, origin.event))
+                by_message[origin.message].append(positions.position(origin.entry, origin.event))
         self._outcome.counts["DeliveredEvents"] += sum(map(len, by_message.values()))
         await asyncio.gather(
             *(
-                self._note(self.messages[number].receipt, places)
+                self._record_delivered(self.messages[number].receipt, places)
                 for number, places in by_message.items()
-                if _is_noted(self.messages[number])
+                if _has_receipt(self.messages[number])
             )
         )
 
-    async def _note(self, receipt: str, places: list[int]) -> None:
+    async def _record_delivered(self, receipt: str, places: list[int]) -> None:
         try:
-            await self._ledger.delivered(receipt, places)
+            await self._receipts.record_delivered(receipt, places)
         except Retryable:
             # Without its note an event may be sent again, which is harmless: the message need not stay.
             self._outcome.counts["ReceiptsNotNoted"] += 1
 
 
-def _is_noted(stored: StoredMessage) -> bool:
+def _has_receipt(stored: StoredMessage) -> bool:
     """Whether what is done of a message is noted: what it would cost to find out about many events again."""
     return stored.surface in receipts.SURFACES or sum(len(entry.events) for entry in stored.entries) > 1
 
@@ -160,9 +160,9 @@ def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
     entries = []
     for position, entry in enumerate(stored.entries):
         left = [
-            msgspec.structs.replace(event, entry=at_entry, at=at_event)
-            for at_entry, at_event, event in entry.placed(position)
-            if receipts.place(at_entry, at_event) not in done
+            msgspec.structs.replace(event, entry_index=at_entry, event_index=at_event)
+            for at_entry, at_event, event in entry.positioned(position)
+            if positions.position(at_entry, at_event) not in done
         ]
         if left:
             entries.append(msgspec.structs.replace(entry, events=left))

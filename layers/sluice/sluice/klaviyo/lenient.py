@@ -26,7 +26,7 @@ _PLACE: Final = re.compile(
 type _ByEvent = dict[int | None, list[Problem]]  # None is for the entry itself
 
 
-class Bad(msgspec.Struct, frozen=True):
+class InvalidEvents(msgspec.Struct, frozen=True):
     """One bad event, or all of an entry that is bad itself, by their indexes in the caller's document.
 
     An entry in which no event can be found counts as one. `payload` is JSON: the profile and the events'
@@ -44,7 +44,7 @@ class Separated(msgspec.Struct, frozen=True):
 
     body: bytes
     places: list[tuple[int, list[int]]]
-    bad: list[Bad]
+    bad: list[InvalidEvents]
 
 
 def separate(body: bytes, limits: Rules) -> Separated | None:
@@ -84,13 +84,13 @@ def _by_place(problems: Iterable[Problem]) -> dict[int, _ByEvent] | None:
     return found
 
 
-def _bad(index: int, entry: object, faults: _ByEvent) -> list[Bad]:
+def _bad(index: int, entry: object, faults: _ByEvent) -> list[InvalidEvents]:
     events = _events(entry)
     if None in faults:
         everything = [problem for problems in faults.values() for problem in problems]
-        return [Bad(index, tuple(range(len(events))) or (0,), everything, _payload(entry, events))]
+        return [InvalidEvents(index, tuple(range(len(events))) or (0,), everything, _payload(entry, events))]
     return [
-        Bad(index, (number,), problems, _payload(entry, [events[number]]))
+        InvalidEvents(index, (number,), problems, _payload(entry, [events[number]]))
         for number, problems in faults.items()
         if number is not None
     ]

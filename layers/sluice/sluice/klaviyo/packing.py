@@ -225,7 +225,7 @@ def _events(number: int, message: StoredMessage) -> list[PackedEvent]:
     packed = []
     for position, entry in enumerate(message.entries):
         key, profile, backfill = entry.key, bytes(entry.profile), entry.backfill
-        for at_entry, at_event, event in entry.placed(position):
+        for at_entry, at_event, event in entry.positioned(position):
             origin = Origin(number, at_entry, at_event)
             packed.append(PackedEvent(key, event.id, bytes(event.attributes), profile, backfill, (origin,)))
     return packed

@@ -16,10 +16,9 @@ from msgspec.json import Decoder
 from sluice import contract
 from sluice.contract import Surface
 from sluice.errors import Refused
-from sluice.jsonapi import pointer
 from sluice.klaviyo import flat_event, lenient, problems, rules
-from sluice.klaviyo.lenient import Bad
-from sluice.klaviyo.rules import Finding, Rules
+from sluice.klaviyo.lenient import InvalidEvents
+from sluice.klaviyo.rules import Rules, Violation
 from sluice.klaviyo.schemas import (
     BulkDocument,
     ClientBulkDocument,
@@ -32,14 +31,14 @@ from sluice.klaviyo.schemas import (
     ProfileData,
     ProfileMeta,
     SingleDocument,
-    SoundValue,
+    ValidValue,
 )
 from sluice.message import Entry as StampedEntry
 from sluice.message import Event as StampedEvent
 from sluice.validation.duplicate_keys import has_repeated_key
 
 
-class Intake(msgspec.Struct, frozen=True):
+class ParsedRequest(msgspec.Struct, frozen=True):
     """What a body came to: its stamped entries, their number of events, and what was left out.
 
     `ignored` names fields that were dropped because another identifier made up for them; `bad` are the
@@ -50,7 +49,7 @@ class Intake(msgspec.Struct, frozen=True):
     events: int
     flat: bool = False
     ignored: frozenset[str] = frozenset()
-    bad: Sequence[Bad] = ()
+    bad: Sequence[InvalidEvents] = ()
 
 
 type _Any = BulkDocument | ClientBulkDocument | SingleDocument
@@ -65,10 +64,10 @@ _decoders: Final[dict[Surface, Decoder[_Any]]] = {
     Surface.CLIENT_EVENT: Decoder(SingleDocument),
 }
 _sound_decoders: Final[dict[Surface, Decoder[_Any]]] = {
-    Surface.BULK: Decoder(BulkDocument[SoundValue]),
-    Surface.CLIENT_BULK: Decoder(ClientBulkDocument[SoundValue]),
-    Surface.EVENT: Decoder(SingleDocument[SoundValue]),
-    Surface.CLIENT_EVENT: Decoder(SingleDocument[SoundValue]),
+    Surface.BULK: Decoder(BulkDocument[ValidValue]),
+    Surface.CLIENT_BULK: Decoder(ClientBulkDocument[ValidValue]),
+    Surface.EVENT: Decoder(SingleDocument[ValidValue]),
+    Surface.CLIENT_EVENT: Decoder(SingleDocument[ValidValue]),
 }
 _sorted: Final = msgspec.json.Encoder(order="deterministic")
 
@@ -99,7 +98,7 @@ class _Content(msgspec.Struct, frozen=True):
     currency: str | UnsetType | None
 
 
-def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> Intake:
+def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> ParsedRequest:
     """Stamped entries of a `body` received on `surface` at `accepted` (aware).
 
     Raises `Refused` (400) with every problem, each pointing into the body.
@@ -115,10 +114,10 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> In
         if surface in _CLIENT:
             _make_anonymous(profile)
     stamped = _stamped(decoded, accepted)
-    return Intake(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
+    return ParsedRequest(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
 
 
-def read_leniently(body: bytes, revision: str, accepted: datetime) -> Intake:
+def read_leniently(body: bytes, revision: str, accepted: datetime) -> ParsedRequest:
     """As `read` of a bulk body, but without its bad events where there are good ones too."""
     try:
         return read(Surface.BULK, body, revision, accepted)
@@ -128,31 +127,10 @@ def read_leniently(body: bytes, revision: str, accepted: datetime) -> Intake:
             raise
     good = read(Surface.BULK, separated.body, revision, accepted)
     for index, entry in enumerate(good.entries):
-        for at_entry, at_event, event in entry.placed(index):
-            event.entry, events = separated.places[at_entry]
-            event.at = events[at_event]
+        for at_entry, at_event, event in entry.positioned(index):
+            event.entry_index, events = separated.places[at_entry]
+            event.event_index = events[at_event]
     return msgspec.structs.replace(good, bad=separated.bad)
-
-
-def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | None, tail: str = "") -> str:
-    """Where an entry (or one event of it) stands in the caller's document.
-
-    `tail` is a pointer within the upstream's entry or event, such as `/attributes/time`.
-    """
-    if surface is Surface.WEBHOOK:
-        return pointer("data", entry) + tail
-    root = pointer(*problems.ROOTS[surface])
-    if is_flat:
-        return root + flat_event.caller_tail(tail)
-    if surface in problems.SINGLE:
-        return root + tail
-    at_entry = f"{root}/{entry}" if surface is Surface.BULK else root
-    return at_entry + tail if event is None else f"{at_entry}/attributes/events/data/{event}{tail}"
-
-
-def caller_line(surface: Surface, line: str | None, entry: int) -> str | None:
-    """Which line of an S3 object an entry of a message was in, where it was in one."""
-    return f"{line}:{entry}" if line and surface in problems.SINGLE else line
 
 
 def surface_of(document: object) -> Surface | None:
@@ -217,7 +195,7 @@ def _decoded(
 
 
 def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
-    found: list[Finding] = []
+    found: list[Violation] = []
     for encoded, profile in decoded.profiles.items():
         rules.check_profile(profile, len(encoded), found)
     if found or not all(entry.attributes.events.data for entry in decoded.entries):
@@ -225,7 +203,7 @@ def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
     events = [event.attributes for entry in decoded.entries for event in entry.attributes.events.data]
     if not 0 < len(events) <= contract.MAX_EVENTS_PER_REQUEST:
         return False
-    if not decoded.sound or not rules.are_surely_good(events, limits):
+    if not decoded.sound or not rules.pass_fast_check(events, limits):
         for event in events:
             rules.check_event(event, limits, found)
             rules.check_value(event.properties, ("properties",), found)
@@ -236,7 +214,7 @@ def _fit_jobs(decoded: _Decoded) -> bool:
     """Whether each event fits a job of its own: a question for documents larger than one only."""
     if len(decoded.rewritten) <= contract.MAX_EVENT_BYTES:
         return True
-    found: list[Finding] = []
+    found: list[Violation] = []
     for entry in decoded.entries:
         profile_bytes = len(msgspec.json.encode(entry.attributes.profile.data))
         for event in entry.attributes.events.data:
@@ -299,12 +277,12 @@ def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
         before = latest.get(key)
         if before and before.profile is profile and before.backfill is backfill and profile.meta is UNSET:
             for number, event in enumerate(events):
-                event.entry, event.at = index, number
+                event.entry_index, event.event_index = index, number
             before.events += events
             continue
         if index != len(stamped):
             for event in events:
-                event.entry = index
+                event.entry_index = index
         latest[key] = each = StampedEntry(key, profile, events, backfill)
         stamped.append(each)
     return stamped

@@ -15,7 +15,7 @@ from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.klaviyo import flat_event, rules
-from sluice.klaviyo.rules import Finding, Path, Rules
+from sluice.klaviyo.rules import Path, Rules, Violation
 from sluice.klaviyo.schemas import (
     BulkDocument,
     ClientBulkDocument,
@@ -125,7 +125,7 @@ def _broken_rules(
     surface: Surface, path: Path, attributes: object, limits: Rules
 ) -> Generator[Problem, None, int]:
     """The rules broken within one profile and its events; returns the number of events."""
-    found: list[Finding] = []
+    found: list[Violation] = []
     profile = _profile(_at(attributes, "profile", "data"))
     profile_bytes = len(msgspec.json.encode(profile))
     if profile is not None:
@@ -144,7 +144,7 @@ def _broken_rules(
     return len(events)
 
 
-def _placed(found: list[Finding], path: Path) -> Iterator[Problem]:
+def _placed(found: list[Violation], path: Path) -> Iterator[Problem]:
     return (Problem("invalid", detail, pointer(*path, *where)) for where, detail in found)
 
 

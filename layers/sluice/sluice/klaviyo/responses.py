@@ -10,24 +10,24 @@ from typing import Final
 import msgspec
 
 from sluice.delivery.responses import (
-    CONTENT,
-    AccountFault,
-    Answer,
+    CONTENT_STATUSES,
+    Accepted,
+    AccountRejected,
     Fault,
-    Taken,
-    Throttled,
+    JobRejected,
+    RateLimited,
+    Response,
     Transient,
-    Unattributed,
     header,
-    is_passing,
     is_success,
+    is_transient,
+    parse_seconds,
     retry_after,
-    seconds,
 )
 from sluice.klaviyo.packing import Job
 
 
-class Attributed(msgspec.Struct, frozen=True):
+class ItemsRejected(msgspec.Struct, frozen=True):
     """Nothing was taken, and these items are why. An item is an entry's index and an event's or None.
 
     `duplicates` are recorded upstream already: they count as delivered. No event is named twice, by
@@ -38,7 +38,7 @@ class Attributed(msgspec.Struct, frozen=True):
     duplicates: frozenset[tuple[int, int]]
 
 
-type Verdict = Taken | Attributed | Unattributed | Throttled | Transient | AccountFault
+type Classification = Accepted | ItemsRejected | JobRejected | RateLimited | Transient | AccountRejected
 
 _ITEM: Final = re.compile(
     r"/data/attributes/events-bulk-create/data/(?P<entry>[^/]+)"
@@ -61,29 +61,29 @@ class _Error(msgspec.Struct, frozen=True):
     parameter: str = ""  # or header
 
 
-def judge(answer: Answer, job: Job) -> Verdict:
+def classify(answer: Response, job: Job) -> Classification:
     """What an `answer` to `job` means."""
     if answer.status is None:
         return Transient(None)
     if is_success(answer):
-        return Taken(header(answer, "x-klaviyo-partial-failure"))
+        return Accepted(header(answer, "x-klaviyo-partial-failure"))
     if answer.status == 429:
-        return Throttled(retry_after(answer))
-    if is_passing(answer, answer.status):
+        return RateLimited(retry_after(answer))
+    if is_transient(answer, answer.status):
         return Transient(answer.status, retry_after(answer))
     errors = _errors(answer)
     first = errors[0] if errors else _Error(detail=f"HTTP {answer.status} without an explanation.")
     fault = Fault(first.code, first.detail)
-    if answer.status not in CONTENT or _is_about_the_request(errors):
-        return AccountFault(answer.status, fault)
-    return _attributed(errors, job) or Unattributed(fault)
+    if answer.status not in CONTENT_STATUSES or _is_about_the_request(errors):
+        return AccountRejected(answer.status, fault)
+    return _attributed(errors, job) or JobRejected(fault)
 
 
-def rate_left(answer: Answer) -> tuple[int, float] | None:
+def rate_left(answer: Response) -> tuple[int, float] | None:
     """Requests left of the account's steady limit, and for how many seconds; None where it is not said."""
     with contextlib.suppress(ValueError):
         remaining = int(header(answer, "ratelimit-remaining"))
-        return max(0, remaining), seconds(header(answer, "ratelimit-reset"))
+        return max(0, remaining), parse_seconds(header(answer, "ratelimit-reset"))
     return None
 
 
@@ -92,7 +92,7 @@ def _is_about_the_request(errors: list[_Error]) -> bool:
     return any(error.parameter for error in errors) and not any(error.pointer for error in errors)
 
 
-def _attributed(errors: list[_Error], job: Job) -> Attributed | None:
+def _attributed(errors: list[_Error], job: Job) -> ItemsRejected | None:
     """The items that errors point at, if there are any."""
     faults: dict[tuple[int, int | None], Fault] = {}
     duplicates: set[tuple[int, int]] = set()
@@ -111,7 +111,7 @@ def _attributed(errors: list[_Error], job: Job) -> Attributed | None:
     for entry, event in list(faults):
         if (entry, event) in duplicates or (event is None and entry in in_part):
             del faults[entry, event]
-    return Attributed(faults, frozenset(duplicates)) if faults or duplicates else None
+    return ItemsRejected(faults, frozenset(duplicates)) if faults or duplicates else None
 
 
 def _item(pointer: str, job: Job) -> tuple[int, int | None, str] | None:
@@ -130,7 +130,7 @@ def _index(text: str, length: int) -> int | None:
     return int(text) if _INDEX.fullmatch(text) and int(text) < length else None
 
 
-def _errors(answer: Answer) -> list[_Error]:
+def _errors(answer: Response) -> list[_Error]:
     """An answer's errors, as far as they have the documented shape: one that has not spoils no other."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         match msgspec.json.decode(answer.body):

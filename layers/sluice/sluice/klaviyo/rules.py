@@ -1,6 +1,6 @@
 """What a field's type cannot say: the rules of the contract that look at values, one function each.
 
-Every check appends what it finds to a list of `Finding`s, relative to what it was given, so that a
+Every check appends what it finds to a list of `Violation`s, relative to what it was given, so that a
 good event costs no allocation. Details say how to put it right and never repeat the value.
 """
 
@@ -16,7 +16,7 @@ from sluice import contract
 from sluice.klaviyo.schemas import EventAttributes, Location, ProfileAttributes, ProfileData, ProfileMeta
 
 type Path = tuple[str | int, ...]
-type Finding = tuple[Path, str]
+type Violation = tuple[Path, str]
 
 # Deliberately wider than any mail server's: a strange address is the upstream's to refuse.
 _NEVER: Final = r"\s\x00-\x1f\x7f@<>(),;:\"\\"
@@ -61,7 +61,7 @@ def rules_for(revision: str, now: datetime) -> Rules:
     )
 
 
-def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> None:
+def check_event(event: EventAttributes, rules: Rules, found: list[Violation]) -> None:
     """An event's own values: time, value, currency, unique_id, metric, number of properties."""
     time = event.time
     if isinstance(time, datetime) and not rules.earliest <= aware(time) <= rules.latest:
@@ -81,7 +81,7 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Finding]) -> N
         found.append((("properties",), f"'properties' must have at most {rules.max_properties} keys."))
 
 
-def are_surely_good(events: Iterable[EventAttributes], rules: Rules) -> bool:
+def pass_fast_check(events: Iterable[EventAttributes], rules: Rules) -> bool:
     """Whether `check_event` surely finds nothing in any of these: the look that good events get, so it is
     kept quick.
     """
@@ -104,7 +104,7 @@ def are_surely_good(events: Iterable[EventAttributes], rules: Rules) -> bool:
     )
 
 
-def check_profile(profile: ProfileData, profile_bytes: int, found: list[Finding]) -> None:
+def check_profile(profile: ProfileData, profile_bytes: int, found: list[Violation]) -> None:
     """The identifiers, size and free-form parts of a profile of so many bytes as JSON.
 
     A bad phone number beside another identifier is no finding: it can be left out (`bad_phone`).
@@ -127,13 +127,13 @@ def check_profile(profile: ProfileData, profile_bytes: int, found: list[Finding]
         found.append(((), _PROFILE_SIZE))
 
 
-def check_size(event: EventAttributes, profile_bytes: int, found: list[Finding]) -> None:
+def check_size(event: EventAttributes, profile_bytes: int, found: list[Violation]) -> None:
     """Whether an event fits a job of its own, beside a profile of so many bytes."""
     if profile_bytes + len(msgspec.json.encode(event)) > contract.MAX_EVENT_BYTES:
         found.append(((), _EVENT_SIZE))
 
 
-def check_value(value: dict[str, Any] | list[Any], path: Path, found: list[Finding]) -> None:
+def check_value(value: dict[str, Any] | list[Any], path: Path, found: list[Violation]) -> None:
     """A free-form object or array: string bytes, array length, nesting, 64-bit integers."""
     if not _is_sound(value, 1):
         found += _unsound(value, path, 1)
@@ -168,14 +168,14 @@ def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
     )
 
 
-def _check_location(location: Location, found: list[Finding]) -> None:
+def _check_location(location: Location, found: list[Violation]) -> None:
     if _is_large(location.latitude):
         found.append((("attributes", "location", "latitude"), _INTEGER))
     if _is_large(location.longitude):
         found.append((("attributes", "location", "longitude"), _INTEGER))
 
 
-def _check_metas(profile: ProfileData, found: list[Finding]) -> None:
+def _check_metas(profile: ProfileData, found: list[Violation]) -> None:
     places: list[tuple[Path, object]] = [
         (("meta",), profile.meta),
         (("attributes", "meta"), profile.attributes.meta),
@@ -210,7 +210,7 @@ def _is_sound(container: dict[str, Any] | list[Any], level: int) -> bool:
     return True
 
 
-def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> Iterator[Finding]:
+def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> Iterator[Violation]:
     """What is wrong in a free-form object or array."""
     if isinstance(container, list) and len(container) > contract.MAX_ARRAY_LENGTH:
         yield path, _ARRAY

@@ -101,7 +101,7 @@ class Metric(_Document):
     data: MetricData
 
 
-def _sound_value() -> Any:
+def _valid_value() -> Any:
     """A JSON value that surely keeps the limits of free-form content, as a type: a decoder checks it at no
     cost. Some that keep them do not fit it: strings count in characters here, the longest has four bytes.
     """
@@ -119,7 +119,7 @@ def _sound_value() -> Any:
     return value
 
 
-SoundValue: Any = _sound_value()
+ValidValue: Any = _valid_value()
 
 
 class EventAttributes[Value = Any](_Document):

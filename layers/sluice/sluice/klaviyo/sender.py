@@ -6,30 +6,30 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from sluice.accounts import Account
-from sluice.delivery.rate_limiter import LATE_SECONDS, Pace
-from sluice.delivery.responses import AccountFault, Answer, Taken, Throttled, Transient, Unattributed
+from sluice.accounts import KlaviyoAccount
+from sluice.delivery.rate_limiter import SLOT_TOLERANCE_SECONDS, RateLimiter
+from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, RateLimited, Response, Transient
 from sluice.errors import Retryable
 from sluice.klaviyo import responses
 from sluice.klaviyo.packing import Job
-from sluice.klaviyo.responses import Attributed
+from sluice.klaviyo.responses import ItemsRejected
 
-type Turn = Callable[[], Awaitable[float]]
-type Reply = Taken | Attributed | Unattributed | Transient | AccountFault
+type AcquireSlot = Callable[[], Awaitable[float]]
+type Reply = Accepted | ItemsRejected | JobRejected | Transient | AccountRejected
 
 NO_ANSWER: Final = 0  # the status of a fault where none came
 
 
-def is_looked_at(reply: Reply) -> bool:
+def is_processed(reply: Reply) -> bool:
     """Whether the upstream looked at what is in the job, whatever it thinks of it."""
-    return isinstance(reply, Taken | Attributed | Unattributed)
+    return isinstance(reply, Accepted | ItemsRejected | JobRejected)
 
 
-class _Refused(Exception):
+class _AccountPaused(Exception):
     """All of the account's jobs are refused, so there are no more turns."""
 
 
-class Asker:
+class JobSender:
     """An account, as one invocation comes to know it.
 
     Its requests are numbered as they get their turns: `sent` is the latest, `looked_at` the latest whose
@@ -41,23 +41,23 @@ class Asker:
 
     def __init__(
         self,
-        account: Account,
-        pace: Pace,
-        create_job: Callable[[Account, bytes, Turn], Awaitable[Answer]],
+        account: KlaviyoAccount,
+        pace: RateLimiter,
+        create_job: Callable[[KlaviyoAccount, bytes, AcquireSlot], Awaitable[Response]],
         counts: Counter[str],
     ) -> None:
-        self.sent = 0
-        self.looked_at = 0
-        self.failing: set[int] = set()
-        self.throttled = False
-        self.fault: int | None = None
-        self.in_doubt = asyncio.Lock()
+        self.last_sent = 0
+        self.last_processed = 0
+        self.failing_messages: set[int] = set()
+        self.rate_limited = False
+        self.account_error: int | None = None
+        self.account_check = asyncio.Lock()
         self._account = account
-        self._pace = pace
+        self._rate_limiter = pace
         self._create_job = create_job
         self._counts = counts
 
-    async def ask(self, job: Job, *, sample: bool = False) -> Reply | None:
+    async def send(self, job: Job, *, sample: bool = False) -> Reply | None:
         """Sends a job when it is its turn, again after a throttle, and judges the answer.
 
         None if no job of this account is looked at for now. Raises `OutOfTime` where there is no turn.
@@ -65,37 +65,39 @@ class Asker:
         body = job.body()
         while True:
             try:
-                number, verdict = await self._send(job, body, sample)
-            except _Refused:
+                number, verdict = await self._send_in_slot(job, body, sample)
+            except _AccountPaused:
                 return None
             match verdict:
-                case Throttled(after):
+                case RateLimited(after):
                     self._counts["Throttles"] += 1
-                    self.throttled = True
-                    await self._pace.pause(after)
-                case AccountFault(status) if verdict.is_certain:
-                    self.fault = status
+                    self.rate_limited = True
+                    await self._rate_limiter.pause(after)
+                case AccountRejected(status) if verdict.is_certain:
+                    self.account_error = status
                 case _:
                     if isinstance(verdict, Transient):
                         self._counts["TransientFaults"] += 1
-                        self.failing |= job.messages()
-                    if is_looked_at(verdict):
-                        self.looked_at = max(self.looked_at, number)
+                        self.failing_messages |= job.messages()
+                    if is_processed(verdict):
+                        self.last_processed = max(self.last_processed, number)
                     return verdict
 
-    async def _turn(self, sample: bool) -> int:
-        while self.fault is None:
+    async def _acquire_slot(self, sample: bool) -> int:
+        while self.account_error is None:
             if not sample:
-                async with self.in_doubt:
+                async with self.account_check:
                     pass  # it is over
-            slot = await self._pace.turn()
-            if self.fault is not None:
+            slot = await self._rate_limiter.acquire()
+            if self.account_error is not None:
                 break
-            if sample or not self.in_doubt.locked():
+            if sample or not self.account_check.locked():
                 return slot
-        raise _Refused
+        raise _AccountPaused
 
-    async def _send(self, job: Job, body: bytes, sample: bool) -> tuple[int, responses.Verdict]:
+    async def _send_in_slot(
+        self, job: Job, body: bytes, sample: bool
+    ) -> tuple[int, responses.Classification]:
         """The number under which a job was sent in its turn, and what the answer means."""
         slot = number = 0
 
@@ -103,13 +105,13 @@ class Asker:
             nonlocal slot, number
             if number:
                 self._counts["MissedTurns"] += 1
-            slot = await self._turn(sample)
-            self.sent = number = self.sent + 1
-            return slot / 1_000 + LATE_SECONDS
+            slot = await self._acquire_slot(sample)
+            self.last_sent = number = self.last_sent + 1
+            return slot / 1_000 + SLOT_TOLERANCE_SECONDS
 
         answer = await self._create_job(self._account, body, turn)
         self._counts["UpstreamRequests"] += 1
         if (left := responses.rate_left(answer)) is not None:
             with contextlib.suppress(Retryable):  # what became of the job matters more
-                await self._pace.observe(slot, *left)
-        return number, responses.judge(answer, job)
+                await self._rate_limiter.observe(slot, *left)
+        return number, responses.classify(answer, job)

@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 
 from sluice import contract, message
-from sluice.accounts import Accounts, App
+from sluice.accounts import Accounts, PipelessApp
 from sluice.admission import request
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
-from sluice.message import Batch, Body
+from sluice.message import Body, PipelessMessage
 from sluice.pipeless import parser
 from sluice.pipeless.schemas import BatchDocument
 
@@ -30,7 +30,7 @@ class Accepted(msgspec.Struct, frozen=True):
     events: int
 
 
-def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> App:
+def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> PipelessApp:
     """The app a request is for, whose key it shows. `headers` are by lower-case name; `Refused` if not.
 
     Who has no key learns nothing about which apps there are.
@@ -38,10 +38,10 @@ def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> App:
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     if match is None:
         raise _refused(401, "not_authenticated", "Send 'Authorization: Bearer' with an API key.")
-    found = accounts.with_app_key(match[1])
+    found = accounts.by_app_key(match[1])
     if found is None:
         raise _refused(401, "authentication_failed", "Incorrect API key.")
-    app = accounts.with_app_id(int(app_id)) if _APP_ID.fullmatch(app_id) else None
+    app = accounts.by_app_id(int(app_id)) if _APP_ID.fullmatch(app_id) else None
     if app is None:
         raise _refused(404, "not_found", "There is no such app.")
     owner, key = found
@@ -53,15 +53,17 @@ def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> App:
     return app
 
 
-def read(app: App, headers: Mapping[str, str], body: bytes) -> BatchDocument:
+def read(app: PipelessApp, headers: Mapping[str, str], body: bytes) -> BatchDocument:
     """The batch in a request's body; `Refused` with every problem if it cannot be taken."""
-    return parser.read(request.readable(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
+    return parser.read(request.decode_body(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
 
 
-def accept(app: App, batch: BatchDocument, store: Callable[[Body, str], None], now: datetime) -> Accepted:
+def accept(
+    app: PipelessApp, batch: BatchDocument, store: Callable[[Body, str], None], now: datetime
+) -> Accepted:
     """Stores a batch, whole or not at all: once `store` returns, it is safe. Raises what `store` raises."""
     receipt = uuid.uuid4().hex
-    stored = Batch(receipt, app.app_id, now, parser.stamped(batch.events, now))
+    stored = PipelessMessage(receipt, app.app_id, now, parser.stamped(batch.events, now))
     store(message.encode(stored), app.id)
     return Accepted(receipt, app.id, len(batch.events))
 

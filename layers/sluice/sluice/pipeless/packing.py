@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from sluice.contract import MAX_EVENTS_PER_CALL
-from sluice.message import Batch, PipelessEvent, PipelessObject
+from sluice.message import PipelessEvent, PipelessMessage, PipelessObject
 
 type Thing = tuple[str, ...]
 type Value = tuple[object, ...]
@@ -38,7 +38,7 @@ class PackedEvent(msgspec.Struct):
 type Call = tuple[PackedEvent, ...]
 
 
-def pack(messages: Iterable[tuple[int, Batch]], done: Mapping[int, Set[int]]) -> list[Call]:
+def pack(messages: Iterable[tuple[int, PipelessMessage]], done: Mapping[int, Set[int]]) -> list[Call]:
     """The calls for some messages, by number, without the events that are `done` (indexes, by number)."""
     packed: list[PackedEvent] = []
     known: dict[tuple[str, int] | bytes, PackedEvent] = {}

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from sluice import contract
-from sluice.accounts import App
+from sluice.accounts import PipelessApp
 from sluice.errors import Refused
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.klaviyo import problems
@@ -26,7 +26,7 @@ _DATE_FORM: Final = "'{}' must be a date of the form YYYY-MM-DDTHH:MM:SS, withou
 _COUNT: Final = f"A batch must hold 1 to {contract.MAX_EVENTS_PER_CALL} events."
 
 
-def read(body: bytes, app: App) -> BatchDocument:
+def read(body: bytes, app: PipelessApp) -> BatchDocument:
     """A batch for an app; raises `Refused` (400) with every problem, each pointing into the body."""
     document = problems.parse(body)
     found = list(_broken_rules(document, app))
@@ -56,7 +56,7 @@ def is_batch(document: object) -> bool:
     return isinstance(document, dict) and "events" in document and "data" not in document
 
 
-def _broken_rules(document: object, app: App) -> Iterator[Problem]:
+def _broken_rules(document: object, app: PipelessApp) -> Iterator[Problem]:
     """What is wrong with those parts that have the right structure, and what the structure cannot say."""
     events = document.get("events") if isinstance(document, dict) else None
     if not isinstance(events, list):

@@ -9,29 +9,41 @@ from typing import Final
 import msgspec
 
 from sluice.delivery import responses
-from sluice.delivery.responses import AccountFault, Answer, Fault, Taken, Throttled, Transient, Unattributed
+from sluice.delivery.responses import (
+    Accepted,
+    AccountRejected,
+    Fault,
+    JobRejected,
+    RateLimited,
+    Response,
+    Transient,
+)
 
-type Verdict = Taken | Unattributed | Throttled | Transient | AccountFault
+type Classification = Accepted | JobRejected | RateLimited | Transient | AccountRejected
 
 _MAX_DETAIL: Final = 500
 
 
-def judge(answer: Answer) -> Verdict:
+def classify(answer: Response) -> Classification:
     """What an answer means for the call it is an answer to."""
     if answer.status is None:
         return Transient(None)
     if responses.is_success(answer):
-        return Taken()
+        return Accepted()
     if answer.status == 429:
-        return Throttled(responses.retry_after(answer))
-    if responses.is_passing(answer, answer.status):
+        return RateLimited(responses.retry_after(answer))
+    if responses.is_transient(answer, answer.status):
         return Transient(answer.status, responses.retry_after(answer))
     said = errors(answer)
     fault = Fault("", " ".join(said)[:_MAX_DETAIL] or f"HTTP {answer.status} without an explanation.")
-    return Unattributed(fault) if answer.status in responses.CONTENT else AccountFault(answer.status, fault)
+    return (
+        JobRejected(fault)
+        if answer.status in responses.CONTENT_STATUSES
+        else AccountRejected(answer.status, fault)
+    )
 
 
-def errors(answer: Answer) -> list[str]:
+def errors(answer: Response) -> list[str]:
     """What an answer says is wrong, as far as it says so in the documented shape."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         match msgspec.json.decode(answer.body):

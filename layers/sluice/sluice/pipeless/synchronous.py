@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from sluice.accounts import App
+from sluice.accounts import PipelessApp
 from sluice.delivery import http, responses
-from sluice.delivery.responses import Answer, Taken, Throttled, Unattributed
-from sluice.pipeless.responses import errors, judge
+from sluice.delivery.responses import Accepted, JobRejected, RateLimited, Response
+from sluice.pipeless.responses import classify, errors
 from sluice.pipeless.schemas import BatchDocument
 
 SECONDS: Final = 10.0  # for the upstream's answer: the function that waits has fifteen
@@ -28,7 +28,7 @@ class Reply(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
 
 
-def create(app: App, batch: BatchDocument) -> Reply:
+def create(app: PipelessApp, batch: BatchDocument) -> Reply:
     """Has a batch written and says what came of it."""
     body = msgspec.json.encode(batch)
     return reply(runner().run(http.create_events(http.client(), app, body, SECONDS)))
@@ -40,19 +40,19 @@ def runner() -> asyncio.Runner:
     return asyncio.Runner()
 
 
-def reply(answer: Answer) -> Reply:
+def reply(answer: Response) -> Reply:
     """An upstream's answer as an answer to the caller, who is not told of faults that are not the batch's."""
     if answer.status is None:
         return _failed(504, "Pipeless did not answer. It may have taken the batch.")
-    match judge(answer):
-        case Taken():
+    match classify(answer):
+        case Accepted():
             return Reply(answer.status, answer.body if _is_json(answer.body) else b"{}")
-        case Unattributed(fault):
+        case JobRejected(fault):
             return _failed(answer.status, *(errors(answer) or [fault.detail]))
-        case Throttled(after):
+        case RateLimited(after):
             headers = {} if after is None else {"Retry-After": str(max(1, round(after)))}
             return _failed(429, "Pipeless has too many requests.", headers=headers)
-        case responses.AccountFault():
+        case responses.AccountRejected():
             return _failed(502, "Pipeless refused this gateway's request for the app. Nothing was taken.")
         case _:
             return _failed(502, f"Pipeless failed ({answer.status}). It may have taken the batch.")

@@ -12,7 +12,7 @@ from sluice.accounts import Accounts, is_site_id
 from sluice.contract import PIPELESS_SURFACE, Surface
 from sluice.errors import Refused, Retryable, Undeliverable
 from sluice.klaviyo import parser
-from sluice.message import Batch, Message
+from sluice.message import Message, PipelessMessage
 from sluice.pipeless import parser as pipeless
 from sluice.producers.envelopes import Body
 from sluice.rejection import Reason
@@ -20,7 +20,7 @@ from sluice.rejection import Reason
 _NAMED: Final = {surface.value: surface for surface in Surface if surface in parser.BODIES}
 
 
-def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Batch:
+def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | PipelessMessage:
     """The request that a body is, under this receipt.
 
     `Retryable` while there is no account that it could be of.
@@ -40,18 +40,18 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Batch
     return Message(receipt, site_id, surface, body.sent, read.entries, flat=read.flat)
 
 
-def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> Batch:
+def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> PipelessMessage:
     app = accounts.app(body.account)
     if app is None:
         detail = "Name an app of the accounts secret as the account: 'pipeless-' and its id."
         raise Undeliverable(Reason.INVALID, detail)
     batch = pipeless.read(content, app)
-    return Batch(receipt, app.app_id, body.sent, pipeless.stamped(batch.events, body.sent))
+    return PipelessMessage(receipt, app.app_id, body.sent, pipeless.stamped(batch.events, body.sent))
 
 
 def _site_id(named: str | None, accounts: Accounts) -> str:
     """Whose a body is. One of an account that the secret does not name (yet) is for dispatch to keep."""
-    only = accounts.only()
+    only = accounts.single_account()
     if not named and only is not None:
         return only.site_id
     if not named and not (accounts.accounts or accounts.pipeless):

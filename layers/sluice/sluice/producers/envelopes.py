@@ -42,7 +42,7 @@ class Object(msgspec.Struct, frozen=True):
 type Objects = tuple[Object, ...]
 
 
-def opened(body: Body) -> Body | Objects:
+def unwrap(body: Body) -> Body | Objects:
     """A body without its envelopes, or the objects its sender speaks of: none where it says nothing new.
 
     A body counts as sent when its envelope says so: services deliver at least once, and what is stamped
@@ -64,15 +64,15 @@ def opened(body: Body) -> Body | Objects:
 def _open(body: Body, members: dict[str, msgspec.Raw]) -> Body | Objects:
     try:
         if {"Type", "TopicArn", "Message"} <= members.keys():
-            return _of_topic(body)
+            return _sns_envelope(body)
         if {"detail-type", "source", "detail"} <= members.keys():
-            return _of_bus(body)
+            return _eventbridge_envelope(body)
         if "body" in members and members.keys() <= {"account", "surface", "body"}:
-            return _of_ours(body)
+            return _own_envelope(body)
         if "Records" in members:
-            return _of_bucket(body)
+            return _s3_notification(body)
         if {"Service", "Event", "Bucket"} <= members.keys():
-            return _of_new_configuration(body)
+            return _s3_test_event(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # it only looks like an envelope
     return body
@@ -93,7 +93,7 @@ class _Notification(msgspec.Struct, tag_field="Type", tag="Notification"):
         return found.value if found is not None and found.kind == "String" else None
 
 
-def _of_topic(body: Body) -> Body:
+def _sns_envelope(body: Body) -> Body:
     outer = msgspec.json.decode(_bytes(body.text), type=_Notification)
     return Body(
         outer.message,
@@ -103,24 +103,24 @@ def _of_topic(body: Body) -> Body:
     )
 
 
-class _BusEvent(msgspec.Struct):
+class _EventBridgeEvent(msgspec.Struct):
     time: _Time
     detail: msgspec.Raw
 
 
-def _of_bus(body: Body) -> Body:
-    outer = msgspec.json.decode(_bytes(body.text), type=_BusEvent)
+def _eventbridge_envelope(body: Body) -> Body:
+    outer = msgspec.json.decode(_bytes(body.text), type=_EventBridgeEvent)
     return Body(_text(outer.detail), _earlier(outer.time, body.sent), body.account, body.surface)
 
 
-class _Ours(msgspec.Struct):
+class _OwnEnvelope(msgspec.Struct):
     body: msgspec.Raw
     account: str | None = None
     surface: str | None = None
 
 
-def _of_ours(body: Body) -> Body:
-    outer = msgspec.json.decode(_bytes(body.text), type=_Ours)
+def _own_envelope(body: Body) -> Body:
+    outer = msgspec.json.decode(_bytes(body.text), type=_OwnEnvelope)
     text = _text(outer.body)
     return Body(text, body.sent, outer.account or body.account, outer.surface or body.surface)
 
@@ -136,23 +136,23 @@ class _Key(msgspec.Struct, rename="camel"):
     sequencer: str | None = None
 
 
-class _Place(msgspec.Struct):
+class _S3Location(msgspec.Struct):
     bucket: _Bucket
     object: _Key
 
 
-class _BucketRecord(msgspec.Struct, rename="camel", tag_field="eventSource", tag="aws:s3"):
+class _S3Record(msgspec.Struct, rename="camel", tag_field="eventSource", tag="aws:s3"):
     event_name: str
     event_time: _Time
-    s3: _Place
+    s3: _S3Location
 
 
-class _BucketNews(msgspec.Struct, rename="pascal"):
-    records: list[_BucketRecord]
+class _S3Records(msgspec.Struct, rename="pascal"):
+    records: list[_S3Record]
 
 
-def _of_bucket(body: Body) -> Objects:
-    news = msgspec.json.decode(_bytes(body.text), type=_BucketNews)
+def _s3_notification(body: Body) -> Objects:
+    news = msgspec.json.decode(_bytes(body.text), type=_S3Records)
     return tuple(
         Object(
             record.s3.bucket.name,
@@ -167,13 +167,13 @@ def _of_bucket(body: Body) -> Objects:
     )
 
 
-class _NewConfiguration(msgspec.Struct, rename="pascal"):
+class _S3TestEvent(msgspec.Struct, rename="pascal"):
     event: Literal["s3:TestEvent"]
 
 
-def _of_new_configuration(body: Body) -> Objects:
+def _s3_test_event(body: Body) -> Objects:
     """S3's test that it may send here, once for each configuration of a bucket."""
-    msgspec.json.decode(_bytes(body.text), type=_NewConfiguration)
+    msgspec.json.decode(_bytes(body.text), type=_S3TestEvent)
     return ()
 
 

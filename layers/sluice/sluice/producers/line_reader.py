@@ -14,7 +14,7 @@ PIECE_BYTES: Final = 2**20
 MAX_LINE_BYTES: Final = MAX_BODY_BYTES_IN
 
 
-class Damaged(Exception):
+class CorruptGzip(Exception):
     """A stream that begins as gzip does and goes on otherwise, or ends too early."""
 
 
@@ -73,10 +73,10 @@ def unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
             try:
                 yield unpacker.decompress(piece, PIECE_BYTES)
             except zlib.error as error:
-                raise Damaged(str(error)) from error
+                raise CorruptGzip(str(error)) from error
             piece = unpacker.unconsumed_tail or unpacker.unused_data
     if not unpacker.eof:
-        raise Damaged("it ends too early")
+        raise CorruptGzip("it ends too early")
 
 
 def without(pieces: Iterable[bytes], count: int) -> Iterator[bytes]:

@@ -20,8 +20,8 @@ from sluice.accounts import Accounts, is_account_id
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.errors import Retryable, Undeliverable
 from sluice.klaviyo import problems
-from sluice.message import Batch, Message, wrap
 from sluice.message import Body as Stored
+from sluice.message import Message, PipelessMessage, wrap
 from sluice.producers import accept as producers
 from sluice.producers import envelopes, line_reader
 from sluice.producers.envelopes import Body, Object
@@ -103,7 +103,7 @@ def read(
         return True
     try:
         metadata, pieces, gzipped = _open(each, progress)
-    except aws.Gone:
+    except aws.ObjectGone:
         gone = Undeliverable(Reason.INVALID, "The object is not there any more, or was written anew.")
         _put(settings, _Group(bad=[_rejection(source, progress.line, gone)]), counts)
         return True
@@ -155,7 +155,7 @@ def _groups(source: Source, pieces: Iterator[bytes], progress: Progress) -> Iter
             if group.lines >= GROUP_LINES or group.size >= GROUP_BYTES:
                 yield group, progress
                 group, bad = _Group(), progress.bad
-    except line_reader.Damaged:
+    except line_reader.CorruptGzip:
         end = Reason.MALFORMED, "The object is not whole: it cannot be unpacked."
     if end is not None:
         reason, detail = end
@@ -189,7 +189,7 @@ def _add(group: _Group, source: Source, line: Line) -> None:
 def _fill(group: _Group, source: Source, line: Line, accepted: Message[Any]) -> None:
     """Adds one event to a message of such events: so they are received together, and fill jobs."""
     accepted.line = source.name
-    accepted.entries[0].events[0].entry = line.number
+    accepted.entries[0].events[0].entry_index = line.number
     size = len(line.content or b"")
     kind = accepted.account, accepted.surface, accepted.flat
     filling = group.filling.get(kind)
@@ -202,7 +202,7 @@ def _fill(group: _Group, source: Source, line: Line, accepted: Message[Any]) -> 
     group.filling[kind] = _Filling(accepted, size)
 
 
-def _store(group: _Group, accepted: Message[Any] | Batch) -> None:
+def _store(group: _Group, accepted: Message[Any] | PipelessMessage) -> None:
     stored = wrap(msgspec.json.encode(accepted), f"claims/lines/{accepted.receipt}.json.zst")
     group.good[accepted.account].append(stored)
 
@@ -218,7 +218,7 @@ def _opened(body: Body, line: Line) -> Body:
         raise Undeliverable(Reason.OVERSIZED, detail)
     if body.text.encode() != line.content:
         raise Undeliverable(Reason.MALFORMED, "The line is not UTF-8.")
-    opened = envelopes.opened(body)
+    opened = envelopes.unwrap(body)
     if not isinstance(opened, Body):
         raise Undeliverable(Reason.INVALID, "A line must be a body, and not word of other objects.")
     return opened
@@ -226,7 +226,7 @@ def _opened(body: Body, line: Line) -> Body:
 
 def _rejection(source: Source, line: int, error: Undeliverable, body: Body | None = None) -> Rejection:
     said = body or Body("", source.object.written, source.account, source.surface)
-    only = source.accounts.only()
+    only = source.accounts.single_account()
     known = only.site_id if only else UNKNOWN_ACCOUNT
     return Rejection(
         Reason(error.reason),
@@ -247,12 +247,14 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
         _store(group, filling.message)
     bucket = settings.claim_bucket
     unsent = len(
-        aws.send_all(
+        aws.send_messages(
             settings.rejected_queue_url, [rejection.encode(each) for each in group.bad], claim_bucket=bucket
         )
     )
     for account, bodies in group.good.items():
-        unsent += len(aws.send_all(settings.events_queue_url, bodies, claim_bucket=bucket, group=account))
+        unsent += len(
+            aws.send_messages(settings.events_queue_url, bodies, claim_bucket=bucket, group=account)
+        )
     if unsent:
         raise Retryable(f"{unsent} messages of lines did not get to their queues")
     counts["RejectedEvents"] += len(group.bad)
@@ -260,7 +262,7 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
 
 
 def _progress(table: str, id: str) -> Progress:
-    with aws.reaching("the state table cannot be read"):
+    with aws.translating_errors("the state table cannot be read"):
         answer = aws.dynamodb().get_item(TableName=table, Key=_key(id), ConsistentRead=True)
     item = answer.get("Item")
     if item is None:
@@ -279,7 +281,7 @@ def _note(table: str, id: str, progress: Progress) -> None:
         "done": {"BOOL": progress.done},
         "expires_at": {"N": str(int(time.time()) + KEEP_SECONDS)},
     }
-    with aws.reaching("the state table cannot be written"):
+    with aws.translating_errors("the state table cannot be written"):
         aws.dynamodb().put_item(TableName=table, Item=item)
 
 

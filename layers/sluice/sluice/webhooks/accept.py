@@ -218,7 +218,7 @@ def _sort(events: Sequence[ValidatedEvent], stored: Message[Any], records: Objec
         final = each if kept is each.event else validate_event(kept, stored.accepted)
         if final.entry is not None:
             if index != len(result.chosen):
-                final.entry.events[0].entry = index
+                final.entry.events[0].entry_index = index
             result.chosen.append((final.event, final.entry))
             result.left_out.extend((*final.event.left_out, *final.left_out))
         elif waits(final.event):

@@ -111,8 +111,8 @@ def open_record(
     if people:
         sets += ["last_person = :p0"]
     request: dict[str, Any] = {"ExpressionAttributeNames": names} if names else {}
-    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
-        answer = aws.reconnecting(
+    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
+        answer = aws.retrying_closed_connection(
             lambda: client.update_item(
                 TableName=table,
                 Key=_key(source, object_id),
@@ -131,8 +131,8 @@ def mark_stored(table: str, source: str, object_id: str, event_ids: Collection[b
         ":ids": {"BS": list(event_ids)},
         ":expiry": {"N": str(int(now.timestamp()) + KEEP_SECONDS)},
     }
-    with aws.answering(aws.hurried_dynamodb, "the state table cannot be written") as client:
-        aws.reconnecting(
+    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
+        aws.retrying_closed_connection(
             lambda: client.update_item(
                 TableName=table,
                 Key=_key(source, object_id),

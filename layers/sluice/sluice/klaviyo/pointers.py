@@ -1,0 +1,26 @@
+"""Where an event stands in its caller's own document: its pointer, and its line in an S3 object."""
+
+from sluice.contract import Surface
+from sluice.jsonapi import pointer
+from sluice.klaviyo import flat_event, problems
+
+
+def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | None, tail: str = "") -> str:
+    """Where an entry (or one event of it) stands in the caller's document.
+
+    `tail` is a pointer within the upstream's entry or event, such as `/attributes/time`.
+    """
+    if surface is Surface.WEBHOOK:
+        return pointer("data", entry) + tail
+    root = pointer(*problems.ROOTS[surface])
+    if is_flat:
+        return root + flat_event.caller_tail(tail)
+    if surface in problems.SINGLE:
+        return root + tail
+    at_entry = f"{root}/{entry}" if surface is Surface.BULK else root
+    return at_entry + tail if event is None else f"{at_entry}/attributes/events/data/{event}{tail}"
+
+
+def caller_line(surface: Surface, line: str | None, entry: int) -> str | None:
+    """Which line of an S3 object an entry of a message was in, where it was in one."""
+    return f"{line}:{entry}" if line and surface in problems.SINGLE else line
