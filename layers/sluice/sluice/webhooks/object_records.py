@@ -136,7 +136,7 @@ def mark_stored(table: str, source: str, object_id: str, event_ids: Collection[b
             lambda: client.update_item(
                 TableName=table,
                 Key=_key(source, object_id),
-                UpdateExpression="SET expires_at = :expiry ADD stored :ids",
+                UpdateExpression="SET expires_at = :expiry ADD event_ids :ids",
                 ExpressionAttributeValues=values,
             )
         )
@@ -154,7 +154,7 @@ def _record(item: Any) -> ObjectRecord:
         if name.startswith(_PERSON)
     }
     last = _identity(item["last_person"]) if "last_person" in item else None
-    return ObjectRecord(people, last, frozenset(item.get("stored", {}).get("BS", [])))
+    return ObjectRecord(people, last, frozenset(item.get("event_ids", {}).get("BS", [])))
 
 
 def _identity(value: Any) -> Identity:
