@@ -1,1 +1,1 @@
-"""Sluice: takes events in at once, keeps them safe, issues them upstream as full bulk-create jobs."""
+"""Takes events in at once, keeps them safe, and sends them upstream as full bulk jobs."""

@@ -1,9 +1,10 @@
-"""The accounts document: who may send, and how each account is reached upstream.
+"""Reads the accounts document: who may send, and how each account is reached upstream.
 
-An account is Klaviyo's (`Account`) or one of Pipeless's apps (`App`). Each has an `id` that is no other's
-and may be part of a key: it names the account on the queue, in the state table and in the archive.
+An account is one of Klaviyo's (`KlaviyoAccount`) or an app at Pipeless (`PipelessApp`). Each has an `id` that
+no other account has and that may be part of a key. It names the account on the queue, in the state table and
+in the archive.
 
-One JSON document in Secrets Manager, cached for `CACHE_SECONDS`, so a new key works within that time.
+The document is JSON in Secrets Manager, cached for `CACHE_SECONDS`, so a new key works within that time.
 """
 
 import functools
@@ -35,14 +36,14 @@ _HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line e
 
 
 class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key callers authenticate with, known only by the SHA-256 of it (hex)."""
+    """Holds a key with which callers authenticate, only by its SHA-256 (hex)."""
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     scopes: frozenset[str] = frozenset()
 
 
 class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One upstream account: its public site id, the key we call it with, the keys callers use."""
+    """Holds one Klaviyo account: its public site id, the key to call it with, and the callers' keys."""
 
     site_id: Annotated[str, msgspec.Meta(pattern=_SITE_ID)]
     private_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
@@ -52,7 +53,7 @@ class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def id(self) -> str:
-        """What the account is called wherever there are others."""
+        """Returns the account's id among all accounts."""
         return self.site_id
 
     def __repr__(self) -> str:
@@ -60,9 +61,9 @@ class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of Pipeless's apps: the key we call it with, the keys callers use, how often it may be called.
+    """Holds one app at Pipeless: the key to call it with, the callers' keys, and its rate.
 
-    `object_types` and `relationship_types` are names the vendor has added for it to the documented ones.
+    `object_types` and `relationship_types` are names that the vendor has added for it to the documented ones.
     """
 
     app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
@@ -75,7 +76,7 @@ class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def id(self) -> str:
-        """What the app is called where there are other accounts."""
+        """Returns the app's id among all accounts."""
         return f"pipeless-{self.app_id}"
 
     def __repr__(self) -> str:
@@ -83,49 +84,51 @@ class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every account of this deployment, `pipeless` being the apps; ids and ingest keys are unique."""
+    """Holds every account of this deployment; `pipeless` are the apps, and ids and ingest keys are unique."""
 
     accounts: tuple[KlaviyoAccount, ...]
     pipeless: tuple[PipelessApp, ...] = ()
 
     def by_site_id(self, site_id: str) -> KlaviyoAccount | None:
-        """The account with this public site id."""
+        """Returns the account with this public site id."""
         return next((account for account in self.accounts if account.site_id == site_id), None)
 
     def by_key(self, key: str) -> tuple[KlaviyoAccount, IngestKey] | None:
-        """Whose ingest key this is. Looks at every key in constant time, found or not."""
+        """Returns the account of an ingest key; looks at every key in constant time, found or not."""
         return _holder(key, self.accounts)
 
     def single_account(self) -> KlaviyoAccount | None:
-        """The account, if there is exactly one."""
+        """Returns the account, if there is exactly one."""
         return self.accounts[0] if len(self.accounts) == 1 else None
 
     def by_app_id(self, app_id: int) -> PipelessApp | None:
-        """The app with this id."""
+        """Returns the app with this id."""
         return next((app for app in self.pipeless if app.app_id == app_id), None)
 
     def by_app_key(self, key: str) -> tuple[PipelessApp, IngestKey] | None:
-        """As `with_key`, of the apps."""
+        """Returns the app of an ingest key, as `by_key` does for accounts."""
         return _holder(key, self.pipeless)
 
     def app(self, named: str | None) -> PipelessApp | None:
-        """The app with this `id`; without one, the app if there is exactly one."""
+        """Returns the app with this `id`; without one, the app if there is exactly one."""
         apps = [app for app in self.pipeless if named in {None, app.id}]
         return apps[0] if len(apps) == 1 else None
 
 
 def is_site_id(text: str) -> bool:
-    """Whether this has the form of a site id."""
+    """Tells whether this has the form of a site id."""
     return re.search(_SITE_ID, text) is not None
 
 
 def is_account_id(text: str) -> bool:
-    """Whether this has the form of an account's `id`."""
+    """Tells whether this has the form of an account's `id`."""
     return is_site_id(text) or _APP.fullmatch(text) is not None
 
 
 def parse(document: bytes | str) -> Accounts:
-    """Accounts from the secret's JSON; `Misconfigured` says what is wrong without quoting it."""
+    """Reads accounts from the secret's JSON; `Misconfigured` names the mistake without quoting the
+    document.
+    """
     try:
         accounts = msgspec.json.decode(document, type=Accounts)
     except msgspec.MsgspecError as error:
@@ -142,12 +145,14 @@ def parse(document: bytes | str) -> Accounts:
 
 
 def load(secret: str) -> Accounts:
-    """Accounts from Secrets Manager by the secret's name or ARN, cached."""
+    """Reads accounts from Secrets Manager by the secret's name or ARN, cached."""
     return _parse_once(read_secret(secret, "the accounts secret cannot be read"))
 
 
 def read_secret(secret: str, otherwise: str) -> Any:
-    """A secret's text by its name or ARN, cached; `Retryable` says `otherwise` if there is none."""
+    """Reads a secret's text by its name or ARN, cached; raises `Retryable` with `otherwise` if there is
+    none.
+    """
     from aws_lambda_powertools.utilities.parameters import GetParameterError  # noqa: PLC0415
 
     try:
@@ -158,7 +163,7 @@ def read_secret(secret: str, otherwise: str) -> Any:
 
 @functools.cache
 def secrets() -> "SecretsProvider":
-    """The process's provider of secrets, with its cache."""
+    """Returns the process's provider of secrets, with its cache."""
     # Powertools brings boto3: imported on first use, as no pure code needs either.
     from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415

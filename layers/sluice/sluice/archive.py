@@ -20,7 +20,7 @@ CLAIM_RECEIVES: Final = 20  # of a letter, in the hope that its claim can be rea
 
 
 class QueuedMessage(msgspec.Struct, frozen=True):
-    """A message of RejectedQueue or of a dead-letter queue."""
+    """Holds a message of RejectedQueue or of a dead-letter queue."""
 
     id: str
     body: str
@@ -29,7 +29,7 @@ class QueuedMessage(msgspec.Struct, frozen=True):
 
 
 def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: datetime) -> Rejection:
-    """What a letter is: a rejection, or a message nobody could bring to an outcome."""
+    """Reads a message: it is a rejection, or a message that nobody could bring to an outcome."""
     plain = _unwrapped(letter, letter.body, fetch_claim)
     try:
         rejection = msgspec.json.decode(plain, type=Rejection)
@@ -47,7 +47,7 @@ def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: dateti
 
 
 def undelivered_positions(rejection: Rejection) -> tuple[str, list[int]] | None:
-    """The receipt and the places of a dead letter's events, if it is a request that has a receipt."""
+    """Returns the receipt and the positions of a dead letter's events, if its request has a receipt."""
     if rejection.reason is not Reason.DEAD_LETTER or rejection.surface not in receipts.SURFACES:
         return None
     try:
@@ -58,7 +58,7 @@ def undelivered_positions(rejection: Rejection) -> tuple[str, list[int]] | None:
 
 
 def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
-    """S3 objects by key: one for each account and day, a line for each rejection."""
+    """Returns S3 objects by key: one for each account and day, a line for each rejection."""
     grouped: dict[str, list[Rejection]] = defaultdict(list)
     for rejection in rejections:
         # A producer may have named anything as the account, and not everything can be part of a key.
@@ -83,7 +83,7 @@ def _unwrapped(letter: QueuedMessage, body: str, fetch_claim: Callable[[str], by
 
 
 def _with_origin(rejection: Rejection, plain: bytes) -> Rejection:
-    """A dead letter with what its message says of itself, if it can be read, and then unpacked."""
+    """Returns a dead letter with the origin that its message states, unpacked, if the message can be read."""
     try:
         stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw] | message.PipelessMessage)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -106,6 +106,6 @@ def _line(rejection: Rejection) -> bytes:
 
 
 def _name(group: Iterable[Rejection]) -> str:
-    """The same for the same rejections, so that archiving them again makes no second object."""
+    """Returns the same name for the same rejections, so that archiving them again makes no second object."""
     ids = "\n".join(sorted(rejection.id for rejection in group))
     return hashlib.sha256(ids.encode()).hexdigest()[:32]

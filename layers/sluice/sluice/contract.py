@@ -1,6 +1,6 @@
-"""The limits and names of the event APIs, each beside where it comes from.
+"""Defines the limits and names of the event APIs, each beside its source.
 
-"Vendor" limits are stated in the vendors' documents; "ours" settle what those leave open
+"Vendor" limits are stated in the vendors' documents. "Ours" settle what those leave open
 (docs/compatibility.md lists them, docs/adr says why).
 """
 
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Surface(StrEnum):
-    """Where a body came in, which decides its shape and how positions in it are written."""
+    """Names the way in which a body came in, which decides its shape and how positions in it are written."""
 
     BULK = "bulk"
     EVENT = "event"

@@ -1,4 +1,4 @@
-"""What can go wrong, named by its remedy.
+"""Defines the errors of this package, named by their remedy.
 
 SluiceError
 ├── Refused          the caller must change the request: an HTTP status and one problem or more
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SluiceError(Exception):
-    """Everything this package raises on purpose."""
+    """Marks everything that this package raises on purpose."""
 
 
 class Refused(SluiceError):
-    """A request that is not accepted, with every problem found in it.
+    """Refuses a request, with every problem found in it.
 
     `headers` go into the answer beside the problems (`Allow`, `Retry-After`).
     """
@@ -34,9 +34,9 @@ class Refused(SluiceError):
 
 
 class Undeliverable(SluiceError):
-    """A message on the queue that can never be delivered as it is.
+    """Says that a message on the queue can never be delivered as it is.
 
-    `pointer` leads into the message's own document, where the fault has a place in it.
+    `pointer` leads into the message's own document, if the fault has a place in it.
     """
 
     def __init__(self, reason: str, detail: str, pointer: str | None = None) -> None:
@@ -47,7 +47,7 @@ class Undeliverable(SluiceError):
 
 
 class Retryable(SluiceError):
-    """A passing fault of something we depend on. `after` is in seconds, where one is known."""
+    """Says that a service we depend on has a transient fault; `after` is in seconds, if it is known."""
 
     def __init__(self, what: str, after: float | None = None) -> None:
         super().__init__(what)
@@ -55,4 +55,4 @@ class Retryable(SluiceError):
 
 
 class Misconfigured(SluiceError):
-    """A setting or an account document that cannot work; the message names it and says the remedy."""
+    """Says that a setting or an account document cannot work; the message names it and the remedy."""

@@ -1,4 +1,4 @@
-"""JSON:API error envelopes: the one shape every refusal has (contract: errors)."""
+"""Writes JSON:API error envelopes: the one shape of every refusal (contract: errors)."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ TITLES: Final = {
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong with a request: a code of the contract, what to put right, and where.
+    """Describes one mistake of a request: a code of the contract, what to put right, and where.
 
     `pointer` is a JSON pointer into the caller's document, `parameter` a header or query parameter.
     """
@@ -42,7 +42,9 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def pointer(*parts: str | int) -> str:
-    """A JSON pointer (RFC 6901) to `parts`, or to as many of them as `MAX_POINTER` characters hold."""
+    """Returns a JSON pointer (RFC 6901) to `parts`, or to as many of them as `MAX_POINTER` characters
+    hold.
+    """
     result = ""
     for part in parts:
         step = f"/{str(part).replace('~', '~0').replace('/', '~1')}"
@@ -53,7 +55,7 @@ def pointer(*parts: str | int) -> str:
 
 
 def listed(problems: Iterable[Problem]) -> list[Problem]:
-    """The first `MAX_PROBLEMS_LISTED` problems, and where there are more, one that counts the rest."""
+    """Returns the first `MAX_PROBLEMS_LISTED` problems and, if there are more, one that counts the rest."""
     found = iter(problems)
     first = list(islice(found, MAX_PROBLEMS_LISTED))
     rest = sum(1 for _ in islice(found, MAX_PROBLEMS_COUNTED + 1))
@@ -64,12 +66,12 @@ def listed(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def envelope(status: int, problems: Sequence[Problem]) -> bytes:
-    """The body of a refusal."""
+    """Returns the body of a refusal."""
     return msgspec.json.encode({"errors": [error(status, problem) for problem in problems]})
 
 
 def error(status: int, problem: Problem) -> dict[str, object]:
-    """One problem as JSON:API writes it."""
+    """Returns one problem as JSON:API writes it."""
     source = {"pointer": problem.pointer, "parameter": problem.parameter}
     return {
         "id": str(uuid.uuid4()),

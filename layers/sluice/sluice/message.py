@@ -1,9 +1,9 @@
-"""What travels on EventsQueue: one accepted request as one message, plain, compressed or claimed.
+"""Defines the messages on EventsQueue: one accepted request each, plain, compressed or as a claim check.
 
-Events are stamped and in the upstream's shape, so dispatch joins their bytes without parsing them.
-Up to one SQS billing unit the body is plain JSON, readable in any queue browser; above it, it is
-`{"sluice": 1, "zstd": "<base64>"}`; above SQS's limit, `{"sluice": 1, "claim": "<S3 key>"}` and the
-object holds the compressed bytes.
+Events are stamped and in the upstream's shape, so dispatch joins their bytes without parsing them. Up to one
+SQS billing unit the body is plain JSON, readable in any queue browser. Above it, it is `{"sluice": 1, "zstd":
+"<base64>"}`. Above SQS's limit it is `{"sluice": 1, "claim": "<S3 key>"}`, and the object holds the
+compressed bytes.
 """
 
 import base64
@@ -22,7 +22,7 @@ from sluice.errors import Undeliverable
 
 PLAIN_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
-# What one accepted request can be at most. Written anew, a number grows by up to four (1e15 becomes
+# The most that one accepted request can be. Written anew, a number grows by up to four (1e15 becomes
 # 1000000000000000.0), and an event's unique_id and metric stand in its message twice.
 MAX_UNPACKED_BYTES: Final = 6 * MAX_BODY_BYTES_IN
 
@@ -34,8 +34,9 @@ type Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 
 
 class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
-    """One stamped event: `id` is its metric and unique_id in one. `entry` and `at` are where it is in the
-    caller's document, by its entry's index and its own there, where it is not in the same place here.
+    """Holds one stamped event; `id` is its metric and unique_id in one.
+
+    `entry` and `event_index` are its position in the caller's document, if that is not its position here.
     """
 
     id: str
@@ -45,7 +46,7 @@ class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
-    """Events of one profile. `key` is equal for equal identifiers, and only for those."""
+    """Holds events of one profile; `key` is equal for equal identifiers, and only for those."""
 
     key: str
     profile: Part
@@ -63,11 +64,11 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=1):
-    """One accepted request. `Part` is `msgspec.Raw` where it is read, a document where it is written.
+    """Holds one accepted request; `Part` is `msgspec.Raw` when it is read, a document when it is written.
 
-    `source` is the name of the webhook source it came by. `line` is s3://bucket/key:number, where the
-    caller's document was a line of an S3 object; of a single event's surface it is s3://bucket/key: each
-    event was a line of its own, and that is its `entry`.
+    `source` is the name of the webhook source it came by. `line` is s3://bucket/key:number if the caller's
+    document was a line of an S3 object. For the surface of single events it is s3://bucket/key, because each
+    event was a line of its own, and that line is its `entry`.
     """
 
     receipt: Receipt
@@ -88,7 +89,10 @@ class _PipelessPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class PipelessObject(_PipelessPart):
-    """An object to be written. Pipeless creates it if it is missing, else uses it, with the dates given."""
+    """Describes an object to be written:
+
+    Pipeless creates it, or uses the existing one with the dates given.
+    """
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_OBJECT_ID)]
     type: str
@@ -97,7 +101,9 @@ class PipelessObject(_PipelessPart):
 
 
 class PipelessRelationship(_PipelessPart):
-    """How the start object relates to the end object; one that is `single` exists once between the two."""
+    """Describes how the start object relates to the end object; a `single` one exists once between the
+    two.
+    """
 
     type: str
     created_on: str | UnsetType = UNSET
@@ -105,7 +111,7 @@ class PipelessRelationship(_PipelessPart):
 
 
 class PipelessEvent(_PipelessPart):
-    """One event of Pipeless, in the form in which it travels on the queue and goes upstream."""
+    """Describes one event for Pipeless, in the form in which it travels on the queue and goes upstream."""
 
     start_object: PipelessObject
     relationship: PipelessRelationship
@@ -113,7 +119,7 @@ class PipelessEvent(_PipelessPart):
 
 
 class PipelessMessage(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
-    """One accepted request of Pipeless's, its events stamped."""
+    """Holds one accepted request for Pipeless, its events stamped."""
 
     receipt: Receipt
     app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
@@ -123,12 +129,12 @@ class PipelessMessage(msgspec.Struct, omit_defaults=True, tag_field="sluice", ta
 
     @property
     def account(self) -> str:
-        """The `id` of its app."""
+        """Returns the `id` of its app."""
         return f"pipeless-{self.app_id}"
 
     @property
     def surface(self) -> str:
-        """Where it came in."""
+        """Returns the surface it came in by."""
         return PIPELESS_SURFACE
 
 
@@ -138,7 +144,7 @@ class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, ta
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A message as SQS takes it, with what has to be in S3 first where it is a claim."""
+    """Holds a message as SQS takes it, and the content that has to be in S3 first if it is a claim check."""
 
     text: str
     claim_key: str | None = None
@@ -152,14 +158,14 @@ _packed_decoder: Final = msgspec.json.Decoder(_Packed)
 
 
 def encode(message: Message[Any] | PipelessMessage) -> Body:
-    """An accepted request as a queue message."""
+    """Encodes an accepted request as a queue message."""
     return wrap(
         msgspec.json.encode(message), f"claims/{message.accepted:%Y/%m/%d}/{message.receipt}.json.zst"
     )
 
 
 def wrap(plain: bytes, claim_key: str) -> Body:
-    """JSON in the smallest of the three forms that fits; `claim_key` is where a claim would be."""
+    """Writes JSON in the smallest of the three forms that fits; `claim_key` is the key of a claim check."""
     if len(plain) <= PLAIN_BYTES:
         # SQS refuses two characters that JSON has. Here they can only stand in strings.
         return Body(plain.decode().replace("\ufffe", r"\ufffe").replace("\uffff", r"\uffff"))
@@ -171,17 +177,17 @@ def wrap(plain: bytes, claim_key: str) -> Body:
 
 
 def is_stored(body: str) -> bool:
-    """Whether a queue message was written by `encode`, and not put there by a producer."""
+    """Tells whether a queue message was written by `encode`, and not put there by a producer."""
     return body.startswith('{"sluice":')
 
 
 def is_claim(body: str) -> bool:
-    """Whether a queue message only says where in S3 the request is."""
+    """Tells whether a queue message only says where in S3 the request is."""
     return body.startswith('{"sluice":1,"claim":')
 
 
 def unpacked_size(body: str) -> int:
-    """About how many bytes a body unpacks to, without unpacking it."""
+    """Estimates the bytes that a body unpacks to, without unpacking it."""
     start = '{"sluice":1,"zstd":"'
     if body.startswith(start):
         with contextlib.suppress(binascii.Error, zstandard.ZstdError, ValueError):
@@ -193,7 +199,7 @@ def unpacked_size(body: str) -> int:
 
 
 def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | PipelessMessage:
-    """The message of a body `encode` wrote; `Undeliverable` if it is damaged.
+    """Decodes the message of a body that `encode` wrote; raises `Undeliverable` if it is damaged.
 
     `fetch_claim` gives an S3 object's bytes by key, or raises.
     """
@@ -205,12 +211,12 @@ def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | Pi
 
 
 def as_stored(message: Message[Any] | PipelessMessage) -> StoredMessage | PipelessMessage:
-    """A message as it would be read back from the queue."""
+    """Returns a message as it would be read back from the queue."""
     return _decoder.decode(msgspec.json.encode(message))
 
 
 def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
-    """The JSON that `wrap` was given; `Undeliverable` if it is damaged."""
+    """Returns the JSON that `wrap` was given; raises `Undeliverable` if it is damaged."""
     raw = body.encode("utf-8", "surrogatepass")
     if not body.startswith('{"sluice":1,"zstd":') and not is_claim(body):
         return raw

@@ -1,10 +1,10 @@
-"""The ledger of requests: which of a request's events are delivered, and which rejected.
+"""Keeps the receipts of requests: which of a request's events are delivered, and which rejected.
 
-One item a request in the state table; an event is known by its `place` in the caller's document. Sets
-make every write idempotent. A single event has no item: one event, one message, so sending it again is
-harmless. That of a bulk request is begun when it is accepted, so that it can be asked about. Without
-that (other surfaces, a producer's message, or a table that could not be written then) an item is still
-a ledger, but nobody's to ask about.
+A receipt is one item of the state table for a request, and an event is known by its position in the caller's
+document. Sets make every write idempotent. A single event has no item: it is one message, so sending it again
+is harmless. The item of a bulk request is created when it is accepted, so that its caller can ask about it.
+Without that (other surfaces, a producer's message, or a table that could not be written then) an item still
+records outcomes, but nobody can ask about it.
 """
 
 import time
@@ -26,7 +26,9 @@ _ATTEMPTS: Final = 6  # to get what the table leaves out of its answers while it
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """A bulk request and what became of its events so far; `noted` is when an outcome was noted last."""
+    """Holds a bulk request and the outcomes of its events so far; `updated_at` is when the last was
+    recorded.
+    """
 
     account: str
     created: datetime
@@ -66,7 +68,7 @@ def create(
 
 
 def find(table: str, receipt: str, now: datetime) -> Receipt | None:
-    """A receipt that was created and has not expired; None if there is none."""
+    """Returns a receipt that was created and has not expired; None if there is none."""
     with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
         answer = client.get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
     item = answer.get("Item", {})

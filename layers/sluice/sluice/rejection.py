@@ -1,4 +1,6 @@
-"""One refused thing, with all that is needed to understand it, mend it and send it again."""
+"""Describes one refused event or message, with everything needed to understand it, mend it and send it
+again.
+"""
 
 import hashlib
 import uuid
@@ -15,7 +17,7 @@ UNKNOWN_ACCOUNT: Final = "unknown"
 
 
 class Reason(StrEnum):
-    """Why something could not be delivered."""
+    """Names why something could not be delivered."""
 
     MALFORMED = "malformed_message"  # put on the queue by hand or damaged: it cannot be read
     # It breaks a rule of the contract, but there was nobody to refuse it to, or he asked to go on without it.
@@ -26,11 +28,11 @@ class Reason(StrEnum):
 
 
 class Rejection(msgspec.Struct, omit_defaults=True):
-    """What was refused, and in whose words.
+    """Holds what was refused, and the reason in the words of the one who refused it.
 
-    `pointer` leads into the caller's own document, `line` names that where it was a line of an S3 object
-    (s3://bucket/key:number), and `source` is the webhook source that it came by. `payload` is the profile
-    and events as they were going upstream, or the body as a string where it could not be read.
+    `pointer` leads into the caller's own document. `line` names that document if it was a line of an S3
+    object (s3://bucket/key:number), and `source` is the webhook source that it came by. `payload` is the
+    profile and events as they were going upstream, or the body as a string if it could not be read.
     """
 
     reason: Reason
@@ -50,7 +52,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
 
 
 class UpstreamPayload(msgspec.Struct):
-    """A rejection's payload: one profile and its refused events, in the upstream's shape."""
+    """Holds a rejection's payload: one profile and its refused events, in the upstream's shape."""
 
     profile: msgspec.Raw
     events: list[msgspec.Raw]
@@ -58,11 +60,11 @@ class UpstreamPayload(msgspec.Struct):
 
 
 def rejection_id(receipt: str, places: Iterable[int]) -> str:
-    """The same for the same events, so that a rejection stored twice can be told from two."""
+    """Returns the same id for the same events, so that a rejection stored twice can be told from two."""
     return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
 
 
 def encode(rejection: Rejection) -> Body:
-    """A rejection as a message of RejectedQueue."""
+    """Encodes a rejection as a message of RejectedQueue."""
     key = f"rejections/{rejection.rejected_at:%Y/%m/%d}/{rejection.id}.json.zst"
     return wrap(msgspec.json.encode(rejection), key)

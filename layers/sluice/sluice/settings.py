@@ -1,4 +1,4 @@
-"""The functions' configuration: environment variables, read once on first use, never at import."""
+"""Reads the functions' configuration from environment variables, once on first use, never at import."""
 
 import functools
 import os
@@ -13,10 +13,10 @@ _PREFIX: Final = "SLUICE_"
 
 
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ingest needs: where requests and refused events go, where receipts, accounts and sources are.
+    """Holds ingest's settings: where requests and rejections go, where receipts, accounts and sources are.
 
-    `webhook_secrets` is what the names of all webhook sources' secrets begin with. `allowed_origins` are
-    those of the web pages that may call the client routes, by commas, or `*`.
+    `webhook_secrets` is the prefix of the names of all webhook sources' secrets. `allowed_origins` are the
+    origins of the web pages that may call the client routes, by commas, or `*`.
     """
 
     events_queue_url: str
@@ -31,9 +31,9 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What dispatch needs: the queue it backs off on, where refusals go, and the shared state.
+    """Holds dispatch's settings: the queue it backs off on, where rejections go, and the shared state.
 
-    `object_buckets` are the buckets it may read objects of, by commas.
+    `import_buckets` are the buckets that it may read objects of, by commas.
     """
 
     events_queue_url: str
@@ -45,7 +45,7 @@ class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What resume needs: where messages are parked, and where they go back to."""
+    """Holds resume's settings: where messages are parked, and where they go back to."""
 
     events_queue_url: str
     state_table: str
@@ -53,7 +53,7 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What reject needs: where the archive is, the claims that dead letters may point to, the receipts."""
+    """Holds reject's settings: the archive, the claim checks that dead letters may point to, the receipts."""
 
     archive_bucket: str
     claim_bucket: str
@@ -61,7 +61,7 @@ class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T:
-    """Settings of a `kind` from an environment; `Misconfigured` names every variable that is wrong."""
+    """Parses settings of a `kind` from an environment; `Misconfigured` names every variable that is wrong."""
     given = {
         name.removeprefix(_PREFIX).lower(): value
         for name, value in environment.items()
@@ -82,5 +82,5 @@ def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T
 
 @functools.cache
 def load[T: msgspec.Struct](kind: type[T]) -> T:
-    """Settings of a `kind` from this process's environment, once."""
+    """Returns settings of a `kind` from this process's environment, read once."""
     return parse(kind, os.environ)

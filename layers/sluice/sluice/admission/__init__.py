@@ -1,1 +1,1 @@
-"""Who asks, and whether they may: keys, headers, sizes, limits."""
+"""Decides whether a caller may send: keys, headers, sizes, limits."""

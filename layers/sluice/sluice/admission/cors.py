@@ -1,7 +1,8 @@
-"""Which web pages may call the client routes: the headers that make a browser let them (Fetch standard).
+"""Decides which web pages may call the client routes: the headers that make a browser allow it (Fetch
+standard).
 
-The server routes have none: they take keys, and a key has no place in a web page. Nor do credentials: the
-client routes know callers by a public site id alone, so no answer says that cookies may be sent.
+The server routes have none: they take keys, and a key has no place in a web page. No answer allows cookies
+either, because the client routes know callers by a public site id alone.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ _READABLE: Final = {
 
 
 def headers(path: str, origin: str | None, allowed: str) -> Mapping[str, str]:
-    """The headers of an answer at `path` to a page of `origin`; `allowed` as in the setting."""
+    """Returns the headers of an answer at `path` to a page of `origin`; `allowed` is the setting."""
     if not path.startswith(_CLIENT_ROUTES):
         return {}
     if allowed == _ANY:
@@ -36,6 +37,6 @@ def headers(path: str, origin: str | None, allowed: str) -> Mapping[str, str]:
 
 
 def preflight(path: str, origin: str | None, allowed: str) -> Mapping[str, str]:
-    """The further headers of an answer to a browser that asks first."""
+    """Returns the further headers of an answer to a browser that asks first."""
     is_allowed = "Access-Control-Allow-Origin" in headers(path, origin, allowed)
     return _PREFLIGHT if is_allowed else {}

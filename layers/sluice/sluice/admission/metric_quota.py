@@ -1,7 +1,7 @@
-"""Which metrics an account has, where it is held to the vendor's limit of them (contract: limits).
+"""Holds an account to the vendor's limit of metrics, where it asks for that (contract: limits).
 
-One item of the state table for each account holds the names, learnt from what is accepted. It only grows,
-so what a process has seen in it stays true, and a request without a new metric costs nothing.
+An item of the state table for each account holds the names, learnt from accepted events. It only grows. So a
+name that a process has seen in it stays there, and a request without a new metric costs nothing.
 """
 
 from collections.abc import Iterable, Set
@@ -25,14 +25,16 @@ _TOO_MANY: Final = (
 
 
 class MetricQuota:
-    """The metrics of accounts by site id, as far as this process has seen them."""
+    """Knows the metrics of accounts by site id, as far as this process has seen them."""
 
     def __init__(self) -> None:
         self._seen: dict[str, frozenset[str]] = {}
 
     def reserve(self, table: str, site_id: str, names: Iterable[str], *, partly: bool) -> frozenset[str]:
-        """Those of `names` that are too many for the account. Enters the new ones, the first ones first:
-        as many as there is room for if it may do so `partly`, else all or none.
+        """Reserves the new ones of `names`, and returns those that are too many for the account.
+
+        It reserves as many as there is room for, the first ones first, if it may do so `partly`; else all or
+        none.
         """
         wanted = list(dict.fromkeys(names))
         seen = self._seen.get(site_id, frozenset())
@@ -52,12 +54,12 @@ class MetricQuota:
 
 
 def names(read: ParsedRequest) -> Iterable[str]:
-    """The name of each event's metric, in the order of the events."""
+    """Yields the name of each event's metric, in the order of the events."""
     return (_name(event) for entry in read.entries for event in entry.events)
 
 
 def without(read: ParsedRequest, surface: Surface, excess: Set[str]) -> ParsedRequest:
-    """What was read, with the events of these metrics among the bad ones."""
+    """Returns the request with the events of these metrics among the bad ones."""
     kept: list[Entry[Any]] = []
     bad: list[InvalidEvents] = []
     for index, entry in enumerate(read.entries):

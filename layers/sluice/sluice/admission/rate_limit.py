@@ -1,7 +1,7 @@
-"""How many requests a caller may still send: optional inbound limits in fixed windows (contract: limits).
+"""Limits the requests of a caller: optional inbound limits in fixed windows (contract: limits).
 
-One item of the state table for each caller, kind of route and minute counts the minute and each of its
-seconds, so that one write decides both windows. What is refused is not counted.
+An item of the state table for each caller, kind of route and minute counts the minute and each of its
+seconds, so one write decides both windows. A refused request is not counted.
 """
 
 import math
@@ -23,14 +23,14 @@ _MINUTE: Final = "minute"
 
 
 class RemainingQuota(msgspec.Struct, frozen=True):
-    """What is left of the minute for a caller whose request has been counted."""
+    """Holds the rest of the minute for a caller whose request has been counted."""
 
     limit: int
     remaining: int
     reset: int
 
     def headers(self) -> Mapping[str, str]:
-        """As Klaviyo tells it."""
+        """Returns it in the headers that Klaviyo uses."""
         return {
             "RateLimit-Limit": str(self.limit),
             "RateLimit-Remaining": str(self.remaining),

@@ -1,6 +1,6 @@
-"""Whether a request may come in and can be read at all: key, scope, revision, media type, size.
+"""Decides whether a request may come in and can be read at all: key, scope, revision, media type, size.
 
-Each check raises `Refused` with the answer the contract documents; nothing here looks into events.
+Each check raises `Refused` with the answer that the contract documents. Nothing here looks into events.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ def admit(
     query: Mapping[str, str],
     accounts: Accounts,
 ) -> KlaviyoAccount:
-    """The account a request is for. `headers` are by lower-case name."""
+    """Returns the account of a request; `headers` are by lower-case name."""
     if surface in {Surface.CLIENT_BULK, Surface.CLIENT_EVENT}:
         return _by_site_id(headers, query, accounts)
     return authorized(headers, accounts, {contract.SCOPE_EVENTS_WRITE})
 
 
 def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str]) -> KlaviyoAccount:
-    """The account whose key a request shows, if the key has one of these scopes."""
+    """Returns the account of the key that a request shows, if the key has one of these scopes."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     if match is None:
         detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
@@ -53,14 +53,14 @@ def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str])
 
 
 def caller(account: KlaviyoAccount, headers: Mapping[str, str]) -> str:
-    """Who sends an admitted request: an account and one of its keys, or anybody who knows its site id."""
+    """Returns who sends an admitted request: an account and one of its keys, or anybody with its site id."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     key = hashlib.sha256(match[1].encode("utf-8", "surrogatepass")).hexdigest()[:16] if match else "anybody"
     return f"{account.site_id}#{key}"
 
 
 def revision(headers: Mapping[str, str], now: datetime) -> str:
-    """The date (YYYY-MM-DD) of the revision a request asks for."""
+    """Returns the date (YYYY-MM-DD) of the revision that a request asks for."""
     given = headers.get("revision", "")
     match = _REVISION.fullmatch(given)
     if match is None or not (day := _date(match[1])):
@@ -75,7 +75,7 @@ def revision(headers: Mapping[str, str], now: datetime) -> str:
 
 
 def preferences(headers: Mapping[str, str]) -> frozenset[str]:
-    """What a caller prefers (RFC 7240), as in "return=minimal"; parameters of a preference are left out."""
+    """Returns a caller's preferences (RFC 7240), such as "return=minimal", without their parameters."""
     given = headers.get("prefer", "").lower().split(",")
     return frozenset(each.partition(";")[0].replace(" ", "").replace('"', "") for each in given)
 
@@ -83,7 +83,7 @@ def preferences(headers: Mapping[str, str]) -> frozenset[str]:
 def decode_body(
     headers: Mapping[str, str], body: bytes, media_types: Set[str] = contract.MEDIA_TYPES
 ) -> bytes:
-    """The body, decompressed, if it is in a media type, encoding and size that is taken."""
+    """Returns the body, decompressed, if its media type, encoding and size are accepted."""
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = _CHARSET.search(parameters)
     if media_type.strip().lower() not in media_types:

@@ -1,1 +1,1 @@
-"""Klaviyo: what callers send, what its API documents, and delivering to it."""
+"""Knows Klaviyo: the bodies that callers send, the API's rules, and delivery to it."""

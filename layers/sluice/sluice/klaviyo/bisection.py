@@ -1,8 +1,7 @@
-"""Gets every event of a job settled, however the upstream answers: the good through, the bad out.
+"""Delivers one job: finds the events that the upstream refuses, rejects them and delivers the rest.
 
-An answer says which items are bad, or that something is, or only that the job is not taken. Whether the
-last is because of something in the job or would be so of any is found out by how single events of it
-fare. What in the job is at fault is then found by halving it.
+If the upstream refuses the job without naming an item, one or two single events are sent, to learn whether
+the job or the whole account is at fault. If it is the job, halving it finds the events.
 """
 
 import random
@@ -30,7 +29,7 @@ type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's
 
 
 class JobDelivery:
-    """One job's events on their way. A `lasting` job has messages that have been failing for long."""
+    """Delivers one job's events; a `long_failing` job has messages that have been failing for long."""
 
     def __init__(self, asker: JobSender, books: EventLedger, *, long_failing: bool) -> None:
         self._sender = asker
@@ -56,7 +55,7 @@ class JobDelivery:
         return False
 
     async def _send(self, job: Job) -> Reply | None:
-        """The answer to a job; None if there is none now and its messages wait."""
+        """Returns the answer to a job, or None if there is none now and its messages wait."""
         try:
             reply = await self._sender.send(job)
         except NoSlotBeforeDeadline as error:
@@ -123,7 +122,8 @@ class JobDelivery:
 
         Where nothing can be compared, a refusal is taken at its word if it is all that was heard.
         """
-        # What was sent before the refusal came says nothing: it may have begun with that.
+        # An answer to a request that was sent before the refusal says nothing: the fault may have begun in
+        # between.
         asker, before = self._sender, self._sender.last_sent
         async with asker.account_check:
             samples = await self._send_samples(job, before)
@@ -200,10 +200,10 @@ class JobDelivery:
 
 
 def _sample_positions(job: Job) -> list[tuple[int, int]]:
-    """Places of events to ask about, of different messages where there are several.
+    """Returns the positions of events to send alone, of different messages if there are several.
 
-    By chance, so that what is at fault is not drawn again and again; and only those that say of their
-    profile what the first of it says, as newer attributes must not go before older ones.
+    They are drawn by chance, so that a bad event is not drawn again and again. Only events that say of their
+    profile what its first one says are drawn, because newer attributes must not go before older ones.
     """
     firsts = {entry.key: index for index, entry in reversed(list(enumerate(job.entries)))}
     drawn = [

@@ -39,9 +39,9 @@ CONCURRENT_JOBS: Final = 8  # of one account, in one invocation
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What a delivery reaches the world through. All but `now` may raise `Retryable`.
+    """Holds everything through which a delivery reaches AWS and Klaviyo; all but `now` may raise `Retryable`.
 
-    `create_job` waits for the turn it is given, sends the job in it or in another, and raises what that does.
+    `create_job` waits for the slot it is given, sends the job in it or in a new one, and raises its errors.
     """
 
     create_job: Callable[[KlaviyoAccount, bytes, AcquireSlot], Awaitable[Response]]
@@ -58,7 +58,7 @@ async def deliver(account: KlaviyoAccount, share: AccountBatch, ports: Ports, ou
 
 
 class _Delivery:
-    """One account's share of a batch."""
+    """Delivers one account's part of a batch."""
 
     def __init__(self, account: KlaviyoAccount, share: AccountBatch, ports: Ports, outcome: Outcome) -> None:
         self._site_id = account.site_id
@@ -114,9 +114,10 @@ class _Delivery:
     async def _deliver_in_order(
         self, before: Iterable[asyncio.Task[Retry | None]], job: Job, concurrent: asyncio.Semaphore
     ) -> Retry | None:
-        """Sees to a job once those it must follow are settled; why it is not settled itself, if so.
+        """Delivers a job after those that it must follow; returns why it is not completed, if so.
 
-        What must follow a job that waits, waits too: else older attributes would come after newer ones.
+        A job that must follow a waiting one waits, too: otherwise older attributes would come after newer
+        ones.
         """
         for task in before:
             if (wait := await task) is not None:

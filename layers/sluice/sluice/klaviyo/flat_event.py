@@ -1,6 +1,6 @@
-"""The deprecated Create Event's flat shape, and the current one: documents one way, pointers the other.
+"""Translates the deprecated flat shape of Create Event: documents to the current shape, pointers back.
 
-Only places change. What is wrong with a value is found in the current shape, like everything else.
+Only places change. Mistakes in values are found in the current shape, like all others.
 """
 
 from typing import Any, Final
@@ -44,10 +44,10 @@ _UNIDENTIFIED: Final = "A profile needs at least one identifier: $email, $phone_
 
 
 def to_current(document: object) -> dict[Any, Any] | None:
-    """A flat event's document in the current shape; None where it has not the flat one.
+    """Returns a flat event's document in the current shape; None if it is not flat.
 
-    The flat shape is told by a profile with no `data` in it. `$consent` stays a custom property: an
-    event never subscribes anybody.
+    A document is flat if its profile has no `data`. `$consent` stays a custom property: an event never
+    subscribes anybody.
     """
     match document:
         case {"data": {"attributes": {"profile": {**profile}, **others}, **data}, **rest} if (
@@ -62,7 +62,7 @@ def to_current(document: object) -> dict[Any, Any] | None:
 
 
 def caller_tail(tail: str) -> str:
-    """A pointer within the current shape's event (from `data` on), as one within the flat one's."""
+    """Translates a pointer within the current shape's event (from `data` on) into the flat one's."""
     if tail.startswith(_METRIC):
         return _METRIC + tail.removeprefix(_METRIC).removeprefix("/data").removeprefix("/attributes")
     if not tail.startswith(_PROFILE_DATA):
@@ -74,7 +74,7 @@ def caller_tail(tail: str) -> str:
 
 
 def to_caller(problem: Problem) -> Problem:
-    """A problem of the current shape's document, as one of the flat document."""
+    """Translates a problem of the current shape's document into one of the flat document."""
     tail = (problem.pointer or "").removeprefix("/data")
     where = caller_tail(tail)
     current, name = (path.rpartition("/")[2] for path in (tail, where))

@@ -1,7 +1,7 @@
-"""What becomes of a batch's messages, and of each event of one account's share of it.
+"""Keeps the outcome of each event of one account's part of a batch, and of its messages.
 
-A message is done only when each of its events is delivered or rejected: one event that waits keeps its
-message on the queue, one that is set aside has its message parked.
+A message is done only when each of its events is delivered or rejected. One event that waits keeps its
+message on the queue, and one that is parked has its message parked.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from sluice.rejection import Reason, Rejection, UpstreamPayload, rejection_id
 
 
 class EventLedger:
-    """What becomes of one account's share of a batch. `messages` are what is left to do, by number."""
+    """Keeps the outcomes of one account's part of a batch; `messages` are those left to do, by number."""
 
     def __init__(
         self,
@@ -53,20 +53,20 @@ class EventLedger:
                     self._outcome.counts["SkippedEvents"] += len(places)
 
     async def mark_accepted(self, job: Job, ignored: str) -> None:
-        """A job is recorded upstream, but for what it `ignored`."""
+        """Records that a job is taken upstream, except the fields it `ignored`."""
         self._outcome.counts["Jobs"] += 1
         self._outcome.counts["JobEvents"] += job.events
         self._outcome.counts["PartialFailures"] += bool(ignored)
         await self._mark_delivered([event for entry in job.entries for event in entry.events])
 
     async def mark_duplicate(self, events: list[PackedEvent]) -> None:
-        """Upstream has these events already."""
+        """Records that the upstream has these events already."""
         self._duplicates.update((event.profile, event.id) for event in events)
         self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in events)
         await self._mark_delivered(events)
 
     async def skip_duplicates(self, job: Job) -> Job | None:
-        """What is left to send of a job: upstream need not say again of one id that it has it."""
+        """Returns the rest of a job, without events whose id the upstream has already said that it has."""
         if not self._duplicates:
             return job
         repeats = {
@@ -79,16 +79,16 @@ class EventLedger:
         return packing.without(job, repeats)
 
     def keep(self, job: Job, wait: Retry) -> None:
-        """A job's messages stay on the queue."""
+        """Keeps a job's messages on the queue."""
         for number in job.messages():
             self._outcome.retry[number] = backoff.longest(self._outcome.retry.get(number, wait), wait)
 
     def park(self, job: Job) -> None:
-        """A job's messages are to wait until their account is looked at again."""
+        """Parks a job's messages until their account works again."""
         self.to_park |= job.messages()
 
     def pending_reason(self, job: Job) -> Retry | None:
-        """Why some of a job's messages are not done; None if all are."""
+        """Returns why some of a job's messages are not done; None if all are."""
         numbers = job.messages()
         waits = [wait for number in numbers if (wait := self._outcome.retry.get(number))]
         return waits[0] if waits else Retry() if numbers & self.to_park else None
@@ -96,9 +96,9 @@ class EventLedger:
     def reject(
         self, events: list[PackedEvent], profile: bytes, reason: Reason, fault: Fault, *, whole_entry: bool
     ) -> None:
-        """Events are refused, a rejection for each of the callers' entries that they came from.
+        """Rejects events, with a rejection for each of the callers' entries that they came from.
 
-        The rejection points at an entry where the fault is the `whole_entry`'s, else at its first event.
+        The rejection points at an entry if the fault is the `whole_entry`'s, else at its first event.
         """
         by_entry: dict[tuple[int, int], list[tuple[Origin, PackedEvent]]] = defaultdict(list)
         for event in events:
@@ -151,12 +151,14 @@ class EventLedger:
 
 
 def _has_receipt(stored: StoredMessage) -> bool:
-    """Whether what is done of a message is noted: what it would cost to find out about many events again."""
+    """Tells whether the completed events of a message are recorded, because finding out again would cost
+    much.
+    """
     return stored.surface in receipts.SURFACES or sum(len(entry.events) for entry in stored.entries) > 1
 
 
 def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
-    """A message without the events of these places, the others still saying where they were."""
+    """Returns a message without the events at these positions; the others still say where they were."""
     entries = []
     for position, entry in enumerate(stored.entries):
         left = [

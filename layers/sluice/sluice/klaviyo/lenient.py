@@ -1,7 +1,7 @@
 """Takes the bad events out of a bulk body, so that the good ones can be accepted without them.
 
-Only for who asked for it (`Prefer: handling=lenient`). What is wrong with a body as a whole, such as too
-many events, is wrong with each of them: such a body cannot be separated.
+It is only for callers that ask for it (`Prefer: handling=lenient`). A fault of a body as a whole, such as too
+many events, is a fault of each event, so such a body cannot be separated.
 """
 
 import re
@@ -27,10 +27,10 @@ type _ByEvent = dict[int | None, list[Problem]]  # None is for the entry itself
 
 
 class InvalidEvents(msgspec.Struct, frozen=True):
-    """One bad event, or all of an entry that is bad itself, by their indexes in the caller's document.
+    """Holds one bad event, or all of a bad entry, by their indexes in the caller's document.
 
     An entry in which no event can be found counts as one. `payload` is JSON: the profile and the events'
-    attributes as the caller sent them, or the entry as it is where it has none.
+    attributes as the caller sent them, or the entry as it is if it has none.
     """
 
     entry: int
@@ -40,7 +40,7 @@ class InvalidEvents(msgspec.Struct, frozen=True):
 
 
 class Separated(msgspec.Struct, frozen=True):
-    """A body of the good events alone, where each stood (entry, its events), and the bad ones."""
+    """Holds a body of the good events alone, where each stood (entry, its events), and the bad ones."""
 
     body: bytes
     places: list[tuple[int, list[int]]]
@@ -48,7 +48,7 @@ class Separated(msgspec.Struct, frozen=True):
 
 
 def separate(body: bytes, limits: Rules) -> Separated | None:
-    """The good and the bad of a bulk body that cannot be accepted whole; None where that is all of it."""
+    """Separates the good and the bad events of a bulk body; returns None if all of it is bad."""
     found = _by_place(problems.problems(Surface.BULK, body, limits))
     if not found:
         return None
@@ -74,7 +74,9 @@ def separate(body: bytes, limits: Rules) -> Separated | None:
 
 
 def _by_place(problems: Iterable[Problem]) -> dict[int, _ByEvent] | None:
-    """Problems by the entry and event they are in; None where one is in neither, or they are too many."""
+    """Groups problems by the entry and event they are in; returns None if one is in neither, or they are
+    too many.
+    """
     found: dict[int, _ByEvent] = defaultdict(lambda: defaultdict(list))
     for count, problem in enumerate(problems):
         place = _PLACE.fullmatch(problem.pointer or "")
@@ -118,5 +120,5 @@ def _payload(entry: Any, events: list[Any]) -> bytes:
 
 
 def _within(value: Any, name: str) -> Any:
-    """What an object has by a name, or all of what is no such object."""
+    """Returns the member of an object by its name, or the value itself if it is no such object."""
     return value[name] if isinstance(value, dict) and name in value else value

@@ -1,9 +1,12 @@
-"""Fits one account's accepted events into as few bulk-create jobs as the limits allow.
+"""Packs one account's accepted events into as few bulk jobs as the limits allow.
 
-What always holds: every event given is in exactly one job, or in none because an equal one is (its
-origin is then beside that one's), or it is too large for any job; no job passes the limits; no job
-holds one (profile, metric, unique_id) twice; a profile's events keep their order over and within
-jobs, and its newer attributes are never followed by older ones.
+These rules always hold:
+
+- Every event is in exactly one job, or in none because an equal one is (its origin is then beside that
+  one's), or it is too large for any job.
+- No job passes the limits, and no job holds one (profile, metric, unique_id) twice.
+- A profile's events keep their order over and within jobs, and its newer attributes are never followed by
+  older ones.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -36,7 +39,7 @@ _MAX_ROOMY: Final = 4  # so many of them may have room left in order to keep a m
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """Where an event came from: the number of its message, and its place in the caller's document."""
+    """Says where an event came from: the number of its message, and its position in the caller's document."""
 
     message: int
     entry: int
@@ -44,9 +47,9 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 
 
 class PackedEvent(msgspec.Struct, gc=False):
-    """One event of a job: its attributes and own profile as JSON, and all who sent it.
+    """Holds one event of a job: its attributes and own profile as JSON, and the origins of all equal events.
 
-    `origins` become a list with the second: a tuple is one thing less for the garbage collector to visit.
+    `origins` become a list with the second: a tuple is one object less for the garbage collector to visit.
     """
 
     key: str
@@ -58,7 +61,7 @@ class PackedEvent(msgspec.Struct, gc=False):
 
 
 class JobEntry(msgspec.Struct, gc=False):
-    """One profile's events of a job; `profile` is what its events' profiles merge to."""
+    """Holds one profile's events of a job; `profile` is what its events' profiles merge to."""
 
     key: str
     profile: bytes
@@ -67,7 +70,7 @@ class JobEntry(msgspec.Struct, gc=False):
 
 
 class Job(msgspec.Struct, gc=False):
-    """One bulk-create request. It must not be sent before the jobs numbered in `after` are answered."""
+    """Holds one bulk request, which must not be sent before the jobs numbered in `after` are answered."""
 
     number: int
     entries: list[JobEntry] = []
@@ -76,7 +79,7 @@ class Job(msgspec.Struct, gc=False):
     after: set[int] = set()
 
     def body(self) -> bytes:
-        """The request's JSON."""
+        """Returns the request's JSON."""
         return _JOB_HEAD + b",".join([_entry_body(entry) for entry in self.entries]) + _JOB_TAIL
 
     def messages(self) -> set[int]:
@@ -87,7 +90,7 @@ class Job(msgspec.Struct, gc=False):
 
 
 class Packing(msgspec.Struct):
-    """What a batch came to: jobs, in the order to send them, and events no job can hold."""
+    """Holds the result of packing: jobs, in the order to send them, and events that no job can hold."""
 
     jobs: list[Job]
     oversized: list[PackedEvent]
@@ -112,9 +115,9 @@ def without(
     items: Collection[tuple[int, int | None]],
     instead: Mapping[int, Iterable[JobEntry]] = MappingProxyType({}),
 ) -> Job | None:
-    """What is left of a job when items (an entry's index, and an event's or None) are taken out.
+    """Returns the rest of a job after items (an entry's index, and an event's or None) are taken out.
 
-    `instead` are entries to put in the place of one that is taken out whole.
+    `instead` are entries that replace one that is taken out whole.
     """
     kept: list[JobEntry] = []
     for index, entry in enumerate(job.entries):
@@ -128,7 +131,7 @@ def without(
 
 
 def unmerged(entry: JobEntry) -> list[JobEntry]:
-    """An entry as one for each of the profiles that were merged into it, in their order."""
+    """Splits an entry into one for each of the profiles that were merged into it, in their order."""
     parts: list[JobEntry] = []
     for event in entry.events:
         if not parts or parts[-1].profile != event.profile:
@@ -138,12 +141,12 @@ def unmerged(entry: JobEntry) -> list[JobEntry]:
 
 
 def alone(job: Job, event: PackedEvent) -> Job:
-    """A job of just this one of a job's events."""
+    """Makes a job of just this one of a job's events."""
     return job_of(job.number, [JobEntry(event.key, event.profile, event.backfill, [event])])
 
 
 def halves(job: Job) -> tuple[Job, Job]:
-    """A job of at least two events as two, its events in order, each with its own profile again."""
+    """Splits a job of at least two events into two, its events in order, each with its own profile again."""
     left: list[JobEntry] = []
     right: list[JobEntry] = []
     room = job.events // 2
@@ -157,20 +160,20 @@ def halves(job: Job) -> tuple[Job, Job]:
 
 
 def job_of(number: int, entries: list[JobEntry]) -> Job:
-    """A job of just these entries."""
+    """Makes a job of just these entries."""
     events = [event for entry in entries for event in entry.events]
     size = _JOB_BYTES + sum(len(entry.profile) + _ENTRY_BYTES for entry in entries)
     return Job(number, entries, len(events), size + sum(map(_event_size, events)), after=set())
 
 
 def merge_profiles(older: bytes, newer: bytes) -> bytes | None:
-    """One profile that does what `older` and then `newer` would, or None where none surely does.
+    """Returns one profile that does what `older` and then `newer` would, or None if none surely does.
 
-    Both are profile data as JSON of one key. Attributes and custom properties are set
-    one by one upstream, so the newer value wins. Patches (`meta`) act each time they are applied, so
-    they are not merged; nor is what the upstream's documents leave open: addresses that differ in case, a
-    null among two sets of properties, and a location, unless it is replaced by one with at least its fields.
-    What has not the form in which ingest writes profiles is left for the upstream to refuse.
+    Both are profile data as JSON of one key. Attributes and custom properties are set one by one upstream, so
+    the newer value wins. Patches (`meta`) act each time they are applied, so they are not merged. The
+    upstream's documents leave three more results open: of addresses that differ in case, of a null among two
+    sets of properties, and of a location, unless a newer one has at least its fields. These are not merged
+    either. A profile without the form in which ingest writes profiles is left for the upstream to refuse.
     """
     if _does_the_same(older, newer):
         return older
@@ -192,7 +195,7 @@ def merge_profiles(older: bytes, newer: bytes) -> bytes | None:
 
 
 class _Attributes(msgspec.Struct):
-    """What merging looks into."""
+    """Holds the attributes that merging looks into."""
 
     email: str | None = None
     location: dict[str, Any] = {}
@@ -204,7 +207,7 @@ class _Profile(msgspec.Struct):
 
 
 def _decoded(profile: bytes) -> dict[str, Any] | None:
-    """A profile, if it has the form to be merged."""
+    """Decodes a profile, if it has the form to be merged."""
     try:
         decoded: dict[str, Any] = msgspec.json.decode(profile)
         msgspec.convert(decoded, _Profile)
@@ -214,7 +217,7 @@ def _decoded(profile: bytes) -> dict[str, Any] | None:
 
 
 def _does_the_same(profile: bytes, other: bytes) -> bool:
-    """Whether two profiles do together what one of them does alone.
+    """Tells whether two profiles together do what one of them does alone.
 
     Patches act each time, but those of one caller's entry, which is one object here, are meant once.
     """
@@ -266,7 +269,7 @@ def _row_size(events: Iterable[PackedEvent]) -> int:
 
 
 class _Placed(msgspec.Struct, gc=False):
-    """What is placed of a profile: where its latest event went, and each event by its id, with its job.
+    """Holds what is placed of a profile: where its latest event went, and each event by its id, with its job.
 
     `same` numbers the jobs before that hold the very profile.
     """
@@ -277,7 +280,9 @@ class _Placed(msgspec.Struct, gc=False):
     events: dict[str, tuple[int, PackedEvent]]
 
     def floor(self, event: PackedEvent) -> int:
-        """The first job an event may go into: none before its profile's last, none with its like."""
+        """Returns the first job that an event may go into: not before its profile's last, and not one with
+        its like.
+        """
         like = self.events.get(event.id)
         return self.job.number if like is None else max(self.job.number, like[0] + 1)
 
@@ -331,7 +336,7 @@ class _Packer:
         return self._open_job(floor, 1, size) or self._new_job()
 
     def _room_for_all(self, first: PackedEvent, rest: list[PackedEvent]) -> Job | None:
-        """A job that takes all of these events, or None if they have to be spread."""
+        """Returns a job that takes all of these events, or None if they have to be spread."""
         if not self._open:
             return self._new_job()
         events = [first]
@@ -346,10 +351,10 @@ class _Packer:
         return self._new_job() if job is None and self._may_begin_job(events) else job
 
     def _may_begin_job(self, events: list[PackedEvent]) -> bool:
-        """Whether these may have a new job while there is room for some of them in others.
+        """Tells whether these may have a new job while there is room for some of them in others.
 
-        Only if that room can be expected to be used: not if there is much of it, and not by a profile
-        that moves on, as it cannot come back.
+        They may only if that room can be expected to be used: not if there is much of it, and not if the
+        profile moves on, because it cannot come back.
         """
         if len(self.jobs) >= self._fewest or len(self._open) >= _MAX_ROOMY:
             return False
@@ -358,7 +363,7 @@ class _Packer:
 
     @cached_property
     def _fewest(self) -> int:
-        """Jobs there must be in the end."""
+        """Returns the number of jobs that there must be in the end."""
         by_count = -(-sum(map(len, self._groups)) // MAX_EVENTS_PER_REQUEST)
         return max(by_count, -(-sum(map(_row_size, self._groups)) // MAX_BODY_BYTES_OUT))
 
@@ -373,7 +378,7 @@ class _Packer:
         return 0 if placed is None else placed.floor(event)
 
     def _like(self, event: PackedEvent) -> PackedEvent | None:
-        """The event among those placed that this one repeats."""
+        """Returns the event among those placed that this one repeats."""
         placed = self._profiles.get(event.key)
         if placed is None or event.id not in placed.events:
             return None
@@ -412,7 +417,7 @@ class _Packer:
             self._open.pop(job.number, None)
 
     def _begin_entry(self, job: Job, placed: _Placed | None, event: PackedEvent) -> _Placed:
-        """A new entry of a job for an event: what is placed of its profile goes on there."""
+        """Begins a new entry of a job for an event; later events of its profile are placed from there on."""
         entry = JobEntry(event.key, event.profile, event.backfill, [])
         job.entries.append(entry)
         job.size += len(event.profile) + _ENTRY_BYTES
@@ -441,7 +446,7 @@ def _statement(event: PackedEvent) -> tuple[str, str, bytes, bytes]:
 
 
 def _joins(placed: _Placed, event: PackedEvent) -> bool:
-    """Whether an event can be one more of its profile's latest entry, which then does what both do."""
+    """Tells whether an event can join its profile's latest entry, which then does what both do."""
     entry = placed.entry
     if entry.backfill != event.backfill:
         return False

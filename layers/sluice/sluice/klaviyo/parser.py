@@ -1,7 +1,7 @@
-"""A caller's body becomes stamped entries, or every problem in it: the same for HTTP and the queue.
+"""Turns a caller's body into stamped entries, or every problem in it: the same for HTTP and the queue.
 
-A good body is decoded straight into `documents` and never looked at twice; what is wrong with a bad
-one is `refusal`'s to say. Nothing here knows AWS.
+A good body is decoded straight into `schemas` and never looked at twice. `problems` explains a bad one.
+Nothing here knows AWS.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ from sluice.validation.duplicate_keys import has_repeated_key
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):
-    """What a body came to: its stamped entries, their number of events, and what was left out.
+    """Holds the result of a body: its stamped entries, their number of events, and the fields left out.
 
-    `ignored` names fields that were dropped because another identifier made up for them; `bad` are the
-    events that were taken out.
+    `ignored` names fields that were dropped because another identifier made up for them. `bad` are the events
+    that were taken out.
     """
 
     entries: list[StampedEntry[Any]]
@@ -73,11 +73,11 @@ _sorted: Final = msgspec.json.Encoder(order="deterministic")
 
 
 class _Decoded(msgspec.Struct, frozen=True):
-    """A body that fits its type; `rewritten` is the same document as encoded here.
+    """Holds a body that fits its type; `rewritten` is the same document as encoded here.
 
     Senders that do not group repeat a profile with each event. Equal ones are one object, by its JSON in
-    `profiles`, so that each is looked at once. Where the body is `sound`, properties hold nothing but
-    what the type checked.
+    `profiles`, so that each is looked at once. If the body is `sound`, properties hold nothing but what the
+    type checked.
     """
 
     entries: Sequence[Entry]
@@ -88,7 +88,7 @@ class _Decoded(msgspec.Struct, frozen=True):
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """What makes an event itself, where its caller gave no unique_id."""
+    """Holds the fields that identify an event whose caller gave no unique_id."""
 
     profile: str
     metric: MetricAttributes
@@ -99,7 +99,7 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> ParsedRequest:
-    """Stamped entries of a `body` received on `surface` at `accepted` (aware).
+    """Reads stamped entries from a `body` received on `surface` at `accepted` (aware).
 
     Raises `Refused` (400) with every problem, each pointing into the body.
     """
@@ -118,7 +118,7 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> Pa
 
 
 def read_leniently(body: bytes, revision: str, accepted: datetime) -> ParsedRequest:
-    """As `read` of a bulk body, but without its bad events where there are good ones too."""
+    """Reads a bulk body as `read` does, but without its bad events if there are good ones too."""
     try:
         return read(Surface.BULK, body, revision, accepted)
     except Refused:
@@ -134,9 +134,9 @@ def read_leniently(body: bytes, revision: str, accepted: datetime) -> ParsedRequ
 
 
 def surface_of(document: object) -> Surface | None:
-    """Which surface's body this parsed JSON is, by its type; None if it is none's.
+    """Returns the surface of this parsed JSON, by its type; None if it has none.
 
-    A client's event is told from no other event: it is taken as a server's.
+    A client's event looks like any other event, so it is taken as a server's.
     """
     match document:
         case {"data": {"type": "event-bulk-create-job"}}:
@@ -150,7 +150,7 @@ def surface_of(document: object) -> Surface | None:
 
 
 def _decode(surface: Surface, body: bytes) -> _Decoded | None:
-    """A body's entries; None where it does not fit its type."""
+    """Decodes a body's entries; returns None if it does not fit its type."""
     for decoders in (_sound_decoders, _decoders):
         try:
             document = decoders[surface].decode(body)
@@ -211,7 +211,7 @@ def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
 
 
 def _fit_jobs(decoded: _Decoded) -> bool:
-    """Whether each event fits a job of its own: a question for documents larger than one only."""
+    """Tells whether each event fits a job of its own, which only documents larger than a job have to ask."""
     if len(decoded.rewritten) <= contract.MAX_EVENT_BYTES:
         return True
     found: list[Violation] = []
@@ -262,9 +262,9 @@ def _key(profile: ProfileData) -> str:
 
 
 def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
-    """The entries as they travel: one that says of its profile what the one before said is no other entry.
+    """Stamps the entries; one that says of its profile what the one before said becomes part of that one.
 
-    But patches (`meta`) act each time they are applied, so each entry with some stays one.
+    Patches (`meta`) act each time they are applied, so each entry with some stays one.
     """
     keys = {id(profile): _key(profile) for profile in decoded.profiles.values()}
     latest: dict[str, StampedEntry[Any]] = {}

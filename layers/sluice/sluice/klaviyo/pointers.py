@@ -1,4 +1,4 @@
-"""Where an event stands in its caller's own document: its pointer, and its line in an S3 object."""
+"""Points to an event in its caller's own document: its JSON pointer, and its line in an S3 object."""
 
 from sluice.contract import Surface
 from sluice.jsonapi import pointer
@@ -6,7 +6,7 @@ from sluice.klaviyo import flat_event, problems
 
 
 def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | None, tail: str = "") -> str:
-    """Where an entry (or one event of it) stands in the caller's document.
+    """Returns the pointer to an entry (or one event of it) in the caller's document.
 
     `tail` is a pointer within the upstream's entry or event, such as `/attributes/time`.
     """
@@ -22,5 +22,5 @@ def caller_pointer(surface: Surface, is_flat: bool, entry: int, event: int | Non
 
 
 def caller_line(surface: Surface, line: str | None, entry: int) -> str | None:
-    """Which line of an S3 object an entry of a message was in, where it was in one."""
+    """Returns the line of the S3 object that an entry of a message was in, if it came from one."""
     return f"{line}:{entry}" if line and surface in problems.SINGLE else line

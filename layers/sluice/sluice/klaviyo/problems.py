@@ -1,7 +1,7 @@
-"""Why a body is refused: every problem of it, each with a pointer into the caller's own document.
+"""Explains why a body is refused: every problem, each with a pointer into the caller's own document.
 
-Only refused bodies come here, so it is written to be clear, not fast. It works on the parsed JSON part
-by part, as one bad part must not hide what is wrong with the others.
+Only refused bodies come here, so it is written to be clear, not fast. It works on the parsed JSON part by
+part, because one bad part must not hide the problems of the others.
 """
 
 import codecs
@@ -48,12 +48,12 @@ _UNEXPLAINED: Final = Problem("invalid", "The body does not have the documented 
 
 
 def refused(surface: Surface, body: bytes, limits: Rules) -> Refused:
-    """The refusal (400) of a body that cannot be accepted."""
+    """Returns the refusal (400) of a body that cannot be accepted."""
     return Refused(400, listed(problems(surface, body, limits)) or [_UNEXPLAINED])
 
 
 def problems(surface: Surface, body: bytes, limits: Rules) -> Iterator[Problem]:
-    """Everything that is wrong with a body; raises `Refused` (400) itself if it is not JSON."""
+    """Yields every problem of a body; raises `Refused` (400) itself if it is not JSON."""
     document = parse(body)
     if repeated := repeats(body):
         return iter(repeated)
@@ -64,7 +64,7 @@ def problems(surface: Surface, body: bytes, limits: Rules) -> Iterator[Problem]:
 
 
 def parse(body: bytes) -> object:
-    """A body's JSON; `Refused` (400) if it has none."""
+    """Parses a body's JSON; raises `Refused` (400) if it has none."""
     try:
         return msgspec.json.decode(body)
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
 
 
 def repeats(body: bytes) -> list[Problem]:
-    """A problem for each key that stands twice in an object of a JSON text."""
+    """Returns a problem for each key that stands twice in an object of a JSON text."""
     try:
         names = repeated_keys(body)
     except RecursionError:
@@ -104,7 +104,7 @@ def _parse_error(detail: str) -> Problem:
 
 
 def _problems(surface: Surface, document: object, limits: Rules) -> Iterator[Problem]:
-    """Everything wrong with the structure, and the rules broken by those parts that have none of it."""
+    """Yields every problem of the structure, and the rules broken by those parts that have none of it."""
     yield from explain(DOCUMENTS[surface], document)
     total = 0
     for path, attributes in _holders(surface, document):
@@ -124,7 +124,7 @@ _NO_EVENT: Final = "At least one event is needed here."
 def _broken_rules(
     surface: Surface, path: Path, attributes: object, limits: Rules
 ) -> Generator[Problem, None, int]:
-    """The rules broken within one profile and its events; returns the number of events."""
+    """Yields the rules broken within one profile and its events; returns the number of events."""
     found: list[Violation] = []
     profile = _profile(_at(attributes, "profile", "data"))
     profile_bytes = len(msgspec.json.encode(profile))
@@ -148,8 +148,8 @@ def _placed(found: list[Violation], path: Path) -> Iterator[Problem]:
     return (Problem("invalid", detail, pointer(*path, *where)) for where, detail in found)
 
 
-# Rules look at whole parts. What is wrong in the structure of one is explained already: it is left out, or
-# something good stands in for it, so that the rest can be looked at all the same.
+# Rules look at whole parts. A mistake in the structure of one is explained already. It is left out, or
+# replaced by a good value, so that the rest can be checked.
 _ANY_METRIC: Final = Metric(MetricData("metric", MetricAttributes("any")))
 _ANY_ID: Final = "any"
 
@@ -171,7 +171,7 @@ def _event(value: object) -> EventAttributes:
 
 
 def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]]:
-    """The attributes of each thing that holds one profile, with their path, as far as they are there."""
+    """Yields the attributes of each object that holds one profile, with their path, as far as they exist."""
     root = ROOTS[surface]
     node = _at(document, *root)
     if surface is not Surface.BULK:
@@ -182,7 +182,7 @@ def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]
 
 
 def _events(surface: Surface, path: Path, attributes: object) -> list[tuple[Path, object]]:
-    """The attributes of each event of a holder, with their path."""
+    """Returns the attributes of each event of a holder, with their path."""
     if surface in SINGLE:
         own = attributes if isinstance(attributes, dict) else {}
         return [(path, {name: value for name, value in own.items() if name != "profile"})]

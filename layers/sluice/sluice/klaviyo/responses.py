@@ -1,6 +1,6 @@
-"""What an upstream's answer to a bulk-create job means, and so what to do: the contract's table.
+"""Classifies an upstream's answer to a bulk job, by the contract's table.
 
-Decided by status, media type and pointers, never by the text of an error.
+Status, media type and pointers decide, never the text of an error.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from sluice.klaviyo.packing import Job
 
 
 class ItemsRejected(msgspec.Struct, frozen=True):
-    """Nothing was taken, and these items are why. An item is an entry's index and an event's or None.
+    """Says that nothing was taken because of these items: an entry's index, and an event's or None.
 
-    `duplicates` are recorded upstream already: they count as delivered. No event is named twice, by
-    itself and with its entry.
+    `duplicates` are recorded upstream already: they count as delivered. No event is named twice, by itself
+    and with its entry.
     """
 
     faults: dict[tuple[int, int | None], Fault]
@@ -53,7 +53,7 @@ _MAX_TAIL: Final = 1_000
 
 
 class _Error(msgspec.Struct, frozen=True):
-    """What can be used of one error of an answer."""
+    """Holds the usable parts of one error of an answer."""
 
     code: str = ""
     detail: str = ""
@@ -62,7 +62,7 @@ class _Error(msgspec.Struct, frozen=True):
 
 
 def classify(answer: Response, job: Job) -> Classification:
-    """What an `answer` to `job` means."""
+    """Classifies an `answer` to `job`."""
     if answer.status is None:
         return Transient(None)
     if is_success(answer):
@@ -88,12 +88,12 @@ def rate_left(answer: Response) -> tuple[int, float] | None:
 
 
 def _is_about_the_request(errors: list[_Error]) -> bool:
-    """Whether a header or parameter is at fault: then no event is, and no job will fare better."""
+    """Tells whether a header or parameter is at fault: then no event is, and no job will fare better."""
     return any(error.parameter for error in errors) and not any(error.pointer for error in errors)
 
 
 def _attributed(errors: list[_Error], job: Job) -> ItemsRejected | None:
-    """The items that errors point at, if there are any."""
+    """Returns the items that errors point at, if there are any."""
     faults: dict[tuple[int, int | None], Fault] = {}
     duplicates: set[tuple[int, int]] = set()
     for error in errors:
@@ -105,8 +105,8 @@ def _attributed(errors: list[_Error], job: Job) -> ItemsRejected | None:
             duplicates.add((entry, event))
         else:
             faults.setdefault((entry, event), Fault(error.code, error.detail, tail))
-    # What is recorded is delivered, whatever else is said of it. An entry's own fault waits until those
-    # of its events are seen to: it will be named again.
+    # A recorded event is delivered, whatever else is said of it. An entry's own fault waits until those of
+    # its events are handled: it will be named again.
     in_part = {entry for entry, event in faults.keys() | duplicates if event is not None}
     for entry, event in list(faults):
         if (entry, event) in duplicates or (event is None and entry in in_part):
@@ -115,7 +115,7 @@ def _attributed(errors: list[_Error], job: Job) -> ItemsRejected | None:
 
 
 def _item(pointer: str, job: Job) -> tuple[int, int | None, str] | None:
-    """The entry, event and pointer within it that a pointer leads to, if the job has them."""
+    """Returns the entry, event and pointer within it that a pointer leads to, if the job has them."""
     match = _ITEM.fullmatch(pointer)
     if match is None or (entry := _index(match["entry"], len(job.entries))) is None:
         return None
@@ -131,7 +131,7 @@ def _index(text: str, length: int) -> int | None:
 
 
 def _errors(answer: Response) -> list[_Error]:
-    """An answer's errors, as far as they have the documented shape: one that has not spoils no other."""
+    """Returns an answer's errors in the documented shape; one of another shape spoils no other."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         match msgspec.json.decode(answer.body):
             case {"errors": list(errors)}:

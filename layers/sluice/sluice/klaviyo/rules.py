@@ -1,7 +1,7 @@
-"""What a field's type cannot say: the rules of the contract that look at values, one function each.
+"""Checks the rules of the contract that types cannot state, one function each.
 
-Every check appends what it finds to a list of `Violation`s, relative to what it was given, so that a
-good event costs no allocation. Details say how to put it right and never repeat the value.
+Every check appends its `Violation`s to a list, with paths relative to its argument, so a good event costs no
+allocation. Details say how to put it right and never repeat the value.
 """
 
 import re
@@ -41,7 +41,7 @@ _TWO_METAS: Final = "'meta' is given twice: send it beside 'attributes' only."
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """The limits that depend on a request's revision and on when it arrived."""
+    """Holds the limits that depend on a request's revision and on when it arrived."""
 
     max_properties: int
     earliest: datetime
@@ -49,7 +49,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 def rules_for(revision: str, now: datetime) -> Rules:
-    """The rules for a request of `revision` (YYYY-MM-DD) received at `now` (aware)."""
+    """Returns the rules for a request of `revision` (YYYY-MM-DD) received at `now` (aware)."""
     return Rules(
         max_properties=contract.MAX_PROPERTIES
         if revision >= contract.PROPERTIES_400_SINCE
@@ -62,7 +62,7 @@ def rules_for(revision: str, now: datetime) -> Rules:
 
 
 def check_event(event: EventAttributes, rules: Rules, found: list[Violation]) -> None:
-    """An event's own values: time, value, currency, unique_id, metric, number of properties."""
+    """Checks an event's own values: time, value, currency, unique_id, metric, number of properties."""
     time = event.time
     if isinstance(time, datetime) and not rules.earliest <= aware(time) <= rules.latest:
         found.append((("time",), _TIME_RANGE.format(rules.earliest)))
@@ -82,8 +82,8 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Violation]) ->
 
 
 def pass_fast_check(events: Iterable[EventAttributes], rules: Rules) -> bool:
-    """Whether `check_event` surely finds nothing in any of these: the look that good events get, so it is
-    kept quick.
+    """Tells whether `check_event` surely finds nothing in any of these events; it is kept quick for good
+    events.
     """
     earliest, latest, most = rules.earliest, rules.latest, rules.max_properties
     currencies, services = set(), set()
@@ -105,9 +105,9 @@ def pass_fast_check(events: Iterable[EventAttributes], rules: Rules) -> bool:
 
 
 def check_profile(profile: ProfileData, profile_bytes: int, found: list[Violation]) -> None:
-    """The identifiers, size and free-form parts of a profile of so many bytes as JSON.
+    """Checks the identifiers, size and free-form parts of a profile of so many bytes as JSON.
 
-    A bad phone number beside another identifier is no finding: it can be left out (`bad_phone`).
+    A bad phone number beside another identifier is no violation: it can be left out (`bad_phone`).
     """
     attributes = profile.attributes
     if isinstance(attributes.email, str) and not is_email(attributes.email):
@@ -128,35 +128,35 @@ def check_profile(profile: ProfileData, profile_bytes: int, found: list[Violatio
 
 
 def check_size(event: EventAttributes, profile_bytes: int, found: list[Violation]) -> None:
-    """Whether an event fits a job of its own, beside a profile of so many bytes."""
+    """Checks that an event fits a job of its own, beside a profile of so many bytes."""
     if profile_bytes + len(msgspec.json.encode(event)) > contract.MAX_EVENT_BYTES:
         found.append(((), _EVENT_SIZE))
 
 
 def check_value(value: dict[str, Any] | list[Any], path: Path, found: list[Violation]) -> None:
-    """A free-form object or array: string bytes, array length, nesting, 64-bit integers."""
+    """Checks a free-form object or array: string bytes, array length, nesting, 64-bit integers."""
     if not _is_sound(value, 1):
         found += _unsound(value, path, 1)
 
 
 def aware(time: datetime) -> datetime:
-    """A time with its offset; one that has none is in UTC."""
+    """Returns a time with its offset; one without is in UTC."""
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def bad_phone(profile: ProfileData) -> bool:
-    """Whether a phone number is given that is not E.164."""
+    """Tells whether there is a phone number that is not E.164."""
     phone = profile.attributes.phone_number
     return isinstance(phone, str) and not _E164.fullmatch(phone)
 
 
 def is_email(text: str) -> bool:
-    """Whether this can be an e-mail address of the allowed length."""
+    """Tells whether this can be an e-mail address of the allowed length."""
     return len(text) <= contract.MAX_EMAIL and _EMAIL.fullmatch(text) is not None
 
 
 def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
-    """A profile's identifiers in the contract's order, the strongest first."""
+    """Returns a profile's identifiers in the contract's order, the strongest first."""
     given = profile.attributes
     return (
         profile.id,
@@ -194,7 +194,7 @@ def _check_metas(profile: ProfileData, found: list[Violation]) -> None:
 
 
 def _is_sound(container: dict[str, Any] | list[Any], level: int) -> bool:
-    """Whether there is surely nothing to find: the look that good events get, so it is kept quick."""
+    """Tells whether there is surely nothing to find; it is kept quick for good events."""
     values: Iterable[Any] = container.values() if isinstance(container, dict) else container
     for value in values:
         kind = type(value)
@@ -211,7 +211,7 @@ def _is_sound(container: dict[str, Any] | list[Any], level: int) -> bool:
 
 
 def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> Iterator[Violation]:
-    """What is wrong in a free-form object or array."""
+    """Yields the violations of a free-form object or array."""
     if isinstance(container, list) and len(container) > contract.MAX_ARRAY_LENGTH:
         yield path, _ARRAY
     items: Iterable[tuple[str | int, Any]]
@@ -229,7 +229,7 @@ def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> I
 
 
 def _is_visible(text: str) -> bool:
-    """Whether nothing in a text is such that an upstream could find fault with its form."""
+    """Tells whether a text has no character whose form an upstream could refuse."""
     return (text.isprintable() or not _CONTROL.search(text)) and text == text.strip()
 
 

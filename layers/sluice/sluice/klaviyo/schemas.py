@@ -1,8 +1,8 @@
-"""The bodies callers send, as types: structure, required fields, field types and plain lengths.
+"""Defines the bodies that callers send, as types: structure, required fields, field types and plain lengths.
 
-One declaration serves the fast path (msgspec decodes straight into these) and the slow one
-(`explain` walks them to name every problem). What a type cannot say is in `rules`. Shapes are the
-contract's; `UNSET` is a field the caller did not send, `None` one sent as null.
+The same declaration serves the fast path (msgspec decodes straight into these) and the slow one (`explain`
+walks them to name every problem). `rules` checks what a type cannot state. Shapes are the contract's. `UNSET`
+is a field that the caller did not send, `None` one sent as null.
 """
 
 from datetime import datetime
@@ -102,8 +102,10 @@ class Metric(_Document):
 
 
 def _valid_value() -> Any:
-    """A JSON value that surely keeps the limits of free-form content, as a type: a decoder checks it at no
-    cost. Some that keep them do not fit it: strings count in characters here, the longest has four bytes.
+    """Builds the type of a JSON value that surely keeps the limits of free-form content.
+
+    A decoder checks it at no cost. Some valid values do not fit it, because strings count in characters here
+    and the longest character has four bytes.
     """
     plain = (
         Annotated[str, msgspec.Meta(max_length=MAX_STRING_BYTES // 4)]
@@ -123,7 +125,7 @@ ValidValue: Any = _valid_value()
 
 
 class EventAttributes[Value = Any](_Document):
-    """`Value` is what properties may hold: anything, or only a `SoundValue`."""
+    """Holds an event's attributes; `Value` is what properties may hold: anything, or only a `ValidValue`."""
 
     properties: dict[str, Value]
     metric: Metric
@@ -150,7 +152,7 @@ class EntryAttributes[Value = Any](_Document):
 
 
 class Entry[Value = Any](_Document):
-    """One profile's events in a bulk request; a client bulk request is one such entry."""
+    """Holds one profile's events in a bulk request; a client bulk request is one such entry."""
 
     type: Literal["event-bulk-create"]
     attributes: EntryAttributes[Value]

@@ -21,22 +21,22 @@ NO_ANSWER: Final = 0  # the status of a fault where none came
 
 
 def is_processed(reply: Reply) -> bool:
-    """Whether the upstream looked at what is in the job, whatever it thinks of it."""
+    """Tells whether the upstream looked at the content of the job, whatever it decided."""
     return isinstance(reply, Accepted | ItemsRejected | JobRejected)
 
 
 class _AccountPaused(Exception):
-    """All of the account's jobs are refused, so there are no more turns."""
+    """Says that all of the account's jobs are refused, so no more slots are used."""
 
 
 class JobSender:
-    """An account, as one invocation comes to know it.
+    """Sends one account's jobs, and keeps what one invocation learns about the account.
 
-    Its requests are numbered as they get their turns: `sent` is the latest, `looked_at` the latest whose
-    job was looked at (0 for none). `failing` are the messages of jobs that the upstream failed on, by
-    number. `throttled` is True after a 429. `fault` is the status with which all of its jobs are refused;
-    once it is set nothing more is asked. Whoever holds `in_doubt` is finding that out, and only samples
-    are sent meanwhile.
+    Its requests are numbered as they get their slots. `sent` is the latest number, `last_processed` the
+    latest whose job the upstream looked at (0 for none). `failing` are the messages of jobs that the upstream
+    failed on, by number. `throttled` is True after a 429. `account_error` is the status with which all of its
+    jobs are refused; once it is set, nothing more is sent. A task that holds `account_check` is finding that
+    out, and only samples are sent meanwhile.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class JobSender:
     async def _send_in_slot(
         self, job: Job, body: bytes, sample: bool
     ) -> tuple[int, responses.Classification]:
-        """The number under which a job was sent in its turn, and what the answer means."""
+        """Sends a job in its slot, and returns its number and the classification of the answer."""
         slot = number = 0
 
         async def turn() -> float:

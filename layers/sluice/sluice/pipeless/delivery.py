@@ -37,7 +37,7 @@ async def deliver(
 
 
 class _Delivery:
-    """One app's share of a batch."""
+    """Delivers one app's part of a batch."""
 
     def __init__(
         self, app: PipelessApp, share: AccountBatch[PipelessMessage], ports: Ports, outcome: Outcome
@@ -74,7 +74,7 @@ class _Delivery:
         await park(self._app.id, parked, self._ports.circuits, self._outcome)
 
     async def _completed_events(self) -> Mapping[int, Set[int]]:
-        """The events of redelivered messages that are done, by their messages' numbers."""
+        """Returns the completed events of redelivered messages, by their messages' numbers."""
         again = {
             n: batch.receipt for n, batch in self._batch.messages.items() if n in self._batch.redelivered
         }
@@ -196,9 +196,10 @@ class _Delivery:
             self._outcome.refusals.append(Refusal(origin.message, rejection, source.receipt, places))
 
     async def _record_progress(self) -> None:
-        """Notes what is delivered of messages that come again, as sending it again would write it again.
+        """Records the delivered events of messages that come again, because sending them again would write
+        them again.
 
-        One with a rejection comes again if that cannot be stored.
+        A message with a rejection comes again if the rejection cannot be stored.
         """
         refused = {refusal.record for refusal in self._outcome.refusals}
         for number in (self._outcome.retry.keys() | self._to_park | refused) & self._delivered.keys():

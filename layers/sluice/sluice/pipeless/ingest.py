@@ -23,7 +23,7 @@ _APP_ID: Final = re.compile(r"[1-9][0-9]{0,18}")
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A stored batch: its receipt id, the `id` of its app, the number of its events."""
+    """Describes a stored batch: its receipt id, the `id` of its app, the number of its events."""
 
     receipt: str
     account: str
@@ -31,9 +31,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> PipelessApp:
-    """The app a request is for, whose key it shows. `headers` are by lower-case name; `Refused` if not.
+    """Returns the app of a request that shows the app's key, or raises `Refused`; `headers` are by lower-case
+    name.
 
-    Who has no key learns nothing about which apps there are.
+    A caller without a key learns nothing about which apps there are.
     """
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
     if match is None:
@@ -54,7 +55,7 @@ def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> Pipele
 
 
 def read(app: PipelessApp, headers: Mapping[str, str], body: bytes) -> BatchDocument:
-    """The batch in a request's body; `Refused` with every problem if it cannot be taken."""
+    """Reads the batch in a request's body; raises `Refused` with every problem if it cannot be taken."""
     return parser.read(request.decode_body(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
 
 
@@ -69,7 +70,7 @@ def accept(
 
 
 def errors(problems: Sequence[Problem]) -> bytes:
-    """A refusal's body: errors are strings, each with where it is in the caller's document."""
+    """Returns a refusal's body: errors are strings, each with its place in the caller's document."""
     return msgspec.json.encode({"errors": [_text(problem) for problem in problems]})
 
 

@@ -22,14 +22,14 @@ _ADDED: Final[Value] = (
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where an event came from: a message's number, and its index in its caller's document."""
+    """Says where an event came from: a message's number, and its index in its caller's document."""
 
     message: int
     event: int
 
 
 class PackedEvent(msgspec.Struct):
-    """An event on its way. Repeats that change nothing have collapsed into it: they share its fate."""
+    """Holds an event on its way; repeats that change nothing have collapsed into it and share its outcome."""
 
     event: PipelessEvent
     origins: list[Origin]
@@ -39,7 +39,7 @@ type Call = tuple[PackedEvent, ...]
 
 
 def pack(messages: Iterable[tuple[int, PipelessMessage]], done: Mapping[int, Set[int]]) -> list[Call]:
-    """The calls for some messages, by number, without the events that are `done` (indexes, by number)."""
+    """Packs messages, by number, into calls, without the events that are `done` (indexes, by number)."""
     packed: list[PackedEvent] = []
     known: dict[tuple[str, int] | bytes, PackedEvent] = {}
     current: dict[Thing, Value] = {}
@@ -63,17 +63,17 @@ def pack(messages: Iterable[tuple[int, PipelessMessage]], done: Mapping[int, Set
 
 
 def body(call: Iterable[PackedEvent]) -> bytes:
-    """A call as Pipeless takes it."""
+    """Returns a call as Pipeless takes it."""
     return msgspec.json.encode({"events": [each.event for each in call], "synchronous": False})
 
 
 def messages_of(call: Iterable[PackedEvent]) -> set[int]:
-    """The numbers of the messages whose events are in a call."""
+    """Returns the numbers of the messages whose events are in a call."""
     return {origin.message for each in call for origin in each.origins}
 
 
 def writes(event: PipelessEvent) -> dict[Thing, Value]:
-    """What an event writes to which objects, and to the relationship between them."""
+    """Returns what an event writes to which objects, and to the relationship between them."""
     found: dict[Thing, Value] = {}
     for each in (event.start_object, event.end_object):
         thing = _thing(each)
@@ -85,14 +85,14 @@ def writes(event: PipelessEvent) -> dict[Thing, Value]:
 
 
 def must_follow(event: PipelessEvent, waiting: Mapping[Thing, Set[Value]]) -> bool:
-    """Whether an event may not be sent before what waits, as they write something differently."""
+    """Tells whether an event must wait for waiting ones, because they write something differently."""
     return any(waiting.get(thing, {value}) != {value} for thing, value in writes(event).items())
 
 
 def _changes_nothing(
     event: PipelessEvent, written: Mapping[Thing, Value], current: Mapping[Thing, Value]
 ) -> bool:
-    """Whether an event, sent once more, would leave everything as it is."""
+    """Tells whether an event, sent once more, would leave everything as it is."""
     return event.relationship.single and all(current.get(thing) == value for thing, value in written.items())
 
 

@@ -1,4 +1,4 @@
-"""A caller's batch becomes events, or every problem in it: the same for HTTP and the queue."""
+"""Turns a caller's batch into events, or every problem in it: the same for HTTP and the queue."""
 
 import re
 from collections.abc import Iterator, Set
@@ -27,7 +27,7 @@ _COUNT: Final = f"A batch must hold 1 to {contract.MAX_EVENTS_PER_CALL} events."
 
 
 def read(body: bytes, app: PipelessApp) -> BatchDocument:
-    """A batch for an app; raises `Refused` (400) with every problem, each pointing into the body."""
+    """Reads a batch for an app; raises `Refused` (400) with every problem, each pointing into the body."""
     document = problems.parse(body)
     found = list(_broken_rules(document, app))
     try:
@@ -40,9 +40,9 @@ def read(body: bytes, app: PipelessApp) -> BatchDocument:
 
 
 def stamped(events: list[PipelessEvent], accepted: datetime) -> list[PipelessEvent]:
-    """Events as they travel: waiting must not move one, so its relationship is dated here if it is not yet.
+    """Dates the relationship of each event that has no date yet, because waiting must not move an event.
 
-    Objects are not: one that exists keeps the dates it has, and a date given here would change them.
+    Objects are not dated: one that exists keeps its dates, and a date given here would change them.
     """
     now = accepted.astimezone(UTC).strftime(DATE_FORMAT)
     for event in events:
@@ -52,12 +52,12 @@ def stamped(events: list[PipelessEvent], accepted: datetime) -> list[PipelessEve
 
 
 def is_batch(document: object) -> bool:
-    """Whether this parsed JSON is a batch, and no body of Klaviyo's."""
+    """Tells whether this parsed JSON is a batch, and no body of Klaviyo's."""
     return isinstance(document, dict) and "events" in document and "data" not in document
 
 
 def _broken_rules(document: object, app: PipelessApp) -> Iterator[Problem]:
-    """What is wrong with those parts that have the right structure, and what the structure cannot say."""
+    """Yields the problems of those parts that have the right structure, which the structure cannot state."""
     events = document.get("events") if isinstance(document, dict) else None
     if not isinstance(events, list):
         return
@@ -74,7 +74,7 @@ def _broken_rules(document: object, app: PipelessApp) -> Iterator[Problem]:
 
 
 def _broken_by_part(part: object, types: Set[str], path: _Path) -> Iterator[Problem]:
-    """The rules that an object or a relationship breaks."""
+    """Yields the rules that an object or a relationship breaks."""
     if not isinstance(part, dict):
         return
     given = part.get("type")

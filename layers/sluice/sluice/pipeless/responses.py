@@ -1,6 +1,6 @@
-"""What Pipeless's answer to a call means, decided by status and media type, never by an error's text.
+"""Classifies Pipeless's answer to a call, by status and media type, never by an error's text.
 
-Its errors are strings that name no event, so what is bad has to be found by halving.
+Its errors are strings that name no event, so a bad event has to be found by halving.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _MAX_DETAIL: Final = 500
 
 
 def classify(answer: Response) -> Classification:
-    """What an answer means for the call it is an answer to."""
+    """Classifies an answer to a call."""
     if answer.status is None:
         return Transient(None)
     if responses.is_success(answer):
@@ -44,7 +44,7 @@ def classify(answer: Response) -> Classification:
 
 
 def errors(answer: Response) -> list[str]:
-    """What an answer says is wrong, as far as it says so in the documented shape."""
+    """Returns the errors of an answer, as far as it states them in the documented shape."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         match msgspec.json.decode(answer.body):
             case {"errors": list(found)}:

@@ -1,7 +1,7 @@
-"""A synchronous batch: straight to Pipeless within the caller's request, answered with what came of it.
+"""Sends a synchronous batch straight to Pipeless within the caller's request, and answers with the outcome.
 
-Nothing is stored, so nothing is tried again: where it is not known whether the batch was taken, the answer
-says so. Apart from the rest of the front, as only this needs HTTP.
+Nothing is stored, so nothing is tried again. If it is not known whether the batch was taken, the answer says
+so. This is a module of its own because nothing else in ingest needs HTTP.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ SECONDS: Final = 10.0  # for the upstream's answer: the function that waits has 
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What the caller is answered, with JSON as its body."""
+    """Holds the answer to the caller, with JSON as its body."""
 
     status: int
     body: bytes
@@ -36,12 +36,12 @@ def create(app: PipelessApp, batch: BatchDocument) -> Reply:
 
 @functools.cache
 def runner() -> asyncio.Runner:
-    """The process's event loop, to which the connections to the upstream belong."""
+    """Returns the process's event loop, to which the connections to the upstream belong."""
     return asyncio.Runner()
 
 
 def reply(answer: Response) -> Reply:
-    """An upstream's answer as an answer to the caller, who is not told of faults that are not the batch's."""
+    """Turns an upstream's answer into the caller's, who is not told of faults that are not the batch's."""
     if answer.status is None:
         return _failed(504, "Pipeless did not answer. It may have taken the batch.")
     match classify(answer):

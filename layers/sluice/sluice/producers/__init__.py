@@ -1,1 +1,1 @@
-"""What others put on the queue themselves: envelopes, bodies, objects of lines."""
+"""Takes what producers put on the queue themselves: envelopes, bodies, objects of lines."""

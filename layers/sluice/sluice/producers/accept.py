@@ -1,6 +1,6 @@
-"""What a producer put on the queue becomes what ingest would have stored of it.
+"""Turns a producer's message into the request that ingest would have stored.
 
-Nobody waits for an answer here: what a caller would be told is `Undeliverable` and becomes a rejection.
+Nobody waits for an answer here. A refusal is `Undeliverable` and becomes a rejection.
 """
 
 from typing import Any, Final
@@ -21,9 +21,9 @@ _NAMED: Final = {surface.value: surface for surface in Surface if surface in par
 
 
 def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | PipelessMessage:
-    """The request that a body is, under this receipt.
+    """Returns the request of a body, under this receipt.
 
-    `Retryable` while there is no account that it could be of.
+    Raises `Retryable` while there is no account that it could belong to.
     """
     content = body.text.encode("utf-8", "surrogatepass")
     surface = _surface(body, content)
@@ -50,7 +50,7 @@ def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> Pipe
 
 
 def _site_id(named: str | None, accounts: Accounts) -> str:
-    """Whose a body is. One of an account that the secret does not name (yet) is for dispatch to keep."""
+    """Returns the account of a body; dispatch keeps a body of one that the document does not name (yet)."""
     only = accounts.single_account()
     if not named and only is not None:
         return only.site_id
@@ -65,7 +65,7 @@ def _site_id(named: str | None, accounts: Accounts) -> str:
 
 
 def _surface(body: Body, content: bytes) -> Surface | None:
-    """Where the body could have come in; None is Pipeless's route."""
+    """Returns the surface by which the body could have come in; None is Pipeless's route."""
     if body.surface:
         return _named_surface(body.surface)
     try:

@@ -1,8 +1,8 @@
-"""What a producer's message holds: one body, or word of S3 objects with a body in each line.
+"""Reads a producer's message: one body, or a notification of S3 objects with a body in each line.
 
-SNS, EventBridge and S3 put envelopes of their own around what they send to a queue; those shapes are
-AWS's. `{"account", "surface", "body"}` is ours, for producers who cannot set message attributes. Whatever
-has another shape is a body as it is: whether it is a good one is not decided here.
+SNS, EventBridge and S3 put envelopes of their own around what they send to a queue; those shapes are AWS's.
+`{"account", "surface", "body"}` is ours, for producers that cannot set message attributes. A message of
+another shape is a body as it is; it is not decided here whether the body is good.
 """
 
 import urllib.parse
@@ -20,7 +20,7 @@ type _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A body, when it was sent, and what its envelopes or message attributes say of it."""
+    """Holds a body, when it was sent, and what its envelopes or message attributes say of it."""
 
     text: str
     sent: datetime
@@ -29,7 +29,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """One writing of an S3 object. `sequencer` tells it from other writings of the same key."""
+    """Describes one writing of an S3 object; `sequencer` tells it from other writings of the same key."""
 
     bucket: str
     key: str
@@ -43,10 +43,10 @@ type Objects = tuple[Object, ...]
 
 
 def unwrap(body: Body) -> Body | Objects:
-    """A body without its envelopes, or the objects its sender speaks of: none where it says nothing new.
+    """Returns a body without its envelopes, or the objects of a notification: none if it has no new ones.
 
-    A body counts as sent when its envelope says so: services deliver at least once, and what is stamped
-    by the time must be the same each time.
+    A body counts as sent at the time that its envelope states. Services deliver at least once, and stamps
+    that depend on the time must be the same each time.
     """
     for _ in range(MAX_ENVELOPES):
         members = _members(body.text)
@@ -172,13 +172,13 @@ class _S3TestEvent(msgspec.Struct, rename="pascal"):
 
 
 def _s3_test_event(body: Body) -> Objects:
-    """S3's test that it may send here, once for each configuration of a bucket."""
+    """Reads S3's test message, which it sends once for each configuration of a bucket."""
     msgspec.json.decode(_bytes(body.text), type=_S3TestEvent)
     return ()
 
 
 def _members(text: str) -> dict[str, msgspec.Raw] | None:
-    """What an object has by its names, unread; None of what is no object."""
+    """Returns an object's members by name, unread; None if it is no object."""
     try:
         return msgspec.json.decode(_bytes(text), type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -186,7 +186,7 @@ def _members(text: str) -> dict[str, msgspec.Raw] | None:
 
 
 def _earlier(told: datetime, sent: datetime) -> datetime:
-    """When something was sent, by what an envelope says, unless that cannot be."""
+    """Returns when something was sent, by its envelope, unless that cannot be."""
     return told if EARLIEST_TIME <= told <= sent else sent
 
 

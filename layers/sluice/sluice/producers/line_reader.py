@@ -1,4 +1,4 @@
-"""The lines of a stream of bytes, as it is or gzipped, in no more memory than one line may have."""
+"""Reads the lines of a stream of bytes, plain or gzipped, in no more memory than one line may have."""
 
 import codecs
 import zlib
@@ -15,13 +15,13 @@ MAX_LINE_BYTES: Final = MAX_BODY_BYTES_IN
 
 
 class CorruptGzip(Exception):
-    """A stream that begins as gzip does and goes on otherwise, or ends too early."""
+    """Says that a stream begins as gzip does and goes on otherwise, or ends too early."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line without its end. It ends before the byte `end` of the stream, counted as unpacked.
+    """Holds a line without its end; it ends before the byte `end` of the stream, counted as unpacked.
 
-    `content` is None of a line that is too long to be looked at.
+    `content` is None if the line is too long to be read.
     """
 
     number: int
@@ -30,7 +30,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def split(pieces: Iterable[bytes], number: int, start: int) -> Iterator[Line]:
-    """Lines of pieces of a stream that begin with the line `number`, at the byte `start`."""
+    """Yields the lines of pieces of a stream that begin with the line `number`, at the byte `start`."""
     held = bytearray()
     length = 0  # of the line so far, of which no more is held than may be looked at
 
@@ -43,7 +43,7 @@ def split(pieces: Iterable[bytes], number: int, start: int) -> Iterator[Line]:
     def content() -> bytes | None:
         if length > MAX_LINE_BYTES:
             return None
-        # What a whole file may begin with, JSON may not.
+        # A file may begin with a byte order mark, but JSON may not.
         return bytes(held.removeprefix(codecs.BOM_UTF8) if number == 1 else held)
 
     for piece in pieces:
@@ -60,7 +60,7 @@ def split(pieces: Iterable[bytes], number: int, start: int) -> Iterator[Line]:
 
 
 def unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """What gzipped pieces hold, all members of them; raises `Damaged`."""
+    """Yields the content of gzipped pieces, all members of them; raises `CorruptGzip`."""
     unpacker = zlib.decompressobj(wbits=31)
     for packed in pieces:
         piece = packed

@@ -1,8 +1,8 @@
-"""Puts the lines of an S3 object on the events queue: each as a request, single events some together.
+"""Puts the lines of an S3 object on the events queue as requests, single events some together.
 
-How far it got is kept in the state table, and noted only once that is on the queue (and what was bad in
-it on RejectedQueue): reading may stop anywhere and be done again. What is then put twice is stamped
-alike, so it counts once.
+Its progress is kept in the state table. It is written only once the lines are on the queue, and their bad
+ones on RejectedQueue, so reading may stop anywhere and be done again. Lines that are then put twice are
+stamped alike, so they count once.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ MAX_BAD_LINES: Final = 10_000  # then it is no such object, and its archive woul
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far an object was read: up to the byte `offset` as unpacked, where the line `line` begins."""
+    """Says how far an object was read: up to the byte `offset` as unpacked, where the line `line` begins."""
 
     offset: int = 0
     line: int = 1
@@ -49,7 +49,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """One object and what its lines have in common."""
+    """Describes one object and what its lines have in common."""
 
     object: Object
     id: str
@@ -58,7 +58,7 @@ class Source(msgspec.Struct, frozen=True):
     surface: str | None = None
 
     def receipt(self, line: int) -> str:
-        """The same for the same line of the same writing of an object."""
+        """Returns the same receipt for the same line of the same writing of an object."""
         return _digest(self.id, line)
 
     @property
@@ -67,14 +67,14 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class _Filling(msgspec.Struct):
-    """A message that takes further lines, and the bytes of those it has."""
+    """Holds a message that takes further lines, and the bytes of those it has."""
 
     message: Message[Any]
     size: int
 
 
 class _Group(msgspec.Struct):
-    """What some lines came to: messages by account, those that are not full yet, and rejections."""
+    """Holds the result of some lines: messages by account, those that are not full yet, and rejections."""
 
     good: dict[str, list[Stored]] = msgspec.field(default_factory=lambda: defaultdict(list))
     filling: dict[tuple[str, str, bool], _Filling] = {}
@@ -119,7 +119,7 @@ def read(
 
 
 def _open(each: Object, progress: Progress) -> tuple[Mapping[str, str], Iterator[bytes], bool]:
-    """What an object's writer says of it, its bytes from where it was read to, whether it is gzipped."""
+    """Opens an object: what its writer says of it, its bytes from the progress on, whether it is gzipped."""
     start = 0 if progress.gzipped else progress.offset
     opened = aws.open_object(
         each.bucket,
@@ -137,7 +137,7 @@ def _open(each: Object, progress: Progress) -> tuple[Mapping[str, str], Iterator
 
 
 def _groups(source: Source, pieces: Iterator[bytes], progress: Progress) -> Iterator[tuple[_Group, Progress]]:
-    """What an object's lines come to, in groups, each with how far it is read once the group is put."""
+    """Yields the results of an object's lines in groups, each with the progress once the group is put."""
     group = _Group()
     end: tuple[Reason, str] | None = None
     bad = progress.bad

@@ -1,1 +1,1 @@
-"""A body becomes stamped entries, or every problem in it, by pointer."""
+"""Explains in general how a JSON document does not fit a type, and finds repeated keys."""

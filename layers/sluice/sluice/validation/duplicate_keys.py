@@ -1,4 +1,4 @@
-"""Keys that stand twice in one object: decoders keep the last and say nothing, so half would be lost."""
+"""Finds keys that stand twice in one object: decoders keep the last silently, and the other value is lost."""
 
 import json
 from collections import Counter
@@ -9,10 +9,10 @@ _ESCAPED_QUOTE: Final = b"\\u0022"  # the one other way to write a quote; JSON e
 
 
 def has_repeated_key(body: bytes, rewritten: bytes) -> bool:
-    """Whether some object of a valid JSON text holds a key twice.
+    """Tells whether some object of a valid JSON text holds a key twice.
 
     `rewritten` is `body` decoded and encoded. The same strings stand in both, between two quotes each and
-    with the same quotes in them, but for those that were dropped with a repeated key.
+    with the same quotes in them, except those that were dropped with a repeated key.
     """
     if b"\\" in body and _ESCAPED_QUOTE in body:
         return bool(repeated_keys(body))
@@ -20,7 +20,9 @@ def has_repeated_key(body: bytes, rewritten: bytes) -> bool:
 
 
 def repeated_keys(body: bytes) -> list[str]:
-    """The keys that some object of a valid JSON text holds more than once. Slow: it builds everything."""
+    """Returns the keys that some object of a valid JSON text holds more than once; slow, because it builds
+    everything.
+    """
     found: dict[str, None] = {}
 
     def look(pairs: list[tuple[str, Any]]) -> None:

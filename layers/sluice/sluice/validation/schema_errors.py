@@ -42,12 +42,12 @@ _TRUTHS: Final = (inspect.BoolType, inspect.AnyType)
 
 
 def explain(kind: Any, document: object, resource: str = "document") -> Iterator[Problem]:
-    """Every way in which a parsed JSON document is not a `kind`; `resource` is what messages call it."""
+    """Yields every way in which a parsed JSON document is not a `kind`; messages call it `resource`."""
     return _walk(inspect.type_info(kind), document, (), resource)
 
 
 def fitting(value: object, kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Those fields of an object that have the structure they should, by their names in a `kind`."""
+    """Returns those fields of an object that have the right structure, by their names in a `kind`."""
     result: dict[str, Any] = {}
     for field in _fields(kind):
         if isinstance(value, dict) and field.encode_name in value:

@@ -1,8 +1,7 @@
 """Accepts one delivery of a webhook: verified, mapped, checked like every event, stored as one message.
 
-The sender's answer depends on the signature and on whether the delivery is safe. The sender cannot fix an
-invalid payload, so a rejection is stored and the answer is 2xx: senders disable webhooks that keep failing.
-For the same reason one bad field is left out of its event, and told, where the event can do without it.
+The answer depends on the signature and on whether the delivery is safe. The sender cannot fix an invalid
+payload, so a rejection is stored and the answer is 2xx. Senders disable webhooks that keep failing.
 """
 
 import re
@@ -56,11 +55,7 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """Describes a delivery that is handled.
-
-    `events` are stored now, `repeated` ones were stored by an earlier delivery, and `unidentified` ones wait
-    for a delivery that says whose they are. `left_out` tells of fields that events had to do without.
-    """
+    """Describes a delivery that is handled: the number of events stored, and of rejections."""
 
     receipt: str
     account: str
@@ -157,7 +152,7 @@ def waits(event: MappedEvent) -> bool:
 
 
 def answer(delivered: Delivered) -> bytes:
-    """Writes the sender's answer. `events` are all that are stored, now or by an earlier delivery."""
+    """Returns the answer to the sender; few look at it, but it helps the reader of the sender's log."""
     told = {
         "receipt": delivered.receipt,
         "events": delivered.events + delivered.repeated,

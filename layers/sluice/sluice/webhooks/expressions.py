@@ -63,7 +63,7 @@ class Expression(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> Expression:
-    """Parses an expression, and checks it as far as it can be without a payload; raises `MappingError`."""
+    """Parses an expression, and checks it as far as it can be without a payload."""
     if len(text) > MAX_LENGTH:
         raise MappingError(f"An expression must not exceed {MAX_LENGTH} characters.")
     try:
@@ -251,7 +251,9 @@ _COMPARABLE: Final[dict[str, Any]] = {"types": ["array-string", "array-number"]}
 
 
 class _Functions(Functions):  # type: ignore[misc]
-    """Defines the functions of expressions; given null, each gives null, because an absent value is null."""
+    """Defines the functions that an expression may call; given null, each gives null, because absent
+    values are null.
+    """
 
     def __init__(self, payload: object, headers: Mapping[str, str], delivery_id: str | None) -> None:
         self._payload = payload

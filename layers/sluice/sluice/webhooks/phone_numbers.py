@@ -28,12 +28,11 @@ _ABROAD: Final = re.compile(r"^\W*00")  # how most countries dial what is writte
 
 
 def e164(phone: str, country: str = "") -> str | None:
-    """Gives a phone number in E.164 form; None where it cannot be told.
+    """Returns a phone number in E.164 form; None if it is doubtful.
 
     A number with a plus sign is taken if its country has numbers of that length. Any other is read in each
-    way it may be meant: as dialled in the `country`, or with a calling code in it. It is taken if these make
-    one number of a range in use, and no other. The country is an ISO 3166 code such as "GB", or a calling
-    code such as "44" or "+44".
+    way it may be meant: as dialled in the country of the calling code, such as "44" or "+44", or with a
+    calling code in it. It is taken if these make one number of a range in use, and no other.
     """
     phone = phone.strip()
     if len(phone) > MAX_LENGTH or _LETTER.search(phone):

@@ -118,11 +118,9 @@ TOPICS: Final = {
 
 
 def live_secrets(text: str) -> list[str]:
-    """Reads the secrets of a source: the text itself, or each of a JSON array while one replaces another.
+    """Returns the secrets of a source: the text itself, or each of a JSON array while one replaces another.
 
-    A secret with blanks around it is live with and without them. WooCommerce generates secrets that end in a
-    blank, and a blank or line end may also have been added when the secret was stored. Raises `Misconfigured`
-    if a secret is empty, because everybody would know it.
+    Raises `Misconfigured` if there is none, because everybody would know an empty secret.
     """
     found = [text]
     if text.lstrip().startswith("["):
