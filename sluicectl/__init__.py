@@ -1,1 +1,1 @@
-"""The operator's command line, `sluicectl`: what a deployment is told and asked, on AWS or locally."""
+"""Provides the operator's command line, `sluicectl`, for a deployment on AWS or on your machine."""

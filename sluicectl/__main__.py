@@ -1,4 +1,4 @@
-"""`python -m sluicectl` is `sluicectl`."""
+"""Runs `sluicectl`, also as `python -m sluicectl`."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""`sluicectl`: its commands, what they share, and how they end."""
+"""Defines the commands of `sluicectl`, their common options, and their exit codes."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
     epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 def sluicectl() -> None:
-    """Operate a deployment of Sluice."""
+    """Operates a deployment of Sluice."""
 
 
 def _said(command: Callable[..., int]) -> Callable[..., None]:
@@ -71,12 +71,12 @@ def _targeted(command: Callable[..., int]) -> Callable[..., int]:
     return run
 
 
-@sluicectl.group("sources", short_help="Who may post webhooks, and what events they become.")
+@sluicectl.group("sources", short_help="Who may post webhooks, and which events they become.")
 def _sources() -> None:
-    """The sources document: who may post webhooks, and what events they become.
+    """Manages the sources document: who may post webhooks, and which events they become.
 
-    It is written as YAML or JSON, checked, and stored where the deployment finds it within a minute.
-    A file that is given as - is standard input.
+    The document is written as YAML or JSON, checked, and stored where the deployment finds it within a
+    minute. A file that is given as - is standard input.
     """
 
 
@@ -95,9 +95,9 @@ def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> d
 @click.argument("file", type=_FILE)
 @_said
 def _check(screen: Screen, file: str) -> int:
-    """Show every problem of a sources document.
+    """Shows every problem of a sources document.
 
-    One a line, as compilers do: FILE:LINE:COLUMN: what is wrong. Asks no deployment.
+    It prints one a line, as compilers do: FILE:LINE:COLUMN: what is wrong. It asks no deployment.
     """
     return sources.check(screen, file)
 
@@ -109,10 +109,10 @@ def _check(screen: Screen, file: str) -> int:
 @_said
 @_targeted
 def _put(screen: Screen, file: str, target: Target, dry_run: bool, sure: bool) -> int:
-    """Store a sources document, if nothing is wrong with it.
+    """Stores a sources document, if nothing is wrong with it.
 
-    Shows what changes, and which secrets and accounts are missing. Asks before it removes a source. Storing
-    the same again changes nothing.
+    It shows the changes, and the secrets and accounts that are missing. It asks before it removes a source.
+    Storing the same again changes nothing.
     """
     return sources.put(screen, file, target, dry_run=dry_run, sure=sure)
 
@@ -120,9 +120,9 @@ def _put(screen: Screen, file: str, target: Target, dry_run: bool, sure: bool) -
 @_sources.command("schema")
 @_said
 def _schema(screen: Screen) -> int:
-    """Show the JSON Schema of the sources document.
+    """Shows the JSON Schema of the sources document.
 
-    By it an editor completes and checks what you write. Begin sources.yaml with this line:
+    With it an editor completes and checks the document. Begin sources.yaml with this line:
 
     \b
     # yaml-language-server: $schema=sources.schema.json
@@ -139,9 +139,9 @@ def _schema(screen: Screen) -> int:
 @_said
 @_targeted
 def _show(screen: Screen, target: Target) -> int:
-    """Show the sources document that is stored.
+    """Shows the stored sources document.
 
-    As YAML; what is shown can be mended and put again.
+    The output is YAML, which can be mended and put again.
     """
     return sources.show(screen, target)
 
@@ -163,7 +163,7 @@ def _show(screen: Screen, target: Target) -> int:
 def _try(
     screen: Screen, source: str, payload: str, *, target: Target, file: str | None, headers: dict[str, str]
 ) -> int:
-    """Show what a payload would become, with every problem.
+    """Shows the events that a payload would become, with every problem.
 
     Nothing is sent, and no signature is asked for. With --file no deployment is asked either. The payload
     is JSON, or a form if a header Content-Type says so.

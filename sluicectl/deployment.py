@@ -1,4 +1,4 @@
-"""The deployment a command is about: its names, and clients that reach it."""
+"""Finds the deployment of a command: its names, and clients that reach it."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from botocore.exceptions import (
 
 from sluicectl.errors import Unreachable
 
-# What `make up` writes. The emulator takes this key for the account root's.
+# The file that `make up` writes. The emulator takes this key for the account root's.
 LOCAL: Final = Path(__file__).parents[1] / ".local" / "stack.json"
 _LOCAL_KEY: Final = "test"
 _CONFIG: Final = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 3})
@@ -28,7 +28,7 @@ _CONFIG: Final = Config(connect_timeout=5, read_timeout=20, retries={"total_max_
 
 @dataclass(frozen=True)
 class Target:
-    """Which deployment is meant, as the options say it."""
+    """Says which deployment is meant, from the options."""
 
     stack: str
     region: str | None
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment that was found. `outputs` are its stack's."""
+    """Describes a deployment that was found; `outputs` are its stack's."""
 
     name: str
     outputs: Mapping[str, str]
@@ -46,7 +46,7 @@ class Deployment:
     endpoint: str | None
 
     def client(self, service: str) -> Any:
-        """A client of an AWS service where this deployment is."""
+        """Returns a client of an AWS service for this deployment."""
         with reaching():
             return self.session.client(
                 service,  # type: ignore[call-overload]
@@ -55,14 +55,14 @@ class Deployment:
             )
 
     def output(self, name: str) -> str:
-        """An output of the stack; `Unreachable` where a stack of an older version has none."""
+        """Returns an output of the stack; raises `Unreachable` if a stack of an older version has none."""
         if name not in self.outputs:
             raise Unreachable(f"{self.name} has no output {name}: deploy this version of the template first.")
         return self.outputs[name]
 
 
 def find(target: Target) -> Deployment:
-    """The deployment that is meant; `Unreachable` says why there is none."""
+    """Returns the deployment that is meant; `Unreachable` says why there is none."""
     return _local() if target.local else _on_aws(target)
 
 

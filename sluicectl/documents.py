@@ -16,14 +16,14 @@ MAX_DEPTH: Final = 50
 
 
 class Place(NamedTuple):
-    """Where something stands, counted from 1."""
+    """Says where something stands, counted from 1."""
 
     line: int
     column: int
 
 
 class Unreadable(Exception):
-    """A text that is no document, and where it stops being one."""
+    """Says that a text is no document, and where it stops being one."""
 
     def __init__(self, detail: str, place: Place) -> None:
         super().__init__(detail)
@@ -32,14 +32,14 @@ class Unreadable(Exception):
 
 
 class Document:
-    """What a text says, with the place of everything in it by JSON pointer; a member's is its key's."""
+    """Holds a document, with the place of everything in it by JSON pointer; a member's place is its key's."""
 
     def __init__(self, value: Any, places: dict[str, Place]) -> None:
         self.value = value
         self._places = places
 
     def place(self, where: str | None) -> Place:
-        """Where a pointer leads, or the nearest thing around it: what is missing has no place."""
+        """Returns the place of a pointer, or of the nearest thing around it: a missing value has no place."""
         path = where or ""
         while path and path not in self._places:
             path = path.rpartition("/")[0]
@@ -47,7 +47,7 @@ class Document:
 
 
 def load(data: bytes) -> Document:
-    """The document of a file's bytes; raises `Unreadable`."""
+    """Reads the document of a file's bytes; raises `Unreadable`."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,7 +58,7 @@ def load(data: bytes) -> Document:
 
 
 def parse(text: str) -> Document:
-    """A text's document; raises `Unreadable`."""
+    """Reads a text's document; raises `Unreadable`."""
     try:
         # YAML does not allow the tabs that JSON may be indented with.
         root = yaml.compose(re.sub(r"^\s+", _untabbed, text, flags=re.MULTILINE), Loader=_Loader)

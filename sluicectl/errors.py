@@ -1,4 +1,4 @@
-"""Why a command ends early. The exit codes are documented in `sluicectl --help`."""
+"""Defines why a command ends early. `sluicectl --help` documents the exit codes."""
 
 from typing import Final
 
@@ -7,12 +7,12 @@ UNREACHABLE: Final = 3  # the deployment: no credentials, no such stack, no perm
 
 
 class Failure(Exception):
-    """A command cannot do what it is for; the text says why and what to do, in a sentence or two."""
+    """Says that a command failed; the text says why and what to do, in a sentence or two."""
 
     exit_code = FAULTY
 
 
 class Unreachable(Failure):
-    """The deployment cannot be found, reached or used."""
+    """Says that the deployment cannot be found, reached or used."""
 
     exit_code = UNREACHABLE

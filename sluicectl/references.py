@@ -11,9 +11,10 @@ from sluicectl.errors import Unreachable
 
 
 def find_missing(deployment: Deployment, sources: Iterable[Source]) -> list[str]:
-    """Says which accounts and secrets the sources name and the deployment does not have.
+    """Returns which accounts and secrets the sources name and the deployment does not have.
 
-    What may not be looked up is said, too: whoever writes sources need not be allowed to read accounts.
+    It also names those that it may not look up, because the writer of sources need not be allowed to read
+    accounts.
     """
     by_name = sorted(sources, key=lambda source: source.name)
     said: list[str] = []

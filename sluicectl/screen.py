@@ -1,4 +1,4 @@
-"""What a command says: for people on a terminal, or as one JSON document for programs."""
+"""Prints the output of a command: for people on a terminal, or as one JSON document for programs."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from sluicectl.errors import Failure
 
 
 class Screen:
-    """Where a command writes to. Colours are for terminals only."""
+    """Decides where a command writes to; colours are for terminals only."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json

@@ -1,4 +1,4 @@
-"""`sluicectl sources`: check, put, show and try the sources document."""
+"""Implements `sluicectl sources`: check, put, show, try, and the schema."""
 
 import difflib
 import json
@@ -32,7 +32,7 @@ from sluicectl.screen import Screen
 
 @dataclass(frozen=True)
 class Flaw:
-    """One thing wrong with a document, and where. `pointer` is None where it cannot be read at all."""
+    """Describes one mistake of a document, and its place; `pointer` is None if it cannot be read at all."""
 
     place: Place
     detail: str
@@ -41,7 +41,7 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Checked:
-    """A document that was looked at; without flaws `stored` is what the deployment is to read."""
+    """Holds a document that was checked; without flaws `stored` is what the deployment is to read."""
 
     file: str
     lines: Sequence[str]
@@ -169,11 +169,7 @@ def attempt(
 
 @dataclass(frozen=True)
 class _Event:
-    """One event a payload became, as a body of Create Event.
-
-    `problems` say why it would be refused, `left_out` what it goes without. It `waits` if nobody is known yet
-    whose it is, and a later delivery may tell.
-    """
+    """Holds one event that a payload became, as a body of Create Event, and why it would be refused."""
 
     body: dict[str, Any]
     problems: Sequence[Problem]
@@ -208,7 +204,7 @@ def _checked(file: str) -> Checked:
 
 
 def _bytes(file: str) -> bytes:
-    """What is in a file, read once: it may be a pipe. `-` is standard input."""
+    """Reads a file once, because it may be a pipe; `-` is standard input."""
     try:
         with click.open_file(file, "rb") as stream:
             data: bytes = stream.read()
@@ -233,7 +229,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 
 def _fetch(deployment: Deployment, bucket: str) -> tuple[str | None, bytes]:
-    """The ETag and bytes of the stored document; None and no bytes where there is none."""
+    """Returns the ETag and bytes of the stored document; None and no bytes if there is none."""
     client = deployment.client("s3")
     with reaching():
         try:
@@ -261,7 +257,7 @@ def _store(deployment: Deployment, bucket: str, content: bytes, etag: str | None
 
 @dataclass(frozen=True)
 class _Change:
-    """What a document changes: the lines of a diff, and the names of the sources it removes."""
+    """Describes the change of a document: the lines of a diff, and the names of the sources it removes."""
 
     lines: Sequence[str]
     removed: Sequence[str]
@@ -409,7 +405,7 @@ def _draw_attempt(
         console.print(Text.assemble(("not mapped: ", "bold red"), f"{problem.pointer}: {problem.detail}"))
     if not events and not mapped.problems:
         console.print("No mapping of this source is meant for this payload.")
-    # What cannot be mapped of a delivery is one rejection.
+    # The parts of a delivery that cannot be mapped are one rejection.
     bad = bool(mapped.problems) + sum(bool(each.problems) for each in events)
     if bad and source.refuses:
         console.print(Text("The sender would be answered 400, and nothing kept.", "red"))

@@ -1,7 +1,7 @@
-"""Builds the JSON Schema of the sources document, by which an editor completes and checks what is written.
+"""Builds the JSON Schema of the sources document, with which an editor completes and checks it.
 
-pydantic's own schema is that of a document whose sources are merged over their presets. What is written may
-leave out what a preset has, and remove it with null.
+pydantic's own schema is that of a document whose sources are merged over their presets. An operator's
+document may leave out what a preset has, and remove it with null.
 """
 
 from typing import Any, Final

@@ -1,10 +1,12 @@
 """Defines the errors of this package, named by their remedy.
 
-SluiceError
-├── Refused          the caller must change the request: an HTTP status and one problem or more
-├── Undeliverable    nobody can deliver this as it is: it belongs in the rejections, with the reason
-├── Retryable        nothing is wrong with the request or message: try again later
-└── Misconfigured    an operator must act; it names what to change
+Each says who has to act:
+
+    SluiceError
+    ├── Refused          the caller must change the request: an HTTP status and one problem or more
+    ├── Undeliverable    nobody can deliver this as it is: it belongs in the rejections, with the reason
+    ├── Retryable        nothing is wrong with the request or message: try again later
+    └── Misconfigured    an operator must act; it names what to change
 """
 
 from collections.abc import Mapping, Sequence
