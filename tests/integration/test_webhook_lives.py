@@ -96,7 +96,7 @@ def test_a_checkout_is_told_once_it_is_known_whose_it_is(shops: Front) -> None:
 
     answer = deliver(shops, "shopify", "checkouts/create", nobody)
     assert (answer.status, answer.document["meta"]["unidentified"]) == (200, 1)
-    assert shops.queued() == shops.rejected() == []
+    assert (shops.queued(), shops.rejected()) == ([], [])
     for _ in range(2):
         answer = deliver(shops, "shopify", "checkouts/update", checkout)
         assert (answer.status, answer.document["meta"]["events"]) == (202, 1)

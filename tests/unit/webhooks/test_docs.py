@@ -50,13 +50,29 @@ def test_every_field_of_a_scheme_of_ones_own_is_in_the_table() -> None:
     assert listed == set(Hmac.__struct_fields__) - {"whsec", "sent_path"}
 
 
+def rows(preset: str) -> list[list[str]]:
+    """Returns the topics, event and metric of each row of a preset's table."""
+    table = TEXT.partition(f"\n### {preset}\n")[2].partition("\n#")[0]
+    return [re.split(r" *\| *", line)[1:4] for line in table.splitlines() if line.startswith("|")][2:]
+
+
 @pytest.mark.parametrize("preset", presets.names())
 def test_every_event_of_a_preset_is_in_its_table(preset: str) -> None:
-    table = TEXT.partition(f"\n### {preset}\n")[2].partition("\n#")[0]
-    rows = [re.split(r" *\| *", line)[2:4] for line in table.splitlines() if line.startswith("|")][2:]
-    listed = {re.findall(r"`([a-z-]+)`", event)[0]: metric.strip("* ") for event, metric in rows}
+    events = presets.load(preset)["events"]
+    listed = {re.findall(r"`([a-z-]+)`", event)[0]: metric.strip("* ") for _, event, metric in rows(preset)}
 
-    assert listed == {name: event["metric"] for name, event in presets.load(preset)["events"].items()}
+    assert listed == {name: event["metric"] for name, event in events.items()}
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_topic_of_a_preset_is_in_its_table(preset: str) -> None:
+    events = presets.load(preset)["events"]
+    listed = {
+        re.findall(r"`([a-z-]+)`", event)[0]: re.findall(r"`([^`]+)`", topics)
+        for topics, event, _ in rows(preset)
+    }
+
+    assert listed == {name: event["topics"] for name, event in events.items()}
 
 
 def test_every_function_is_listed() -> None:

@@ -410,7 +410,7 @@ def charge(kind: str, *, before: dict[str, Any] | None = None, **state: Any) -> 
 
 
 def session(kind: str, **state: Any) -> Delivery:
-    whole = {"id": "cs_1", "amount_total": 3000, "currency": "eur", "status": "complete"}
+    whole: dict[str, Any] = {"id": "cs_1", "amount_total": 3000, "currency": "eur", "status": "complete"}
     return stripe(kind, **whole, customer_details={"email": JON}, **state)
 
 
