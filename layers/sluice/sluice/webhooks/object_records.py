@@ -144,7 +144,7 @@ def mark_stored(table: str, source: str, object_id: str, event_ids: Collection[b
 
 def _key(source: str, object_id: str) -> dict[str, Any]:
     digest = hashlib.blake2b(object_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return {"pk": {"S": f"object#{source}#{digest}"}}
+    return {"pk": {"S": f"webhook#{source}#{digest}"}}
 
 
 def _record(item: Any) -> ObjectRecord:
