@@ -217,6 +217,59 @@ def test_a_payload_that_no_mapping_is_meant_for_becomes_nothing(run: Run) -> Non
     assert "No mapping of this source is meant for this payload." in result.output
 
 
+def test_a_payload_is_tried_with_the_topics_of_its_source(run: Run) -> None:
+    header = ("--header", "X-Shopify-Topic: products/update")
+    arguments = ("sources", "try", "shop", "order.json", "--file", "s.yaml", *header)
+
+    result = run(*arguments, s_yaml=GOOD)
+    told = json.loads(run(*arguments, "--json").output)
+
+    assert result.exit_code == 0
+    shown = " ".join(result.output.split())
+    assert "topic products/update topics of this source: checkouts/create, checkouts/update," in shown
+    assert "No mapping of this source is meant for this payload." in shown
+    assert told["topic"] == "products/update"
+    assert {"orders/create", "orders/updated", "refunds/create"} <= set(told["topics"])
+
+
+def test_a_source_that_does_not_choose_by_topic_has_none(run: Run) -> None:
+    payload = '{"type": "signup", "user": {"email": "ann@mail.example"}, "amount": 5}'
+    arguments = ("sources", "try", "own", "p.json", "--file", "s.yaml")
+
+    result = run(*arguments, s_yaml=GOOD, p_json=payload)
+
+    assert "topic" not in result.output
+    assert json.loads(run(*arguments, "--json").output)["topics"] is None
+
+
+def test_what_an_event_goes_without_is_shown(run: Run) -> None:
+    payload = r'{"type": "signup", "user": {"email": "ann@mail.example"}, "amount": "much \ud83c"}'
+    arguments = ("sources", "try", "own", "p.json", "--file", "s.yaml")
+
+    result = run(*arguments, s_yaml=GOOD, p_json=payload)
+    told = json.loads(run(*arguments, "--json").output)
+
+    assert result.exit_code == 1
+    shown = " ".join(result.output.replace("│", "").split())
+    assert "left out: /events/signed-up/value: " in shown
+    assert "replaced: Half a surrogate pair" in shown
+    [event] = told["events"]
+    assert (event["valid"], event["waits"]) == (True, False)
+    assert [each["pointer"] for each in event["left_out"]] == ["/events/signed-up/value"]
+    assert len(told["replaced"]) == 1
+
+
+def test_an_event_of_nobody_is_shown_to_wait(run: Run) -> None:
+    header = ("--header", "X-Shopify-Topic: checkouts/create")
+    arguments = ("sources", "try", "shop", "p.json", "--file", "s.yaml", *header)
+
+    result = run(*arguments, s_yaml=GOOD, p_json='{"token": "c-1", "email": null}')
+
+    assert result.exit_code == 0
+    assert "waits: a later delivery may say whose this is" in result.output
+    assert "refused: " not in result.output
+
+
 FAILURES: list[tuple[list[str], int, str]] = [
     (
         ["try", "none", "order.json", "--file", "s.yaml"],
