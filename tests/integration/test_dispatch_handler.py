@@ -450,7 +450,7 @@ def test_a_table_that_hangs_is_waited_for_once(dispatch: Dispatch, monkeypatch: 
         raise ReadTimeoutError(endpoint_url="https://nowhere.example")
 
     dispatch.cloud.calls.instead("GetItem", fail_together)
-    monkeypatch.setattr(aws, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(aws, "SLOW_FAILURE_SECONDS", 0.0)
 
     assert len(dispatch.invoke()) == 30
 
@@ -558,7 +558,7 @@ class TestIsolation:
 
         dispatch.function.app.chance.shuffle = random.Random(1).shuffle
         groups = poison.crashed_groups
-        dispatch._patch.setattr(poison, "groups", lambda bucket, now: groups(bucket, now + 600))
+        dispatch._patch.setattr(poison, "crashed_groups", lambda bucket, now: groups(bucket, now + 600))
         for receives in range(2, 12):
             with pytest.raises(Crash):
                 dispatch.invoke(again(records, receives))

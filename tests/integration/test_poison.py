@@ -34,7 +34,7 @@ def test_what_was_finished_leaves_no_note(cloud: Cloud) -> None:
 
 
 def test_the_newest_notes_are_looked_at(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poison, "MOST", 2)
+    monkeypatch.setattr(poison, "MAX_JOURNAL_ENTRIES", 2)
     for age in (300, 100, 400, 200):
         leave(f"m{age}", end=NOW - age)
 

@@ -284,7 +284,7 @@ def test_an_object_may_have_some_thousand_bad_lines(
         sent[queue] += len(bodies)
         return set()
 
-    monkeypatch.setattr(aws, "send_all", send_all)  # the emulated queue would take minutes for so many
+    monkeypatch.setattr(aws, "send_messages", send_all)  # the emulated queue would take minutes for so many
     drops.cloud.send(drops.drop(*[b"a,csv,line"] * bad, line("good")))
 
     assert drops.invoke() == []
