@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import corpus, gateway, singles
-from sluice import aws, positions
+from sluice import positions
+from sluice.aws import sqs
 from sluice.contract import CALLS_PER_MINUTE, MAX_EVENTS_PER_CALL, STEADY_LIMIT, Surface
 from sluice.contract import MAX_EVENTS_PER_REQUEST as MAX_EVENTS_PER_JOB
 from sluice.delivery import rate_limiter
@@ -134,7 +135,7 @@ def _ways(orders: list[corpus.Order], bulk: Message[Any], batch: PipelessMessage
             encode(batch), MAX_EVENTS_PER_CALL, handler=singles.PIPELESS, is_pipeless=True
         ),
         "SendMessage": Way(produced),
-        f"SendMessageBatch, {aws.BATCH_ENTRIES} messages": Way(produced, sends=aws.BATCH_ENTRIES),
+        f"SendMessageBatch, {sqs.BATCH_ENTRIES} messages": Way(produced, sends=sqs.BATCH_ENTRIES),
         "SNS": Way(produced, more=_units(len(body)) * SNS_REQUEST),
         "EventBridge": Way(on_bus, more=_units(len(on_bus.text)) * BUS_EVENT),
         f"S3 object of {LINES:,} lines": Way(
@@ -173,7 +174,7 @@ def _counts(way: Way, times: Times) -> dict[str, float]:
     groups = EVENTS / GROUP_LINES if way.object_lines else 0.0  # of lines, each noted once it is put
     objects = EVENTS / way.object_lines if way.object_lines else 0.0
     sends = messages / way.sends
-    in_batches = messages / aws.BATCH_ENTRIES
+    in_batches = messages / sqs.BATCH_ENTRIES
     read_here = 0.0 if way.handler else EVENTS * times.reading
     put_here = (sends + groups) * SERVICE_CALL_MS / 1_000 if way.object_lines else 0.0
     calls = 2 if way.has_receipt else 1
@@ -184,7 +185,7 @@ def _counts(way: Way, times: Times) -> dict[str, float]:
         "message_bytes": size,
         # Each is sent, received with nine others at most, and deleted so.
         "sqs_requests": sends * _units(size * way.sends)
-        + in_batches * (_units(size * aws.BATCH_ENTRIES) + 1)
+        + in_batches * (_units(size * sqs.BATCH_ENTRIES) + 1)
         + 3 * objects,
         "invocations": invocations,
         # At the limit's pace workers mostly wait for turns: one of them all the time.

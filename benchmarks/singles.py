@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from benchmarks import corpus, fake_aws, gateway, measure
-from sluice import aws
+from sluice.aws import clients
 from sluice.contract import MAX_EVENTS_PER_CALL
 
 ROOT: Final = Path(__file__).parent.parent
@@ -93,9 +93,9 @@ def warm(count: int) -> dict[str, Any]:
     }
     rows = _rounds({SINGLE: works[SINGLE], BULK: works[BULK], "SendMessage alone": (_send_message, count)})
     with (
-        _replaced(aws.sqs(), "send_message", lambda **_: {"MessageId": "1"}),
-        _replaced(aws.low_latency_dynamodb(), "put_item", lambda **_: {}),
-        _replaced(aws.low_latency_s3(), "get_object", _sources),
+        _replaced(clients.sqs(), "send_message", lambda **_: {"MessageId": "1"}),
+        _replaced(clients.low_latency_dynamodb(), "put_item", lambda **_: {}),
+        _replaced(clients.low_latency_s3(), "get_object", _sources),
     ):
         return rows | _rounds({f"{name}{WITHOUT_AWS}": work for name, work in works.items()})
 
@@ -116,7 +116,7 @@ def _sources(**_: Any) -> dict[str, Any]:
 
 def _send_message() -> object:
     url = os.environ["SLUICE_EVENTS_QUEUE_URL"]
-    return aws.sqs().send_message(QueueUrl=url, MessageBody="x" * 900, MessageGroupId=gateway.SITE_ID)
+    return clients.sqs().send_message(QueueUrl=url, MessageBody="x" * 900, MessageGroupId=gateway.SITE_ID)
 
 
 def _handler() -> Callable[[dict[str, Any]], Any]:

@@ -16,9 +16,10 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, dispatch, message, receipts, rejection, settings
+from sluice import accounts, dispatch, message, receipts, rejection, settings
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
-from sluice.delivery import backoff, circuit_breaker, http, poison, rate_limiter
+from sluice.aws import clients, s3, sqs
+from sluice.delivery import backoff, circuit_breaker, http, parking, poison, rate_limiter
 from sluice.delivery.outcome import Circuits, Outcome, Receipts
 from sluice.delivery.rate_limiter import RateLimiter
 from sluice.dispatch import Record
@@ -54,7 +55,7 @@ class _Times(msgspec.Struct, frozen=True):
 def _runner() -> asyncio.Runner:
     # One loop for the life of the process: the upstream's connections belong to it.
     runner = asyncio.Runner()
-    runner.get_loop().set_default_executor(ThreadPoolExecutor(aws.CALLS_AT_ONCE))
+    runner.get_loop().set_default_executor(ThreadPoolExecutor(clients.MAX_CONCURRENT_CALLS))
     return runner
 
 
@@ -88,7 +89,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             if len(parts) > 1:
                 # The next part may end this process, and the answer with it.
                 done = [records[number]["receiptHandle"] for number in part if number not in staying]
-                aws.delete_messages(configuration.events_queue_url, done)
+                sqs.delete_messages(configuration.events_queue_url, done)
     if kept:
         sent = min(int(records[number]["attributes"]["SentTimestamp"]) for number in kept) / 1_000
         metrics.add_metric("OldestKeptSeconds", MetricUnit.Seconds, time.time() - sent)
@@ -107,7 +108,7 @@ def _postpone(
         )
         for number, wait in kept.items()
     ]
-    aws.change_visibility(configuration.events_queue_url, delays)
+    sqs.change_visibility(configuration.events_queue_url, delays)
 
 
 @contextlib.contextmanager
@@ -172,7 +173,7 @@ def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
 
     return dispatch.Ports(
         accounts=functools.partial(_accounts, configuration),
-        fetch_claim=aws.claim_reader(bucket),
+        fetch_claim=s3.claim_reader(bucket),
         delivery=delivery.Ports(
             create_job=functools.partial(http.create_job, http.client()),
             create_events=functools.partial(http.create_events, http.client()),
@@ -208,7 +209,7 @@ def _circuits(table: str, bucket: str) -> Circuits:
         logger.info("circuit closed", account=site_id)
 
     async def park(site_id: str, messages: list[bytes]) -> None:
-        await asyncio.to_thread(circuit_breaker.park, table, bucket, site_id, messages)
+        await asyncio.to_thread(parking.park, table, bucket, site_id, messages)
 
     return Circuits(is_open, open_circuit, close_circuit, park)
 
@@ -269,7 +270,7 @@ def _record(record: dict[str, Any], *, culprit: bool = False) -> Record:
 
 def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: _Times) -> None:
     """Puts the rejections on their queue; messages of those it fails for are kept."""
-    unsent = aws.send_messages(
+    unsent = sqs.send_messages(
         configuration.rejected_queue_url,
         [rejection.encode(refusal.rejection) for refusal in outcome.refusals],
         claim_bucket=configuration.claim_bucket,
@@ -292,7 +293,7 @@ def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: 
         )
         if refusal.receipt:
             places[refusal.receipt].update(refusal.positions)
-    noted = aws.map_concurrently(functools.partial(_note_rejected, configuration, times), places.items())
+    noted = clients.map_concurrently(functools.partial(_note_rejected, configuration, times), places.items())
     outcome.counts["ReceiptsNotNoted"] += noted.count(False)
 
 

@@ -16,10 +16,11 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, aws, ingest, jsonapi, receipts, rejection, settings
+from sluice import accounts, ingest, jsonapi, receipts, rejection, settings
 from sluice.accounts import PipelessApp
 from sluice.admission import cors, rate_limit
 from sluice.admission.metric_quota import MetricQuota
+from sluice.aws import s3, sqs
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem
@@ -95,11 +96,11 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
 
     def store(body: Body, account: str) -> None:
         queue_url, bucket = configuration.events_queue_url, configuration.claim_bucket
-        aws.send_message(body, account, queue_url=queue_url, claim_bucket=bucket)
+        sqs.send_message(body, account, queue_url=queue_url, claim_bucket=bucket)
 
     def reject(rejections: list[Rejection]) -> None:
         queue_url, bucket = configuration.rejected_queue_url, configuration.claim_bucket
-        if aws.send_messages(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
+        if sqs.send_messages(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
             raise Retryable("the rejected queue cannot be reached")
 
     def open_receipt(receipt: str, account: str, created: datetime, total: int, rejected: list[int]) -> None:
@@ -269,7 +270,7 @@ def _sources_cache() -> "SourcesCache":
         logger.critical("sources not loaded", cause=cause)
 
     return sources.SourcesCache(
-        lambda etag: aws.get_object_if_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
+        lambda etag: s3.get_object_if_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
     )
 
 

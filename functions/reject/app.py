@@ -10,7 +10,8 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import archive, aws, receipts, settings
+from sluice import archive, receipts, settings
+from sluice.aws import clients, s3
 from sluice.errors import Retryable
 from sluice.rejection import Reason, Rejection
 from sluice.settings import RejectSettings
@@ -34,7 +35,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     for rejections in _groups(event["Records"], configuration, last_read):
         try:
             objects = archive.objects(rejections.values())
-            aws.map_concurrently(functools.partial(_put, configuration.archive_bucket), objects.items())
+            clients.map_concurrently(functools.partial(_put, configuration.archive_bucket), objects.items())
         except Retryable as error:
             # Objects written already are written again with the same key, or known by their lines' ids.
             logger.error("archive not written", cause=str(error))
@@ -44,7 +45,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         dead += sum(rejection.reason is Reason.DEAD_LETTER for rejection in rejections.values())
         _log(rejections.values())
         undelivered = filter(None, map(archive.undelivered_positions, rejections.values()))
-        aws.map_concurrently(functools.partial(_note, configuration.state_table), undelivered)
+        clients.map_concurrently(functools.partial(_note, configuration.state_table), undelivered)
     metrics.add_metric("ArchivedRejections", MetricUnit.Count, archived)
     metrics.add_metric("DeadLetters", MetricUnit.Count, dead)
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(failed)]}
@@ -52,7 +53,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def _put(bucket: str, archived: tuple[str, bytes]) -> None:
     key, lines = archived
-    aws.put_object(bucket, key, lines)
+    s3.put_object(bucket, key, lines)
 
 
 def _groups(
@@ -60,7 +61,7 @@ def _groups(
 ) -> Iterator[dict[str, Rejection]]:
     """The rejections that can be read in time, by message id, in groups that fit the memory."""
     now = datetime.now(UTC)
-    fetch_claim = aws.claim_reader(configuration.claim_bucket)
+    fetch_claim = s3.claim_reader(configuration.claim_bucket)
     group: dict[str, Rejection] = {}
     size = 0
     for record in records:

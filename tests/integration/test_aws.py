@@ -10,7 +10,8 @@ import boto3
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from sluice import aws, message
+from sluice import message
+from sluice.aws import clients, s3, sqs
 from sluice.errors import Retryable
 from sluice.message import Body
 from tests.support.aws_stack import Cloud
@@ -30,7 +31,7 @@ def sent(cloud: Cloud) -> list[list[str]]:
 
 
 def test_a_request_is_stored_with_its_account_as_the_group(cloud: Cloud) -> None:
-    aws.send_message(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims")
+    sqs.send_message(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     [call] = cloud.calls.of("SendMessage")
     assert call == {"QueueUrl": cloud.events, "MessageBody": "text", "MessageGroupId": "AbC123"}
@@ -39,18 +40,18 @@ def test_a_request_is_stored_with_its_account_as_the_group(cloud: Cloud) -> None
 
 
 def test_a_claim_is_there_before_the_message_that_points_to_it(cloud: Cloud) -> None:
-    aws.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+    sqs.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     assert [name for name, _ in cloud.calls.made] == ["PutObject", "SendMessage"]
     assert cloud.content("claims", "claims/c1") == b"packed"
-    assert aws.claim_reader("claims")("claims/c1") == b"packed"
+    assert s3.claim_reader("claims")("claims/c1") == b"packed"
 
 
 def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
     cloud.calls.fail("PutObject")
 
     with pytest.raises(Retryable):
-        aws.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+        sqs.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
 
     assert cloud.left() == []
 
@@ -68,8 +69,8 @@ class TestAnswering:
 
     @pytest.fixture(autouse=True)
     def _no_silence_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(aws, "_failing_until", {})
-        monkeypatch.setattr(aws.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(clients, "_failing_until", {})
+        monkeypatch.setattr(clients.time, "monotonic", lambda: self.now)
 
     now = 1_000.0
 
@@ -78,7 +79,7 @@ class TestAnswering:
         made = []
 
         def call() -> None:
-            with aws.failing_fast(service, "it cannot be reached"):
+            with clients.failing_fast(service, "it cannot be reached"):
                 made.append(True)
                 self.now += seconds
                 raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
@@ -91,7 +92,7 @@ class TestAnswering:
         assert self.fails(seconds=6.0)
 
         assert not self.fails()
-        self.now += aws.FAIL_FAST_SECONDS - 0.1
+        self.now += clients.FAIL_FAST_SECONDS - 0.1
         assert not self.fails()
         self.now += 0.2
         assert self.fails()
@@ -102,10 +103,10 @@ class TestAnswering:
         assert self.fails(there)
 
     def test_so_is_one_that_failed_at_once_or_that_answers(self) -> None:
-        self.fails(seconds=aws.SLOW_FAILURE_SECONDS / 2)
+        self.fails(seconds=clients.SLOW_FAILURE_SECONDS / 2)
         assert self.fails()
 
-        with aws.failing_fast(here, "it cannot be reached"):
+        with clients.failing_fast(here, "it cannot be reached"):
             self.now += 6.0
         assert self.fails()
 
@@ -113,10 +114,10 @@ class TestAnswering:
 CALLS: list[tuple[str, Callable[[Cloud], Any]]] = [
     (
         "SendMessage",
-        lambda cloud: aws.send_message(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims"),
+        lambda cloud: sqs.send_message(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims"),
     ),
-    ("PutObject", lambda cloud: aws.put_object("claims", "key", b"content")),
-    ("GetObject", lambda cloud: aws.claim_reader("claims")("key")),
+    ("PutObject", lambda cloud: s3.put_object("claims", "key", b"content")),
+    ("GetObject", lambda cloud: s3.claim_reader("claims")("key")),
 ]
 
 
@@ -136,20 +137,20 @@ def test_what_aws_refuses_is_to_be_tried_again(
 
 def test_a_claim_that_is_not_there_is_to_be_tried_again(cloud: Cloud) -> None:
     with pytest.raises(Retryable):
-        aws.claim_reader("claims")("claims/none")
+        s3.claim_reader("claims")("claims/none")
 
 
 def test_messages_are_sent_ten_at_a_time(cloud: Cloud) -> None:
     bodies = plain(25)
 
-    assert aws.send_messages(cloud.events, bodies, claim_bucket="claims") == set()
+    assert sqs.send_messages(cloud.events, bodies, claim_bucket="claims") == set()
 
     assert sent(cloud) == [[body.text for body in bodies[n : n + 10]] for n in (0, 10, 20)]
     assert sorted(cloud.left()) == [body.text for body in bodies]
 
 
 def test_nothing_to_send_is_no_call(cloud: Cloud) -> None:
-    assert aws.send_messages(cloud.events, [], claim_bucket="claims") == set()
+    assert sqs.send_messages(cloud.events, [], claim_bucket="claims") == set()
     assert cloud.calls.made == []
 
 
@@ -165,7 +166,7 @@ SIZES = [
 def test_no_call_exceeds_what_sqs_takes(cloud: Cloud, sizes: list[int]) -> None:
     bodies = [Body("ä" * (size // 2)) for size in sizes]
 
-    unsent = aws.send_messages(
+    unsent = sqs.send_messages(
         cloud.events, bodies, claim_bucket="claims", group="AbC123", attributes={"resumed": "1", "probe": "1"}
     )
 
@@ -183,13 +184,13 @@ def _bytes(entry: dict[str, Any]) -> int:
 
 
 def test_batches_are_full_where_bodies_are_small(cloud: Cloud) -> None:
-    aws.send_messages(cloud.events, plain(20, size=100_000), claim_bucket="claims")
+    sqs.send_messages(cloud.events, plain(20, size=100_000), claim_bucket="claims")
 
     assert len(cloud.calls.of("SendMessageBatch")) == 2
 
 
 def test_every_message_has_the_group_and_the_attributes(cloud: Cloud) -> None:
-    aws.send_messages(
+    sqs.send_messages(
         cloud.events, plain(2), claim_bucket="claims", group="AbC123", attributes={"probe": "1"}
     )
 
@@ -209,7 +210,7 @@ def test_what_fails_of_a_batch_is_told_by_its_index(cloud: Cloud) -> None:
 
     cloud.calls.instead("SendMessageBatch", lose_two)
 
-    assert aws.send_messages(cloud.events, plain(25), claim_bucket="claims") == {3, 21}
+    assert sqs.send_messages(cloud.events, plain(25), claim_bucket="claims") == {3, 21}
     assert len(cloud.left()) == 23
 
 
@@ -219,20 +220,20 @@ def test_what_is_not_said_to_be_sent_is_not_taken_for_sent(cloud: Cloud) -> None
 
     cloud.calls.instead("SendMessageBatch", say_less)
 
-    assert aws.send_messages(cloud.events, plain(15), claim_bucket="claims") == {0, 10}
+    assert sqs.send_messages(cloud.events, plain(15), claim_bucket="claims") == {0, 10}
 
 
 def test_a_batch_that_fails_leaves_the_others(cloud: Cloud) -> None:
     cloud.calls.fail("SendMessageBatch", when=lambda call: call["Entries"][0]["Id"] == "10")
 
-    assert aws.send_messages(cloud.events, plain(25), claim_bucket="claims") == set(range(10, 20))
+    assert sqs.send_messages(cloud.events, plain(25), claim_bucket="claims") == set(range(10, 20))
     assert len(cloud.left()) == 15
 
 
 def test_a_batch_with_a_claim_that_cannot_be_written_is_not_sent(cloud: Cloud) -> None:
     cloud.calls.fail("PutObject")
 
-    assert aws.send_messages(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims") == {0, 1, 2, 3}
+    assert sqs.send_messages(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims") == {0, 1, 2, 3}
     assert cloud.left() == []
 
 
@@ -240,8 +241,8 @@ def test_many_messages_are_deleted_and_postponed_some_calls_at_a_time(cloud: Clo
     cloud.send(*(body.text for body in plain(35)))
     handles = [record["receiptHandle"] for record in cloud.receive()["Records"]]
 
-    aws.change_visibility(cloud.events, [(handle, 0) for handle in handles[:25]])
-    aws.delete_messages(cloud.events, handles[25:])
+    sqs.change_visibility(cloud.events, [(handle, 0) for handle in handles[:25]])
+    sqs.delete_messages(cloud.events, handles[25:])
 
     assert len(cloud.left()) == 25
     assert len(cloud.receive()["Records"]) == 25
@@ -249,7 +250,7 @@ def test_many_messages_are_deleted_and_postponed_some_calls_at_a_time(cloud: Clo
 
 
 def test_calls_run_some_at_a_time(cloud: Cloud) -> None:
-    together = threading.Barrier(aws.CALLS_AT_ONCE, timeout=10)
+    together = threading.Barrier(clients.MAX_CONCURRENT_CALLS, timeout=10)
 
     def meet(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
         together.wait()
@@ -257,7 +258,10 @@ def test_calls_run_some_at_a_time(cloud: Cloud) -> None:
 
     cloud.calls.instead("SendMessageBatch", meet)
 
-    assert aws.send_messages(cloud.events, plain(10 * aws.CALLS_AT_ONCE), claim_bucket="claims") == set()
+    assert (
+        sqs.send_messages(cloud.events, plain(10 * clients.MAX_CONCURRENT_CALLS), claim_bucket="claims")
+        == set()
+    )
 
 
 def test_a_message_that_is_not_deleted_or_postponed_is_no_error(cloud: Cloud) -> None:
@@ -265,8 +269,8 @@ def test_a_message_that_is_not_deleted_or_postponed_is_no_error(cloud: Cloud) ->
     [record] = cloud.receive()["Records"]
     cloud.calls.fail("*")
 
-    aws.delete_messages(cloud.events, [record["receiptHandle"]])
-    aws.change_visibility(cloud.events, [(record["receiptHandle"], 5)])
+    sqs.delete_messages(cloud.events, [record["receiptHandle"]])
+    sqs.change_visibility(cloud.events, [(record["receiptHandle"], 5)])
 
     assert cloud.left() == ["one"]
 
@@ -284,12 +288,12 @@ def test_clients_are_made_one_at_a_time(cloud: Cloud, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(boto3, "client", slowly)
 
-    clients = [aws.sqs, aws.s3, aws.dynamodb]
-    for client in clients:
-        client.cache_clear()
+    makers = [clients.sqs, clients.s3, clients.dynamodb]
+    for maker in makers:
+        maker.cache_clear()
 
-    aws.map_concurrently(lambda client: client(), clients)
+    clients.map_concurrently(lambda maker: maker(), makers)
 
-    for client in clients:
-        client.cache_clear()
+    for maker in makers:
+        maker.cache_clear()
     assert most == 1

@@ -5,13 +5,19 @@ import os
 import pytest
 
 from benchmarks import bad_event_cost, fake_aws, scale, singles
-from sluice import aws
+from sluice.aws import clients
 from tests.support.aws_stack import forget
 
 
 def forget_clients() -> None:
     """Clients are bound to the address that stood in the environment when they were made."""
-    for made in (aws.sqs, aws.s3, aws.dynamodb, aws.low_latency_dynamodb, aws.low_latency_s3):
+    for made in (
+        clients.sqs,
+        clients.s3,
+        clients.dynamodb,
+        clients.low_latency_dynamodb,
+        clients.low_latency_s3,
+    ):
         made.cache_clear()
     forget()
 

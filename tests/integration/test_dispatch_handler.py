@@ -15,9 +15,10 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
-from sluice import aws, message, settings
+from sluice import message, settings
+from sluice.aws import clients
 from sluice.contract import Surface
-from sluice.delivery import circuit_breaker, http, poison
+from sluice.delivery import circuit_breaker, http, parking, poison
 from sluice.delivery.outcome import Outcome, Refusal
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
@@ -301,10 +302,10 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
     parked = [
         msgspec.json.decode(each)["receipt"]
         for key in dispatch.cloud.keys("claims", "parked/")
-        for each in circuit_breaker.parked_messages("claims", key)
+        for each in parking.parked_messages("claims", key)
     ]
     assert sorted(parked) == ["r-ann", "r-bob", "r-cy"]
-    assert circuit_breaker.registered_accounts("state").keys() == {SITE_ID}
+    assert parking.registered_accounts("state").keys() == {SITE_ID}
     assert dispatch.function.metrics()["ParkedMessages"] == 3
     assert dispatch.function.metrics()["CircuitsOpened"] == 1
 
@@ -443,18 +444,18 @@ def test_notes_never_keep_an_invocation_past_its_end(
 def test_a_table_that_hangs_is_waited_for_once(dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch) -> None:
     dispatch.cloud.name_accounts(*({"site_id": f"Acc{n:03}", "private_key": "pk"} for n in range(30)))
     dispatch.put(*(stored((f"a{n}", f"a{n}"), receipt=f"r{n}", account=f"Acc{n:03}") for n in range(30)))
-    asked = threading.Barrier(aws.CALLS_AT_ONCE)
+    asked = threading.Barrier(clients.MAX_CONCURRENT_CALLS)
 
     def fail_together(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
         asked.wait(30)
         raise ReadTimeoutError(endpoint_url="https://nowhere.example")
 
     dispatch.cloud.calls.instead("GetItem", fail_together)
-    monkeypatch.setattr(aws, "SLOW_FAILURE_SECONDS", 0.0)
+    monkeypatch.setattr(clients, "SLOW_FAILURE_SECONDS", 0.0)
 
     assert len(dispatch.invoke()) == 30
 
-    assert len(dispatch.cloud.calls.of("GetItem")) == aws.CALLS_AT_ONCE
+    assert len(dispatch.cloud.calls.of("GetItem")) == clients.MAX_CONCURRENT_CALLS
     assert dispatch.klaviyo.requests() == []
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from devstack.fake_upstream import Pipeless, transport
 from sluice import message
-from sluice.delivery import circuit_breaker, http
+from sluice.delivery import circuit_breaker, http, parking
 from sluice.message import PipelessEvent, PipelessMessage
 from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, forget_secrets
 from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
@@ -155,7 +155,7 @@ def test_a_refused_app_is_paused_without_its_neighbours(dispatch: Dispatch) -> N
 
     assert {key.split("/")[1] for key in dispatch.cloud.keys("claims", "parked/")} == {APP, "pipeless-9"}
     assert circuit_breaker.is_open("state", APP)
-    assert circuit_breaker.registered_accounts("state").keys() == {APP, "pipeless-9"}
+    assert parking.registered_accounts("state").keys() == {APP, "pipeless-9"}
     assert dispatch.cloud.item(f"circuit#{SITE_ID}") is None
 
 

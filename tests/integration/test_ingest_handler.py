@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import pytest
 
-from sluice import accounts, aws, message, settings
+from sluice import accounts, message, settings
+from sluice.aws import s3
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.klaviyo import parser
 from tests.support.aws_clients import aws_client
@@ -162,7 +163,7 @@ def test_a_large_body_that_does_not_compress_is_claimed(front: Front) -> None:
     [queued] = front.queued()
     assert answer.status == 202
     assert json.loads(queued) == {"sluice": 1, "claim": key}
-    stored = message.decode(queued, aws.claim_reader("claims"))
+    stored = message.decode(queued, s3.claim_reader("claims"))
     assert len(stored.entries[0].events) == len(events)
     assert noise[:100_000].encode() in bytes(stored.entries[0].events[0].attributes)
 

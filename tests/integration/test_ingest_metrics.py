@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from sluice import aws, message
+from sluice import message
 from sluice.admission import metric_quota
 from sluice.admission.metric_quota import MetricQuota
+from sluice.aws import clients
 from sluice.contract import MAX_METRICS
 from tests.support.aws_clients import aws_client
 from tests.support.factories import (
@@ -161,7 +162,7 @@ def test_without_the_table_all_are_taken(limited: Front) -> None:
 
 def test_what_has_been_seen_is_not_asked_again(front: Front) -> None:
     made: list[str] = []
-    aws.low_latency_dynamodb().meta.events.register(
+    clients.low_latency_dynamodb().meta.events.register(
         "before-call.dynamodb", lambda model, **_: made.append(model.name)
     )
     first, other = MetricQuota(), MetricQuota()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
-from sluice import aws, message
+from sluice import message
+from sluice.aws import clients
 from sluice.contract import Surface
 from sluice.message import StoredMessage
 from sluice.webhooks import accept as webhooks
@@ -244,7 +245,7 @@ def test_a_process_outlives_its_wait_for_a_newer_document(front: Front) -> None:
     """Checks that the process does not end, and its document with it."""
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
     timeout = resources["IngestFunction"]["Properties"]["Timeout"]
-    config = aws.low_latency_s3().meta.config
+    config = clients.low_latency_s3().meta.config
 
     longest = config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
 

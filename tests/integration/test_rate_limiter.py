@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws
 
 from devstack.fake_upstream.windows import busiest
-from sluice import aws
+from sluice.aws import clients
 from sluice.contract import STEADY_LIMIT
 from sluice.delivery import rate_limiter
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline, RateLimiter
@@ -28,7 +28,7 @@ NOW_MS = int(NOW * 1_000)
 
 
 class Database:
-    """Plays DynamoDB as `aws.dynamodb` gives it, one call at a time, counted, and failing when told to."""
+    """Plays DynamoDB as `clients.dynamodb` gives it: counts calls, one at a time, and fails when told to."""
 
     def __init__(self, client):
         self._client = client
@@ -75,7 +75,7 @@ def database(monkeypatch):
             BillingMode="PAY_PER_REQUEST",
         )
         found = Database(client)
-        monkeypatch.setattr(aws, "dynamodb", lambda: found)
+        monkeypatch.setattr(clients, "dynamodb", lambda: found)
         yield found
 
 

@@ -13,7 +13,8 @@ from botocore.exceptions import ConnectionClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import aws, positions, receipts
+from sluice import positions, receipts
+from sluice.aws import clients
 from sluice.contract import MAX_EVENTS_PER_REQUEST
 from sluice.delivery import poison
 from sluice.errors import Retryable
@@ -57,10 +58,10 @@ def hanging_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socke
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "testing")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(aws, "_failing_until", {})
-        aws.low_latency_dynamodb.cache_clear()
+        monkeypatch.setattr(clients, "_failing_until", {})
+        clients.low_latency_dynamodb.cache_clear()
         yield accepted
-        aws.low_latency_dynamodb.cache_clear()
+        clients.low_latency_dynamodb.cache_clear()
         listening.shutdown(socket.SHUT_RDWR)
     thread.join()
     for connection in accepted:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sluice.contract import Surface
-from sluice.delivery import circuit_breaker
+from sluice.delivery import circuit_breaker, parking
 from tests.support.aws_stack import Cloud, Context, Function, stored
 from tests.support.factories import SITE_ID
 
@@ -26,7 +26,7 @@ class Resume:
         """Parks each message in an object of its own."""
         for name in names:
             made = stored((name, name), receipt=name, account=site_id, surface=Surface.EVENT)
-            circuit_breaker.park("state", "claims", site_id, [msgspec.json.encode(made)])
+            parking.park("state", "claims", site_id, [msgspec.json.encode(made)])
 
     def tick(self, seconds: float = 55.0) -> None:
         self.function({}, Context(seconds))

@@ -12,7 +12,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
-from sluice import aws
+from sluice.aws import sqs
 from sluice.delivery import http
 from sluice.producers import line_reader, s3_objects
 from tests.support.aws_stack import PRIVATE_KEY, REGION, Cloud, Context, Crash, Function
@@ -284,7 +284,7 @@ def test_an_object_may_have_some_thousand_bad_lines(
         sent[queue] += len(bodies)
         return set()
 
-    monkeypatch.setattr(aws, "send_messages", send_all)  # the emulated queue would take minutes for so many
+    monkeypatch.setattr(sqs, "send_messages", send_all)  # the emulated queue would take minutes for so many
     drops.cloud.send(drops.drop(*[b"a,csv,line"] * bad, line("good")))
 
     assert drops.invoke() == []

@@ -22,7 +22,8 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, aws, settings
+from sluice import accounts, settings
+from sluice.aws import clients
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import parser
 from sluice.message import Message
@@ -286,7 +287,7 @@ def forget() -> None:
     """Forgets what a process keeps from its first request on, except its clients, which are slow to make."""
     settings.load.cache_clear()
     forget_secrets()
-    aws._failing_until.clear()
+    clients._failing_until.clear()
 
 
 def forget_secrets() -> None:

@@ -20,7 +20,8 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID  # type: ignore[attr-defined]
 from moto.sqs.models import sqs_backends
 
-from sluice import aws, message
+from sluice import message
+from sluice.aws import s3
 from sluice.rejection import Rejection
 from tests.support.aws_clients import aws_client
 from tests.support.aws_stack import forget
@@ -126,7 +127,7 @@ class Front:
 
     def rejected(self) -> list[Rejection]:
         """Returns everything on RejectedQueue."""
-        unpack = functools.partial(message.unwrap, fetch_claim=aws.claim_reader("claims"))
+        unpack = functools.partial(message.unwrap, fetch_claim=s3.claim_reader("claims"))
         found = [msgspec.json.decode(unpack(body), type=Rejection) for body in bodies(self.rejected_url)]
         return sorted(found, key=lambda rejection: rejection.pointer or "")
 

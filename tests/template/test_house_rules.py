@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from sluice import settings
-from sluice.delivery import circuit_breaker, poison
+from sluice.delivery import parking, poison
 
 type Template = dict[str, Any]
 type Rule = Callable[[Template], Iterator[str]]
@@ -324,7 +324,7 @@ def claims_outlive_their_messages(template: Template) -> Iterator[str]:
     for rule in template["Resources"]["ClaimBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]:
         if rule["ExpirationInDays"] * DAY <= longest and rule.get("Prefix") != poison.JOURNAL_PREFIX:
             yield f"ClaimBucket: a message may outlive its claim by {rule['Id']}"
-        if circuit_breaker.PARKED_PREFIX.startswith(rule.get("Prefix", "")):
+        if parking.PARKED_PREFIX.startswith(rule.get("Prefix", "")):
             yield f"ClaimBucket: parked messages expire by {rule['Id']}"
 
 

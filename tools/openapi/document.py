@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sluice import contract, jsonapi
+from sluice.aws import state_table
 from sluice.contract import Surface
 from sluice.jsonapi import MAX_PROBLEMS_LISTED
-from sluice.receipts import KEEP_SECONDS
 from tools.openapi import examples, models
 from tools.openapi.examples import Document
 
@@ -319,7 +319,7 @@ PATHS: Final[dict[str, Part]] = {
             "summary": "Ask what became of a bulk request",
             "description": (
                 "Ours: Klaviyo has no such route for events. With any key of the account, for "
-                f"{KEEP_SECONDS // 86_400} days. It needs no `revision`."
+                f"{state_table.MESSAGE_LIFE_SECONDS // 86_400} days. It needs no `revision`."
             ),
             "tags": ["Server"],
             "security": _any_key(contract.SCOPE_EVENTS_READ, contract.SCOPE_EVENTS_WRITE),

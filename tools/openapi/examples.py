@@ -16,13 +16,14 @@ import yaml
 from sluice import contract, ingest, jsonapi
 from sluice.accounts import Accounts, IngestKey, KlaviyoAccount, PipelessApp
 from sluice.admission import request
+from sluice.aws import state_table
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.ingest import Accepted
 from sluice.klaviyo import parser
 from sluice.pipeless import ingest as pipeless
 from sluice.pipeless import parser as pipeless_intake
-from sluice.receipts import KEEP_SECONDS, Receipt
+from sluice.receipts import Receipt
 from sluice.webhooks import accept as webhooks
 
 NOW: Final = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -135,7 +136,13 @@ def accepted_leniently(body: Document) -> Document:
 def progress() -> Document:
     """Returns the answer to a question about a bulk request."""
     receipt = Receipt(
-        SITE_ID, NOW, NOW + timedelta(seconds=KEEP_SECONDS), 1000, 998, 1, NOW + timedelta(seconds=7)
+        SITE_ID,
+        NOW,
+        NOW + timedelta(seconds=state_table.MESSAGE_LIFE_SECONDS),
+        1000,
+        998,
+        1,
+        NOW + timedelta(seconds=7),
     )
     return _decoded(ingest.request_status(RECEIPT, _READER, accounts=_ACCOUNTS, find=lambda _: receipt))
 

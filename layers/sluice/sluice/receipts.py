@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws
+from sluice.aws import clients, state_table
 from sluice.contract import Surface
 from sluice.errors import Retryable
 
-KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})  # whose receipts can be asked about
 _BATCH: Final = 100  # items of one BatchGetItem
 _ATTEMPTS: Final = 6  # to get what the table leaves out of its answers while it is throttled
@@ -55,22 +54,22 @@ def create(
     `rejected` are the places of events that were rejected right away.
     """
     item: dict[str, Any] = {
-        **_key(receipt),
+        **state_table.RECEIPT.key(receipt),
         "account": {"S": account},
         "created": {"S": created.isoformat()},
         "total": {"N": str(total)},
-        "expires_at": {"N": str(int(created.timestamp()) + KEEP_SECONDS)},
+        "expires_at": state_table.RECEIPT.expiry(created.timestamp()),
     }
     if rejected:
         item["rejected"] = {"NS": [str(place) for place in rejected]}
-    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
-        aws.retrying_closed_connection(lambda: client.put_item(TableName=table, Item=item))
+    with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be written") as client:
+        clients.retrying_closed_connection(lambda: client.put_item(TableName=table, Item=item))
 
 
 def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     """Returns a receipt that was created and has not expired; None if there is none."""
-    with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
-        answer = client.get_item(TableName=table, Key=_key(receipt), ConsistentRead=True)
+    with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
+        answer = client.get_item(TableName=table, Key=state_table.RECEIPT.key(receipt), ConsistentRead=True)
     item = answer.get("Item", {})
     if "account" not in item:
         return None
@@ -100,12 +99,12 @@ def record_outcome(
     adds = ", ".join(f"{name[1:]} {name}" for name in values)
     now = datetime.now(UTC)
     values[":noted"] = {"S": now.isoformat()}
-    values[":expiry"] = {"N": str(int(now.timestamp()) + KEEP_SECONDS)}
+    values[":expiry"] = state_table.RECEIPT.expiry(now.timestamp())
     sets = "noted = :noted, expires_at = if_not_exists(expires_at, :expiry)"
-    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
+    with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         client.update_item(
             TableName=table,
-            Key=_key(receipt),
+            Key=state_table.RECEIPT.key(receipt),
             UpdateExpression=f"SET {sets} ADD {adds}",
             ExpressionAttributeValues=values,
         )
@@ -116,15 +115,17 @@ def completed(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
     found: dict[str, frozenset[int]] = {}
     for chunk in batched(receipts, _BATCH, strict=False):
         for item in _items(table, chunk):
-            receipt = item["pk"]["S"].removeprefix(_PREFIX)
+            receipt = state_table.RECEIPT.name(item)
             found[receipt] = _positions(item, "delivered") | _positions(item, "rejected")
     return found
 
 
 def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
-    wanted: Any = {table: {"Keys": [_key(receipt) for receipt in receipts], "ConsistentRead": True}}
+    wanted: Any = {
+        table: {"Keys": [state_table.RECEIPT.key(receipt) for receipt in receipts], "ConsistentRead": True}
+    }
     for attempt in range(_ATTEMPTS):
-        with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
+        with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
             answer = client.batch_get_item(RequestItems=wanted)
         yield from answer["Responses"].get(table, [])
         wanted = answer.get("UnprocessedKeys")
@@ -132,13 +133,6 @@ def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
             return
         time.sleep(0.05 * 2**attempt)
     raise Retryable("the state table is throttled")
-
-
-_PREFIX: Final = "receipt#"
-
-
-def _key(receipt: str) -> dict[str, dict[str, str]]:
-    return {"pk": {"S": _PREFIX + receipt}}
 
 
 def _positions(item: Any, name: str) -> frozenset[int]:

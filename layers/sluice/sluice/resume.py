@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from sluice import aws
-from sluice.delivery import circuit_breaker
+from sluice.aws import sqs
+from sluice.delivery import circuit_breaker, parking
 from sluice.errors import Retryable
 from sluice.message import Body, wrap
 from sluice.settings import ResumeSettings
@@ -26,11 +26,11 @@ class Store(msgspec.Struct, frozen=True):
 
     def accounts(self) -> dict[str, str]:
         """The accounts that may have messages parked, by site id, with their marks."""
-        return circuit_breaker.registered_accounts(self.settings.state_table)
+        return parking.registered_accounts(self.settings.state_table)
 
     def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
         """Puts messages on the events queue and returns those that did not get there."""
-        unsent = aws.send_messages(
+        unsent = sqs.send_messages(
             self.settings.events_queue_url,
             [_body(message) for message in messages],
             claim_bucket=self.settings.claim_bucket,
@@ -48,7 +48,7 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
     """
     table, bucket = store.settings.state_table, store.settings.claim_bucket
     is_open = circuit_breaker.is_open(table, site_id)
-    parked = circuit_breaker.parked_objects(bucket, site_id)
+    parked = parking.parked_objects(bucket, site_id)
     if is_open:
         # The oldest: a probe that came back is the newest, so one that is never looked at blocks no other.
         return True, sum(_send(store, site_id, key, probe=True) for key in list(parked)[:PROBES])
@@ -58,18 +58,18 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
             break
         sent += _send(store, site_id, key, probe=False)
     if not parked:
-        circuit_breaker.deregister(table, site_id, mark)
+        parking.deregister(table, site_id, mark)
     return False, sent
 
 
 def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
     """Sends a parked object's messages, or the first of them as a probe; what is not sent stays in it."""
     bucket = store.settings.claim_bucket
-    messages = circuit_breaker.parked_messages(bucket, key)
+    messages = parking.parked_messages(bucket, key)
     due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
     unsent = store.send(site_id, due, probe=probe)
     if len(unsent) < len(due):
-        circuit_breaker.keep_only(bucket, key, unsent + rest)
+        parking.keep_only(bucket, key, unsent + rest)
     if unsent:
         raise Retryable(f"{len(unsent)} parked messages did not get to the queue")
     return len(due)

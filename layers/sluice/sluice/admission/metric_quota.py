@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws
+from sluice.aws import clients, state_table
 from sluice.contract import MAX_METRICS, Surface
 from sluice.jsonapi import Problem
 from sluice.klaviyo import pointers
@@ -89,16 +89,16 @@ def _payload(entry: Entry[Any], event: Event[Any]) -> bytes:
 
 
 def _read(table: str, site_id: str) -> frozenset[str]:
-    wanted: Any = {"Key": _key(site_id), "ConsistentRead": True}
-    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be read") as client:
-        answer = aws.retrying_closed_connection(lambda: client.get_item(TableName=table, **wanted))
+    wanted: Any = {"Key": state_table.METRICS.key(site_id), "ConsistentRead": True}
+    with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be read") as client:
+        answer = clients.retrying_closed_connection(lambda: client.get_item(TableName=table, **wanted))
     return _names(answer.get("Item", {}))
 
 
 def _add(table: str, site_id: str, added: frozenset[str]) -> frozenset[str] | None:
     """Adds names if there is still room for so many; if not, all those that are there."""
     update: Any = {
-        "Key": _key(site_id),
+        "Key": state_table.METRICS.key(site_id),
         "UpdateExpression": "ADD #names :added",
         "ConditionExpression": "attribute_not_exists(#names) OR size(#names) <= :most",
         "ExpressionAttributeNames": {"#names": _NAMES},
@@ -108,16 +108,12 @@ def _add(table: str, site_id: str, added: frozenset[str]) -> frozenset[str] | No
         },
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
-    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
+    with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be written") as client:
         try:
-            aws.retrying_closed_connection(lambda: client.update_item(TableName=table, **update))
+            clients.retrying_closed_connection(lambda: client.update_item(TableName=table, **update))
         except client.exceptions.ConditionalCheckFailedException as error:
             return _names(error.response.get("Item", {}))
     return None
-
-
-def _key(site_id: str) -> dict[str, Any]:
-    return {"pk": {"S": f"metrics#{site_id}"}}
 
 
 def _names(item: Any) -> frozenset[str]:

@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws, contract
+from sluice import contract
+from sluice.aws import clients, state_table
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
 from sluice.receipts import SURFACES as BULK_SURFACES
 
 WINDOW_SECONDS: Final = 60
-KEEP_SECONDS: Final = 120
 _MINUTE: Final = "minute"
 
 
@@ -49,7 +49,7 @@ def consume(table: str, caller: str, surface: Surface, now: datetime) -> Remaini
     minute, second = divmod(int(now.timestamp()), WINDOW_SECONDS)
     reset = math.ceil((minute + 1) * WINDOW_SECONDS - now.timestamp())
     update: Any = {
-        "Key": {"pk": {"S": f"inbound#{caller}#{'bulk' if is_bulk else 'event'}#{minute}"}},
+        "Key": state_table.INBOUND.key(f"{caller}#{'bulk' if is_bulk else 'event'}#{minute}"),
         "UpdateExpression": "SET expires_at = :expiry ADD #minute :one, #second :one",
         "ConditionExpression": (
             "(attribute_not_exists(#minute) OR #minute < :steady)"
@@ -60,14 +60,14 @@ def consume(table: str, caller: str, surface: Surface, now: datetime) -> Remaini
             ":one": {"N": "1"},
             ":burst": {"N": str(burst)},
             ":steady": {"N": str(steady)},
-            ":expiry": {"N": str((minute + 1) * WINDOW_SECONDS + KEEP_SECONDS)},
+            ":expiry": state_table.INBOUND.expiry((minute + 1) * WINDOW_SECONDS),
         },
         "ReturnValues": "UPDATED_NEW",
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
-    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
+    with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be written") as client:
         try:
-            answer = aws.retrying_closed_connection(lambda: client.update_item(TableName=table, **update))
+            answer = clients.retrying_closed_connection(lambda: client.update_item(TableName=table, **update))
         except client.exceptions.ConditionalCheckFailedException as error:
             spent = _minute(error.response.get("Item", {})) >= steady
             raise _throttled(reset if spent else 1) from None

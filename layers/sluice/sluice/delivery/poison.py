@@ -17,12 +17,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
-from sluice import aws
+from sluice.aws import clients, s3, state_table
 from sluice.errors import Retryable
 
 SUSPECT_PARTS: Final = 16
 MAX_SOLO_CRASHES: Final = 16
-SOLO_KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 JOURNAL_PREFIX: Final = "unfinished/"
 MAX_JOURNAL_ENTRIES: Final = (
     100  # notes looked at, the newest: if there are more, it is no message that ends processes
@@ -72,19 +71,21 @@ def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[Non
     """
     key = f"{JOURNAL_PREFIX}{_KEY_BASE - math.ceil(end)}-{uuid.uuid4().hex}"
     with contextlib.suppress(Retryable):
-        aws.put_object(bucket, key, "\n".join(message_ids).encode())
+        s3.put_object(bucket, key, "\n".join(message_ids).encode())
     yield  # an exception ends the process as far as its messages are concerned: the note stays
     with contextlib.suppress(Retryable):
-        aws.delete_object(bucket, key)
+        s3.delete_object(bucket, key)
 
 
 def crashed_groups(bucket: str, now: float) -> list[frozenset[str]]:
     """The message ids that processes which ended before `now` (epoch seconds) had in hand, by process."""
-    with aws.translating_errors("the notes of what is in hand cannot be listed"):
-        answer = aws.s3().list_objects_v2(Bucket=bucket, Prefix=JOURNAL_PREFIX, MaxKeys=1_000)
+    with clients.translating_errors("the notes of what is in hand cannot be listed"):
+        answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=JOURNAL_PREFIX, MaxKeys=1_000)
     keys = [found["Key"] for found in answer.get("Contents", [])]
     over = [key for key in keys if _journal_end(key) < now][:MAX_JOURNAL_ENTRIES]
-    return [group for group in aws.map_concurrently(lambda key: _journal_group(bucket, key), over) if group]
+    return [
+        group for group in clients.map_concurrently(lambda key: _journal_group(bucket, key), over) if group
+    ]
 
 
 def _journal_end(key: str) -> int:
@@ -93,20 +94,20 @@ def _journal_end(key: str) -> int:
 
 def _journal_group(bucket: str, key: str) -> frozenset[str]:
     try:
-        return frozenset(aws.claim_reader(bucket)(key).decode().splitlines())
+        return frozenset(s3.claim_reader(bucket)(key).decode().splitlines())
     except Retryable:
         return frozenset()  # it has expired meanwhile, or is read the next time
 
 
 def start_solo(table: str, message_id: str) -> int:
     """Notes that a message is tried alone; how often that ended its process before."""
-    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
+    with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         answer = client.update_item(
             TableName=table,
-            Key=_solo_key(message_id),
+            Key=state_table.SOLO.key(message_id),
             UpdateExpression="SET expires_at = :expiry ADD trials :one",
             ExpressionAttributeValues={
-                ":expiry": {"N": str(int(time.time()) + SOLO_KEEP_SECONDS)},
+                ":expiry": state_table.SOLO.expiry(time.time()),
                 ":one": {"N": "1"},
             },
             ReturnValues="UPDATED_NEW",
@@ -116,9 +117,5 @@ def start_solo(table: str, message_id: str) -> int:
 
 def finish_solo(table: str, message_id: str) -> None:
     """Notes that a message was tried and its process lives."""
-    with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
-        client.delete_item(TableName=table, Key=_solo_key(message_id))
-
-
-def _solo_key(message_id: str) -> dict[str, dict[str, str]]:
-    return {"pk": {"S": f"trial#{message_id}"}}
+    with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
+        client.delete_item(TableName=table, Key=state_table.SOLO.key(message_id))

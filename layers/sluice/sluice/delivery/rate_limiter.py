@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws
+from sluice.aws import clients, state_table
 from sluice.contract import BURST_LIMIT, STEADY_LIMIT
 from sluice.errors import Retryable
 
@@ -41,7 +41,6 @@ QUOTA_TOLERANCE: Final = (
 )
 _MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12
-_KEEP_SECONDS: Final = 3_600
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -165,7 +164,7 @@ class RateLimiter:
         rate: RateLimit = KLAVIYO,
     ) -> None:
         self._table = table
-        self._key = f"pace#{site_id}"
+        self._key: Any = state_table.RATE_LIMIT.key(site_id)
         self._latest = int(deadline * 1_000)
         self._clock = clock
         self._sleep = sleep
@@ -263,9 +262,8 @@ class RateLimiter:
         raise Retryable("the pace is contended")
 
     def _load(self) -> tuple[SlotWindow, int]:
-        key: Any = {"pk": {"S": self._key}}
-        with aws.failing_fast(aws.dynamodb, "the state table cannot be read") as client:
-            answer = client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
+        with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
+            answer = client.get_item(TableName=self._table, Key=self._key, ConsistentRead=True)
         item = answer.get("Item")
         if item is None:
             return SlotWindow(), 0
@@ -273,12 +271,12 @@ class RateLimiter:
 
     def _store(self, window: SlotWindow, version: int) -> bool:
         item: Any = {
-            "pk": {"S": self._key},
+            **self._key,
             **_attributes(window),
             "version": {"N": str(version + 1)},
-            "expires_at": {"N": str(int(self._clock()) + _KEEP_SECONDS)},
+            "expires_at": state_table.RATE_LIMIT.expiry(self._clock()),
         }
-        with aws.failing_fast(aws.dynamodb, "the state table cannot be written") as client:
+        with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
             try:
                 client.put_item(
                     TableName=self._table,

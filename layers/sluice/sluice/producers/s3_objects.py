@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import aws, rejection
+from sluice import rejection
 from sluice.accounts import Accounts, is_account_id
+from sluice.aws import clients, s3, sqs, state_table
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.errors import Retryable, Undeliverable
 from sluice.klaviyo import problems
@@ -30,7 +31,6 @@ from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.settings import DispatchSettings
 
 MAX_OBJECT_BYTES: Final = 2**30  # unpacked: reading on in a gzipped object begins at its beginning
-KEEP_SECONDS: Final = 15 * 86_400  # a little longer than a message can live
 # Of what is put before it is noted: little enough for the memory, and for the time there is.
 GROUP_LINES: Final = 1_000
 GROUP_BYTES: Final = 8 * 2**20
@@ -103,7 +103,7 @@ def read(
         return True
     try:
         metadata, pieces, gzipped = _open(each, progress)
-    except aws.ObjectGone:
+    except s3.ObjectGone:
         gone = Undeliverable(Reason.INVALID, "The object is not there any more, or was written anew.")
         _put(settings, _Group(bad=[_rejection(source, progress.line, gone)]), counts)
         return True
@@ -121,7 +121,7 @@ def read(
 def _open(each: Object, progress: Progress) -> tuple[Mapping[str, str], Iterator[bytes], bool]:
     """Opens an object: what its writer says of it, its bytes from the progress on, whether it is gzipped."""
     start = 0 if progress.gzipped else progress.offset
-    opened = aws.open_object(
+    opened = s3.open_object(
         each.bucket,
         each.key,
         version=each.version,
@@ -247,13 +247,13 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
         _store(group, filling.message)
     bucket = settings.claim_bucket
     unsent = len(
-        aws.send_messages(
+        sqs.send_messages(
             settings.rejected_queue_url, [rejection.encode(each) for each in group.bad], claim_bucket=bucket
         )
     )
     for account, bodies in group.good.items():
         unsent += len(
-            aws.send_messages(settings.events_queue_url, bodies, claim_bucket=bucket, group=account)
+            sqs.send_messages(settings.events_queue_url, bodies, claim_bucket=bucket, group=account)
         )
     if unsent:
         raise Retryable(f"{unsent} messages of lines did not get to their queues")
@@ -262,8 +262,10 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
 
 
 def _progress(table: str, id: str) -> Progress:
-    with aws.translating_errors("the state table cannot be read"):
-        answer = aws.dynamodb().get_item(TableName=table, Key=_key(id), ConsistentRead=True)
+    with clients.translating_errors("the state table cannot be read"):
+        answer = clients.dynamodb().get_item(
+            TableName=table, Key=state_table.IMPORT.key(id), ConsistentRead=True
+        )
     item = answer.get("Item")
     if item is None:
         return Progress()
@@ -273,20 +275,16 @@ def _progress(table: str, id: str) -> Progress:
 
 def _note(table: str, id: str, progress: Progress) -> None:
     item: Any = {
-        **_key(id),
+        **state_table.IMPORT.key(id),
         "offset": {"N": str(progress.offset)},
         "line": {"N": str(progress.line)},
         "bad": {"N": str(progress.bad)},
         "gzipped": {"BOOL": progress.gzipped},
         "done": {"BOOL": progress.done},
-        "expires_at": {"N": str(int(time.time()) + KEEP_SECONDS)},
+        "expires_at": state_table.IMPORT.expiry(time.time()),
     }
-    with aws.translating_errors("the state table cannot be written"):
-        aws.dynamodb().put_item(TableName=table, Item=item)
-
-
-def _key(id: str) -> dict[str, dict[str, str]]:
-    return {"pk": {"S": f"object#{id}"}}
+    with clients.translating_errors("the state table cannot be written"):
+        clients.dynamodb().put_item(TableName=table, Item=item)
 
 
 def _digest(*parts: object) -> str:

@@ -15,13 +15,12 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from sluice import aws
+from sluice.aws import clients, state_table
 from sluice.contract import IDENTIFIERS
 from sluice.webhooks.mapping import MappedEvent
 
 type Identity = dict[str, str]  # identifiers of a profile, by their names
 
-KEEP_SECONDS: Final = 90 * 86_400  # since the last delivery: longer than orders can be returned
 MAX_PEOPLE: Final = 50  # added at once: metrics of one delivery; an update of an item has room for no more
 _DIGEST_BYTES: Final = 12  # of an event's id: no two of an object's events share one
 _PERSON: Final = "person#"  # and the metric: an item's attribute with the identity
@@ -100,9 +99,8 @@ def open_record(
     table: str, source: str, object_id: str, people: Mapping[str, Identity], now: datetime
 ) -> ObjectRecord:
     """Adds people to an object's item where a metric has nobody yet, and gives the record; or `Retryable`."""
-    expiry = int(now.timestamp()) + KEEP_SECONDS
     names: dict[str, str] = {}
-    values: dict[str, Any] = {":expiry": {"N": str(expiry)}}
+    values: dict[str, Any] = {":expiry": state_table.WEBHOOK_OBJECT.expiry(now.timestamp())}
     sets = ["expires_at = :expiry"]
     for number, (metric, found) in enumerate(islice(people.items(), MAX_PEOPLE)):
         names[f"#p{number}"] = _PERSON + metric
@@ -111,8 +109,8 @@ def open_record(
     if people:
         sets += ["last_person = :p0"]
     request: dict[str, Any] = {"ExpressionAttributeNames": names} if names else {}
-    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
-        answer = aws.retrying_closed_connection(
+    with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be written") as client:
+        answer = clients.retrying_closed_connection(
             lambda: client.update_item(
                 TableName=table,
                 Key=_key(source, object_id),
@@ -129,10 +127,10 @@ def mark_stored(table: str, source: str, object_id: str, event_ids: Collection[b
     """Adds events to the stored ones of an object's item; or `Retryable`."""
     values: dict[str, Any] = {
         ":ids": {"BS": list(event_ids)},
-        ":expiry": {"N": str(int(now.timestamp()) + KEEP_SECONDS)},
+        ":expiry": state_table.WEBHOOK_OBJECT.expiry(now.timestamp()),
     }
-    with aws.failing_fast(aws.low_latency_dynamodb, "the state table cannot be written") as client:
-        aws.retrying_closed_connection(
+    with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be written") as client:
+        clients.retrying_closed_connection(
             lambda: client.update_item(
                 TableName=table,
                 Key=_key(source, object_id),
@@ -144,7 +142,7 @@ def mark_stored(table: str, source: str, object_id: str, event_ids: Collection[b
 
 def _key(source: str, object_id: str) -> dict[str, Any]:
     digest = hashlib.blake2b(object_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return {"pk": {"S": f"webhook#{source}#{digest}"}}
+    return state_table.WEBHOOK_OBJECT.key(f"{source}#{digest}")
 
 
 def _record(item: Any) -> ObjectRecord:

@@ -1,0 +1,1 @@
+"""Thin adapters to AWS: clients, queues, objects, and the keys of the state table."""

@@ -1,0 +1,114 @@
+"""Makes the process's AWS clients on first use, as Lambda bills initialisation, and names their errors."""
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from sluice.errors import Retryable
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+MAX_CONCURRENT_CALLS: Final = 16  # ten thousand messages take a thousand batch calls, within seconds
+SLOW_FAILURE_SECONDS: Final = 0.4  # a call that takes this long to fail would take it again
+FAIL_FAST_SECONDS: Final = 5.0  # for which a service that failed slowly is not called
+
+_failing_until: Final[dict[Callable[[], Any], float]] = {}
+_one_at_a_time: Final = threading.Lock()
+
+
+def _client(service: str, *, connect_timeout: float = 2, read_timeout: float = 5, attempts: int = 3) -> Any:
+    import boto3  # noqa: PLC0415 - importing it costs more than a warm request
+    from botocore.config import Config  # noqa: PLC0415
+
+    config = Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=32,
+    )
+    with _one_at_a_time:  # clients may be used by several threads, but not made by them
+        return boto3.client(service, config=config)  # type: ignore[call-overload]
+
+
+@functools.cache
+def sqs() -> "SQSClient":
+    """The process's SQS client."""
+    return _client("sqs")  # type: ignore[no-any-return]
+
+
+@functools.cache
+def s3() -> "S3Client":
+    """The process's S3 client."""
+    return _client("s3")  # type: ignore[no-any-return]
+
+
+@functools.cache
+def dynamodb() -> "DynamoDBClient":
+    """The process's DynamoDB client."""
+    return _client("dynamodb", read_timeout=2)  # type: ignore[no-any-return]  # it answers in milliseconds
+
+
+@functools.cache
+def low_latency_dynamodb() -> "DynamoDBClient":
+    """The process's DynamoDB client for what a caller should not wait for: it asks once, and not for long."""
+    return _client("dynamodb", connect_timeout=0.5, read_timeout=0.5, attempts=1)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def low_latency_s3() -> "S3Client":
+    """The process's S3 client for what it has a copy of, which it would lose if it were ended for waiting."""
+    return _client("s3", connect_timeout=1, read_timeout=2, attempts=2)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def translating_errors(otherwise: str) -> Iterator[None]:
+    """Turns the SDK's errors into `Retryable`: what is asked for here is right, or an operator's to mend."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise Retryable(otherwise) from error
+
+
+@contextlib.contextmanager
+def failing_fast[Client](service: Callable[[], Client], otherwise: str) -> Iterator[Client]:
+    """As `reaching` with a service's client, and for a while all fails at once where something failed slowly.
+
+    So a service that hangs is waited for once, and not by each of the many who want something of it.
+    """
+    client = service()
+    begin = time.monotonic()
+    if begin < _failing_until.get(service, 0.0):
+        raise Retryable(otherwise)
+    try:
+        with translating_errors(otherwise):
+            yield client
+    except Retryable:
+        now = time.monotonic()
+        if now - begin >= SLOW_FAILURE_SECONDS:
+            _failing_until[service] = now + FAIL_FAST_SECONDS
+        raise
+
+
+def retrying_closed_connection[T](call: Callable[[], T]) -> T:
+    """A call of a client that asks once: once more if its connection was closed while the process froze."""
+    from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
+
+    try:
+        return call()
+    except ConnectionClosedError:
+        return call()
+
+
+def map_concurrently[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
+    """What a call answers to each argument, some calls at a time."""
+    with ThreadPoolExecutor(MAX_CONCURRENT_CALLS) as threads:
+        return list(threads.map(call, arguments))

@@ -1,0 +1,102 @@
+"""Reads and writes S3 objects, claims among them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from sluice.aws import clients
+from sluice.errors import Retryable
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+
+_GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "PreconditionFailed"})
+
+
+def put_object(bucket: str, key: str, content: bytes) -> None:
+    """Writes one object. `Retryable` if it is not safe there."""
+    with clients.translating_errors("an object cannot be written"):
+        clients.s3().put_object(Bucket=bucket, Key=key, Body=content)
+
+
+def delete_object(bucket: str, key: str) -> None:
+    """Deletes one object, if it is there. `Retryable` if that is not sure."""
+    with clients.translating_errors("an object cannot be deleted"):
+        clients.s3().delete_object(Bucket=bucket, Key=key)
+
+
+def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
+    """An object's ETag and bytes, or None if it still has the given ETag. Of one that does not exist both are
+    empty. `Retryable` if S3 does not answer soon.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    condition: Any = {"IfNoneMatch": etag} if etag else {}
+    try:
+        with clients.translating_errors("an object cannot be read"):
+            answer = clients.low_latency_s3().get_object(Bucket=bucket, Key=key, **condition)
+            return answer["ETag"], answer["Body"].read()
+    except Retryable as error:
+        cause = error.__cause__
+        code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else ""
+        if code in {"304", "NotModified"}:
+            return None
+        if code == "NoSuchKey":
+            return "", b""
+        raise
+
+
+def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
+    """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
+
+    def fetch(key: str) -> bytes:
+        with clients.failing_fast(clients.s3, "a claim cannot be read") as client:
+            return client.get_object(Bucket=claim_bucket, Key=key)["Body"].read()
+
+    return fetch
+
+
+class OpenedObject(msgspec.Struct, frozen=True):
+    """An S3 object that is being read: what its writer says of it, and its bytes in pieces."""
+
+    metadata: Mapping[str, str]
+    pieces: Iterator[bytes]
+
+
+class ObjectGone(Exception):
+    """The object that was meant is not there: deleted, or written anew since."""
+
+
+def open_object(
+    bucket: str, key: str, *, version: str | None, etag: str | None, start: int, piece_bytes: int
+) -> OpenedObject:
+    """An object from its byte `start` on: nothing, if it ends there.
+
+    Raises `Gone`; this and reading on may raise `Retryable`.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    which: Any = {"VersionId": version} if version else {"IfMatch": f'"{etag}"'} if etag else {}
+    if start:
+        which["Range"] = f"bytes={start}-"
+    with clients.translating_errors("an object cannot be read"):
+        try:
+            answer = clients.s3().get_object(Bucket=bucket, Key=key, **which)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "InvalidRange":
+                return OpenedObject({}, iter(()))
+            if code in _GONE:
+                raise ObjectGone from error
+            raise
+    return OpenedObject(answer["Metadata"], _pieces(answer["Body"], piece_bytes))
+
+
+def _pieces(body: "StreamingBody", piece_bytes: int) -> Iterator[bytes]:
+    while True:
+        with clients.translating_errors("an object cannot be read"):
+            piece = body.read(piece_bytes)
+        if not piece:
+            return
+        yield piece
