@@ -77,6 +77,15 @@ def test_a_form_is_its_fields() -> None:
     assert payload.read(FORM, b"a=1&b=%C3%A9&c=") == ({"a": "1", "b": "\u00e9", "c": ""}, [])
 
 
+def test_a_byte_of_a_form_that_is_not_utf_8_is_replaced_and_told() -> None:
+    found, replaced = payload.read(FORM, b"a=gift+%F0%9F&b=1&%FF=2")
+
+    assert found == {"a": "gift \ufffd", "b": "1", "\ufffd": "2"}
+    assert [each.detail for each in replaced] == [
+        "Bytes of a field that are not UTF-8 were replaced by U+FFFD."
+    ]
+
+
 @pytest.mark.parametrize("body", [b"a=\xff", b"&".join([b"a=1"] * 1_001)])
 def test_what_is_no_form_is_said_to_be_none(body: bytes) -> None:
     with pytest.raises(Refused) as raised:

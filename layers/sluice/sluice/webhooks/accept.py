@@ -37,7 +37,7 @@ from sluice.webhooks.payload import read as read_payload
 from sluice.webhooks.sources import Source
 
 MAX_PROBLEMS_PER_REJECTION: Final = 5  # told in its text
-_MISNAMED: Final = "Half a surrogate pair, which is no character, stands in an identifier or the metric."
+_MISNAMED: Final = "A character that had to be replaced stands in an identifier or the metric."
 _PING: Final = re.compile(rb"webhook_id=[0-9]{1,20}")
 
 

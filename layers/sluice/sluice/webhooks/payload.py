@@ -25,12 +25,26 @@ def read(headers: Mapping[str, str], body: bytes) -> tuple[object, list[Problem]
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/x-www-form-urlencoded":
         return _json(body)
+    return _form(body)
+
+
+def _form(body: bytes) -> tuple[object, list[Problem]]:
+    """Reads a form. A byte of a field that is not UTF-8 is replaced, and told."""
     try:
-        fields = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        fields = urllib.parse.parse_qsl(
+            body.decode(), keep_blank_values=True, errors="surrogateescape", max_num_fields=_MAX_FIELDS
+        )
     except ValueError:
         detail = f"The body is no form of UTF-8 and at most {_MAX_FIELDS} fields."
         raise Refused(400, [Problem("parse_error", detail, "/")]) from None
-    return dict(fields), []
+    whole = {_utf8(name): _utf8(value) for name, value in fields}
+    if whole == dict(fields):
+        return whole, []
+    return whole, [Problem("invalid", "Bytes of a field that are not UTF-8 were replaced by U+FFFD.", "/")]
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _json(body: bytes) -> tuple[object, list[Problem]]:
