@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
+_NOT_FORWARDED: Final = "Only event calls are taken here, and no other is forwarded: send this one to Klaviyo."
 _FIELDS_LOGGED: Final = 10  # of those left out of one delivery
 _TOPIC: Final = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 _MAX_TOPICS: Final = 50  # counted by each process, of all sources
@@ -312,7 +313,8 @@ def _not_found(_: Exception) -> Response[str]:
         if re.fullmatch(route.replace("*", "[^/]+"), path) and method not in methods.split(", "):
             problem = Problem("method_not_allowed", f"Allowed here: {methods}.")
             return _refuse(405, [problem], {"Allow": methods})
-    return _refuse(404, [Problem("not_found", "There is nothing at this path.")])
+    detail = _NOT_FORWARDED if path.startswith(("/api/", "/client/")) else "There is nothing at this path."
+    return _refuse(404, [Problem("not_found", detail)])
 
 
 @app.exception_handler(Refused)  # type: ignore[untyped-decorator]
@@ -344,7 +346,7 @@ def _broken(error: Exception) -> Response[str]:
 
 
 def _fail() -> Response[str]:
-    problem = Problem("error", "Nothing was accepted. The fault is on this side.")
+    problem = Problem("error", "Nothing was accepted, because the gateway failed. Tell its operator.")
     return _refuse(500, [problem])
 
 

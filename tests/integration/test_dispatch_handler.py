@@ -752,4 +752,4 @@ def test_with_several_accounts_a_body_that_names_none_is_refused_and_says_so(dis
 
     assert dispatch.delivered() == Counter(["mine"])
     [rejection] = dispatch.rejections()
-    assert rejection["detail"] == "Name the account, by its site id: the secret has 2 accounts."
+    assert rejection["detail"] == "'account' is needed, a site id: the accounts document has 2 accounts."

@@ -290,6 +290,14 @@ def test_a_refusal_is_the_documented_one_stores_nothing_and_gives_nothing_away(
     assert [secret for secret in SECRETS if secret in said] == []
 
 
+@pytest.mark.parametrize("path", ["/api/profiles", "/client/subscriptions/", "/api/event-bulk-create-jobs/1/2"])
+def test_another_call_of_klaviyos_is_told_where_to_go(front: Front, path: str) -> None:
+    answer = front.send(path=path)
+
+    assert answer.status == 404
+    assert "send this one to Klaviyo" in answer.document["errors"][0]["detail"]
+
+
 def allowed(request: dict[str, Any]) -> str:
     path = request.get("path", BULK)
     return "POST, OPTIONS" if path.startswith("/client/") else "GET" if path != BULK else "POST"

@@ -73,7 +73,7 @@ def test_an_account_has_room_for_so_many_metrics_and_no_more(limited: Front) -> 
     assert (answer.status, answer.codes) == (400, ["invalid"])
     [error] = answer.document["errors"]
     assert error["source"] == {"pointer": f"{ENTRIES}/0/attributes/events/data/1/{NAME}"}
-    assert "one more: use the name" in error["detail"]
+    assert "its limit: use the name" in error["detail"]
     assert entered() == set(most)
     assert limited.send(document=of(most[0], most[-1])).status == 202
     assert len(limited.queued()) == 3

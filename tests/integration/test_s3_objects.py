@@ -153,7 +153,7 @@ def test_an_objects_metadata_name_account_and_surface(drops: Drops) -> None:
     assert drops.delivered(SITE_ID) == Counter(["mine"])
     [rejection] = drops.rejections()
     assert rejection["line"] == "s3://drops/b:1"
-    assert "Name the account" in rejection["detail"]
+    assert "a site id: the accounts document has" in rejection["detail"]
 
 
 @pytest.mark.parametrize("packed", [False, True])

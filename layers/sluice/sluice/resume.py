@@ -71,7 +71,7 @@ def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
     if len(unsent) < len(due):
         parking.keep_only(bucket, key, unsent + rest)
     if unsent:
-        raise Retryable(f"{len(unsent)} parked messages did not get to the queue")
+        raise Retryable(f"{len(unsent)} parked messages could not be sent to the queue")
     return len(due)
 
 

@@ -91,4 +91,4 @@ def test_what_is_no_form_is_said_to_be_none(body: bytes) -> None:
     with pytest.raises(Refused) as raised:
         payload.read(FORM, body)
 
-    assert "no form" in raised.value.problems[0].detail
+    assert "must be a form" in raised.value.problems[0].detail

@@ -478,7 +478,7 @@ WORDS: list[tuple[Any, str, str]] = [
         "A profile needs one of id, email, phone_number, external_id, anonymous_id, _kx.",
     ),
     (own(profile={"_kx": 1}), f"{HOOK}/events/seen/profile/_kx", "'_kx' must be a string."),
-    (own(when="a = b"), f"{HOOK}/events/seen/when", "This is no JMESPath expression: "),
+    (own(when="a = b"), f"{HOOK}/events/seen/when", "This is not a JMESPath expression: "),
     (own(properties=[]), f"{HOOK}/events/seen/properties", "'properties' must be an object."),
 ]
 

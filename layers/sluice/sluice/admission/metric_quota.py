@@ -20,7 +20,7 @@ from sluice.message import Entry, Event
 _NAMES: Final = "names"
 _NAME_POINTER: Final = "/attributes/metric/data/attributes/name"
 _TOO_MANY: Final = (
-    f"An account may have {MAX_METRICS} metrics, and this would be one more: use the name of one it has."
+    f"The account already has {MAX_METRICS} metrics, its limit: use the name of one of them."
 )
 
 

@@ -131,7 +131,7 @@ def _decompressed(encoding: str, body: bytes) -> bytes:
     if len(plain) > contract.MAX_BODY_BYTES_IN:
         raise _too_large()
     if not inflater.eof or inflater.unused_data:
-        fault = "goes on after its end" if inflater.eof else "is cut off"
+        fault = "has data after its end" if inflater.eof else "is cut off"
         raise Refused(400, [Problem("parse_error", f"The {encoding} body {fault}.", "/")])
     return plain
 

@@ -79,7 +79,7 @@ def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[Non
 
 def crashed_groups(bucket: str, now: float) -> list[frozenset[str]]:
     """The message ids that processes which ended before `now` (epoch seconds) had in hand, by process."""
-    with clients.translating_errors("the notes of what is in hand cannot be listed"):
+    with clients.translating_errors("the in-flight journal cannot be listed"):
         answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=JOURNAL_PREFIX, MaxKeys=1_000)
     keys = [found["Key"] for found in answer.get("Contents", [])]
     over = [key for key in keys if _journal_end(key) < now][:MAX_JOURNAL_ENTRIES]

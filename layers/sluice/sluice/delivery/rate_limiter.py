@@ -259,7 +259,7 @@ class RateLimiter:
                 self._known, self._known_at = changed or window, self._clock()
                 return result
             time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311
-        raise Retryable("the pace is contended")
+        raise Retryable("too many workers reserve slots of the account at the same time")
 
     def _load(self) -> tuple[SlotWindow, int]:
         with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:

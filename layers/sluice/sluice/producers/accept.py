@@ -43,7 +43,7 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
 def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> PipelessMessage:
     app = accounts.app(body.account)
     if app is None:
-        detail = "Name an app of the accounts secret as the account: 'pipeless-' and its id."
+        detail = "'account' must name an app of the accounts document: 'pipeless-' and its id."
         raise Undeliverable(Reason.INVALID, detail)
     batch = pipeless.read(content, app)
     return PipelessMessage(receipt, app.app_id, body.sent, pipeless.stamped(batch.events, body.sent))
@@ -55,12 +55,12 @@ def _site_id(named: str | None, accounts: Accounts) -> str:
     if not named and only is not None:
         return only.site_id
     if not named and not (accounts.accounts or accounts.pipeless):
-        raise Retryable("the accounts secret names nobody yet")
+        raise Retryable("the accounts document names no account yet")
     if not named:
-        detail = f"Name the account, by its site id: the secret has {len(accounts.accounts)} accounts."
+        detail = f"'account' is needed, a site id: the accounts document has {len(accounts.accounts)} accounts."
         raise Undeliverable(Reason.INVALID, detail)
     if not is_site_id(named):
-        raise Undeliverable(Reason.INVALID, "What names the account is no site id: six letters or digits.")
+        raise Undeliverable(Reason.INVALID, "'account' must be a site id: six letters or digits.")
     return named
 
 
@@ -74,7 +74,7 @@ def _surface(body: Body, content: bytes) -> Surface | None:
         raise Undeliverable(Reason.MALFORMED, "The message is not JSON.") from None
     surface = parser.surface_of(document)
     if surface is None and not pipeless.is_batch(document):
-        detail = "The message is no body of a known surface: 'data.type' names none."
+        detail = "The message must be the body of a route: its 'data.type' belongs to none."
         raise Undeliverable(Reason.INVALID, detail)
     return surface
 
@@ -86,4 +86,4 @@ def _named_surface(name: str) -> Surface | None:
         return _NAMED[name]
     except KeyError:
         names = ", ".join([*_NAMED, PIPELESS_SURFACE])
-        raise Undeliverable(Reason.INVALID, f"What names the surface must be one of {names}.") from None
+        raise Undeliverable(Reason.INVALID, f"'surface' must be one of {names}.") from None

@@ -156,7 +156,7 @@ def _groups(source: Source, pieces: Iterator[bytes], progress: Progress) -> Iter
                 yield group, progress
                 group, bad = _Group(), progress.bad
     except line_reader.CorruptGzip:
-        end = Reason.MALFORMED, "The object is not whole: it cannot be unpacked."
+        end = Reason.MALFORMED, "The object is damaged: it cannot be unpacked."
     if end is not None:
         reason, detail = end
         more = f"{detail} Nothing from this line on was read."
@@ -220,7 +220,7 @@ def _opened(body: Body, line: Line) -> Body:
         raise Undeliverable(Reason.MALFORMED, "The line is not UTF-8.")
     opened = envelopes.unwrap(body)
     if not isinstance(opened, Body):
-        raise Undeliverable(Reason.INVALID, "A line must be a body, and not word of other objects.")
+        raise Undeliverable(Reason.INVALID, "A line must be a body, not a notification of objects.")
     return opened
 
 
@@ -256,7 +256,7 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
             sqs.send_messages(settings.events_queue_url, bodies, claim_bucket=bucket, group=account)
         )
     if unsent:
-        raise Retryable(f"{unsent} messages of lines did not get to their queues")
+        raise Retryable(f"{unsent} messages of lines could not be sent to their queues")
     counts["RejectedEvents"] += len(group.bad)
     counts["PutLines"] += group.put
 

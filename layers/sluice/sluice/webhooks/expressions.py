@@ -69,9 +69,9 @@ def parse(text: str) -> Expression:
     try:
         tree = Parser().parse(text).parsed
     except exceptions.JMESPathError as error:
-        raise MappingError(f"This is no JMESPath expression: {_said(error)}.") from None
+        raise MappingError(f"This is not a JMESPath expression: {_said(error)}.") from None
     except (RecursionError, ValueError):
-        raise MappingError("This is no JMESPath expression.") from None
+        raise MappingError("This is not a JMESPath expression.") from None
     for node in _parts(tree):
         if node["type"] == "function_expression":
             _check_call(node["value"], len(node["children"]))
@@ -94,9 +94,9 @@ def measure(value: object, room: int, depth: int = 0) -> int:
         case dict() | list():
             size = 2 + _measure_parts(value, room, depth)
         case _:
-            raise MappingError("The result is no JSON value.")
+            raise MappingError("The result is not a JSON value.")
     if size > room:
-        raise LimitExceeded(f"What is made of the payload must not exceed {MAX_BYTES} bytes.")
+        raise LimitExceeded(f"The result of a payload must not exceed {MAX_BYTES} bytes.")
     return size
 
 
@@ -104,7 +104,7 @@ def _encoded_size(text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise MappingError("The result has half a surrogate pair in it, which is no character.") from None
+        raise MappingError("The result contains half of a surrogate pair, which is not a character.") from None
 
 
 def _measure_parts(container: dict[Any, Any] | list[Any], room: int, depth: int) -> int:
@@ -369,7 +369,7 @@ class _Functions(Functions):  # type: ignore[misc]
         try:
             return datetime.fromtimestamp(float(seconds), UTC).isoformat()
         except (OverflowError, OSError, ValueError):
-            raise MappingError("unix_time() was given a number that is no time.") from None
+            raise MappingError("unix_time() was given a number that is not a time.") from None
 
     # As Powertools defines them, but for the bound on what comes out of a compressed string.
     @_takes(_NAME)
@@ -390,7 +390,7 @@ class _Functions(Functions):  # type: ignore[misc]
         try:
             plain = zlib.decompressobj(31).decompress(base64.b64decode(text), MAX_BYTES + 1)
         except zlib.error:
-            raise MappingError("powertools_base64_gzip() was given no gzip.") from None
+            raise MappingError("powertools_base64_gzip() was given data that is not gzip.") from None
         if len(plain) > MAX_BYTES:
             raise LimitExceeded(f"A compressed string must not exceed {MAX_BYTES} bytes.")
         return plain.decode()
@@ -494,7 +494,7 @@ def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise MappingError("seconds_between() was given a string that is no time.") from None
+        raise MappingError("seconds_between() was given a string that is not a time.") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -505,9 +505,9 @@ def _decimal(value: Any) -> Decimal | None:
     try:
         number = Decimal(str(value).strip())
     except decimal.InvalidOperation:
-        raise MappingError("A calculation was given a string that is no number.") from None
+        raise MappingError("A calculation was given a string that is not a number.") from None
     if not number.is_finite():
-        raise MappingError("A calculation was given a string that is no number.")
+        raise MappingError("A calculation was given a string that is not a number.")
     return number
 
 

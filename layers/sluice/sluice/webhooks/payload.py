@@ -35,7 +35,7 @@ def _form(body: bytes) -> tuple[object, list[Problem]]:
             body.decode(), keep_blank_values=True, errors="surrogateescape", max_num_fields=_MAX_FIELDS
         )
     except ValueError:
-        detail = f"The body is no form of UTF-8 and at most {_MAX_FIELDS} fields."
+        detail = f"The body must be a form in UTF-8 with at most {_MAX_FIELDS} fields."
         raise Refused(400, [Problem("parse_error", detail, "/")]) from None
     whole = {_utf8(name): _utf8(value) for name, value in fields}
     if whole == dict(fields):
