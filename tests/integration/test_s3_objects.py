@@ -386,7 +386,7 @@ def test_single_events_travel_together_and_fill_jobs(drops: Drops) -> None:
     messages = drops.cloud.left()
     drops.invoke()
 
-    assert sorted(body.count('"entry":') for body in messages) == [1, 41, 100, 100]
+    assert sorted(body.count('"entry_index":') for body in messages) == [1, 41, 100, 100]
     assert drops.delivered() == Counter({*names, "client"} - {"refused"})
     assert drops.function.metrics()["PutLines"] == 242
     [rejection] = drops.rejections()
@@ -402,4 +402,4 @@ def test_lines_that_travel_together_are_no_more_than_one_request_can_be(
 
     drops.invoke()
 
-    assert sorted(body.count('"entry":') for body in drops.cloud.left()) == [1, 2, 2]
+    assert sorted(body.count('"entry_index":') for body in drops.cloud.left()) == [1, 2, 2]
