@@ -1,5 +1,5 @@
-"""Fakes the calls of ingest to SQS, Secrets Manager and DynamoDB, on a loopback socket in a process of its
-own.
+"""Fakes the calls of ingest to SQS, Secrets Manager, DynamoDB and S3, on a loopback socket in a process of
+its own.
 """
 
 import contextlib
@@ -126,10 +126,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             digest = hashlib.md5(body["MessageBody"].encode(), usedforsecurity=False).hexdigest()
             answer = {"MessageId": str(uuid.uuid4()), "MD5OfMessageBody": digest}
-        content = json.dumps(answer).encode()
+        self._answer(answer, "application/x-amz-json-1.0")
+
+    def do_GET(self) -> None:
+        """Answers S3's GetObject, of which there is one object."""
+        self._answer(SOURCES, "application/json")
+
+    def _answer(self, document: object, media_type: str) -> None:
+        content = json.dumps(document).encode()
         self.send_response(200)
-        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", '"1"')
         self.end_headers()
         self.wfile.write(content)
 

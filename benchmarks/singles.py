@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import hmac
-import importlib.util
 import io
 import json
 import os
@@ -18,10 +17,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
-from benchmarks import corpus, fake_aws, gateway, measure
+from benchmarks import corpus, fake_aws, first_webhook, gateway, ingest_handler, measure
 from sluice.aws import clients
 from sluice.contract import MAX_EVENTS_PER_CALL
 
@@ -43,8 +41,10 @@ def run(count: int, starts: int) -> dict[str, Any]:
     with fake_aws.serving() as url:
         os.environ.update(fake_aws.environment(url))
         times = warm(count)
+        given = requests()
+        first = first_webhook.run(given[WEBHOOK], given[SINGLE], starts)
         cold = _cold(url, starts)
-    return {"warm": times, "cold": cold}
+    return {"warm": times, "first_webhook": first, "cold": cold}
 
 
 def requests() -> dict[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ def _request(
 
 def warm(count: int) -> dict[str, Any]:
     """Milliseconds of the handler in this process, for as many requests."""
-    handler = _handler()
+    handler = ingest_handler.load()
     given = requests()
     works = {
         name: (functools.partial(handler, request), count // 10 if name == BULK else count)
@@ -117,31 +117,6 @@ def _sources(**_: Any) -> dict[str, Any]:
 def _send_message() -> object:
     url = os.environ["SLUICE_EVENTS_QUEUE_URL"]
     return clients.sqs().send_message(QueueUrl=url, MessageBody="x" * 900, MessageGroupId=gateway.SITE_ID)
-
-
-def _handler() -> Callable[[dict[str, Any]], Any]:
-    spec = importlib.util.spec_from_file_location("ingest_app", ROOT / "functions/ingest/app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    for each in app.logger.handlers:
-        each.setStream(io.StringIO())
-    context = SimpleNamespace(
-        function_name="ingest",
-        memory_limit_in_mb="1024",
-        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ingest",
-        aws_request_id="request-1",
-    )
-
-    def call(request: dict[str, Any]) -> Any:
-        with contextlib.redirect_stdout(io.StringIO()):  # Powertools prints the metrics
-            answer = app.handler(request, context)
-        if answer["statusCode"] != 202:
-            raise RuntimeError(f"ingest answered {answer['statusCode']}: {answer['body'][:300]}")
-        return answer
-
-    return call
 
 
 def _rounds(works: dict[str, tuple[measure.Work, int]]) -> dict[str, dict[str, float]]:

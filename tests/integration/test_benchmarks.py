@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks import bad_event_cost, fake_aws, scale, singles
+from benchmarks import bad_event_cost, fake_aws, first_webhook, scale, singles
 from sluice.aws import clients
 from tests.support.aws_stack import forget
 
@@ -35,6 +35,17 @@ def test_ingest_is_measured_with_every_request_accepted(monkeypatch: pytest.Monk
 
     assert rows
     assert all(0 < row["p50"] <= row["p99"] for row in rows.values())
+
+
+def test_the_first_webhook_of_a_process_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = singles.requests()
+    with fake_aws.serving() as url:
+        for name, value in fake_aws.environment(url).items():
+            monkeypatch.setenv(name, value)
+        rows = first_webhook.run(given[singles.WEBHOOK], given[singles.SINGLE], 1)
+
+    assert rows.keys() == {first_webhook.NEW, first_webhook.SERVING}
+    assert all(0 < row["pydantic"] < row["all"] for row in rows.values())
 
 
 def test_a_backlog_is_drained_whole() -> None:

@@ -138,7 +138,7 @@ type Flaws = dict[str | None, list[Problem]]  # by the source they are in; None 
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     def given(self) -> dict[str, Any]:
         """Returns what was written, by the names in the document."""
