@@ -273,9 +273,12 @@ def test_the_topics_of_a_source_are_those_of_all_its_mappings() -> None:
     [("id", "d-1"), ("items[1].id", "2"), ("missing", None), ("empty", None), ("items", None), (BAD, None)],
 )
 def test_events_name_the_object_they_tell_of(object_id: str, expected: str | None) -> None:
-    events = become(each="items", profile={"email": "payload().email"}, object_id=object_id).events
+    mapping_of_items = {"each": "items", "profile": {"email": "payload().email"}, "object_id": object_id}
+
+    events = become(**mapping_of_items, unique_id="id").events
 
     assert [event.object_id for event in events] == [expected, expected]
+    assert [event.object_id for event in become(**mapping_of_items).events] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -169,14 +169,17 @@ class _Draft:
                 if problem.pointer in places:
                     raise _Faulty(problem)
         attributes = {"properties": {}, **self._filled(mapping.attributes, (), node)}
-        attributes["unique_id"] = self._unique_id(attributes.get("unique_id")) or default_id
+        unique_id = self._unique_id(attributes.get("unique_id"))
+        attributes["unique_id"] = unique_id or default_id
         data: dict[str, Any] = {"type": "profile"}
         if "id" in profile:
             data["id"] = profile.pop("id")
         attributes["profile"] = {"data": {**data, "attributes": profile}}
         attributes["metric"] = {"data": {"type": "metric", "attributes": {"name": metric}}}
         body = {"data": {"type": "event", "attributes": attributes}}
-        return MappedEvent(mapping.name, body, self._object_id, mapping.waits_for_identity, self._left_out)
+        # Without an id of its own, an event cannot be told from another one of its object.
+        object_id = self._object_id if unique_id else None
+        return MappedEvent(mapping.name, body, object_id, mapping.waits_for_identity, self._left_out)
 
     def _filled(self, template: Mapping[str, Template], path: Path, node: object) -> dict[str, Any]:
         values = {key: self._filling(value, (*path, key), node) for key, value in template.items()}
