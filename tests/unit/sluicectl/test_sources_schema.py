@@ -144,6 +144,11 @@ MISTAKES: list[Any] = [
     in_event(metric={"expression": "a", "more": "b"}),
     in_event(properties=[]),
     in_event(time=5),
+    in_event(topics="a"),
+    in_event(topics=[]),
+    in_event(topics=["a", 1]),
+    in_event(waits_for_identity="yes"),
+    in_event(object_id=5),
 ]
 
 
@@ -188,11 +193,11 @@ FIELDS = sorted(
             "properties",
             "signed",
         ),
-        *("delivery_id", "on_invalid", "colour"),
+        *("delivery_id", "topic", "on_invalid", "colour", "topics", "object_id", "waits_for_identity"),
     }
 )
 VALUES: list[Any] = [
-    *(None, 0, 1.5, True, "", "text", "x" * 128, [], {}, ["a"], {"a": "b"}),
+    *(None, 0, 1.5, True, "", "text", "x" * 128, [], {}, ["a"], ["a", 1], {"a": "b"}),
     *({"scheme": "hmac"}, {"scheme": "github"}, HMAC, {"expression": "a"}, {"metric": "A"}, {"email": "e"}),
 ]
 

@@ -478,6 +478,14 @@ WORDS: list[tuple[Any, str, str]] = [
         "A profile needs one of id, email, phone_number, external_id, anonymous_id, _kx.",
     ),
     (own(profile={"_kx": 1}), f"{HOOK}/events/seen/profile/_kx", "'_kx' must be a string."),
+    (own(topics="a"), f"{HOOK}/events/seen/topics", "'topics' must be an array."),
+    (own(topics=["a", 1]), f"{HOOK}/events/seen/topics/1", "Item 1 of 'topics' must be a string."),
+    (own(topics=[]), f"{HOOK}/events/seen/topics", "'topics' must name at least one topic."),
+    (
+        own(waits_for_identity="yes"),
+        f"{HOOK}/events/seen/waits_for_identity",
+        "'waits_for_identity' must be true or false.",
+    ),
     (own(when="a = b"), f"{HOOK}/events/seen/when", "This is not a JMESPath expression: "),
     (own(properties=[]), f"{HOOK}/events/seen/properties", "'properties' must be an object."),
 ]

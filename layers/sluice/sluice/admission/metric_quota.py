@@ -19,9 +19,7 @@ from sluice.message import Entry, Event
 
 _NAMES: Final = "names"
 _NAME_POINTER: Final = "/attributes/metric/data/attributes/name"
-_TOO_MANY: Final = (
-    f"The account already has {MAX_METRICS} metrics, its limit: use the name of one of them."
-)
+_TOO_MANY: Final = f"The account already has {MAX_METRICS} metrics, its limit: use the name of one of them."
 
 
 class MetricQuota:

@@ -51,7 +51,11 @@ def reply(answer: Response) -> Reply:
             return _failed(answer.status, *(errors(answer) or [fault.detail]))
         case RateLimited(after):
             headers = {} if after is None else {"Retry-After": str(max(1, round(after)))}
-            return _failed(429, "Pipeless had too many requests of this app. Send the batch again later.", headers=headers)
+            return _failed(
+                429,
+                "Pipeless had too many requests of this app. Send the batch again later.",
+                headers=headers,
+            )
         case responses.AccountRejected():
             return _failed(502, "Pipeless refused this gateway's request for the app. Nothing was taken.")
         case _:

@@ -57,7 +57,9 @@ def _site_id(named: str | None, accounts: Accounts) -> str:
     if not named and not (accounts.accounts or accounts.pipeless):
         raise Retryable("the accounts document names no account yet")
     if not named:
-        detail = f"'account' is needed, a site id: the accounts document has {len(accounts.accounts)} accounts."
+        detail = (
+            f"'account' is needed, a site id: the accounts document has {len(accounts.accounts)} accounts."
+        )
         raise Undeliverable(Reason.INVALID, detail)
     if not is_site_id(named):
         raise Undeliverable(Reason.INVALID, "'account' must be a site id: six letters or digits.")

@@ -104,7 +104,9 @@ def _encoded_size(text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise MappingError("The result contains half of a surrogate pair, which is not a character.") from None
+        raise MappingError(
+            "The result contains half of a surrogate pair, which is not a character."
+        ) from None
 
 
 def _measure_parts(container: dict[Any, Any] | list[Any], room: int, depth: int) -> int:

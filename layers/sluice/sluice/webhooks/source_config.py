@@ -424,6 +424,7 @@ def _flaws(error: ValidationError, document: Any) -> Flaws:
 
 _REQUIRED: Final = "'{name}' is a required field for the resource '{resource}'."
 _WORDS: Final = {
+    "bool_type": "{field} must be true or false.",
     "dict_type": "{field} must be an object.",
     "extra_forbidden": "'{name}' is not a valid field for the resource '{resource}'.",
     "header_missing": "'hmac' needs the name of the header with the signature.",
@@ -473,6 +474,16 @@ def _leads_to(node: Any, path: list[str | int]) -> bool:
     return True
 
 
+def _field(path: list[str | int]) -> str:
+    match path:
+        case []:
+            return "The document"
+        case [*_, str(name), int(index)]:
+            return f"Item {index} of '{name[:_MAX_NAME]}'"
+        case _:
+            return f"'{str(path[-1])[:_MAX_NAME]}'"
+
+
 def _detail(error: ErrorDetails, path: list[str | int]) -> str:
     """Says what is wrong, and what would be right."""
     name, context = str(path[-1])[:_MAX_NAME] if path else "", error.get("ctx", {})
@@ -485,7 +496,7 @@ def _detail(error: ErrorDetails, path: list[str | int]) -> str:
         kind = "of_another_scheme"
     return _WORDS.get(kind, "{field} is not valid: {said}.").format(
         name=name,
-        field=f"'{name}'" if path else "The document",
+        field=_field(path),
         resource="source" if len(path) > 1 else "document",
         scheme=error["loc"][3] if len(error["loc"]) > 3 else "",
         schemes=" or ".join(sorted(context.get("expected_tags", "").split(", "))),
