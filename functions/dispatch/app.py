@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import functools
-import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,7 +13,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, dispatch, message, receipts, rejection, settings
+from sluice import accounts, dispatch, message, receipts, rejection, runtime, settings
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.aws import clients, s3, sqs
 from sluice.delivery import backoff, circuit_breaker, http, parking, poison, rate_limiter
@@ -41,7 +38,6 @@ type ObjectReader = Callable[[Object, Accounts, Counter[str]], Awaitable[backoff
 
 logger = Logger()
 metrics = Metrics()
-chance = random.SystemRandom()
 
 
 class _Times(msgspec.Struct, frozen=True):
@@ -52,11 +48,9 @@ class _Times(msgspec.Struct, frozen=True):
 
 
 @functools.cache
-def _runner() -> asyncio.Runner:
+def _runner() -> runtime.Runner:
     # One loop for the life of the process: the upstream's connections belong to it.
-    runner = asyncio.Runner()
-    runner.get_loop().set_default_executor(ThreadPoolExecutor(clients.MAX_CONCURRENT_CALLS))
-    return runner
+    return runtime.new_runner(clients.MAX_CONCURRENT_CALLS)
 
 
 @metrics.log_metrics
@@ -64,22 +58,22 @@ def _runner() -> asyncio.Runner:
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Lambda's entry: a batch of EventsQueue."""
     configuration = settings.load(DispatchSettings)
-    end = time.time() + context.get_remaining_time_in_millis() / 1_000
+    end = runtime.time() + context.get_remaining_time_in_millis() / 1_000
     last_send = end - _WRAP_UP_SECONDS - http.TOTAL_SECONDS
     records = dict(enumerate(event["Records"]))
     died_with = _died_with(records, configuration.claim_bucket)
     sizes = {number: message.unpacked_size(record["body"]) for number, record in records.items()}
     memory = int(context.memory_limit_in_mb) * 2**20
-    parts = poison.split_batch(sizes, died_with, memory // _MEMORY_SHARE, chance)
+    parts = poison.split_batch(sizes, died_with, memory // _MEMORY_SHARE, runtime.chance())
     counts: Counter[str] = Counter(Messages=len(records))
     kept: set[int] = set()
     for position, part in enumerate(parts):
-        if position and time.time() > last_send:
+        if position and runtime.time() > last_send:
             left = {number for later in parts[position:] for number in later}
             _postpone(dict.fromkeys(left, _NOT_TRIED), records, configuration)
             kept |= left
             break
-        deadline = min(last_send, time.time() + _WAIT_SECONDS)
+        deadline = min(last_send, runtime.time() + _WAIT_SECONDS)
         with _in_hand([records[number] for number in part], configuration, end) as culprit:
             batch = {number: _record(records[number], culprit=culprit) for number in part}
             times = _Times(deadline, end - _LAST_SECONDS)
@@ -92,7 +86,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
                 sqs.delete_messages(configuration.events_queue_url, done)
     if kept:
         sent = min(int(records[number]["attributes"]["SentTimestamp"]) for number in kept) / 1_000
-        metrics.add_metric("OldestKeptSeconds", MetricUnit.Seconds, time.time() - sent)
+        metrics.add_metric("OldestKeptSeconds", MetricUnit.Seconds, runtime.time() - sent)
     _report(counts, len(kept))
     kept_ids = [records[number]["messageId"] for number in sorted(kept)]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in kept_ids]}
@@ -104,7 +98,7 @@ def _postpone(
     delays = [
         (
             records[number]["receiptHandle"],
-            backoff.delay(_receives(records[number]), wait, chance),
+            backoff.delay(_receives(records[number]), wait, runtime.chance()),
         )
         for number, wait in kept.items()
     ]
@@ -151,7 +145,7 @@ def _died_with(records: dict[int, Any], claim_bucket: str) -> list[set[int]]:
     if not again:
         return []
     with contextlib.suppress(Retryable):
-        groups = poison.crashed_groups(claim_bucket, time.time())
+        groups = poison.crashed_groups(claim_bucket, runtime.time())
         return [{again[message_id] for message_id in group & again.keys()} for group in groups]
     return []  # nobody is suspected for now
 
@@ -180,7 +174,7 @@ def _ports(configuration: DispatchSettings, times: _Times) -> dispatch.Ports:
             rate_limiter=pace_of,
             circuits=_circuits(table, bucket),
             receipts=_receipts(table, times.last_note),
-            now=functools.partial(datetime.now, UTC),
+            now=runtime.now,
         ),
         read_object=_object_reader(configuration, times.last_send),
     )
@@ -218,7 +212,7 @@ def _object_reader(configuration: DispatchSettings, deadline: float) -> ObjectRe
     begun = False
 
     def has_time() -> bool:
-        return time.time() < deadline
+        return runtime.time() < deadline
 
     async def read(each: Object, known: Accounts, counts: Counter[str]) -> backoff.Retry | None:
         nonlocal begun
@@ -244,7 +238,7 @@ def _receipts(table: str, last_note: float) -> Receipts:
 
     async def delivered(receipt: str, places: list[int]) -> None:
         try:
-            async with asyncio.timeout(last_note - time.time()), some:
+            async with asyncio.timeout(last_note - runtime.time()), some:
                 await asyncio.to_thread(receipts.record_outcome, table, receipt, delivered=places)
         except TimeoutError as error:
             raise Retryable(_TOO_LATE_TO_NOTE) from error
@@ -300,7 +294,7 @@ def _store_rejections(outcome: Outcome, configuration: DispatchSettings, times: 
 def _note_rejected(configuration: DispatchSettings, times: _Times, refused: tuple[str, set[int]]) -> bool:
     receipt, places = refused
     try:
-        if time.time() > times.last_note:
+        if runtime.time() > times.last_note:
             raise Retryable(_TOO_LATE_TO_NOTE)
         receipts.record_outcome(configuration.state_table, receipt, rejected=places)
     except Retryable as error:

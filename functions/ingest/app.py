@@ -4,10 +4,9 @@ import base64
 import contextlib
 import functools
 import re
-import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,7 +15,7 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import accounts, ingest, jsonapi, receipts, rejection, settings
+from sluice import accounts, ingest, jsonapi, receipts, rejection, runtime, settings
 from sluice.accounts import PipelessApp
 from sluice.admission import cors, rate_limit
 from sluice.admission.metric_quota import MetricQuota
@@ -37,7 +36,9 @@ if TYPE_CHECKING:
 
 _PIPELESS: Final = "/v1/"  # its routes are below this
 _RETRY_AFTER_SECONDS: Final = 5
-_NOT_FORWARDED: Final = "Only event calls are taken here, and no other is forwarded: send this one to Klaviyo."
+_NOT_FORWARDED: Final = (
+    "Only event calls are taken here, and no other is forwarded: send this one to Klaviyo."
+)
 _FIELDS_LOGGED: Final = 10  # of those left out of one delivery
 _TOPIC: Final = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 _MAX_TOPICS: Final = 50  # counted by each process, of all sources
@@ -61,7 +62,7 @@ def _accept(surface: Surface) -> Response[str]:
         _body_bytes(),
         accounts=accounts.load(configuration.accounts_secret),
         ports=_ports(configuration),
-        now=datetime.now(UTC),
+        now=runtime.now(),
     )
     metrics.add_metric("AcceptedEvents", MetricUnit.Count, accepted.events)
     if accepted.rejected:
@@ -149,7 +150,7 @@ def _create_batch(app_id: str) -> Response[str]:
     batch = pipeless.read(destination, headers, _body_bytes())
     if batch.synchronous:
         return _create_now(destination, batch)
-    accepted = pipeless.accept(destination, batch, _ports(configuration).store, datetime.now(UTC))
+    accepted = pipeless.accept(destination, batch, _ports(configuration).store, runtime.now())
     metrics.add_metric("AcceptedEvents", MetricUnit.Count, accepted.events)
     logger.info("accepted", receipt=accepted.receipt, account=accepted.account, events=accepted.events)
     return _answer(202, msgspec.json.encode({"receipt": accepted.receipt}))
@@ -184,7 +185,7 @@ def _accept_delivery(source: str) -> Response[str]:
             reject=common.reject,
             records=_Records(configuration.state_table, found.name),
         ),
-        now=datetime.now(UTC),
+        now=runtime.now(),
     )
     _count_delivery(found.name, delivered)
     logger.info(
@@ -211,14 +212,14 @@ class _Records:
         from sluice.webhooks import object_records  # noqa: PLC0415
 
         with _if_it_can_be("ObjectRecordFailures", "object record not opened"):
-            return object_records.open_record(self._table, self._source, object_id, people, datetime.now(UTC))
+            return object_records.open_record(self._table, self._source, object_id, people, runtime.now())
         return object_records.ObjectRecord()
 
     def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
         from sluice.webhooks import object_records  # noqa: PLC0415
 
         with _if_it_can_be("ObjectRecordFailures", "object record not written"):
-            object_records.mark_stored(self._table, self._source, object_id, event_ids, datetime.now(UTC))
+            object_records.mark_stored(self._table, self._source, object_id, event_ids, runtime.now())
 
 
 def _count_delivery(source: str, delivered: "Delivered") -> None:
@@ -271,7 +272,9 @@ def _sources_cache() -> "SourcesCache":
         logger.critical("sources not loaded", cause=cause)
 
     return sources.SourcesCache(
-        lambda etag: s3.get_object_if_changed(bucket, sources.KEY, etag), report=report, clock=time.monotonic
+        lambda etag: s3.get_object_if_changed(bucket, sources.KEY, etag),
+        report=report,
+        clock=runtime.monotonic,
     )
 
 
@@ -282,7 +285,7 @@ def _tell_progress(receipt: str) -> Response[str]:
         receipt,
         _headers(),
         accounts=accounts.load(configuration.accounts_secret),
-        find=lambda wanted: receipts.find(configuration.state_table, wanted, datetime.now(UTC)),
+        find=lambda wanted: receipts.find(configuration.state_table, wanted, runtime.now()),
     )
     metrics.add_metric("ReceiptsRead", MetricUnit.Count, 1)
     return _answer(200, document)

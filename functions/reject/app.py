@@ -1,7 +1,6 @@
 """Archives what was refused, and what nobody could bring to an outcome, before SQS drops it."""
 
 import functools
-import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,7 +9,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import archive, receipts, settings
+from sluice import archive, receipts, runtime, settings
 from sluice.aws import clients, s3
 from sluice.errors import Retryable
 from sluice.rejection import Reason, Rejection
@@ -29,7 +28,7 @@ metrics = Metrics()
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Lambda's entry: a batch of RejectedQueue or of a dead-letter queue."""
     configuration = settings.load(RejectSettings)
-    last_read = time.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _ARCHIVE_SECONDS
+    last_read = runtime.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _ARCHIVE_SECONDS
     failed = {record["messageId"] for record in event["Records"]}
     archived = dead = 0
     for rejections in _groups(event["Records"], configuration, last_read):
@@ -60,12 +59,12 @@ def _groups(
     records: list[dict[str, Any]], configuration: RejectSettings, last_read: float
 ) -> Iterator[dict[str, Rejection]]:
     """The rejections that can be read in time, by message id, in groups that fit the memory."""
-    now = datetime.now(UTC)
+    now = runtime.now()
     fetch_claim = s3.claim_reader(configuration.claim_bucket)
     group: dict[str, Rejection] = {}
     size = 0
     for record in records:
-        if time.monotonic() > last_read:
+        if runtime.monotonic() > last_read:
             break
         try:
             rejection = archive.read(_letter(record), fetch_claim, now)

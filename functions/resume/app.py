@@ -1,14 +1,13 @@
 """Once a minute: one parked message of each paused account goes back to the queue, or all of them."""
 
 import functools
-import time
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import resume, settings
+from sluice import resume, runtime, settings
 from sluice.errors import Retryable
 from sluice.settings import ResumeSettings
 
@@ -22,13 +21,13 @@ metrics = Metrics()
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001
     """Lambda's entry: a tick of the schedule."""
-    end = time.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _WRAP_UP_SECONDS
+    end = runtime.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _WRAP_UP_SECONDS
     store = resume.Store(settings.load(ResumeSettings))
     accounts = store.accounts()
     open_circuits = 0
     for done, (site_id, mark) in enumerate(accounts.items()):
         # A share of the time left for each, so that one with very much to bring back is not all that is.
-        now = time.monotonic()
+        now = runtime.monotonic()
         share_end = now + (end - now) / (len(accounts) - done)
         try:
             is_open, sent = resume.resume(store, site_id, mark, functools.partial(_is_before, share_end))
@@ -41,4 +40,4 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
 
 
 def _is_before(end: float) -> bool:
-    return time.monotonic() < end
+    return runtime.monotonic() < end

@@ -10,7 +10,7 @@ import boto3
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from sluice import message
+from sluice import message, runtime
 from sluice.aws import clients, s3, sqs
 from sluice.errors import Retryable
 from sluice.message import Body
@@ -70,7 +70,7 @@ class TestAnswering:
     @pytest.fixture(autouse=True)
     def _no_silence_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(clients, "_failing_until", {})
-        monkeypatch.setattr(clients.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(runtime, "monotonic", lambda: self.now)
 
     now = 1_000.0
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import message, resume
+from sluice import message, resume, runtime
 from sluice.contract import Surface
 from sluice.delivery import circuit_breaker, parking
 from sluice.errors import Retryable
@@ -172,7 +172,7 @@ def test_what_has_waited_longest_comes_first(parked: Parking, monkeypatch: pytes
     now = time.time()
     names = ["first", "second", "third", "fourth", "fifth"]
     for number, name in enumerate(names):
-        monkeypatch.setattr(time, "time", lambda at=now + number: at)
+        monkeypatch.setattr(runtime, "time", lambda at=now + number: at)
         # The later, the smaller.
         parked.park(*(plain(f"{name}{n}") for n in range(5 - number)))
 
@@ -319,7 +319,7 @@ class TestRegister:
     def register(self, *, seconds_ago: float = 0.0) -> None:
         now = time.time()
         with self.patch.context() as patch:
-            patch.setattr(time, "time", lambda: now - seconds_ago)
+            patch.setattr(runtime, "time", lambda: now - seconds_ago)
             parking.park("state", "claims", SITE, [])
 
     def steps_of_parking(self, name: str) -> list[Callable[[Parking], None]]:

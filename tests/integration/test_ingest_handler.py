@@ -6,12 +6,11 @@ import os
 import string
 import subprocess
 import sys
-from datetime import datetime, timedelta, tzinfo
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
-from sluice import accounts, message, settings
+from sluice import accounts, message, runtime, settings
 from sluice.aws import s3
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.klaviyo import parser
@@ -290,7 +289,9 @@ def test_a_refusal_is_the_documented_one_stores_nothing_and_gives_nothing_away(
     assert [secret for secret in SECRETS if secret in said] == []
 
 
-@pytest.mark.parametrize("path", ["/api/profiles", "/client/subscriptions/", "/api/event-bulk-create-jobs/1/2"])
+@pytest.mark.parametrize(
+    "path", ["/api/profiles", "/client/subscriptions/", "/api/event-bulk-create-jobs/1/2"]
+)
 def test_another_call_of_klaviyos_is_told_where_to_go(front: Front, path: str) -> None:
     answer = front.send(path=path)
 
@@ -380,14 +381,6 @@ def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: 
     assert front.is_empty()
 
 
-class Later(datetime):
-    """Shows the time at which cached values have expired."""
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> Self:
-        return super().now(tz) + timedelta(seconds=accounts.CACHE_SECONDS + 1)
-
-
 def test_a_new_key_works_once_the_cached_accounts_expire(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +390,8 @@ def test_a_new_key_works_once_the_cached_accounts_expire(
     )
 
     before = front.send(Authorization="Klaviyo-API-Key pk_new").status
-    monkeypatch.setattr("aws_lambda_powertools.utilities.parameters.base.datetime", Later)
+    later = runtime.monotonic() + accounts.CACHE_SECONDS
+    monkeypatch.setattr(runtime, "monotonic", lambda: later)
 
     assert before == 401
     assert front.send(Authorization="Klaviyo-API-Key pk_new").status == 202

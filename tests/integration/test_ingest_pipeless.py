@@ -206,7 +206,10 @@ def test_a_broken_accounts_document_is_our_fault(app: Front) -> None:
 
     answer = send(app)
 
-    assert (answer.status, errors(answer)) == (500, ["Nothing was accepted, because the gateway failed. Tell its operator."])
+    assert (answer.status, errors(answer)) == (
+        500,
+        ["Nothing was accepted, because the gateway failed. Tell its operator."],
+    )
 
 
 def test_no_log_line_says_who_or_what(app: Front, pipeless: Pipeless) -> None:

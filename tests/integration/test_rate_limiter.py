@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws
 
 from devstack.fake_upstream.windows import busiest
+from sluice import runtime
 from sluice.aws import clients
 from sluice.contract import STEADY_LIMIT
 from sluice.delivery import rate_limiter
@@ -310,7 +311,7 @@ class TestObserve:
 class TestContention:
     @pytest.fixture(autouse=True)
     def _no_backoff(self, monkeypatch):
-        monkeypatch.setattr(rate_limiter.random, "uniform", lambda *_: 0.0)
+        monkeypatch.setattr(runtime, "sleep", lambda _: None)
 
     def compete(self, database, clock, times):
         """Has a rival reserve between each of the next reads and its write; returns the rival's slots."""

@@ -13,7 +13,7 @@ from botocore.exceptions import ConnectionClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import positions, receipts
+from sluice import positions, receipts, runtime
 from sluice.aws import clients
 from sluice.contract import MAX_EVENTS_PER_REQUEST
 from sluice.delivery import poison
@@ -141,7 +141,7 @@ def test_a_table_that_never_gives_all_is_to_be_tried_again(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(runtime, "sleep", waits.append)
     cloud.calls.instead("BatchGetItem", _leaving_out(at_a_time=0))
 
     with pytest.raises(Retryable):

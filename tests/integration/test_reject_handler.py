@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import message, positions, receipts, rejection
+from sluice import message, positions, receipts, rejection, runtime
 from sluice.archive import CLAIM_RECEIVES
 from sluice.contract import Surface
 from sluice.rejection import Reason, Rejection
@@ -111,7 +111,7 @@ def test_what_there_is_no_time_for_stays(reject: Reject, monkeypatch: pytest.Mon
         now += 15
         return real()
 
-    monkeypatch.setattr(reject.function.app.time, "monotonic", lambda: now)
+    monkeypatch.setattr(runtime, "monotonic", lambda: now)
     reject.cloud.calls.instead("GetObject", slowly)
 
     assert len(reject.invoke(context=Minute())) == 2

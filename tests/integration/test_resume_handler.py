@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sluice import runtime
 from sluice.contract import Surface
 from sluice.delivery import circuit_breaker, parking
 from tests.support.aws_stack import Cloud, Context, Function, stored
@@ -127,7 +128,7 @@ def test_an_account_with_very_much_parked_leaves_time_for_the_others(
         clock += 10
         return real()  # type: ignore[operator]
 
-    monkeypatch.setattr(resume.function.app.time, "monotonic", ten_seconds_later)
+    monkeypatch.setattr(runtime, "monotonic", ten_seconds_later)
     resume.cloud.calls.instead("SendMessageBatch", slowly)
 
     resume.function({}, _Minute())

@@ -292,7 +292,7 @@ def forget() -> None:
 
 def forget_secrets() -> None:
     """Lets secrets be read again."""
-    accounts.secrets().clear_cache()  # type: ignore[no-untyped-call]
+    accounts.forget_secrets()
 
 
 @contextlib.contextmanager

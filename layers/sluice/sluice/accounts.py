@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.contract import (
     CALLS_PER_MINUTE,
     KLAVIYO_BASE_URL,
@@ -27,7 +28,7 @@ from sluice.contract import (
 from sluice.errors import Misconfigured, Retryable
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.parameters import SecretsProvider
+    from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CACHE_SECONDS: Final = 60
 _SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
@@ -149,28 +150,48 @@ def load(secret: str) -> Accounts:
     return _parse_once(read_secret(secret, "the accounts secret cannot be read"))
 
 
-def read_secret(secret: str, otherwise: str) -> Any:
+def read_secret(secret: str, otherwise: str) -> str:
     """Reads a secret's text by its name or ARN, cached; raises `Retryable` with `otherwise` if there is
     none.
     """
-    from aws_lambda_powertools.utilities.parameters import GetParameterError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
+    cached = _secrets.get(secret)
+    if cached is not None and runtime.monotonic() < cached.until:
+        return cached.text
     try:
-        return secrets().get(secret, max_age=CACHE_SECONDS)
-    except GetParameterError as error:
+        text = secrets().get_secret_value(SecretId=secret)["SecretString"]
+    except (BotoCoreError, ClientError) as error:
         raise Retryable(otherwise) from error
+    _secrets[secret] = _CachedSecret(text, runtime.monotonic() + CACHE_SECONDS)
+    return text
+
+
+def forget_secrets() -> None:
+    """Empties the cache of secrets."""
+    _secrets.clear()
+
+
+class _CachedSecret(msgspec.Struct, frozen=True):
+    """Holds a secret's text, and until when it is believed, in seconds of the monotonic clock."""
+
+    text: str
+    until: float
+
+
+_secrets: Final[dict[str, _CachedSecret]] = {}
 
 
 @functools.cache
-def secrets() -> "SecretsProvider":
-    """Returns the process's provider of secrets, with its cache."""
-    # Powertools brings boto3: imported on first use, as no pure code needs either.
-    from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
+def secrets() -> "SecretsManagerClient":
+    """Returns the process's Secrets Manager client."""
+    # Imported on first use, as no pure code needs it.
+    import boto3  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
     # Its own timeouts are minutes, and a function that waits for them is ended as if its messages did it.
     retries: Any = {"mode": "standard", "total_max_attempts": 3}
-    return SecretsProvider(boto_config=Config(connect_timeout=2, read_timeout=3, retries=retries))
+    return boto3.client("secretsmanager", config=Config(connect_timeout=2, read_timeout=3, retries=retries))
 
 
 def _holder[Holder: (KlaviyoAccount, PipelessApp)](

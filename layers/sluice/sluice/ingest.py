@@ -4,14 +4,13 @@ Of a bulk request it also tells later what became of it.
 """
 
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from sluice import contract, jsonapi, message, positions, receipts
+from sluice import contract, jsonapi, message, positions, receipts, runtime
 from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.admission import metric_quota, request
 from sluice.contract import Surface
@@ -100,7 +99,7 @@ def accept(
         read = parser.read(surface, plain, revision, now)
     if account.limit_metrics:
         read = _within_metrics(read, surface, account, ports, partly=LENIENT in applied)
-    receipt = uuid.uuid4().hex
+    receipt = runtime.unique_id()
     stored = Message(receipt, account.site_id, surface, now, read.entries, flat=read.flat)
     rejected = [positions.position(bad.entry, event) for bad in read.bad for event in bad.events]
     if read.bad:

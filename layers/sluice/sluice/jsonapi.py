@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from sluice import runtime
+
 MEDIA_TYPE: Final = "application/vnd.api+json"
 MAX_PROBLEMS_LISTED: Final = 100
 MAX_PROBLEMS_COUNTED: Final = 10_000  # beyond the listed ones: a bound on the work for one refusal
@@ -74,7 +76,7 @@ def error(status: int, problem: Problem) -> dict[str, object]:
     """Returns one problem as JSON:API writes it."""
     source = {"pointer": problem.pointer, "parameter": problem.parameter}
     return {
-        "id": str(uuid.uuid4()),
+        "id": str(uuid.UUID(runtime.unique_id())),
         "status": status,
         "code": problem.code,
         "title": TITLES[problem.code],

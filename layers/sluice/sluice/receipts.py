@@ -7,7 +7,6 @@ Without that (other surfaces, a producer's message, or a table that could not be
 records outcomes, but nobody can ask about it.
 """
 
-import time
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import batched
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.aws import clients, state_table
 from sluice.contract import Surface
 from sluice.errors import Retryable
@@ -97,7 +97,7 @@ def record_outcome(
         f":{name}": {"NS": [str(place) for place in places]} for name, places in parts.items() if places
     }
     adds = ", ".join(f"{name[1:]} {name}" for name in values)
-    now = datetime.now(UTC)
+    now = runtime.now()
     values[":noted"] = {"S": now.isoformat()}
     values[":expiry"] = state_table.RECEIPT.expiry(now.timestamp())
     sets = "noted = :noted, expires_at = if_not_exists(expires_at, :expiry)"
@@ -131,7 +131,7 @@ def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:
         wanted = answer.get("UnprocessedKeys")
         if not wanted:
             return
-        time.sleep(0.05 * 2**attempt)
+        runtime.sleep(0.05 * 2**attempt)
     raise Retryable("the state table is throttled")
 
 

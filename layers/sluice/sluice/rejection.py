@@ -3,7 +3,6 @@ again.
 """
 
 import hashlib
-import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.message import Body, wrap
 
 UNKNOWN_ACCOUNT: Final = "unknown"
@@ -48,7 +48,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     receipt: str | None = None
     accepted: datetime | None = None
     line: str | None = None
-    id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = msgspec.field(default_factory=runtime.unique_id)
 
 
 class UpstreamPayload(msgspec.Struct):

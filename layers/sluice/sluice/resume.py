@@ -4,12 +4,12 @@ Nothing is deleted before it is on the queue again, so a message may come back t
 harmless, but none is left behind.
 """
 
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.aws import sqs
 from sluice.delivery import circuit_breaker, parking
 from sluice.errors import Retryable
@@ -76,4 +76,4 @@ def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
 
 
 def _body(message: bytes) -> Body:
-    return wrap(message, f"claims/resumed/{uuid.uuid4().hex}.json.zst")
+    return wrap(message, f"claims/resumed/{runtime.unique_id()}.json.zst")

@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+from sluice import runtime
 from sluice.errors import Retryable
 
 if TYPE_CHECKING:
@@ -85,14 +84,14 @@ def failing_fast[Client](service: Callable[[], Client], otherwise: str) -> Itera
     So a service that hangs is waited for once, and not by each of the many who want something of it.
     """
     client = service()
-    begin = time.monotonic()
+    begin = runtime.monotonic()
     if begin < _failing_until.get(service, 0.0):
         raise Retryable(otherwise)
     try:
         with translating_errors(otherwise):
             yield client
     except Retryable:
-        now = time.monotonic()
+        now = runtime.monotonic()
         if now - begin >= SLOW_FAILURE_SECONDS:
             _failing_until[service] = now + FAIL_FAST_SECONDS
         raise
@@ -110,5 +109,4 @@ def retrying_closed_connection[T](call: Callable[[], T]) -> T:
 
 def map_concurrently[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
     """What a call answers to each argument, some calls at a time."""
-    with ThreadPoolExecutor(MAX_CONCURRENT_CALLS) as threads:
-        return list(threads.map(call, arguments))
+    return runtime.map_concurrently(call, arguments, threads=MAX_CONCURRENT_CALLS)

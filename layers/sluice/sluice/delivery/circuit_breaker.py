@@ -5,8 +5,7 @@ Meanwhile the account's messages are parked (`parking`), and one of them goes ba
 a probe.
 """
 
-import time
-
+from sluice import runtime
 from sluice.aws import clients, state_table
 
 
@@ -20,7 +19,7 @@ def is_open(table: str, site_id: str) -> bool:
 
 def open_circuit(table: str, site_id: str, status: int) -> bool:
     """Opens an account's circuit because of an answer's `status`; True if it was closed."""
-    item = {"status": {"N": str(status)}, "opened_at": {"N": str(int(time.time()))}}
+    item = {"status": {"N": str(status)}, "opened_at": {"N": str(int(runtime.time()))}}
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         try:
             client.put_item(

@@ -6,13 +6,13 @@ or takes another: what waited for a connection or a busy process would go beside
 
 import asyncio
 import functools
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx2
 
+from sluice import runtime
 from sluice.accounts import KlaviyoAccount, PipelessApp
 from sluice.contract import BULK_CREATE_JOBS_PATH, PIPELESS_EVENTS_PATH, UPSTREAM_REVISION
 from sluice.delivery.responses import Response
@@ -121,11 +121,11 @@ def _leave_in_slot(turn: _AcquireSlot, latest: float, limit: asyncio.Timeout) ->
 
     async def look(step: str, _: Any) -> None:
         nonlocal latest
-        if step == "http2.send_request_headers.started" and time.time() > latest:
+        if step == "http2.send_request_headers.started" and runtime.time() > latest:
             raise _SlotMissed
         if step == "http11.send_request_headers.started":
             # Stopped here it would end its connection, and one that takes long to open would never be used.
-            while time.time() > latest:
+            while runtime.time() > latest:
                 limit.reschedule(None)
                 latest = await turn()
                 limit.reschedule(asyncio.get_running_loop().time() + TOTAL_SECONDS)

@@ -7,13 +7,12 @@ about to park.
 """
 
 import contextlib
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import zstandard
 
+from sluice import runtime
 from sluice.aws import clients, s3, state_table
 
 PARKED_PREFIX: Final = "parked/"
@@ -48,7 +47,7 @@ def registered_accounts(table: str) -> dict[str, str]:
 
 def deregister(table: str, site_id: str, mark: str) -> None:
     """Takes an account off the register if nobody can be parking for it since its mark was read."""
-    if time.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
+    if runtime.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
         return
     with (
         clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client,
@@ -106,4 +105,4 @@ def _compressed(messages: Iterable[bytes]) -> bytes:
 
 
 def _unique_time() -> str:
-    return f"{time.time():.3f}-{uuid.uuid4().hex}"
+    return f"{runtime.time():.3f}-{runtime.unique_id()}"

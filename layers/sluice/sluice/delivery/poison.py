@@ -12,11 +12,10 @@ No part of a batch is more than the memory can hold, as a small message may unpa
 import contextlib
 import math
 import random
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
+from sluice import runtime
 from sluice.aws import clients, s3, state_table
 from sluice.errors import Retryable
 
@@ -69,7 +68,7 @@ def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[Non
 
     `end` is in epoch seconds. Without S3 nothing is noted, and nobody is suspected later.
     """
-    key = f"{JOURNAL_PREFIX}{_KEY_BASE - math.ceil(end)}-{uuid.uuid4().hex}"
+    key = f"{JOURNAL_PREFIX}{_KEY_BASE - math.ceil(end)}-{runtime.unique_id()}"
     with contextlib.suppress(Retryable):
         s3.put_object(bucket, key, "\n".join(message_ids).encode())
     yield  # an exception ends the process as far as its messages are concerned: the note stays
@@ -107,7 +106,7 @@ def start_solo(table: str, message_id: str) -> int:
             Key=state_table.SOLO.key(message_id),
             UpdateExpression="SET expires_at = :expiry ADD trials :one",
             ExpressionAttributeValues={
-                ":expiry": state_table.SOLO.expiry(time.time()),
+                ":expiry": state_table.SOLO.expiry(runtime.time()),
                 ":one": {"N": "1"},
             },
             ReturnValues="UPDATED_NEW",

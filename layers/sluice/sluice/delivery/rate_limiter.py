@@ -12,13 +12,12 @@ could be the eleventh of a second.
 
 import asyncio
 import contextlib
-import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.aws import clients, state_table
 from sluice.contract import BURST_LIMIT, STEADY_LIMIT
 from sluice.errors import Retryable
@@ -158,7 +157,7 @@ class RateLimiter:
         table: str,
         site_id: str,
         deadline: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = runtime.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         *,
         rate: RateLimit = KLAVIYO,
@@ -258,7 +257,7 @@ class RateLimiter:
             if changed is None or self._store(changed, version):
                 self._known, self._known_at = changed or window, self._clock()
                 return result
-            time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))  # noqa: S311
+            runtime.sleep(runtime.chance().uniform(0, 0.01 * 2 ** min(attempt, 5)))
         raise Retryable("too many workers reserve slots of the account at the same time")
 
     def _load(self) -> tuple[SlotWindow, int]:

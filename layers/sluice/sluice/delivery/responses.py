@@ -6,12 +6,13 @@ Decided by status and media type, never by the text of an error.
 import contextlib
 import email.utils
 import math
-import time
 from collections.abc import Mapping
 from datetime import UTC
 from typing import Final
 
 import msgspec
+
+from sluice import runtime
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -88,7 +89,7 @@ def retry_after(answer: Response) -> float | None:
         return parse_seconds(text)
     with contextlib.suppress(ValueError, OverflowError):
         when = email.utils.parsedate_to_datetime(text)
-        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
+        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - runtime.time())
     return None
 
 

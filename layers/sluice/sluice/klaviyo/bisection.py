@@ -4,11 +4,10 @@ If the upstream refuses the job without naming an item, one or two single events
 the job or the whole account is at fault. If it is the job, halving it finds the events.
 """
 
-import random
 from collections import Counter
 from typing import Final
 
-from sluice import contract
+from sluice import contract, runtime
 from sluice.delivery.backoff import Retry
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, Transient
@@ -212,7 +211,7 @@ def _sample_positions(job: Job) -> list[tuple[int, int]]:
         for number, event in enumerate(job.entries[index].events)
         if event.profile == job.entries[index].events[0].profile
     ]
-    random.shuffle(drawn)
+    runtime.chance().shuffle(drawn)
     by_message = {job.entries[e].events[n].origins[0].message: (e, n) for e, n in drawn}
     of_each = set(by_message.values())
     return sorted(drawn, key=lambda place: place not in of_each)[:SAMPLES]

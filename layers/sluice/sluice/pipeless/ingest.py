@@ -1,14 +1,13 @@
 """Accepts one batch: admitted, read, stamped, stored as one message. 202 means stored."""
 
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from sluice import contract, message
+from sluice import contract, message, runtime
 from sluice.accounts import Accounts, PipelessApp
 from sluice.admission import request
 from sluice.errors import Refused
@@ -63,7 +62,7 @@ def accept(
     app: PipelessApp, batch: BatchDocument, store: Callable[[Body, str], None], now: datetime
 ) -> Accepted:
     """Stores a batch, whole or not at all: once `store` returns, it is safe. Raises what `store` raises."""
-    receipt = uuid.uuid4().hex
+    receipt = runtime.unique_id()
     stored = PipelessMessage(receipt, app.app_id, now, parser.stamped(batch.events, now))
     store(message.encode(stored), app.id)
     return Accepted(receipt, app.id, len(batch.events))

@@ -4,13 +4,13 @@ Nothing is stored, so nothing is tried again. If it is not known whether the bat
 so. This is a module of its own because nothing else in ingest needs HTTP.
 """
 
-import asyncio
 import functools
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.accounts import PipelessApp
 from sluice.delivery import http, responses
 from sluice.delivery.responses import Accepted, JobRejected, RateLimited, Response
@@ -35,9 +35,9 @@ def create(app: PipelessApp, batch: BatchDocument) -> Reply:
 
 
 @functools.cache
-def runner() -> asyncio.Runner:
+def runner() -> runtime.Runner:
     """Returns the process's event loop, to which the connections to the upstream belong."""
-    return asyncio.Runner()
+    return runtime.new_runner(1)
 
 
 def reply(answer: Response) -> Reply:

@@ -6,16 +6,14 @@ stamped alike, so they count once.
 """
 
 import hashlib
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
-from sluice import rejection
+from sluice import rejection, runtime
 from sluice.accounts import Accounts, is_account_id
 from sluice.aws import clients, s3, sqs, state_table
 from sluice.contract import MAX_BODY_BYTES_IN
@@ -232,7 +230,7 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
         Reason(error.reason),
         error.detail,
         msgspec.Raw(msgspec.json.encode(said.text)),
-        datetime.now(UTC),
+        runtime.now(),
         account=said.account if said.account and is_account_id(said.account) else known,
         pointer=error.pointer,
         surface=said.surface,
@@ -281,7 +279,7 @@ def _note(table: str, id: str, progress: Progress) -> None:
         "bad": {"N": str(progress.bad)},
         "gzipped": {"BOOL": progress.gzipped},
         "done": {"BOOL": progress.done},
-        "expires_at": state_table.IMPORT.expiry(time.time()),
+        "expires_at": state_table.IMPORT.expiry(runtime.time()),
     }
     with clients.translating_errors("the state table cannot be written"):
         clients.dynamodb().put_item(TableName=table, Item=item)

@@ -5,14 +5,13 @@ payload, so a rejection is stored and the answer is 2xx. Senders disable webhook
 """
 
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from sluice import message
+from sluice import message, runtime
 from sluice.admission import request
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused
@@ -90,7 +89,7 @@ def accept(
     Raises `Refused`, `Misconfigured` where the secret is none, or what the ports raise.
     """
     request.check_size(body)
-    receipt = uuid.uuid4().hex
+    receipt = runtime.unique_id()
     if _is_ping(source, headers, body):
         return Delivered(receipt, source.account)
     _verify(source, headers, body, ports, now)
