@@ -278,7 +278,7 @@ def test_events_name_the_object_they_tell_of(object_id: str, expected: str | Non
     events = become(**mapping_of_items, unique_id="id").events
 
     assert [event.object_id for event in events] == [expected, expected]
-    assert [event.object_id for event in become(**mapping_of_items).events] == [None, None]
+    assert [event.object_id for event in become(**mapping_of_items, unique_id="missing").events] == [None] * 2
 
 
 @pytest.mark.parametrize(

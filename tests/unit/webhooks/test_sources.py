@@ -31,6 +31,8 @@ def signed(**signature: Any) -> dict[str, Any]:
         document(events={"placed-order": None}),
         document(events={"placed-order": {"metric": "Bought", "properties": {"Tags": None, "Note": "note"}}}),
         document(on_invalid="refuse", delivery_id="token"),
+        document(topic="header('x-topic')", events={"refund": {"topics": ["refunds/create", "refund"]}}),
+        own(topics=["a"], object_id="id", unique_id="id", waits_for_identity=True),
         own(metric={"expression": "topic"}, properties={"a": {"b": ["c", 1, True]}}, each="items"),
         *[signed(scheme=scheme) for scheme in SCHEMES],
         signed(scheme="bearer", header="X-Gitlab-Token"),
@@ -66,7 +68,19 @@ def test_a_good_document_has_no_problems(written: dict[str, Any]) -> None:
         (document(events={}, preset=None, signature={"scheme": "basic"}), f"{HOOK}/events"),
         (document(on_invalid="ignore"), f"{HOOK}/on_invalid"),
         (document(delivery_id="id["), f"{HOOK}/delivery_id"),
+        (document(topic="header("), f"{HOOK}/topic"),
         (document(extra=1), f"{HOOK}/extra"),
+        (own(topics=[]), f"{HOOK}/events/seen/topics"),
+        (own(topics="orders/create"), f"{HOOK}/events/seen/topics"),
+        (own(topics=[5]), f"{HOOK}/events/seen/topics/0"),
+        (own(object_id="id[", unique_id="id"), f"{HOOK}/events/seen/object_id"),
+        (own(object_id="id"), f"{HOOK}/events/seen/object_id"),
+        (own(waits_for_identity=True), f"{HOOK}/events/seen/waits_for_identity"),
+        (own(waits_for_identity="yes"), f"{HOOK}/events/seen/waits_for_identity"),
+        (
+            document(events={"placed-order": {"unique_id": None}}),
+            f"{HOOK}/events/placed-order/object_id",
+        ),
         (document(events={"placed-order": {"value": "total["}}), f"{HOOK}/events/placed-order/value"),
         (document(events={"placed-order": {"metric": None}}), f"{HOOK}/events/placed-order/metric"),
         (document(events={"placed-order": {"vaule": "total"}}), f"{HOOK}/events/placed-order/vaule"),
@@ -118,6 +132,20 @@ def test_a_mistake_is_found_where_it_stands(written: Any, where: str) -> None:
     assert where in [problem.pointer for problem in found]
     with pytest.raises(Misconfigured, match="sources document is not valid"):
         sources.decode(json.dumps(written).encode())
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (own(topics=[]), "'topics' must name at least one topic."),
+        (own(object_id="id"), "'object_id' goes with 'unique_id'"),
+        (own(waits_for_identity=True), "'waits_for_identity' goes with 'object_id'"),
+    ],
+)
+def test_a_mistake_about_objects_says_what_would_be_right(written: Any, said: str) -> None:
+    [problem] = sources.problems(written)
+
+    assert said in problem.detail
 
 
 def test_every_mistake_is_found_at_once() -> None:

@@ -290,13 +290,6 @@ class EventConfig(_Config):
     each: ExpressionField | None = Field(
         None, description="The list whose elements become an event each; without it the payload becomes one."
     )
-    object_id: ExpressionField | None = Field(
-        None,
-        description="The object of the sender that events tell of, such as an order: they do not repeat.",
-    )
-    waits_for_identity: bool = Field(
-        False, description="An event of nobody is left to a later delivery of its object, and not rejected."
-    )
     properties: Properties | None = Field(
         None, description="The event's properties. A string is an expression, anything else is itself."
     )
@@ -305,6 +298,13 @@ class EventConfig(_Config):
     time: ExpressionField | None = Field(None, description="Default: the time of acceptance.")
     unique_id: ExpressionField | None = Field(
         None, description="Default: the delivery's id and the number of the event in it."
+    )
+    object_id: ExpressionField | None = Field(
+        None,
+        description="The object of the sender that events tell of, such as an order: they do not repeat.",
+    )
+    waits_for_identity: bool = Field(
+        False, description="An event of nobody is left to a later delivery of its object, and not rejected."
     )
     backfill: ExpressionField | None = None
 
@@ -321,6 +321,20 @@ class EventConfig(_Config):
         if topics == []:
             raise _mistake("'topics' must name at least one topic.")
         return topics
+
+    @field_validator("object_id")
+    @classmethod
+    def _check_object_id(cls, object_id: Expression | None, info: ValidationInfo) -> Expression | None:
+        if object_id is not None and info.data.get("unique_id", ...) is None:
+            raise _mistake("'object_id' goes with 'unique_id', which tells the events of one object apart.")
+        return object_id
+
+    @field_validator("waits_for_identity")
+    @classmethod
+    def _check_waits(cls, waits: bool, info: ValidationInfo) -> bool:
+        if waits and info.data.get("object_id", ...) is None:
+            raise _mistake("'waits_for_identity' goes with 'object_id', by which a later delivery is told.")
+        return waits
 
     def mapping(self, name: str) -> EventMapping:
         """Returns the mapping as it is evaluated."""
