@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sluice import __version__
 from sluicectl import sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
@@ -28,6 +29,7 @@ _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 @click.group(
     epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
+@click.version_option(__version__, prog_name="sluicectl", message="%(prog)s %(version)s")
 def sluicectl() -> None:
     """Operates a deployment of Sluice."""
 

@@ -1,13 +1,14 @@
 """Checks what surrounds the code: decisions, licence, changelog, workflows and hooks."""
 
 import re
-import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+import sluice
 
 DECISIONS = sorted(Path("docs/adr").glob("[0-9]*.md"))
 DECISION = re.compile(
@@ -21,7 +22,6 @@ WORKFLOWS = sorted(Path(".github/workflows").glob("*.yml"))
 HOOKS = Path(".pre-commit-config.yaml")
 PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", Path("Makefile").read_text(), re.MULTILINE))
-PROJECT: dict[str, Any] = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 
 
 def _steps(workflow: Path) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def test_the_changelog_knows_the_version() -> None:
     headings = re.findall(r"^## (.+)$", Path("CHANGELOG.md").read_text(), re.MULTILINE)
 
     assert headings[0] == "Unreleased"
-    assert headings[1].startswith(f"{PROJECT['version']} - ")
+    assert headings[1].startswith(f"{sluice.__version__} - ")
     for heading in headings[1:]:
         date.fromisoformat(heading.split(" - ")[1])
 
