@@ -13,9 +13,16 @@ import zstandard
 
 from sluice import archive, message, rejection
 from sluice.archive import CLAIM_RECEIVES, QueuedMessage
-from sluice.contract import Surface
+from sluice.contract import PIPELESS_SURFACE, Surface
 from sluice.errors import Retryable
-from sluice.message import Body, Message
+from sluice.message import (
+    Body,
+    Message,
+    PipelessEvent,
+    PipelessMessage,
+    PipelessObject,
+    PipelessRelationship,
+)
 from sluice.rejection import Reason, Rejection
 from tests.support.factories import NOON, SITE_ID
 
@@ -107,6 +114,20 @@ def test_a_dead_letter_is_archived_with_what_it_says_of_itself(form: str, size: 
     assert found.rejected_at == NOW
     assert found.id == "message-1"
     assert msgspec.json.decode(found.payload) == msgspec.to_builtins(stored)
+
+
+def test_a_dead_letter_for_pipeless_is_archived_with_what_it_says_of_itself() -> None:
+    event = PipelessEvent(
+        PipelessObject("ada", "user"), PipelessRelationship("liked"), PipelessObject("1001", "article")
+    )
+    stored = PipelessMessage("r1", 123, NOON, [event])
+
+    found = archive.read(letter(message.encode(stored).text, receives=500), no_claim, NOW)
+
+    assert found.reason is Reason.DEAD_LETTER
+    assert (found.account, found.surface, found.receipt) == ("pipeless-123", PIPELESS_SURFACE, "r1")
+    assert (found.accepted, found.source) == (NOON, None)
+    assert msgspec.json.decode(found.payload)["events"] == [msgspec.to_builtins(event)]
 
 
 @pytest.mark.parametrize(("form", "size"), SIZES.items())

@@ -137,6 +137,10 @@ class PipelessMessage(msgspec.Struct, omit_defaults=True, tag_field="sluice", ta
         """Returns the surface it came in by."""
         return PIPELESS_SURFACE
 
+    @property
+    def source(self) -> None:
+        """Returns no webhook source: none delivers to Pipeless."""
+
 
 class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag_field="sluice", tag=1):
     zstd: bytes | None = None  # base64 in JSON
