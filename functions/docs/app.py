@@ -1,4 +1,4 @@
-"""The API's description and a page to read it, for anybody: files alone, and Python alone to serve them."""
+"""Serves the API's description and a page to read it, for anybody, with files and Python alone."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ type _Document = tuple[str, dict[str, str]]
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Lambda's entry: a proxy request of a REST API to one of the two routes."""
+    """Handles a REST API's proxy request to one of the two routes, for Lambda."""
     if event["httpMethod"] not in _METHODS:
         return _not_allowed(event["requestContext"]["requestId"])
     body, headers = _description() if event["resource"] == "/openapi.json" else _page()
@@ -36,7 +36,7 @@ def _description() -> _Document:
 
 @cache
 def _page() -> _Document:
-    """The page with all that it consists of in it, so that nothing else may be loaded or run."""
+    """Returns the page with all its parts in it, so that nothing else may be loaded or run."""
     page = _VIEWER.sub(_included, (_FOLDER / "page.html").read_text("utf-8"))
     allowed = {"style": "", "script": ""}
     for kind, text in _PART.findall(page):

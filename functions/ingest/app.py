@@ -1,4 +1,4 @@
-"""The front: API Gateway's request in, the documented answer out. What is decided, `sluice` decides."""
+"""Answers API Gateway's requests; `sluice` makes the decisions."""
 
 import base64
 import contextlib
@@ -114,7 +114,7 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
 
 @contextlib.contextmanager
 def _if_it_can_be(otherwise: str, warning: str, **fields: Any) -> Iterator[None]:
-    """Around what a request can do without: if the state table is out of reach, that is counted."""
+    """Wraps a step that a request can do without: if the state table cannot be reached, that is counted."""
     try:
         yield
     except Retryable as error:
@@ -203,7 +203,7 @@ def _accept_delivery(source: str) -> Response[str]:
 
 
 class _Records:
-    """The records of a source's objects in the state table. Events go on without them if it is down."""
+    """Reads and writes the records of a source's objects; events go on without them if the table is down."""
 
     def __init__(self, table: str, source: str) -> None:
         self._table, self._source = table, source
@@ -223,7 +223,7 @@ class _Records:
 
 
 def _count_delivery(source: str, delivered: "Delivered") -> None:
-    """Counts what became of a delivery. One that no mapping made anything of is counted by its topic."""
+    """Counts the results of a delivery; one of which no mapping made anything is counted by its topic."""
     counts = {
         "WebhookDeliveries": 1,
         "AcceptedEvents": delivered.events,
@@ -262,7 +262,7 @@ def _webhook_secret(name: str) -> Any:
 
 @functools.cache
 def _sources_cache() -> "SourcesCache":
-    """The process's copy of the sources document."""
+    """Returns the process's copy of the sources document."""
     from sluice.webhooks import sources  # noqa: PLC0415
 
     bucket = settings.load(IngestSettings).config_bucket
@@ -356,7 +356,7 @@ def _fail() -> Response[str]:
 def _refuse(
     status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None
 ) -> Response[str]:
-    """Problems in the words of the API that was called."""
+    """Answers with problems, in the words of the API that was called."""
     if app.current_event.path.startswith(_PIPELESS):
         return _answer(status, pipeless.errors(problems), headers)
     return _answer(status, jsonapi.envelope(status, problems), headers)
@@ -373,7 +373,7 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
 
 
 def _web_page() -> tuple[str, str | None, str]:
-    """The path of the request, the page's origin if it comes from one, and the origins that may call."""
+    """Returns the path of the request, the page's origin if it comes from one, and the allowed origins."""
     event = app.current_event
     allowed = ""
     with contextlib.suppress(Misconfigured):  # which is then what the answer is about
@@ -382,7 +382,7 @@ def _web_page() -> tuple[str, str | None, str]:
 
 
 def _headers() -> dict[str, str]:
-    """By lower-case name; one that is sent more than once is one list (RFC 9110)."""
+    """Returns headers by lower-case name; one that is sent more than once is one list (RFC 9110)."""
     event = app.current_event
     # An event written by hand often has no more than `headers`, where the last of several is.
     given = event.get("multiValueHeaders") or {name: [value] for name, value in event.headers.items()}
@@ -409,5 +409,5 @@ def _body_bytes() -> bytes:
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Lambda's entry: a proxy request of a REST API."""
+    """Handles a REST API's proxy request for Lambda."""
     return app.resolve(event, context)

@@ -26,7 +26,7 @@ metrics = Metrics()
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Lambda's entry: a batch of RejectedQueue or of a dead-letter queue."""
+    """Handles a batch of RejectedQueue or of a dead-letter queue for Lambda."""
     configuration = settings.load(RejectSettings)
     last_read = runtime.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _ARCHIVE_SECONDS
     failed = {record["messageId"] for record in event["Records"]}
@@ -58,7 +58,7 @@ def _put(bucket: str, archived: tuple[str, bytes]) -> None:
 def _groups(
     records: list[dict[str, Any]], configuration: RejectSettings, last_read: float
 ) -> Iterator[dict[str, Rejection]]:
-    """The rejections that can be read in time, by message id, in groups that fit the memory."""
+    """Yields the rejections that can be read in time, by message id, in groups that fit the memory."""
     now = runtime.now()
     fetch_claim = s3.claim_reader(configuration.claim_bucket)
     group: dict[str, Rejection] = {}

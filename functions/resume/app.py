@@ -1,4 +1,6 @@
-"""Once a minute: one parked message of each paused account goes back to the queue, or all of them."""
+"""Brings parked messages back once a minute: probes of each paused account, or all of one that works
+again.
+"""
 
 import functools
 from typing import Any, Final
@@ -20,7 +22,7 @@ metrics = Metrics()
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001
-    """Lambda's entry: a tick of the schedule."""
+    """Handles a tick of the schedule for Lambda."""
     end = runtime.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _WRAP_UP_SECONDS
     store = resume.Store(settings.load(ResumeSettings))
     accounts = store.accounts()

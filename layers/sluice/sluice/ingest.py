@@ -37,16 +37,16 @@ _MAY_ASK: Final = frozenset({contract.SCOPE_EVENTS_WRITE, contract.SCOPE_EVENTS_
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What accepting a request reaches the world through.
+    """Holds everything through which accepting a request reaches AWS.
 
-    `count` takes the caller of an admitted request, the surface and the time; it raises `Refused` where
-    the caller sends too many. `enter_metrics` takes the site id of an account that is held to its number of
-    metrics, the names in a request, and whether it may enter some of them only; it returns those that are
-    too many. `store` takes the encoded message and the account's site id; once it
-    returns, the events are safe. `reject` does the same for rejections. `open_receipt` takes a bulk
-    request's receipt id, site id, time, number of events and the places of those rejected. It is a
-    service to who asks later: if it cannot be written, that is no reason not to take the events, so it
-    never raises.
+    - `count` takes the caller of an admitted request, the surface and the time. It raises `Refused` if the
+      caller sends too many.
+    - `enter_metrics` takes the site id of an account with a limited number of metrics, the names in a
+      request, and whether it may reserve some of them only. It returns those that are too many.
+    - `store` takes the encoded message and the account's site id. Once it returns, the events are safe.
+    - `reject` does the same for rejections.
+    - `open_receipt` takes a bulk request's receipt id, site id, time, number of events and the positions of
+      those rejected. It never raises, because a missing receipt is no reason to refuse the events.
     """
 
     consume_rate_limit: Callable[[str, Surface, datetime], None]
@@ -57,7 +57,8 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A stored request: its receipt id, whose it is, how many events of it are taken, what was left out.
+    """Describes a stored request: its receipt id, its account, the number of events taken, and the fields
+    left out.
 
     `rejected` events are not among the `events`, and `bad` says why. `applied` are those of the caller's
     preferences that were followed.
@@ -116,8 +117,9 @@ def accept(
 def _within_metrics(
     read: ParsedRequest, surface: Surface, account: KlaviyoAccount, ports: Ports, *, partly: bool
 ) -> ParsedRequest:
-    """What was read, less the events of metrics that are too many for the account; refused if it may not be
-    taken `partly`, or if there is nothing else in it.
+    """Returns the request without the events of metrics that are too many for the account.
+
+    Refuses it if it may not be taken `partly`, or if there is nothing else in it.
     """
     excess = ports.reserve_metrics(account.site_id, metric_quota.names(read), partly)
     if not excess:
@@ -129,7 +131,7 @@ def _within_metrics(
 
 
 def accepted_document(accepted: Accepted) -> bytes:
-    """The 202's body. Klaviyo answers an empty one, but some of its callers parse the answer."""
+    """Returns the 202's body. Klaviyo's is empty, but some of its callers parse the answer."""
     if MINIMAL in accepted.applied:
         return b""
     attributes: dict[str, Any] = {"status": "queued", "created_at": accepted.at}
@@ -169,9 +171,9 @@ def request_status(
     accounts: Accounts,
     find: Callable[[str], Receipt | None],
 ) -> bytes:
-    """What became of a bulk request so far, as a document for whoever has a key of its account.
+    """Returns what became of a bulk request so far, as a document for a caller with a key of its account.
 
-    Somebody else's receipt is answered as one that does not exist. `find` may raise `Retryable`.
+    Another account's receipt is answered as one that does not exist. `find` may raise `Retryable`.
     """
     account = request.authorized(headers, accounts, _MAY_ASK)
     found = find(receipt) if _RECEIPT_ID.fullmatch(receipt) else None

@@ -20,12 +20,12 @@ PROBES: Final = 2  # so that one whose event is at fault has another to be compa
 
 
 class Store(msgspec.Struct, frozen=True):
-    """The places a resumption works on."""
+    """Names the places that a resumption works on."""
 
     settings: ResumeSettings
 
     def accounts(self) -> dict[str, str]:
-        """The accounts that may have messages parked, by site id, with their marks."""
+        """Returns the accounts that may have messages parked, by site id, with their marks."""
         return parking.registered_accounts(self.settings.state_table)
 
     def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""What differs from run to run: clocks, chance, unique ids, threads and the event loop.
+"""Provides what differs from run to run: clocks, chance, unique ids, threads and the event loop.
 
-The package asks this module for all of these, and nothing else for any of them. So whoever replaces `current`
-decides the whole course of a run. Linting holds this: no other module may use the functions of the standard
-library that are called here.
+The package asks this module for all of these, and nothing else for any of them. So a test that replaces
+`current` decides the whole course of a run. Linting holds this: no other module may use the functions of the
+standard library that are called here.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ type Runner = asyncio.Runner
 
 
 class Runtime(Protocol):
-    """The sources of what differs from run to run."""
+    """Names the sources of what differs from run to run."""
 
     @property
     def chance(self) -> random.Random:
@@ -49,7 +49,7 @@ class Runtime(Protocol):
 
 
 class System:
-    """The machine's own clocks, chance and threads."""
+    """Uses the machine's own clocks, chance and threads."""
 
     chance: Final = random.SystemRandom()
 

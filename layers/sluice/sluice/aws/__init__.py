@@ -1,1 +1,1 @@
-"""Thin adapters to AWS: clients, queues, objects, and the keys of the state table."""
+"""Adapts AWS thinly: clients, queues, objects, and the keys of the state table."""

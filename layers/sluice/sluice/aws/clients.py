@@ -38,31 +38,33 @@ def _client(service: str, *, connect_timeout: float = 2, read_timeout: float = 5
 
 @functools.cache
 def sqs() -> "SQSClient":
-    """The process's SQS client."""
+    """Returns the process's SQS client."""
     return _client("sqs")  # type: ignore[no-any-return]
 
 
 @functools.cache
 def s3() -> "S3Client":
-    """The process's S3 client."""
+    """Returns the process's S3 client."""
     return _client("s3")  # type: ignore[no-any-return]
 
 
 @functools.cache
 def dynamodb() -> "DynamoDBClient":
-    """The process's DynamoDB client."""
+    """Returns the process's DynamoDB client."""
     return _client("dynamodb", read_timeout=2)  # type: ignore[no-any-return]  # it answers in milliseconds
 
 
 @functools.cache
 def low_latency_dynamodb() -> "DynamoDBClient":
-    """The process's DynamoDB client for what a caller should not wait for: it asks once, and not for long."""
+    """Returns the process's DynamoDB client for optional calls: it asks once, and not for long."""
     return _client("dynamodb", connect_timeout=0.5, read_timeout=0.5, attempts=1)  # type: ignore[no-any-return]
 
 
 @functools.cache
 def low_latency_s3() -> "S3Client":
-    """The process's S3 client for what it has a copy of, which it would lose if it were ended for waiting."""
+    """Returns the process's S3 client for objects that it has a copy of: waiting too long could end the
+    process.
+    """
     return _client("s3", connect_timeout=1, read_timeout=2, attempts=2)  # type: ignore[no-any-return]
 
 
@@ -79,9 +81,9 @@ def translating_errors(otherwise: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing_fast[Client](service: Callable[[], Client], otherwise: str) -> Iterator[Client]:
-    """As `reaching` with a service's client, and for a while all fails at once where something failed slowly.
+    """Works like `translating_errors`, but after a slow failure it fails fast for 5 s.
 
-    So a service that hangs is waited for once, and not by each of the many who want something of it.
+    So a service that hangs is waited for only once, and not by each of its many callers.
     """
     client = service()
     begin = runtime.monotonic()
@@ -98,7 +100,9 @@ def failing_fast[Client](service: Callable[[], Client], otherwise: str) -> Itera
 
 
 def retrying_closed_connection[T](call: Callable[[], T]) -> T:
-    """A call of a client that asks once: once more if its connection was closed while the process froze."""
+    """Calls a client that asks once, and once more if its connection was closed while the process was
+    frozen.
+    """
     from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
 
     try:
@@ -108,5 +112,5 @@ def retrying_closed_connection[T](call: Callable[[], T]) -> T:
 
 
 def map_concurrently[T, R](call: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
-    """What a call answers to each argument, some calls at a time."""
+    """Returns the result of a call for each argument, some calls at a time."""
     return runtime.map_concurrently(call, arguments, threads=MAX_CONCURRENT_CALLS)

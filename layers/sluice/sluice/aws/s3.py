@@ -27,8 +27,9 @@ def delete_object(bucket: str, key: str) -> None:
 
 
 def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
-    """An object's ETag and bytes, or None if it still has the given ETag. Of one that does not exist both are
-    empty. `Retryable` if S3 does not answer soon.
+    """Returns an object's ETag and bytes, or None if it still has the given ETag.
+
+    Both are empty if the object does not exist. Raises `Retryable` if S3 does not answer soon.
     """
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
@@ -58,22 +59,22 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
 
 
 class OpenedObject(msgspec.Struct, frozen=True):
-    """An S3 object that is being read: what its writer says of it, and its bytes in pieces."""
+    """Holds an S3 object that is being read: what its writer says of it, and its bytes in pieces."""
 
     metadata: Mapping[str, str]
     pieces: Iterator[bytes]
 
 
 class ObjectGone(Exception):
-    """The object that was meant is not there: deleted, or written anew since."""
+    """Says that the wanted object is not there: deleted, or written anew since."""
 
 
 def open_object(
     bucket: str, key: str, *, version: str | None, etag: str | None, start: int, piece_bytes: int
 ) -> OpenedObject:
-    """An object from its byte `start` on: nothing, if it ends there.
+    """Opens an object at its byte `start`; it has no pieces if it ends there.
 
-    Raises `Gone`; this and reading on may raise `Retryable`.
+    Raises `ObjectGone`; this and reading on may raise `Retryable`.
     """
     from botocore.exceptions import ClientError  # noqa: PLC0415
 

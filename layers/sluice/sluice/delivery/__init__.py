@@ -1,1 +1,1 @@
-"""Events on the queue end upstream or among the rejections: packing, pacing, issuing, triage."""
+"""Delivers queued events upstream, whichever vendor's they are: limits, waits, circuits, poison, HTTP."""

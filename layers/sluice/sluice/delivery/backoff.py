@@ -1,4 +1,4 @@
-"""How long a message waits before it is tried again."""
+"""Decides how long a message waits before it is tried again."""
 
 import random
 from typing import Final
@@ -16,9 +16,10 @@ JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter ones are spread ove
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Why a message waits: for a turn that is known to come, or because something failed.
+    """Says why a message waits: for a slot that is known to come, or because something failed.
 
-    `seconds` is how long is known to be too early. One that `got_on` only gave others a chance.
+    `seconds` is a time that is known to be too early. A message that `made_progress` only let others go
+    first.
     """
 
     seconds: float | None = None
@@ -27,17 +28,17 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 def longest(one: Retry, other: Retry) -> Retry:
-    """Of two reasons to wait, the one that keeps a message longer."""
+    """Returns the one of two reasons to wait that keeps a message longer."""
     return max(one, other, key=lambda wait: (not wait.rate_limited, wait.seconds or 0.0))
 
 
 def delay(receives: int, wait: Retry, chance: random.Random) -> int:
-    """Whole seconds until the next try of a message received `receives` times (from 1).
+    """Returns the whole seconds until the next try of a message received `receives` times (from 1).
 
-    A wait after a failure doubles for half a minute. From then on every wait grows slowly, since receives
-    tell how long a message has been waiting, not how often it failed: the last of a backlog must not be
-    hidden while nobody uses the rate, and no outage may use up a message's receives. Jitter keeps what
-    waits together from coming back together.
+    A wait after a failure doubles for half a minute. From then on every wait grows slowly, because receives
+    tell how long a message has been waiting, not how often it failed. The end of a backlog must not be hidden
+    while nobody uses the rate, and no outage may use up a message's receives. Jitter keeps messages that wait
+    together from coming back together.
     """
     if wait.made_progress:
         return 0

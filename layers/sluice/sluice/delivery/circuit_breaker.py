@@ -1,8 +1,8 @@
-"""An account's circuit breaker: open while every job of the account would be refused.
+"""Opens and closes an account's circuit: it is open while every job of the account would be refused.
 
-It opens when the upstream refuses the account itself, and stays open until a probe is processed again.
-Meanwhile the account's messages are parked (`parking`), and one of them goes back to the queue each minute as
-a probe.
+It opens when the upstream refuses the account itself, and stays open until the upstream looks at a probe.
+Meanwhile the account's messages are parked (`parking`), and some of them go back to the queue each minute as
+probes.
 """
 
 from sluice import runtime
@@ -10,7 +10,7 @@ from sluice.aws import clients, state_table
 
 
 def is_open(table: str, site_id: str) -> bool:
-    """Whether an account's circuit is open."""
+    """Tells whether an account's circuit is open."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
         return "Item" in client.get_item(
             TableName=table, Key=state_table.CIRCUIT.key(site_id), ConsistentRead=True

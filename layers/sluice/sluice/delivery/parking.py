@@ -39,7 +39,7 @@ def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> No
 
 
 def registered_accounts(table: str) -> dict[str, str]:
-    """The accounts that may have something parked, by site id, with their marks."""
+    """Returns the accounts that may have something parked, by site id, with their marks."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
         item = client.get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
     return {name: value["S"] for name, value in item.items() if name != "pk"}
@@ -64,14 +64,14 @@ def deregister(table: str, site_id: str, mark: str) -> None:
 
 
 def parked_objects(bucket: str, site_id: str) -> dict[str, int]:
-    """An account's parked objects, their sizes by key, the oldest first; the first 1,000 of them."""
+    """Returns an account's parked objects, their sizes by key, the oldest first; the first 1,000 of them."""
     with clients.translating_errors("parked messages cannot be listed"):
         answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=f"{PARKED_PREFIX}{site_id}/")
     return {found["Key"]: found["Size"] for found in answer.get("Contents", [])}
 
 
 def parked_messages(bucket: str, key: str) -> list[bytes]:
-    """The messages of a parked object, each as its JSON."""
+    """Returns the messages of a parked object, each as its JSON."""
     packed = s3.claim_reader(bucket)(key)
     with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
         return reader.read().split(b"\n")

@@ -1,12 +1,12 @@
-"""Poison messages: those that end the process that handles them, and how the others are kept from them.
+"""Finds poison messages, which end the process that handles them, and keeps the others from them.
 
-While messages are handled that came before, an S3 object names them: the in-flight journal. A journal
-entry that outlives its process names the suspects of a crash. Suspects are handled after all others, a few
-at a time and in another order each time, and what is done is deleted at once. The next crash leaves a
-smaller group of suspects, until each is tried alone. A message that has then ended `MAX_SOLO_CRASHES`
-processes is poison, and is not tried again.
+While redelivered messages are handled, an S3 object names them: the in-flight journal. A journal entry that
+outlives its process names the suspects of a crash. Suspects are handled after all others, a few at a time and
+in another order each time, and completed ones are deleted at once. The next crash leaves a smaller group of
+suspects, until each is tried alone. A message that has then ended `MAX_SOLO_CRASHES` processes is poison, and
+is not tried again.
 
-No part of a batch is more than the memory can hold, as a small message may unpack to a large one.
+No part of a batch is larger than the memory, because a small message may unpack to a large one.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ _KEY_BASE: Final = 10**10  # S3 lists keys in their order, and the newest are wa
 def split_batch(
     sizes: Mapping[int, int], crash_groups: Iterable[Set[int]], most: int, chance: random.Random
 ) -> list[list[int]]:
-    """The messages' numbers in the parts to handle one after the other, each of at most `most` bytes.
+    """Splits a batch into parts to handle one after the other, each of at most `most` bytes.
 
-    `sizes` are the messages' by number, `died_with` those that a process had in hand when it ended, by
-    process. Those that none had come first, and together if they fit.
+    `sizes` are the messages' sizes by number. `crash_groups` are the messages that a process was handling
+    when it ended, by process. Messages of no such group come first, and together if they fit.
     """
     left = set(sizes)
     groups = []
@@ -77,7 +77,9 @@ def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[Non
 
 
 def crashed_groups(bucket: str, now: float) -> list[frozenset[str]]:
-    """The message ids that processes which ended before `now` (epoch seconds) had in hand, by process."""
+    """Returns the message ids that processes which ended before `now` (epoch seconds) were handling, by
+    process.
+    """
     with clients.translating_errors("the in-flight journal cannot be listed"):
         answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=JOURNAL_PREFIX, MaxKeys=1_000)
     keys = [found["Key"] for found in answer.get("Contents", [])]

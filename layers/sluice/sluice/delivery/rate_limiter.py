@@ -1,13 +1,11 @@
-"""When the next request of an account may go out, shared by every worker of that account.
+"""Decides when the next request of an account may go out, shared by every worker of that account.
 
-A sliding window satisfies the upstream's fixed ones wherever they begin. The windows here are half a
-second longer than the upstream's, and slots lie apart, because a request reaches it later than its slot,
-and not always equally much later. A minute's requests are spread over it in shares: were they
-all sent at once, every worker would then wait out the rest of the minute, whoever else's events it
-could have sent meanwhile.
+A sliding window keeps within the upstream's fixed ones wherever they begin. The windows here are half a
+second longer than the upstream's, and slots lie apart, because a request arrives later than its slot, and not
+always equally late. A minute's requests are spread over it in shares. If they were all sent at once, every
+worker would then wait out the rest of the minute, although it could send other accounts' events meanwhile.
 
-A worker that is late for its slot takes another: sent beside the requests whose slots are now, its own
-could be the eleventh of a second.
+A worker that misses its slot reserves a new one. Sending late could put eleven requests into one second.
 """
 
 import asyncio
@@ -43,7 +41,8 @@ _ATTEMPTS: Final = 12
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """How slots lie: so far apart, and at most so many in a share of time; for how long they are known.
+    """Says how slots lie: how far apart, how many at most in a share of time, and for how long they are
+    known.
 
     All times are milliseconds.
     """
@@ -58,17 +57,17 @@ KLAVIYO: Final = RateLimit(SPACING_MS, SHARE_LIMIT, SHARE_MS, STEADY_WINDOW_MS)
 
 
 def evenly_spaced(per_minute: int) -> RateLimit:
-    """The rate at which so many requests go out in a minute, all equally far apart."""
+    """Returns the limit at which so many requests go out in a minute, all equally far apart."""
     spacing = -(-_MINUTE_MS // per_minute)
     return RateLimit(spacing, 1, spacing, spacing)
 
 
 class NoSlotBeforeDeadline(Retryable):
-    """No slot before the given deadline. `after` says when there would be one."""
+    """Says that there is no slot before the deadline; `after` says when there will be one."""
 
 
 class ReportedQuota(msgspec.Struct, frozen=True):
-    """What the upstream said is left: `remaining` requests between two moments."""
+    """Holds the quota that the upstream reported: `remaining` requests between two moments."""
 
     since: int
     until: int
@@ -76,7 +75,7 @@ class ReportedQuota(msgspec.Struct, frozen=True):
 
 
 class SlotWindow(msgspec.Struct, frozen=True):
-    """An account's recent and reserved slots (ascending), its pause, and what others left of its limit.
+    """Holds an account's recent and reserved slots (ascending), its pause, and the quota left by others.
 
     All times are epoch milliseconds.
     """
@@ -89,7 +88,7 @@ class SlotWindow(msgspec.Struct, frozen=True):
 def reserve(
     window: SlotWindow, now: int, count: int, latest: int, rate: RateLimit = KLAVIYO
 ) -> tuple[list[int], SlotWindow]:
-    """Up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
+    """Returns up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
     slots = [slot for slot in window.slots if slot > now - rate.kept]
     reserved: list[int] = []
     while len(reserved) < count and (slot := _next(slots, window, now, rate)) <= latest:
@@ -99,19 +98,19 @@ def reserve(
 
 
 def next_slot(window: SlotWindow, now: int, rate: RateLimit = KLAVIYO) -> int:
-    """The first free slot."""
+    """Returns the first free slot."""
     return _next([slot for slot in window.slots if slot > now - rate.kept], window, now, rate)
 
 
 def pause(window: SlotWindow, until: int) -> SlotWindow:
-    """The window when nobody may send before `until`."""
+    """Returns the window in which nobody may send before `until`."""
     return msgspec.structs.replace(window, paused_until=max(window.paused_until, until + GUARD_MS))
 
 
 def observe(window: SlotWindow, slot: int, remaining: int, reset: int) -> SlotWindow | None:
-    """The window when the answer to the request of `slot` said `remaining` until `reset`.
+    """Returns the window after the answer to the request of `slot` reported `remaining` until `reset`.
 
-    None where that is no news: it is what our own requests, and known others', account for.
+    Returns None if that is no news: our own requests, and known ones of others, account for it.
     """
     ours = sum(reset - _MINUTE_MS <= sent <= slot for sent in window.slots)
     expected = STEADY_LIMIT - ours
@@ -124,7 +123,7 @@ def observe(window: SlotWindow, slot: int, remaining: int, reset: int) -> SlotWi
 
 
 def is_still_valid(window: SlotWindow, slot: int) -> bool:
-    """Whether a reserved slot may still be used, and is not lost to a pause or to what others sent."""
+    """Tells whether a reserved slot may still be used, and is not lost to a pause or to others' requests."""
     left = window.reported_quota
     if slot < window.paused_until:
         return False
@@ -146,10 +145,11 @@ def _next(slots: list[int], window: SlotWindow, now: int, rate: RateLimit) -> in
 
 
 class RateLimiter:
-    """One account's pace, kept in the state table, for the coroutines of one invocation.
+    """Limits one account's requests, with its window in the state table, for the coroutines of one
+    invocation.
 
-    `deadline` (epoch seconds) is when a request must have gone out at the latest. As many slots as
-    coroutines wait for are reserved by one read and one write.
+    `deadline` (epoch seconds) is when a request must have gone out at the latest. As many slots as coroutines
+    wait for are reserved by one read and one write.
     """
 
     def __init__(

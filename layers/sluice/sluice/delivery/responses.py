@@ -1,6 +1,6 @@
-"""What an upstream's response says, whichever vendor's it is: taken, refused, limited or failing.
+"""Classifies an upstream's response, whichever vendor's it is: taken, refused, limited or failing.
 
-Decided by status and media type, never by the text of an error.
+Status and media type decide, never the text of an error.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from sluice import runtime
 
 
 class Response(msgspec.Struct, frozen=True):
-    """An upstream's answer; `status` is None where none came, and `failure` then says what happened."""
+    """Holds an upstream's answer; `status` is None if none came, and `failure` then says what happened."""
 
     status: int | None
     headers: Mapping[str, str] = {}
@@ -25,7 +25,7 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What the upstream says is wrong with one item: `tail` points within the entry or event."""
+    """Holds what the upstream says of one bad item; `tail` points within the entry or event."""
 
     code: str
     detail: str
@@ -33,25 +33,25 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The job is recorded upstream; `ignored` are fields it says it left out."""
+    """Says that the job is recorded upstream; `ignored` are fields that it says it left out."""
 
     ignored: str = ""
 
 
 class JobRejected(msgspec.Struct, frozen=True):
-    """Nothing was taken because of something in the job, but nobody says what."""
+    """Says that nothing was taken because of something in the job, which nobody names."""
 
     fault: Fault
 
 
 class RateLimited(msgspec.Struct, frozen=True):
-    """Too many requests for the account, ours or others': nobody sends before `after` seconds."""
+    """Says that the account had too many requests, ours or others': nobody sends before `after` seconds."""
 
     after: float | None
 
 
 class Transient(msgspec.Struct, frozen=True):
-    """A passing fault; no `status` where no answer came.
+    """Describes a transient fault; `status` is None if no answer came.
 
     The job may have been taken: its unique_ids make sending it again safe.
     """
@@ -61,14 +61,16 @@ class Transient(msgspec.Struct, frozen=True):
 
 
 class AccountRejected(msgspec.Struct, frozen=True):
-    """Every job of this account would be answered so until somebody acts, as far as the answer tells."""
+    """Says that every job of this account would be answered so until somebody acts, as far as the answer
+    tells.
+    """
 
     status: int
     fault: Fault
 
     @property
     def is_certain(self) -> bool:
-        """Whether nothing in a job can be why."""
+        """Tells whether nothing in a job can be the cause."""
         return self.status in _BODY_INDEPENDENT_STATUSES
 
 
@@ -102,15 +104,17 @@ def parse_seconds(text: str) -> float:
 
 
 def is_success(answer: Response) -> bool:
-    """Whether what was sent is taken. A page says nothing of that, whatever its status."""
+    """Tells whether the request is taken; a page of HTML never says so, whatever its status."""
     return answer.status is not None and 200 <= answer.status < 300 and not _is_html(answer)
 
 
 def is_transient(answer: Response, status: int) -> bool:
-    """Whether an answer that takes nothing says more of the moment than of what was sent, or for whom."""
+    """Tells whether an answer that takes nothing says more of the moment than of the request or its
+    account.
+    """
     if status >= 500 or status in _TRANSIENT_STATUSES or status < 400:
         return True
-    # What is not the upstream's own comes from something in between, such as a CDN's challenge.
+    # An answer that is not the upstream's own comes from something in between, such as a CDN's challenge.
     is_page = _is_html(answer) and status not in _STATUSES_EVEN_AS_HTML
     return is_page or (status == 403 and not _is_object(answer))
 
