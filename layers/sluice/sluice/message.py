@@ -36,7 +36,8 @@ type Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
     """Holds one stamped event; `id` is its metric and unique_id in one.
 
-    `entry_index` and `event_index` are its position in the caller's document, if that is not its position here.
+    `entry_index` and `event_index` are its position in the caller's document, unless that is its position
+    here.
     """
 
     id: str

@@ -14,7 +14,7 @@ class _Loader(yaml.SafeLoader):
     """Reads CloudFormation's tags as nothing: the version has none."""
 
 
-_Loader.add_multi_constructor("!", lambda *_: None)  # type: ignore[no-untyped-call]
+_Loader.add_multi_constructor("!", lambda *_: None)
 
 
 def test_the_package_is_installed_under_its_version() -> None:
