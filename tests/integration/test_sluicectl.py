@@ -175,7 +175,7 @@ def test_a_source_that_is_only_changed_or_added_is_not_asked_about(run: Run) -> 
 
 @pytest.fixture
 def references(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A stack with an accounts document and secrets by their names."""
+    """Provides a stack with an accounts document, and secrets by their names."""
 
     def keep(accounts: str, **secrets: str) -> None:
         client = boto3.client("secretsmanager")

@@ -228,10 +228,9 @@ def environment_is_what_the_function_reads(template: Template) -> Iterator[str]:
 
 
 def what_is_named_may_be_used(template: Template) -> Iterator[str]:
-    """Finds resources in a function's environment that its role does not name.
+    """Finds resources in a function's environment that its role does not name: a mistake in either place.
 
-    One of the two is then a mistake. A literal there could be a secret, and so could a parameter that is not
-    to be shown.
+    A literal there could be a secret, and so could a parameter that is not to be shown.
     """
     shown = {name for name, parameter in template["Parameters"].items() if "NoEcho" not in parameter}
     for name, function in of_type(template, FUNCTION).items():

@@ -13,7 +13,12 @@ import pytest
 MAX_WORDS = 35
 GLOSSARY = Path("docs/glossary.md")
 DOCUMENTS = sorted([*Path().glob("*.md"), *Path("docs").rglob("*.md")])
-CODE = ("devstack", "tools", "benchmarks")
+CODE = (
+    *("benchmarks", "devstack", "layers/sluice/sluice/admission", "layers/sluice/sluice/aws"),
+    *("layers/sluice/sluice/producers", "layers/sluice/sluice/validation", "layers/sluice/sluice/webhooks"),
+    *("sluicectl", "tests/chaos", "tests/e2e", "tests/integration", "tests/speed", "tests/support"),
+    *("tests/template", "tests/unit", "tools"),
+)
 SOURCES = sorted(
     file for folder in CODE for file in Path(folder).rglob("*.py") if "node_modules" not in file.parts
 )

@@ -1,4 +1,4 @@
-"""The JSON Schema of the sources document accepts what is good, and refuses what has another structure."""
+"""Tests that the JSON Schema of the sources document accepts good ones, and refuses another structure."""
 
 import copy
 import json
@@ -32,7 +32,9 @@ HMAC = {"scheme": "hmac", "header": "X-Signature"}
 
 
 def examples() -> Iterator[tuple[str, Any]]:
-    """The sources documents of the documentation: whole ones, sources by name, and sources' signatures."""
+    """Yields the sources documents of the documentation: whole ones, sources by name, and sources'
+    signatures.
+    """
     for page in sorted(Path("docs").glob("*.md")):
         for number, block in enumerate(page.read_text().split("```yaml\n")[1:]):
             shown = yaml.safe_load(block.partition("```")[0])
@@ -211,7 +213,7 @@ def objects(node: Any) -> Iterator[dict[str, Any]]:
 
 @st.composite
 def written_sources(draw: st.DrawFn) -> dict[str, Any]:
-    """A good source in which some fields are taken out, set anew or added."""
+    """Draws a good source in which some fields are taken out, set anew or added."""
     source: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(BASES)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.sampled_from(list(objects(source))))
@@ -262,7 +264,7 @@ def test_it_refuses_whatever_pydantic_refuses_for_its_structure_and_accepts_what
     try:
         SourcesConfig.model_validate(written)
     except ValidationError as error:
-        # What our own checks say, of expressions and of fields that go together, no schema can tell.
+        # No schema can state our own checks, of expressions and of fields that go together.
         if any(each["type"] != "words" for each in error.errors()):
             assert not SCHEMA.is_valid(written)
     else:

@@ -1,5 +1,7 @@
-"""Tests that every node of every sample is optional: without it, or with nonsense in it, no event is lost but
-for what decides whose the event is, of which metric, when, and whether it is one at all.
+"""Tests that every node of every sample is optional.
+
+No event is lost because a node is missing or nonsense, unless the node decides the person, the metric, the
+time, or whether it is an event at all.
 """
 
 import copy
@@ -31,7 +33,7 @@ READ = {
 EVERY = "|".join(
     event["metric"] for preset in presets.names() for event in presets.load(preset)["events"].values()
 )
-# What may cost events: nodes by a pattern of their path, with the metrics that depend on them.
+# Nodes that may cost events, by a pattern of their path, with the metrics that depend on them.
 DECISIVE = {
     "shopify": {
         # identity

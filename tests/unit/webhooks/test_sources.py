@@ -321,7 +321,7 @@ BAD = {"secret": "shop"}  # without an account
 
 
 def two(**changes: Any) -> bytes:
-    """A document of the sources "shop" and "other", of which some are changed."""
+    """Makes a document of the sources "shop" and "other", of which some are changed."""
     good = document()["sources"]["shop"]
     return json.dumps({"sources": {"shop": good, "other": good, **changes}}).encode()
 
@@ -400,7 +400,7 @@ def test_an_unknown_field_beside_the_sources_takes_none_down(shelf: Any) -> None
 
 
 def test_a_source_that_is_nested_too_deeply_takes_no_other_down() -> None:
-    """The parser reads what is deeper than Python recurses."""
+    """Checks a source that the parser reads although it is deeper than Python recurses."""
     properties = '{"a": ' * 900 + "1" + "}" * 900
     other = json.dumps(own(properties="here")["sources"]["shop"]).replace('"here"', properties)
 
