@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from multiprocessing.managers import BaseManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
@@ -25,9 +26,8 @@ from sluice import dispatch, message
 from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
 from sluice.delivery import http, rate_limiter
-from sluice.delivery.outcome import Circuits, Receipts
+from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.rate_limiter import RateLimiter, SlotWindow
-from sluice.klaviyo import delivery
 
 KEY: Final = "pk_upstream"
 WORKERS: Final = 2
@@ -129,7 +129,9 @@ class _Worker:
             bodies = [self._waiting.popleft() if self._waiting else self._message() for _ in range(BATCH)]
             now = datetime.now(UTC)
             records = {number: dispatch.Record(str(number), body, now) for number, body in enumerate(bodies)}
-            outcome = await dispatch.dispatch(records, self._ports(min(end, time.time() + _WAIT_SECONDS)))
+            outcome = await dispatch.dispatch_part(
+                records, self._ports(min(end, time.time() + _WAIT_SECONDS))
+            )
             self._waiting.extend(bodies[number] for number in outcome.retry)
         await http.client().aclose()
 
@@ -140,25 +142,25 @@ class _Worker:
         plain = plain.replace(b"0" * 32, b"%032x" % number, 1)
         return message.wrap(plain, "claim").text
 
-    def _ports(self, deadline: float) -> dispatch.Ports:
-        async def is_open(_: str) -> bool:
+    def _ports(self, deadline: float) -> dispatch.PartPorts:
+        async def is_open(**_: str) -> bool:
             return False
 
-        async def nothing(*_: Any) -> Any:
+        async def nothing(*_: Any, **__: Any) -> Any:
             return {}
 
         async def create_job(account: KlaviyoAccount, body: bytes, turn: Any) -> Any:
             return await http.create_job(http.client(), account, body, turn)
 
-        return dispatch.Ports(
+        return dispatch.PartPorts(
             accounts=lambda: self._accounts,
             fetch_claim=lambda _: b"",
-            delivery=delivery.Ports(
+            delivery=DeliveryPorts(
                 create_job=create_job,
                 create_events=nothing,
                 rate_limiter=lambda _: self._pace(self._item, deadline),
-                circuits=Circuits(is_open, nothing, nothing, nothing),
-                receipts=Receipts(nothing, nothing),
+                circuits=SimpleNamespace(is_open=is_open, open=nothing, close=nothing, park=nothing),
+                receipts=SimpleNamespace(completed=nothing, record_delivered=nothing),
                 now=lambda: datetime.now(UTC),
             ),
             read_object=nothing,

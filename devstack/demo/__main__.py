@@ -54,7 +54,7 @@ UPSTREAM = "arrived upstream"
 
 def run(planned: Plan, window: int, console: Console) -> Result:
     """Sends everything to a stack of its own and returns the outcome."""
-    with stack.running(FOLDER, {"DispatchWindow": str(window)}) as running:
+    with stack.running(FOLDER, {"DispatchBatchingWindow": str(window)}) as running:
         bars = Bars(
             {
                 IN_BULK: len(planned.bulk),

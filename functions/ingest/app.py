@@ -87,12 +87,12 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
 
     def count(caller: str, surface: Surface, now: datetime) -> None:
         if configuration.inbound_limits == "documented":
-            with _if_it_can_be("RequestsNotCounted", "request not counted"):
+            with _if_it_can_be("RateLimitCheckFailures", "request not counted"):
                 left = rate_limit.consume(table, caller, surface, now)
                 app.append_context(rate_limit=left.headers())  # type: ignore[no-untyped-call]
 
     def reserve_metrics(site_id: str, names: Iterable[str], partly: bool) -> Set[str]:
-        with _if_it_can_be("MetricsNotCounted", "metrics not counted"):
+        with _if_it_can_be("MetricQuotaCheckFailures", "metrics not counted"):
             return catalogue.reserve(table, site_id, names, partly=partly)
         return frozenset()
 
@@ -106,7 +106,7 @@ def _ports(configuration: IngestSettings) -> ingest.Ports:
             raise Retryable("the rejected queue cannot be reached")
 
     def open_receipt(receipt: str, account: str, created: datetime, total: int, rejected: list[int]) -> None:
-        with _if_it_can_be("ReceiptsNotWritten", "receipt not written", receipt=receipt):
+        with _if_it_can_be("ReceiptWriteFailures", "receipt not written", receipt=receipt):
             receipts.create(table, receipt, account=account, created=created, total=total, rejected=rejected)
 
     return ingest.Ports(count, reserve_metrics, store, reject, open_receipt)

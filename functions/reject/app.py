@@ -84,8 +84,8 @@ def _note(table: str, undelivered: tuple[str, list[int]]) -> None:
     try:
         receipts.record_outcome(table, receipt, rejected=places)
     except Retryable as error:
-        metrics.add_metric("ReceiptsNotNoted", MetricUnit.Count, 1)
-        logger.warning("receipt not noted", receipt=receipt, cause=str(error))
+        metrics.add_metric("ReceiptWriteFailures", MetricUnit.Count, 1)
+        logger.warning("receipt not recorded", receipt=receipt, cause=str(error))
 
 
 def _log(rejections: Iterable[Rejection]) -> None:

@@ -35,8 +35,8 @@ SAY_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 60.0
 REST_SECONDS: Final = 480.0
 PARAMETERS: Final = {
-    "DispatchWindow": "1",
-    "RejectWindow": "1",
+    "DispatchBatchingWindow": "1",
+    "RejectBatchingWindow": "1",
     "DispatchTimeout": "60",
     "DispatchConcurrency": str(DISPATCHERS),
 }

@@ -18,7 +18,11 @@ from devstack import stack as stacks
 
 FOLDER = Path(".local/e2e").absolute()
 # Short windows: these tests are about what happens, not about filling jobs.
-PARAMETERS = {"DispatchWindow": "1", "RejectWindow": "1", "ObjectBuckets": "sluice-exports,sluice-events"}
+PARAMETERS = {
+    "DispatchBatchingWindow": "1",
+    "RejectBatchingWindow": "1",
+    "ImportBuckets": "sluice-exports,sluice-events",
+}
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
-from sluice import message, runtime, settings
+from sluice import message, receipts, runtime, settings, wiring
 from sluice.aws import clients
 from sluice.contract import Surface
 from sluice.delivery import circuit_breaker, http, parking, poison
 from sluice.delivery.outcome import Outcome, Refusal
+from sluice.dispatch import Deadlines
+from sluice.dispatch import _store_rejections as store_rejections
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
 from tests.support.aws_stack import (
@@ -29,6 +31,7 @@ from tests.support.aws_stack import (
     Crash,
     Function,
     again,
+    close_event_loop,
     forget_secrets,
     stored,
 )
@@ -96,7 +99,7 @@ def dispatch(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatch
     made = Dispatch(cloud, monkeypatch)
     made._patch = monkeypatch
     yield made
-    made.function.app._runner().close()
+    close_event_loop()
 
 
 def one(name: str) -> Any:
@@ -185,7 +188,7 @@ def test_a_thousand_refusals_of_one_request_are_noted_at_once(dispatch: Dispatch
 def test_a_redelivered_request_sends_only_what_its_receipt_does_not_say_is_done(dispatch: Dispatch) -> None:
     dispatch.put(stored(("ann", "a0"), ("bob", "b0"), ("cy", "c0"), receipt="r1"))
     records = dispatch.cloud.receive()
-    dispatch.function.app.receipts.record_outcome("state", "r1", delivered=[0], rejected=[2_000])
+    receipts.record_outcome("state", "r1", delivered=[0], rejected=[2_000])
 
     dispatch.invoke(again(records, receives=2))
 
@@ -401,7 +404,8 @@ def test_a_parked_message_is_not_kept_as_well_for_its_rejection(dispatch: Dispat
     outcome = Outcome(parked={0}, refusals=refusals)
     dispatch.cloud.calls.fail("SendMessageBatch")
 
-    dispatch.function.app._store_rejections(outcome, settings.load(DispatchSettings), None)
+    ports = wiring.dispatch_ports(settings.load(DispatchSettings), dispatch.function.app.logger)
+    store_rejections(outcome, ports, Deadlines(0, 0, 0))
 
     assert outcome.retry.keys() == {1}
 
@@ -413,8 +417,8 @@ def test_receipts_that_cannot_be_written_keep_nothing(dispatch: Dispatch) -> Non
 
     assert dispatch.invoke() == []
 
-    assert dispatch.function.lines("receipt not noted")
-    assert dispatch.function.metrics()["ReceiptsNotNoted"] == 2
+    assert dispatch.function.lines("receipt not recorded")
+    assert dispatch.function.metrics()["ReceiptWriteFailures"] == 2
 
 
 def test_notes_never_keep_an_invocation_past_its_end(
@@ -437,8 +441,8 @@ def test_notes_never_keep_an_invocation_past_its_end(
     hanging.set()
     assert dispatch.delivered() == Counter(f"a{n}" for n in range(40))
     assert len(dispatch.rejections()) == 40
-    assert dispatch.function.metrics()["ReceiptsNotNoted"] == 80
-    assert len(dispatch.cloud.calls.of("UpdateItem")) <= dispatch.function.app._NOTES_AT_ONCE
+    assert dispatch.function.metrics()["ReceiptWriteFailures"] == 80
+    assert len(dispatch.cloud.calls.of("UpdateItem")) <= wiring.CONCURRENT_RECEIPT_WRITES
 
 
 def test_a_table_that_hangs_is_waited_for_once(dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,7 +483,7 @@ def test_two_invocations_share_the_process_loop_and_client(dispatch: Dispatch) -
 
     assert dispatch.delivered() == Counter(["ann", "bob"])
     assert len(dispatch.clients) == 1
-    assert dispatch.function.app._runner() is dispatch.function.app._runner()
+    assert wiring._event_loop() is wiring._event_loop()
     made = [name for name, _ in dispatch.cloud.calls.made]
     assert made.count("GetSecretValue") == 1
 

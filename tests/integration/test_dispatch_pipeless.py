@@ -14,7 +14,7 @@ from devstack.fake_upstream import Pipeless, transport
 from sluice import message
 from sluice.delivery import circuit_breaker, http, parking
 from sluice.message import PipelessEvent, PipelessMessage
-from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, forget_secrets
+from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, close_event_loop, forget_secrets
 from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
 
 API_KEY = "pl_never_said"
@@ -64,7 +64,7 @@ class Dispatch:
 def dispatch(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatch]:
     made = Dispatch(cloud, monkeypatch)
     yield made
-    made.function.app._runner().close()
+    close_event_loop()
 
 
 def stored(*users: str, receipt: str = "r1", after: float = 0.0, app_id: int = APP_ID) -> PipelessMessage:

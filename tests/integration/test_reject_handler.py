@@ -235,7 +235,7 @@ def test_a_receipt_that_cannot_be_noted_keeps_nothing_from_the_archive(reject: R
     assert reject.invoke() == []
 
     assert len(reject.archived()) == 1
-    assert reject.function.metrics()["ReceiptsNotNoted"] == 1
+    assert reject.function.metrics()["ReceiptWriteFailures"] == 1
 
 
 def test_what_has_no_receipt_gets_none(reject: Reject) -> None:

@@ -15,7 +15,7 @@ from devstack.fake_upstream import Klaviyo, Settings, transport
 from sluice.aws import sqs
 from sluice.delivery import http
 from sluice.producers import line_reader, s3_objects
-from tests.support.aws_stack import PRIVATE_KEY, REGION, Cloud, Context, Crash, Function
+from tests.support.aws_stack import PRIVATE_KEY, REGION, Cloud, Context, Crash, Function, close_event_loop
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event, profile, single
 
 OTHER, OTHER_KEY = "XyZ789", "pk_other"
@@ -78,7 +78,7 @@ class Drops:
 def drops(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drops]:
     made = Drops(cloud, monkeypatch)
     yield made
-    made.function.app._runner().close()
+    close_event_loop()
 
 
 def line(name: str) -> Any:
@@ -105,7 +105,7 @@ def test_each_line_becomes_a_request_and_each_bad_one_a_rejection(drops: Drops) 
     assert invalid["pointer"] == "/data/attributes/profile/data/attributes/email"
     assert (invalid["account"], invalid["accepted"]) == (SITE_ID, "2026-11-20T11:59:58.901000Z")
     metrics = drops.function.metrics()
-    assert (metrics["ReadObjects"], metrics["PutLines"], metrics["RejectedEvents"]) == (1, 3, 3)
+    assert (metrics["S3ObjectsRead"], metrics["S3LinesQueued"], metrics["RejectedEvents"]) == (1, 3, 3)
     assert "mail.example" not in drops.function.said
 
 
@@ -216,13 +216,13 @@ def test_word_of_the_same_writing_is_worked_once_and_of_another_again(drops: Dro
     drops.cloud.send(news)
     drops.invoke()
     drops.invoke()
-    assert drops.function.metrics()["PutLines"] == 1
+    assert drops.function.metrics()["S3LinesQueued"] == 1
 
     drops.cloud.send(drops.drop(line("a"), line("b")))
     drops.invoke()
     drops.invoke()
 
-    assert drops.function.metrics()["PutLines"] == 3
+    assert drops.function.metrics()["S3LinesQueued"] == 3
     assert drops.delivered() == Counter(["a", "b"])
 
 
@@ -347,7 +347,7 @@ def test_a_bucket_nobody_named_waits_for_its_operator(drops: Drops) -> None:
 
     assert drops.rejections() == []
     [said] = drops.function.lines("object not read")
-    assert said["cause"] == "bucket claims is not one of ObjectBuckets"
+    assert said["cause"] == "bucket claims is not one of ImportBuckets"
 
 
 @pytest.mark.parametrize("operation", ["GetObject", "GetItem", "PutItem", "SendMessageBatch"])
@@ -388,7 +388,7 @@ def test_single_events_travel_together_and_fill_jobs(drops: Drops) -> None:
 
     assert sorted(body.count('"entry_index":') for body in messages) == [1, 41, 100, 100]
     assert drops.delivered() == Counter({*names, "client"} - {"refused"})
-    assert drops.function.metrics()["PutLines"] == 242
+    assert drops.function.metrics()["S3LinesQueued"] == 242
     [rejection] = drops.rejections()
     assert rejection["line"] == "s3://drops/day one.jsonl:121"
     assert rejection["pointer"].startswith("/data/attributes/")

@@ -22,7 +22,7 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, settings
+from sluice import accounts, settings, wiring
 from sluice.aws import clients
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import parser
@@ -171,7 +171,7 @@ class Cloud:
             self._monkeypatch.setenv(f"SLUICE_{name}", values[name])
         if function == "dispatch":
             self._monkeypatch.setenv("SLUICE_ACCOUNTS_SECRET", "accounts")
-            self._monkeypatch.setenv("SLUICE_OBJECT_BUCKETS", "exports,drops")
+            self._monkeypatch.setenv("SLUICE_IMPORT_BUCKETS", "exports,drops")
         self._monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", f"sluice-{function}")
         forget()
         return Function(function)
@@ -325,3 +325,9 @@ def stored(
     entries = [entry(*made, of=profile(email=f"{name}@mail.example")) for name, made in by_customer.items()]
     read = parser.read(Surface.BULK, msgspec.json.encode(bulk(*entries)), UPSTREAM_REVISION, NOON)
     return Message(receipt, account, surface, NOON, read.entries)
+
+
+def close_event_loop() -> None:
+    """Closes the event loop that dispatch runs in, as the end of its process does."""
+    wiring._event_loop().close()
+    wiring._event_loop.cache_clear()

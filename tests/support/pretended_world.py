@@ -15,6 +15,7 @@ import selectors
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,11 +25,10 @@ from sluice import dispatch, message
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.delivery import backoff, poison, rate_limiter
-from sluice.delivery.outcome import Circuits, Receipts
+from sluice.delivery.http import AcquireSlot
+from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.responses import Response
 from sluice.errors import Retryable
-from sluice.klaviyo import delivery
-from sluice.klaviyo.sender import AcquireSlot
 from sluice.message import Message
 
 if TYPE_CHECKING:
@@ -320,7 +320,9 @@ class World:
                         self.poison in r.body and not r.is_poison for r in records.values()
                     ):
                         raise ExceptionGroup("killed", [Killed()])
-                    outcome = await dispatch.dispatch(records, self._ports(min(last_send, self.clock() + 20)))
+                    outcome = await dispatch.dispatch_part(
+                        records, self._ports(min(last_send, self.clock() + 20))
+                    )
                 self.counts.update(outcome.counts)
                 self.rejections += [refusal.rejection for refusal in outcome.refusals]
                 for refusal in outcome.refusals:
@@ -363,41 +365,43 @@ class World:
                         self.queue.send(body.decode(), resumed=True, probe=is_open)
                 objects[:] = filter(None, objects)
 
-    def _ports(self, deadline: float) -> dispatch.Ports:
-        async def is_open(site_id: str) -> bool:
-            return site_id in self.circuits
+    def _ports(self, deadline: float) -> dispatch.PartPorts:
+        async def is_open(account_id: str) -> bool:
+            return account_id in self.circuits
 
-        async def open_circuit(site_id: str, status: int) -> bool:
-            was_closed = site_id not in self.circuits
-            self.circuits.setdefault(site_id, status)
+        async def open_circuit(account_id: str, status: int) -> bool:
+            was_closed = account_id not in self.circuits
+            self.circuits.setdefault(account_id, status)
             return was_closed
 
-        async def close_circuit(site_id: str) -> None:
-            self.circuits.pop(site_id, None)
+        async def close_circuit(account_id: str) -> None:
+            self.circuits.pop(account_id, None)
 
-        async def park(site_id: str, bodies: list[bytes]) -> None:
-            self.parked[site_id].append(bodies)
+        async def park(account_id: str, messages: list[bytes]) -> None:
+            self.parked[account_id].append(messages)
 
-        async def done(ids: list[str]) -> dict[str, frozenset[int]]:
-            return {receipt: frozenset(self.receipts[receipt]) for receipt in ids}
+        async def done(receipts: list[str]) -> dict[str, frozenset[int]]:
+            return {receipt: frozenset(self.receipts[receipt]) for receipt in receipts}
 
-        async def delivered(receipt: str, places: list[int]) -> None:
-            self.receipts[receipt].update(places)
+        async def delivered(receipt: str, positions: list[int]) -> None:
+            self.receipts[receipt].update(positions)
 
-        async def read_object(*_: Any) -> None:
+        async def read_object(*_: Any, **__: Any) -> None:
             raise AssertionError("nobody speaks of objects here")
 
         hard = self._hardly
 
-        return dispatch.Ports(
+        return dispatch.PartPorts(
             accounts=lambda: self.accounts,
             fetch_claim=lambda key: b"",
-            delivery=delivery.Ports(
+            delivery=DeliveryPorts(
                 create_job=self._create_job,
                 create_events=_never,
                 rate_limiter=lambda account: _RateLimiter(self, account.id, deadline),  # type: ignore[arg-type,return-value]
-                circuits=Circuits(hard(is_open), hard(open_circuit), hard(close_circuit), hard(park)),
-                receipts=Receipts(hard(done), hard(delivered)),
+                circuits=SimpleNamespace(
+                    is_open=hard(is_open), open=hard(open_circuit), close=hard(close_circuit), park=hard(park)
+                ),
+                receipts=SimpleNamespace(completed=hard(done), record_delivered=hard(delivered)),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),
             ),
             read_object=read_object,

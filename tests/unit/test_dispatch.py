@@ -228,7 +228,7 @@ def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: i
 
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None:
     class Closed(World):
-        def _ports(self, deadline: float) -> dispatch.Ports:
+        def _ports(self, deadline: float) -> dispatch.PartPorts:
             async def fail(site_id: str, status: int) -> bool:
                 raise Retryable("the state table cannot be written")
 
@@ -256,7 +256,7 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None
 
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_closed() -> None:
     class Open(World):
-        def _ports(self, deadline: float) -> dispatch.Ports:
+        def _ports(self, deadline: float) -> dispatch.PartPorts:
             async def fail(site_id: str) -> None:
                 raise Retryable("the state table cannot be written")
 
@@ -291,7 +291,7 @@ def test_a_message_that_is_parked_is_said_to_be_whatever_was_refused_of_it() -> 
     world.answer = lambda body: Response(401) if world.requests > 1 else None
     record = dispatch.Record("0", encode(request(("a", "badone-1"), ("b", "badone-2"))).text, NOW)
 
-    outcome = run(dispatch.dispatch({0: record}, world._ports(START + 20)))
+    outcome = run(dispatch.dispatch_part({0: record}, world._ports(START + 20)))
 
     assert (outcome.parked, outcome.retry) == ({0}, {})
     assert [refusal.positions for refusal in outcome.refusals] == [(0,)]
@@ -450,7 +450,7 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
     work(world, request(("ada", "a1"), ("ada", "a2")))
 
     assert delivered(world.klaviyo) == all_once("a1", "a2")
-    assert (world.counts["UpstreamRequests"], world.counts["MissedTurns"]) == (1, 3)
+    assert (world.counts["UpstreamRequests"], world.counts["MissedSlots"]) == (1, 3)
     assert world.queue.receives == 1
 
 
@@ -475,7 +475,7 @@ def test_claims_are_read_some_at_a_time_and_stay_in_order() -> None:
 
     async def scenario() -> Outcome:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * dispatch.CLAIMS_AT_ONCE))
-        return await dispatch.dispatch(records, ports)
+        return await dispatch.dispatch_part(records, ports)
 
     assert not run(scenario()).retry
     assert most == dispatch.CLAIMS_AT_ONCE
@@ -492,7 +492,7 @@ def test_a_claim_that_cannot_be_read_keeps_its_message_alone() -> None:
     records = {n: dispatch.Record(str(n), body, NOW) for n, body in enumerate(bodies)}
     ports = msgspec.structs.replace(world._ports(START + 20), fetch_claim=fetch)
 
-    outcome = run(dispatch.dispatch(records, ports))
+    outcome = run(dispatch.dispatch_part(records, ports))
 
     assert outcome.retry == {0: Retry(7.0)}
     assert delivered(world.klaviyo) == all_once("s1")

@@ -1,21 +1,25 @@
-"""Takes a batch of queue messages apart by account and has each account's share delivered."""
+"""Delivers one batch of the events queue: part after part, and each part account by account."""
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from sluice import message
+from sluice import message, runtime
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, is_account_id, is_site_id
-from sluice.delivery import backoff
+from sluice.delivery import backoff, half_open, poison
 from sluice.delivery.backoff import Retry
-from sluice.delivery.outcome import AccountBatch, Outcome, Refusal, park
+from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
+from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.errors import Misconfigured, Retryable, Undeliverable
 from sluice.klaviyo import delivery
 from sluice.klaviyo.sender import NO_ANSWER
+from sluice.log import Log
 from sluice.message import PipelessMessage, StoredMessage
 from sluice.pipeless import delivery as pipeless
 from sluice.producers import accept as producers
@@ -23,22 +27,25 @@ from sluice.producers import envelopes
 from sluice.producers.envelopes import Body, Object, Objects
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
-CLAIMS_AT_ONCE: Final = 8
+CONCURRENT_CLAIMS: Final = 8
+SLOT_WAIT_SECONDS: Final = 20.0  # longer would keep other accounts' events from this worker
+NOT_TRIED: Final = Retry(rate_limited=True)
 
 type _Content = StoredMessage | PipelessMessage | Objects | Undeliverable | Retryable
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One received queue message. `account` and `surface` are a producer's message attributes.
+    """Holds one received queue message. `account` and `surface` are a producer's message attributes.
 
-    One that comes `again` may be delivered in part. A `probe` was sent back to the queue to find out
-    whether its account answers again; a `culprit` has ended the process each time it was received.
+    A `redelivered` message may be delivered in part. A probe was sent back to the queue to find out whether
+    its account is processed again. A poison message has ended its process each time it was received.
     """
 
     id: str
     body: str
     sent: datetime
     receives: int = 1
+    handle: str = ""
     account: str | None = None
     surface: str | None = None
     redelivered: bool = False
@@ -46,20 +53,199 @@ class Record(msgspec.Struct, frozen=True):
     is_poison: bool = False
 
 
-class Ports(msgspec.Struct, frozen=True):
-    """What dispatch reaches the world through. All may raise `Retryable`, `accounts` also `Misconfigured`.
+class ObjectReader(Protocol):
+    """Puts the lines of S3 objects on the queue as requests of their own."""
 
-    `read_object` puts the lines of an S3 object on the queue as requests of their own, counting them, and
-    says what to wait for before it is called again, if it has to be.
-    """
+    async def __call__(self, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
+        """Reads on in an object and counts; returns why it has to be called again, if it has to."""
+        ...
+
+
+class PartPorts(msgspec.Struct, frozen=True):
+    """Holds what dispatching a part reaches. All may raise `Retryable`, `accounts` also `Misconfigured`."""
 
     accounts: Callable[[], Accounts]
     fetch_claim: Callable[[str], bytes]
-    delivery: delivery.Ports
-    read_object: Callable[[Object, Accounts, Counter[str]], Awaitable[Retry | None]]
+    delivery: DeliveryPorts
+    read_object: ObjectReader
 
 
-async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
+class Deadlines(msgspec.Struct, frozen=True):
+    """Holds moments in epoch seconds: the last for a request, the last for a receipt, the process's end."""
+
+    last_send: float
+    last_record: float
+    end: float
+
+
+class Queue(Protocol):
+    """Settles received messages of EventsQueue. Failing is harmless: a message only comes again later."""
+
+    def delete(self, *, handles: Sequence[str]) -> None:
+        """Deletes messages."""
+        ...
+
+    def change_visibility(self, *, delays: Sequence[tuple[str, int]]) -> None:
+        """Makes messages, by handle, visible again after so many seconds."""
+        ...
+
+
+class Journal(Protocol):
+    """Keeps the in-flight journal, by which poison messages are found. Methods may raise `Retryable`."""
+
+    def entry(self, *, message_ids: Sequence[str], end: float) -> AbstractContextManager[None]:
+        """Names messages for the length of a block, and longer if the process ends within it."""
+        ...
+
+    def crashed_groups(self) -> list[frozenset[str]]:
+        """Returns the ids of messages that were being processed when a process ended, by process."""
+        ...
+
+    def start_solo(self, *, message_id: str) -> int:
+        """Records that a message is handled alone; returns how many processes that has ended."""
+        ...
+
+    def finish_solo(self, *, message_id: str) -> None:
+        """Records that a message was handled alone and its process lives."""
+        ...
+
+
+class RejectedQueue(Protocol):
+    """Stores rejections, and records them in receipts."""
+
+    def store(self, *, rejections: Sequence[Rejection]) -> Set[int]:
+        """Stores rejections; returns the indexes of those that could not be stored."""
+        ...
+
+    def record(self, *, rejected: Mapping[str, Set[int]], last: float) -> int:
+        """Records positions in receipts until `last` (epoch seconds); returns how many receipts failed."""
+        ...
+
+
+class BatchPorts(msgspec.Struct, frozen=True):
+    """Holds what dispatching a batch reaches. `dispatch` runs `dispatch_part` in the process's event loop."""
+
+    dispatch: Callable[[Mapping[int, Record], Deadlines], Outcome]
+    queue: Queue
+    journal: Journal
+    rejected_queue: RejectedQueue
+    log: Log
+
+
+class BatchResult(msgspec.Struct, frozen=True):
+    """Holds the records that stay on the queue, by number, and the counts of everything."""
+
+    kept: frozenset[int]
+    counts: Counter[str]
+
+
+def dispatch_batch(
+    records: Mapping[int, Record], ports: BatchPorts, deadlines: Deadlines, memory_bytes: int
+) -> BatchResult:
+    """Delivers one batch of the queue, part after part, so that no message harms another.
+
+    A part unpacks to at most `memory_bytes`. Suspects of a crash are handled last, a few at a time.
+    """
+    sizes = {number: message.unpacked_size(record.body) for number, record in records.items()}
+    parts = poison.split_batch(sizes, _crash_groups(records, ports.journal), memory_bytes, runtime.chance())
+    counts: Counter[str] = Counter(Messages=len(records))
+    kept: set[int] = set()
+    for index, part in enumerate(parts):
+        if index and runtime.time() > deadlines.last_send:
+            left = {number for later in parts[index:] for number in later}
+            _postpone(dict.fromkeys(left, NOT_TRIED), records, ports)
+            kept |= left
+            break
+        batch = {number: records[number] for number in part}
+        limits = msgspec.structs.replace(
+            deadlines, last_send=min(deadlines.last_send, runtime.time() + SLOT_WAIT_SECONDS)
+        )
+        with _journaled(batch, ports.journal, deadlines.end) as is_poison:
+            if is_poison:
+                batch = {n: msgspec.structs.replace(record, is_poison=True) for n, record in batch.items()}
+            outcome = ports.dispatch(batch, limits)
+            _store_rejections(outcome, ports, limits)
+            counts.update(outcome.counts)
+            _postpone(outcome.retry, records, ports)
+            kept |= outcome.retry.keys()
+            if len(parts) > 1:
+                # The next part may end this process, and the answer with it.
+                done = [records[number].handle for number in part if number not in outcome.retry]
+                ports.queue.delete(handles=done)
+    counts["RetriedMessages"] = len(kept)
+    return BatchResult(frozenset(kept), counts)
+
+
+def _crash_groups(records: Mapping[int, Record], journal: Journal) -> list[set[int]]:
+    """Returns the records that were being processed when a process ended, by number, per process."""
+    again = {record.id: number for number, record in records.items() if record.receives > 1}
+    if not again:
+        return []
+    with contextlib.suppress(Retryable):
+        groups = journal.crashed_groups()
+        return [{again[message_id] for message_id in group & again.keys()} for group in groups]
+    return []  # nobody is suspected for now
+
+
+@contextlib.contextmanager
+def _journaled(batch: Mapping[int, Record], journal: Journal, end: float) -> Iterator[bool]:
+    """Names records in the journal while they are processed; tells whether the only one is poison.
+
+    Messages that come for the first time are not named. It would cost requests for each batch, and nearly
+    none ends a process.
+    """
+    message_ids = [record.id for record in batch.values()]
+    if not any(record.receives > 1 for record in batch.values()):
+        yield False
+        return
+    if len(message_ids) > 1:
+        with journal.entry(message_ids=message_ids, end=end):
+            yield False
+        return
+    crashes = 0
+    with contextlib.suppress(Retryable):
+        crashes = journal.start_solo(message_id=message_ids[0])
+    yield crashes >= poison.MAX_SOLO_CRASHES
+    if crashes < poison.MAX_SOLO_CRASHES:
+        with contextlib.suppress(Retryable):
+            journal.finish_solo(message_id=message_ids[0])
+
+
+def _postpone(retry: Mapping[int, Retry], records: Mapping[int, Record], ports: BatchPorts) -> None:
+    delays = [
+        (records[number].handle, backoff.delay(records[number].receives, why, runtime.chance()))
+        for number, why in retry.items()
+    ]
+    ports.queue.change_visibility(delays=delays)
+
+
+def _store_rejections(outcome: Outcome, ports: BatchPorts, deadlines: Deadlines) -> None:
+    """Stores the rejections of an outcome. The message of one that cannot be stored is kept."""
+    not_stored = ports.rejected_queue.store(rejections=[refusal.rejection for refusal in outcome.refusals])
+    rejected: defaultdict[str, set[int]] = defaultdict(set)
+    for index, refusal in enumerate(outcome.refusals):
+        if index in not_stored:
+            if refusal.record not in outcome.parked:  # or it is refused again when it is back
+                outcome.retry[refusal.record] = Retry()
+            continue
+        outcome.counts["RejectedEvents"] += max(1, len(refusal.positions))
+        stored = refusal.rejection
+        ports.log.info(
+            "rejected",
+            id=stored.id,
+            reason=stored.reason,
+            code=stored.code,
+            account=stored.account,
+            receipt=stored.receipt,
+        )
+        if refusal.receipt:
+            rejected[refusal.receipt].update(refusal.positions)
+    outcome.counts["ReceiptWriteFailures"] += ports.rejected_queue.record(
+        rejected=rejected, last=deadlines.last_record
+    )
+
+
+async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outcome:
     """Delivers what can be delivered of `records` now, and says what is to become of the rest."""
     outcome = Outcome()
     try:
@@ -67,7 +253,7 @@ async def dispatch(records: Mapping[int, Record], ports: Ports) -> Outcome:
     except (Misconfigured, Retryable):
         # An operator's mistake or a passing fault must not cost events: they wait for its end.
         outcome.retry.update(dict.fromkeys(records, Retry()))
-        outcome.counts["AccountsNotRead"] += 1
+        outcome.counts["AccountsLoadFailures"] += 1
         return outcome
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
     notified: dict[int, Objects] = {}
@@ -101,7 +287,7 @@ async def _deliver(
     account: KlaviyoAccount | None,
     messages: dict[int, StoredMessage],
     records: Mapping[int, Record],
-    ports: Ports,
+    ports: PartPorts,
     outcome: Outcome,
 ) -> None:
     if account is None:
@@ -114,7 +300,7 @@ async def _deliver_batches(
     app: PipelessApp | None,
     batches: dict[int, PipelessMessage],
     records: Mapping[int, Record],
-    ports: Ports,
+    ports: PartPorts,
     outcome: Outcome,
 ) -> None:
     if app is None:
@@ -135,21 +321,21 @@ def _account_batch[Kind: (StoredMessage, PipelessMessage)](
 
 
 async def _park_unknown(
-    messages: Mapping[int, StoredMessage | PipelessMessage], ports: Ports, outcome: Outcome
+    messages: Mapping[int, StoredMessage | PipelessMessage], ports: PartPorts, outcome: Outcome
 ) -> None:
     """Parks what is for an account the secret does not name (any more): that may be a mistake."""
     account = next(iter(messages.values())).account
     try:
-        if await ports.delivery.circuits.open(account, NO_ANSWER):
+        if await ports.delivery.circuits.open(account_id=account, status=NO_ANSWER):
             outcome.counts["CircuitsOpened"] += 1
     except Retryable as error:
         outcome.retry.update(dict.fromkeys(messages, Retry(error.after)))
     else:
-        await park(account, messages, ports.delivery.circuits, outcome)
+        await half_open.park(account, messages, ports.delivery.circuits, outcome)
 
 
 async def _read_objects(
-    notified: Mapping[int, Objects], accounts: Accounts, ports: Ports, outcome: Outcome
+    notified: Mapping[int, Objects], accounts: Accounts, ports: PartPorts, outcome: Outcome
 ) -> None:
     """Has the lines of objects put on the queue, one object after the other, each as long as there is time.
 
@@ -170,10 +356,10 @@ async def _read_objects(
 
 
 async def _read_claims(
-    records: Mapping[int, Record], accounts: Accounts, ports: Ports
+    records: Mapping[int, Record], accounts: Accounts, ports: PartPorts
 ) -> dict[int, _Content]:
     """What the records that are claims say, read by some threads: each takes S3 a while."""
-    some = asyncio.Semaphore(CLAIMS_AT_ONCE)
+    some = asyncio.Semaphore(CONCURRENT_CLAIMS)
 
     async def read(record: Record) -> _Content:
         async with some:
@@ -183,7 +369,7 @@ async def _read_claims(
     return dict(zip(claims, await asyncio.gather(*map(read, claims.values())), strict=True))
 
 
-def _read(record: Record, accounts: Accounts, ports: Ports) -> _Content:
+def _read(record: Record, accounts: Accounts, ports: PartPorts) -> _Content:
     """What a record says, or why that cannot be told."""
     try:
         return _decode(record, accounts, ports)
@@ -191,7 +377,9 @@ def _read(record: Record, accounts: Accounts, ports: Ports) -> _Content:
         return error
 
 
-def _decode(record: Record, accounts: Accounts, ports: Ports) -> StoredMessage | PipelessMessage | Objects:
+def _decode(
+    record: Record, accounts: Accounts, ports: PartPorts
+) -> StoredMessage | PipelessMessage | Objects:
     if record.is_poison:
         detail = f"Its process ended each of the {record.receives - 1} times it was tried."
         raise Undeliverable(Reason.DEAD_LETTER, detail)

@@ -41,7 +41,7 @@ class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_table: str
     claim_bucket: str
     accounts_secret: str
-    object_buckets: str = ""
+    import_buckets: str = ""
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from devstack.fake_upstream import Pipeless
 from sluice.accounts import PipelessApp
 from sluice.delivery.backoff import Retry
-from sluice.delivery.outcome import AccountBatch, Circuits, Outcome, Receipts
+from sluice.delivery.outcome import AccountBatch, Outcome
+from sluice.delivery.ports import Ports
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Response
 from sluice.errors import Retryable
-from sluice.klaviyo.delivery import Ports
 from sluice.message import PipelessEvent, PipelessMessage
 from sluice.pipeless.delivery import deliver
 from tests.support.factories import APP, APP_ID, NOON, happening
@@ -96,36 +97,38 @@ class World:
         async def never(*_: Any) -> Any:
             raise AssertionError("nothing here is Klaviyo's")
 
-        async def is_open(account: str) -> bool:
-            assert account == APP
+        async def is_open(account_id: str) -> bool:
+            assert account_id == APP
             self._reach("circuits")
             return self.is_open
 
-        async def open_circuit(account: str, status: int) -> bool:
+        async def open_circuit(account_id: str, status: int) -> bool:
             self._reach("opening")
             was_closed, self.is_open = not self.is_open, True
             return was_closed
 
-        async def close_circuit(account: str) -> None:
+        async def close_circuit(account_id: str) -> None:
             self.is_open = False
 
-        async def park(account: str, messages: list[bytes]) -> None:
+        async def park(account_id: str, messages: list[bytes]) -> None:
             self._reach("parking")
             self.parked += [msgspec.json.decode(each, type=PipelessMessage) for each in messages]
 
         async def done(receipts: list[str]) -> dict[str, frozenset[int]]:
             return {receipt: self.noted[receipt] for receipt in receipts if receipt in self.noted}
 
-        async def delivered(receipt: str, places: list[int]) -> None:
+        async def delivered(receipt: str, positions: list[int]) -> None:
             self._reach("receipts")
-            self._note(receipt, places)
+            self._note(receipt, positions)
 
         return Ports(
             create_job=never,
             create_events=self._create_events,
             rate_limiter=lambda _: self,  # type: ignore[arg-type,return-value]
-            circuits=Circuits(is_open, open_circuit, close_circuit, park),
-            receipts=Receipts(done, delivered),
+            circuits=SimpleNamespace(  # type: ignore[arg-type]
+                is_open=is_open, open=open_circuit, close=close_circuit, park=park
+            ),
+            receipts=SimpleNamespace(completed=done, record_delivered=delivered),  # type: ignore[arg-type]
             now=lambda: NOON,
         )
 
@@ -298,7 +301,7 @@ def test_without_its_note_an_event_is_written_again_and_counted() -> None:
     world.turns = 1
     world.unreachable.add("receipts")
 
-    assert world.deliver().counts["ReceiptsNotNoted"] == 1
+    assert world.deliver().counts["ReceiptWriteFailures"] == 1
     world.turns = 9
     world.deliver()
 

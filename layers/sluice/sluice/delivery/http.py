@@ -23,7 +23,7 @@ MAX_RESPONSE_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
 
-type _AcquireSlot = Callable[[], Awaitable[float]]
+type AcquireSlot = Callable[[], Awaitable[float]]
 type _Look = Callable[[str, Any], Awaitable[None]]
 
 
@@ -47,7 +47,7 @@ class _SlotMissed(Exception):
 
 
 async def create_job(
-    http: httpx2.AsyncClient, account: KlaviyoAccount, body: bytes, turn: _AcquireSlot
+    http: httpx2.AsyncClient, account: KlaviyoAccount, body: bytes, turn: AcquireSlot
 ) -> Response:
     """Posts one bulk-create job for an account, in its turn.
 
@@ -116,7 +116,7 @@ async def _read_limited(response: httpx2.Response) -> bytes:
     return bytes(body[:MAX_RESPONSE_BYTES])
 
 
-def _leave_in_slot(turn: _AcquireSlot, latest: float, limit: asyncio.Timeout) -> _Look:
+def _leave_in_slot(turn: AcquireSlot, latest: float, limit: asyncio.Timeout) -> _Look:
     """Looks on as the client sends a request, and has it leave in a turn. Waiting for one is not limited."""
 
     async def look(step: str, _: Any) -> None:

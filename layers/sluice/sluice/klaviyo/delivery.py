@@ -6,106 +6,69 @@ queue.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
-
 from sluice import contract
-from sluice.accounts import KlaviyoAccount, PipelessApp
+from sluice.accounts import KlaviyoAccount
+from sluice.delivery import half_open
 from sluice.delivery.backoff import Retry
-from sluice.delivery.outcome import (
-    AccountBatch,
-    Circuits,
-    Outcome,
-    Receipts,
-    close_circuit,
-    open_circuit,
-    park,
-)
-from sluice.delivery.rate_limiter import RateLimiter
-from sluice.delivery.responses import Fault, Response
-from sluice.errors import Retryable
+from sluice.delivery.outcome import AccountBatch, Outcome
+from sluice.delivery.ports import Ports
+from sluice.delivery.responses import Fault
 from sluice.klaviyo import packing
 from sluice.klaviyo.bisection import JobDelivery
 from sluice.klaviyo.ledger import EventLedger
 from sluice.klaviyo.packing import Job
-from sluice.klaviyo.sender import AcquireSlot, JobSender
+from sluice.klaviyo.sender import JobSender
 from sluice.message import StoredMessage
 from sluice.rejection import Reason
 
 CONCURRENT_JOBS: Final = 8  # of one account, in one invocation
 
 
-class Ports(msgspec.Struct, frozen=True):
-    """Holds everything through which a delivery reaches AWS and Klaviyo; all but `now` may raise `Retryable`.
-
-    `create_job` waits for the slot it is given, sends the job in it or in a new one, and raises its errors.
-    """
-
-    create_job: Callable[[KlaviyoAccount, bytes, AcquireSlot], Awaitable[Response]]
-    create_events: Callable[[PipelessApp, bytes], Awaitable[Response]]
-    rate_limiter: Callable[[KlaviyoAccount | PipelessApp], RateLimiter]
-    circuits: Circuits
-    receipts: Receipts
-    now: Callable[[], datetime]
-
-
-async def deliver(account: KlaviyoAccount, share: AccountBatch, ports: Ports, outcome: Outcome) -> None:
-    """Sees to every message of a share: each is delivered, refused, parked or kept for a retry."""
-    await _Delivery(account, share, ports, outcome).run()
+async def deliver(account: KlaviyoAccount, batch: AccountBatch, ports: Ports, outcome: Outcome) -> None:
+    """Brings every message of a batch to an outcome: delivered, rejected, parked or kept for a retry."""
+    delivery = _Delivery(account, batch, ports, outcome)
+    await half_open.deliver(account.id, batch, delivery, ports.circuits, outcome)
 
 
 class _Delivery:
     """Delivers one account's part of a batch."""
 
-    def __init__(self, account: KlaviyoAccount, share: AccountBatch, ports: Ports, outcome: Outcome) -> None:
-        self._site_id = account.site_id
-        self._batch = share
-        self._ports = ports
-        self._outcome = outcome
-        self._ledger = EventLedger(share.messages, outcome, ports.receipts, ports.now)
+    def __init__(self, account: KlaviyoAccount, batch: AccountBatch, ports: Ports, outcome: Outcome) -> None:
+        self._batch = batch
+        self._ledger = EventLedger(batch.messages, outcome, ports.receipts, ports.now)
         self._sender = JobSender(account, ports.rate_limiter(account), ports.create_job, outcome.counts)
+        self.to_park = self._ledger.to_park
 
-    async def run(self) -> None:
-        """Sees to every message: each is delivered, refused, parked or kept for a retry."""
-        try:
-            await self._ledger.skip_completed(self._batch.redelivered)
-            if await self._ports.circuits.is_open(self._site_id):
-                await self._probe()
-            else:
-                await self._send_jobs(self._ledger.messages)
-            if self._sender.account_error is not None:
-                await open_circuit(
-                    self._site_id, self._sender.account_error, self._ports.circuits, self._outcome
-                )
-        except Retryable as error:
-            for number in self._batch.messages:
-                self._outcome.retry.setdefault(number, Retry(error.after))
-        waiting = {number: self._ledger.messages[number] for number in self._ledger.to_park}
-        await park(self._site_id, waiting, self._ports.circuits, self._outcome)
+    @property
+    def account_error(self) -> int | None:
+        """Returns the status with which Klaviyo refuses the account itself, if it does."""
+        return self._sender.account_error
 
-    async def _probe(self) -> None:
-        """Tries only what was sent back for that, while the circuit is open; parks all else."""
-        messages, probes = self._ledger.messages, self._batch.probes
-        rest = {number: message for number, message in messages.items() if number not in probes}
-        await self._send_jobs({n: message for n, message in messages.items() if n in probes}, at_once=1)
-        works = self._sender.last_processed and self._sender.account_error is None
-        if works and await close_circuit(self._site_id, self._ports.circuits, self._outcome):
-            await self._send_jobs(rest)
-        else:
-            # Probes that were not looked at, too: on the queue they would be tried between the minutes.
-            self._ledger.to_park.update(rest, probes & self._outcome.retry.keys())
+    @property
+    def is_processed(self) -> bool:
+        """Tells whether Klaviyo processed any job."""
+        return self._sender.last_processed > 0
 
-    async def _send_jobs(self, messages: Mapping[int, StoredMessage], at_once: int = CONCURRENT_JOBS) -> None:
+    async def prepare(self) -> Mapping[int, StoredMessage]:
+        """Returns the messages without the events that are completed; may raise `Retryable`."""
+        await self._ledger.skip_completed(self._batch.redelivered)
+        return self._ledger.messages
+
+    async def record_progress(self) -> None:
+        """Does nothing more: each job's events are recorded when it is accepted."""
+
+    async def send(self, messages: Mapping[int, StoredMessage], *, one_at_a_time: bool) -> None:
+        """Packs messages into jobs and delivers these, each after those that it must follow."""
         packed = packing.pack(messages.items())
         for event in packed.oversized:
             detail = f"One event must not exceed {contract.MAX_BODY_BYTES_OUT} bytes as sent upstream."
             fault = Fault("invalid", detail)
             self._ledger.reject([event], event.profile, Reason.OVERSIZED, fault, whole_entry=True)
         tasks: dict[int, asyncio.Task[Retry | None]] = {}
-        concurrent = asyncio.Semaphore(at_once)
+        concurrent = asyncio.Semaphore(1 if one_at_a_time else CONCURRENT_JOBS)
         async with asyncio.TaskGroup() as group:
             for job in packed.jobs:
                 before = [tasks[number] for number in job.after]

@@ -14,7 +14,8 @@ import msgspec
 from sluice import positions, receipts
 from sluice.delivery import backoff
 from sluice.delivery.backoff import Retry
-from sluice.delivery.outcome import Outcome, Receipts, Refusal
+from sluice.delivery.outcome import Outcome, Refusal
+from sluice.delivery.ports import Receipts
 from sluice.delivery.responses import Fault
 from sluice.errors import Retryable
 from sluice.klaviyo import packing, pointers
@@ -47,7 +48,7 @@ class EventLedger:
             if number in again and _has_receipt(message):
                 found[message.receipt].append(number)
         if found:
-            for receipt, places in (await self._receipts.completed(list(found))).items():
+            for receipt, places in (await self._receipts.completed(receipts=list(found))).items():
                 for number in found[receipt]:
                     self.messages[number] = _without(self.messages[number], places)
                     self._outcome.counts["SkippedEvents"] += len(places)
@@ -144,10 +145,10 @@ class EventLedger:
 
     async def _record_delivered(self, receipt: str, places: list[int]) -> None:
         try:
-            await self._receipts.record_delivered(receipt, places)
+            await self._receipts.record_delivered(receipt=receipt, positions=places)
         except Retryable:
             # Without its note an event may be sent again, which is harmless: the message need not stay.
-            self._outcome.counts["ReceiptsNotNoted"] += 1
+            self._outcome.counts["ReceiptWriteFailures"] += 1
 
 
 def _has_receipt(stored: StoredMessage) -> bool:

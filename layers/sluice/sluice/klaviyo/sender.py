@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sluice.accounts import KlaviyoAccount
+from sluice.delivery.http import AcquireSlot
 from sluice.delivery.rate_limiter import SLOT_TOLERANCE_SECONDS, RateLimiter
 from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, RateLimited, Response, Transient
 from sluice.errors import Retryable
@@ -14,7 +15,6 @@ from sluice.klaviyo import responses
 from sluice.klaviyo.packing import Job
 from sluice.klaviyo.responses import ItemsRejected
 
-type AcquireSlot = Callable[[], Awaitable[float]]
 type Reply = Accepted | ItemsRejected | JobRejected | Transient | AccountRejected
 
 NO_ANSWER: Final = 0  # the status of a fault where none came
@@ -70,7 +70,7 @@ class JobSender:
                 return None
             match verdict:
                 case RateLimited(after):
-                    self._counts["Throttles"] += 1
+                    self._counts["UpstreamRateLimited"] += 1
                     self.rate_limited = True
                     await self._rate_limiter.pause(after)
                 case AccountRejected(status) if verdict.is_certain:
@@ -104,7 +104,7 @@ class JobSender:
         async def turn() -> float:
             nonlocal slot, number
             if number:
-                self._counts["MissedTurns"] += 1
+                self._counts["MissedSlots"] += 1
             slot = await self._acquire_slot(sample)
             self.last_sent = number = self.last_sent + 1
             return slot / 1_000 + SLOT_TOLERANCE_SECONDS

@@ -1,7 +1,7 @@
-"""Delivers one app's messages: in calls of ten, one after the other, each in its turn.
+"""Delivers one app's messages: in calls of ten, one after the other, each in its slot.
 
-As with Klaviyo every event ends delivered, rejected or parked, or its message stays on the queue. But a
-call that is sent again writes again: what of a message is done is noted when the rest of it has to wait.
+As with Klaviyo, every event ends delivered, rejected or parked, or its message stays on the queue. But a call
+that is sent again writes again. So the delivered events of a message are recorded when the rest of it waits.
 """
 
 from collections import defaultdict
@@ -12,14 +12,14 @@ import msgspec
 
 from sluice import contract
 from sluice.accounts import PipelessApp
-from sluice.delivery import backoff
+from sluice.delivery import backoff, half_open
 from sluice.delivery.backoff import Retry
-from sluice.delivery.outcome import AccountBatch, Outcome, Refusal, close_circuit, open_circuit, park
+from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
+from sluice.delivery.ports import Ports
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Accepted, AccountRejected, Fault, JobRejected, RateLimited, Transient
 from sluice.errors import Retryable
 from sluice.jsonapi import pointer
-from sluice.klaviyo.delivery import Ports
 from sluice.message import PipelessMessage
 from sluice.pipeless import packing
 from sluice.pipeless.packing import PackedEvent, Thing, Value
@@ -30,75 +30,49 @@ MAX_FAILED_CALLS: Final = 2  # calls one after the other that come to nothing: t
 
 
 async def deliver(
-    app: PipelessApp, share: AccountBatch[PipelessMessage], ports: Ports, outcome: Outcome
+    app: PipelessApp, batch: AccountBatch[PipelessMessage], ports: Ports, outcome: Outcome
 ) -> None:
-    """Sees to every message of a share: each is delivered, refused, parked or kept for a retry."""
-    await _Delivery(app, share, ports, outcome).run()
+    """Brings every message of a batch to an outcome: delivered, rejected, parked or kept for a retry."""
+    await half_open.deliver(app.id, batch, _Delivery(app, batch, ports, outcome), ports.circuits, outcome)
 
 
 class _Delivery:
     """Delivers one app's part of a batch."""
 
     def __init__(
-        self, app: PipelessApp, share: AccountBatch[PipelessMessage], ports: Ports, outcome: Outcome
+        self, app: PipelessApp, batch: AccountBatch[PipelessMessage], ports: Ports, outcome: Outcome
     ) -> None:
         self._app = app
-        self._batch = share
+        self._batch = batch
         self._ports = ports
         self._outcome = outcome
         self._rate_limiter = ports.rate_limiter(app)
-        self._account_error: AccountRejected | None = None
-        self._has_answered = False  # the app's calls are looked at, whatever becomes of them
-        self._failures = 0  # calls in a row that came to nothing
-        self._waiting: defaultdict[Thing, set[Value]] = defaultdict(set)  # what is left would write
-        self._delivered: defaultdict[int, set[int]] = defaultdict(set)  # indexes, by message
-        self._to_park: set[int] = set()
+        self._rejected_account: AccountRejected | None = None
+        self._failures = 0  # calls in a row without a result
+        self._completed: Mapping[int, Set[int]] = {}  # indexes of events, by message
+        self._waiting: defaultdict[Thing, set[Value]] = defaultdict(set)  # writes of the events that wait
+        self._delivered: defaultdict[int, set[int]] = defaultdict(set)  # indexes of events, by message
+        self.is_processed = False
+        self.to_park: set[int] = set()
 
-    async def run(self) -> None:
-        """Sees to every message: each is delivered, refused, parked or kept for a retry."""
-        try:
-            done = await self._completed_events()
-            if await self._ports.circuits.is_open(self._app.id):
-                await self._probe(done)
-            else:
-                await self._send(self._batch.messages, done)
-            if self._account_error is not None:
-                await open_circuit(
-                    self._app.id, self._account_error.status, self._ports.circuits, self._outcome
-                )
-        except Retryable as error:
-            for number in self._batch.messages:
-                self._outcome.retry.setdefault(number, Retry(error.after))
-        await self._record_progress()
-        parked = {number: self._batch.messages[number] for number in self._to_park}
-        await park(self._app.id, parked, self._ports.circuits, self._outcome)
+    @property
+    def account_error(self) -> int | None:
+        """Returns the status with which Pipeless refuses the app itself, if it does."""
+        return None if self._rejected_account is None else self._rejected_account.status
 
-    async def _completed_events(self) -> Mapping[int, Set[int]]:
-        """Returns the completed events of redelivered messages, by their messages' numbers."""
-        again = {
-            n: batch.receipt for n, batch in self._batch.messages.items() if n in self._batch.redelivered
-        }
-        if not again:
-            return {}
-        by_receipt = await self._ports.receipts.completed(list(set(again.values())))
-        done = {number: by_receipt.get(receipt, frozenset()) for number, receipt in again.items()}
-        self._outcome.counts["SkippedEvents"] += sum(map(len, done.values()))
-        return done
+    async def prepare(self) -> Mapping[int, PipelessMessage]:
+        """Finds the completed events of redelivered messages; may raise `Retryable`."""
+        messages = self._batch.messages
+        redelivered = {n: messages[n].receipt for n in messages if n in self._batch.redelivered}
+        if redelivered:
+            by_receipt = await self._ports.receipts.completed(receipts=list(set(redelivered.values())))
+            self._completed = {n: by_receipt.get(receipt, frozenset()) for n, receipt in redelivered.items()}
+            self._outcome.counts["SkippedEvents"] += sum(map(len, self._completed.values()))
+        return messages
 
-    async def _probe(self, done: Mapping[int, Set[int]]) -> None:
-        """Tries only what was sent back for that, while the circuit is open; parks all else."""
-        messages, probes = self._batch.messages, self._batch.probes
-        rest = {number: batch for number, batch in messages.items() if number not in probes}
-        await self._send({n: batch for n, batch in messages.items() if n in probes}, done)
-        works = self._has_answered and self._account_error is None
-        if works and await close_circuit(self._app.id, self._ports.circuits, self._outcome):
-            await self._send(rest, done)
-        else:
-            # Probes that were not looked at, too: on the queue they would be tried between the minutes.
-            self._to_park.update(rest, self._batch.probes & self._outcome.retry.keys())
-
-    async def _send(self, messages: Mapping[int, PipelessMessage], done: Mapping[int, Set[int]]) -> None:
-        for call in packing.pack(messages.items(), done):
+    async def send(self, messages: Mapping[int, PipelessMessage], *, one_at_a_time: bool) -> None:  # noqa: ARG002
+        """Sends messages in calls of ten, one call after another."""
+        for call in packing.pack(messages.items(), self._completed):
             await self._deliver(call)
 
     async def _deliver(self, call: Sequence[PackedEvent]) -> bool:
@@ -115,7 +89,7 @@ class _Delivery:
             case JobRejected():
                 await self._bisect(call)
             case AccountRejected():
-                self._to_park |= packing.messages_of(call)
+                self.to_park |= packing.messages_of(call)
             case Retry():
                 self._keep(call, verdict)
         return False
@@ -127,7 +101,7 @@ class _Delivery:
         if any(packing.must_follow(each.event, self._waiting) for each in call):
             return Retry()
         body = packing.body(call)
-        while self._account_error is None:
+        while self._rejected_account is None:
             if self._failures >= MAX_FAILED_CALLS:
                 return Retry()
             try:
@@ -138,19 +112,19 @@ class _Delivery:
             verdict = classify(await self._ports.create_events(self._app, body))
             match verdict:
                 case RateLimited(after):
-                    self._outcome.counts["Throttles"] += 1
+                    self._outcome.counts["UpstreamRateLimited"] += 1
                     await self._rate_limiter.pause(after)
                 case Transient(_, after):
                     self._outcome.counts["TransientFaults"] += 1
                     self._failures += 1
                     return Retry(after)
                 case AccountRejected():
-                    self._account_error = verdict
+                    self._rejected_account = verdict
                 case _:
-                    self._has_answered = True
+                    self.is_processed = True
                     self._failures = 0
                     return verdict
-        return self._account_error
+        return self._rejected_account
 
     async def _bisect(self, call: Sequence[PackedEvent]) -> None:
         """Finds what is bad in a call of several events."""
@@ -195,16 +169,18 @@ class _Delivery:
             places = (origin.event,)
             self._outcome.refusals.append(Refusal(origin.message, rejection, source.receipt, places))
 
-    async def _record_progress(self) -> None:
+    async def record_progress(self) -> None:
         """Records the delivered events of messages that come again, because sending them again would write
         them again.
 
         A message with a rejection comes again if the rejection cannot be stored.
         """
         refused = {refusal.record for refusal in self._outcome.refusals}
-        for number in (self._outcome.retry.keys() | self._to_park | refused) & self._delivered.keys():
+        for number in (self._outcome.retry.keys() | self.to_park | refused) & self._delivered.keys():
             receipt = self._batch.messages[number].receipt
             try:
-                await self._ports.receipts.record_delivered(receipt, sorted(self._delivered[number]))
+                await self._ports.receipts.record_delivered(
+                    receipt=receipt, positions=sorted(self._delivered[number])
+                )
             except Retryable:
-                self._outcome.counts["ReceiptsNotNoted"] += 1
+                self._outcome.counts["ReceiptWriteFailures"] += 1

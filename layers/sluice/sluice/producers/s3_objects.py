@@ -93,8 +93,8 @@ def read(
 
     It gets on by some lines in any case. `counts` is right even where it raises `Retryable`.
     """
-    if each.bucket not in settings.object_buckets.split(","):
-        raise Retryable(f"bucket {each.bucket} is not one of ObjectBuckets")
+    if each.bucket not in settings.import_buckets.split(","):
+        raise Retryable(f"bucket {each.bucket} is not one of ImportBuckets")
     source = Source(each, _digest(*msgspec.structs.astuple(each)), accounts)
     progress = _progress(settings.state_table, source.id)
     if progress.done:
@@ -112,7 +112,7 @@ def read(
         _note(settings.state_table, source.id, reached)
         if not reached.done and not has_time():
             return False
-    counts["ReadObjects"] += 1
+    counts["S3ObjectsRead"] += 1
     return True
 
 
@@ -256,7 +256,7 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
     if unsent:
         raise Retryable(f"{unsent} messages of lines could not be sent to their queues")
     counts["RejectedEvents"] += len(group.bad)
-    counts["PutLines"] += group.put
+    counts["S3LinesQueued"] += group.put
 
 
 def _progress(table: str, id: str) -> Progress:

@@ -1,0 +1,205 @@
+"""Builds the AWS-backed ports of the use cases: the composition root."""
+
+import asyncio
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
+from typing import Final
+
+import msgspec
+
+from sluice import accounts, dispatch, receipts, rejection, runtime
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
+from sluice.aws import clients, s3, sqs
+from sluice.delivery import circuit_breaker, http, parking, poison, rate_limiter
+from sluice.delivery.backoff import Retry
+from sluice.delivery.outcome import Outcome
+from sluice.delivery.ports import Ports as DeliveryPorts
+from sluice.delivery.rate_limiter import RateLimiter
+from sluice.dispatch import BatchPorts, Deadlines, PartPorts, Record
+from sluice.errors import Misconfigured, Retryable
+from sluice.log import Log
+from sluice.producers import s3_objects
+from sluice.producers.envelopes import Object
+from sluice.rejection import Rejection
+from sluice.settings import DispatchSettings
+
+CONCURRENT_RECEIPT_WRITES: Final = 8  # so that threads are left for what sending waits for
+_TOO_LATE: Final = "there is no time left to record it"
+
+
+@functools.cache
+def _event_loop() -> runtime.Runner:
+    # One loop for the life of the process: the connections to the upstreams belong to it.
+    return runtime.new_runner(clients.MAX_CONCURRENT_CALLS)
+
+
+def dispatch_ports(settings: DispatchSettings, log: Log) -> BatchPorts:
+    """Builds what dispatching a batch reaches."""
+
+    def run(batch: Mapping[int, Record], deadlines: Deadlines) -> Outcome:
+        return _event_loop().run(dispatch.dispatch_part(batch, _part_ports(settings, log, deadlines)))
+
+    return BatchPorts(
+        dispatch=run,
+        queue=_Queue(settings.events_queue_url),
+        journal=_Journal(settings.claim_bucket, settings.state_table),
+        rejected_queue=_RejectedQueue(settings, log),
+        log=log,
+    )
+
+
+def _part_ports(settings: DispatchSettings, log: Log, deadlines: Deadlines) -> PartPorts:
+    def limiter(account: KlaviyoAccount | PipelessApp) -> RateLimiter:
+        rate = rate_limiter.KLAVIYO
+        if isinstance(account, PipelessApp):
+            rate = rate_limiter.evenly_spaced(account.calls_per_minute)
+        return RateLimiter(settings.state_table, account.id, deadlines.last_send, rate=rate)
+
+    return PartPorts(
+        accounts=functools.partial(_load_accounts, settings.accounts_secret, log),
+        fetch_claim=s3.claim_reader(settings.claim_bucket),
+        delivery=DeliveryPorts(
+            create_job=functools.partial(http.create_job, http.client()),
+            create_events=functools.partial(http.create_events, http.client()),
+            rate_limiter=limiter,
+            circuits=_Circuits(settings.state_table, settings.claim_bucket, log),
+            receipts=_Receipts(settings.state_table, deadlines.last_record),
+            now=runtime.now,
+        ),
+        read_object=_ObjectReader(settings, log, deadlines.last_send),
+    )
+
+
+def _load_accounts(secret: str, log: Log) -> Accounts:
+    try:
+        return accounts.load(secret)
+    except Misconfigured as error:
+        log.error("the accounts secret is not valid", cause=str(error))
+        raise
+
+
+class _Queue(msgspec.Struct, frozen=True):
+    url: str
+
+    def delete(self, *, handles: Sequence[str]) -> None:
+        sqs.delete_messages(self.url, handles)
+
+    def change_visibility(self, *, delays: Sequence[tuple[str, int]]) -> None:
+        sqs.change_visibility(self.url, delays)
+
+
+class _Journal(msgspec.Struct, frozen=True):
+    bucket: str
+    table: str
+
+    def entry(self, *, message_ids: Sequence[str], end: float) -> AbstractContextManager[None]:
+        return poison.journal(self.bucket, message_ids, end)
+
+    def crashed_groups(self) -> list[frozenset[str]]:
+        return poison.crashed_groups(self.bucket, runtime.time())
+
+    def start_solo(self, *, message_id: str) -> int:
+        return poison.start_solo(self.table, message_id)
+
+    def finish_solo(self, *, message_id: str) -> None:
+        poison.finish_solo(self.table, message_id)
+
+
+class _RejectedQueue(msgspec.Struct, frozen=True):
+    settings: DispatchSettings
+    log: Log
+
+    def store(self, *, rejections: Sequence[Rejection]) -> Set[int]:
+        return sqs.send_messages(
+            self.settings.rejected_queue_url,
+            [rejection.encode(each) for each in rejections],
+            claim_bucket=self.settings.claim_bucket,
+        )
+
+    def record(self, *, rejected: Mapping[str, Set[int]], last: float) -> int:
+        def record_one(item: tuple[str, Set[int]]) -> bool:
+            receipt, positions = item
+            try:
+                if runtime.time() > last:
+                    raise Retryable(_TOO_LATE)
+                receipts.record_outcome(self.settings.state_table, receipt, rejected=positions)
+            except Retryable as error:
+                self.log.warning("receipt not recorded", receipt=receipt, cause=str(error))
+                return False
+            return True
+
+        return clients.map_concurrently(record_one, rejected.items()).count(False)
+
+
+class _Circuits(msgspec.Struct, frozen=True):
+    table: str
+    bucket: str
+    log: Log
+
+    async def is_open(self, *, account_id: str) -> bool:
+        return await asyncio.to_thread(circuit_breaker.is_open, self.table, account_id)
+
+    async def open(self, *, account_id: str, status: int) -> bool:
+        was_closed = await asyncio.to_thread(circuit_breaker.open_circuit, self.table, account_id, status)
+        if was_closed:
+            self.log.error("circuit opened", account=account_id, status=status)
+        return was_closed
+
+    async def close(self, *, account_id: str) -> None:
+        await asyncio.to_thread(circuit_breaker.close_circuit, self.table, account_id)
+        self.log.info("circuit closed", account=account_id)
+
+    async def park(self, *, account_id: str, messages: list[bytes]) -> None:
+        await asyncio.to_thread(parking.park, self.table, self.bucket, account_id, messages)
+
+
+class _Receipts:
+    def __init__(self, table: str, last_record: float) -> None:
+        self._table = table
+        self._last_record = last_record
+        self._writes = asyncio.Semaphore(CONCURRENT_RECEIPT_WRITES)
+
+    async def completed(self, *, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
+        return await asyncio.to_thread(_completed, self._table, receipts)
+
+    async def record_delivered(self, *, receipt: str, positions: list[int]) -> None:
+        try:
+            async with asyncio.timeout(self._last_record - runtime.time()), self._writes:
+                await asyncio.to_thread(_record_delivered, self._table, receipt, positions)
+        except TimeoutError as error:
+            raise Retryable(_TOO_LATE) from error
+
+
+def _completed(table: str, ids: Iterable[str]) -> dict[str, frozenset[int]]:
+    return receipts.completed(table, ids)
+
+
+def _record_delivered(table: str, receipt: str, positions: list[int]) -> None:
+    receipts.record_outcome(table, receipt, delivered=positions)
+
+
+class _ObjectReader:
+    def __init__(self, settings: DispatchSettings, log: Log, deadline: float) -> None:
+        self._settings = settings
+        self._log = log
+        self._deadline = deadline
+        self._has_begun = False
+
+    async def __call__(self, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
+        if self._has_begun and not self._has_time():
+            return dispatch.NOT_TRIED
+        self._has_begun = True
+        try:
+            is_done = await asyncio.to_thread(
+                s3_objects.read, self._settings, object, accounts, counts, self._has_time
+            )
+        except Retryable as error:
+            # Often a permission is missing, and only this line says so.
+            self._log.error("object not read", bucket=object.bucket, cause=str(error.__cause__ or error))
+            raise
+        return None if is_done else Retry(made_progress=True)
+
+    def _has_time(self) -> bool:
+        return runtime.time() < self._deadline
