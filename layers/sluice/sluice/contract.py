@@ -43,6 +43,7 @@ MAX_NESTING: Final = 10  # ours: `properties` itself is level 1
 MAX_METRIC_NAME: Final = 127
 MAX_METRICS: Final = 200  # of an account; stated until 2023-06-15, so held only where an account asks for it
 MAX_UNIQUE_ID: Final = 255
+MAX_EXTERNAL_ID: Final = 255  # observed in the field by another sender, not stated by the vendor
 MAX_EMAIL: Final = 99
 MAX_EVENT_BYTES: Final = MAX_BODY_BYTES_OUT - 500  # ours: with its profile; leaves room for stamps and frame
 MIN_INTEGER: Final = -(2**63)

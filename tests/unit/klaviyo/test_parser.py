@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import message
+from sluice import contract, message
 from sluice.contract import MAX_EVENT_BYTES, Surface
 from sluice.errors import Refused
 from sluice.klaviyo import flat_event as flat_shape
@@ -205,6 +205,51 @@ def test_an_anonymous_caller_cannot_patch_identifiers(surface: Surface) -> None:
     assert meta_sent({**patches, **harmless}) == harmless
 
 
+IDENTIFIER_VALUES = {"email": "ann@example.com", "phone_number": "+15005550006"}
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("surface", CLIENT)
+@pytest.mark.parametrize("strongest", contract.IDENTIFIERS)
+@pytest.mark.parametrize("other", [None, "", " ", "x"])
+def test_an_anonymous_callers_profile_goes_upstream_with_one_identifier(
+    surface: Surface, strongest: str, other: str | None
+) -> None:
+    names = contract.IDENTIFIERS[contract.IDENTIFIERS.index(strongest) :]
+    given = dict.fromkeys(names[1:], other) | {strongest: IDENTIFIER_VALUES.get(strongest, "x")}
+    if other == "x":
+        given |= {name: value for name, value in IDENTIFIER_VALUES.items() if name in names}
+    of = profile(**({name: value for name, value in given.items() if name != "id"} or {"title": "x"}))
+    of["data"] |= {"id": given["id"]} if "id" in given else {"id": None}
+
+    sent = only_profile(read(surface, client_document(surface, of)))
+
+    present = sent.keys() | sent["attributes"].keys()
+    assert present & set(contract.IDENTIFIERS) == {strongest}
+    assert None not in sent["attributes"].values()
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("surface", CLIENT)
+@pytest.mark.parametrize("name", ["$email", "$phone_number", "$id", "$external_id", "$anonymous_id", "$kx"])
+def test_an_anonymous_caller_cannot_change_an_identifier_as_a_property(surface: Surface, name: str) -> None:
+    others = {"plan": "gold", "email": "kept: it is a property of the caller's own"}
+    patch = {"append": {name: "x", **others}, "unappend": {name: "x", **others}, "unset": [name, "plan"]}
+    of = profile(
+        email="ann@example.com",
+        first_name=None,
+        properties={name: None, **others},
+        meta={"patch_properties": patch},
+    )
+
+    sent = only_profile(read(surface, client_document(surface, of)))
+
+    assert sent["attributes"] == {"email": "ann@example.com", "properties": others}
+    assert sent["meta"] == {"patch_properties": {"append": others, "unappend": others, "unset": ["plan"]}}
+    of["data"]["attributes"]["meta"] = {"patch_properties": {"unset": name}}
+    assert "meta" not in only_profile(read(surface, client_document(surface, of)))
+
+
 @pytest.mark.parametrize("surface", CLIENT)
 def test_a_bad_phone_number_is_not_what_an_anonymous_caller_keeps(surface: Surface) -> None:
     accepted = read(surface, client_document(surface, profile(phone_number="5", anonymous_id="1")))
@@ -391,6 +436,7 @@ def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
+VISIBLE = st.text("aé €", max_size=8).map(lambda text: f"x{text}")
 EVENTS = some(
     properties=FREE,
     time=TIMES,
@@ -398,11 +444,11 @@ EVENTS = some(
     value_currency=st.sampled_from(["USD", None]),
     unique_id=st.text(min_size=1, max_size=9).map(lambda text: f"id {text!a}") | st.none(),
     backfill=st.booleans() | st.none(),
-    metric=st.builds(metric, st.text(min_size=1, max_size=9)),
+    metric=st.builds(metric, VISIBLE),
 ).map(lambda attributes: event(**attributes))
 PROFILES = some(
-    external_id=TEXT,
-    anonymous_id=TEXT,
+    external_id=VISIBLE,
+    anonymous_id=VISIBLE,
     phone_number=st.sampled_from(["+15005550006", "5"]),
     location=some(city=TEXT, latitude=SMALL_INTEGERS | TEXT),
     properties=FREE,
@@ -487,7 +533,12 @@ def test_every_accepted_event_is_the_callers_and_stamped(drawn: tuple[Surface, d
 
     accepted = read(surface, document)
 
-    sent = [each["attributes"] for one in delivered(accepted, surface) for each in one["events"]]
+    in_order = sorted(
+        (at_entry, at_event, bytes(each.attributes))
+        for index, one in enumerate(parsing.stored(accepted, surface).entries)
+        for at_entry, at_event, each in one.positioned(index)
+    )
+    sent = [msgspec.json.decode(attributes) for _, _, attributes in in_order]
     expected = events_of(surface, document)
     assert len(sent) == len(expected) == accepted.events
     stamps = ("time", "unique_id", "backfill")

@@ -51,6 +51,39 @@ def test_a_required_field_that_is_missing_is_named(kind: str, where: str) -> Non
 
 @pytest.mark.rule
 @pytest.mark.parametrize(
+    ("kind", "holder", "members"),
+    [
+        (kind, holder, members)
+        for kind, within in [
+            ("bulk", f"{ENTRY}/attributes"),
+            ("client bulk", "/data/attributes"),
+            ("single", "/data/attributes"),
+            ("client single", "/data/attributes"),
+        ]
+        for holder, members in [
+            (f"{within}/profile", {}),
+            (f"{within}/profile", {"email": "a@b.example"}),
+            (f"{within}/profile", {"type": "profile", "attributes": {"email": "a@b.example"}}),
+            (
+                f"{within}/events/data/0/attributes/metric" if "bulk" in kind else f"{within}/metric",
+                {"type": "metric", "attributes": {}},
+            ),
+        ]
+    ],
+)
+def test_what_stands_a_level_too_high_is_asked_for_its_data(
+    kind: str, holder: str, members: dict[str, Any]
+) -> None:
+    surface, document = DOCUMENTS[kind]
+
+    [problem] = refusal(surface, replaced(document, holder, members))
+
+    assert problem.pointer == f"{holder}/data"
+    assert problem.detail.startswith("'data' is a required field")
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize(
     ("kind", "where", "resource"),
     [
         ("bulk", "/extra", "document"),
@@ -93,7 +126,7 @@ def test_an_unknown_field_is_refused_in_the_words_of_the_contract(
             {"latitude": True},
             "'latitude' must be a string or a number.",
         ),
-        ("bulk", f"{PROFILE}/attributes/location", None, "'location' must be an object."),
+        ("bulk", f"{PROFILE}/attributes/location", [], "'location' must be an object."),
         ("bulk", f"{PROFILE}/attributes/properties", [], "'properties' must be an object."),
         ("bulk", f"{EVENT}/attributes/properties", None, "'properties' must be an object."),
         ("bulk", f"{EVENT}/attributes/value", "9.99", "'value' must be a number."),
@@ -125,12 +158,13 @@ def test_a_wrong_type_says_which_is_right(kind: str, where: str, value: Any, det
 NULLABLE = [
     *(
         f"{PROFILE}/attributes/{name}"
-        for name in ("phone_number", "external_id", "_kx", "title", "properties")
+        for name in ("phone_number", "external_id", "_kx", "title", "properties", "location", "meta")
     ),
     *(f"{EVENT}/attributes/{name}" for name in ("time", "value", "value_currency", "unique_id", "backfill")),
     f"{EVENT}/attributes/metric/data/attributes/service",
     f"{ENTRY}/attributes/backfill",
     f"{PROFILE}/id",
+    f"{PROFILE}/meta",
 ]
 
 

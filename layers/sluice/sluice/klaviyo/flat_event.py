@@ -46,12 +46,12 @@ _UNIDENTIFIED: Final = "A profile needs at least one identifier: $email, $phone_
 def to_current(document: object) -> dict[Any, Any] | None:
     """Returns a flat event's document in the current shape; None if it is not flat.
 
-    A document is flat if its profile has no `data`. `$consent` stays a custom property: an event never
-    subscribes anybody.
+    A document is flat if its profile has no `data`, and its metric or its profile looks flat. `$consent`
+    stays a custom property: an event never subscribes anybody.
     """
     match document:
         case {"data": {"attributes": {"profile": {**profile}, **others}, **data}, **rest} if (
-            "data" not in profile
+            "data" not in profile and _is_flat(profile, others.get("metric"))
         ):
             attributes = {**others, "profile": {"data": _profile_data(profile)}}
             if isinstance(metric := others.get("metric"), dict):
@@ -81,6 +81,13 @@ def to_caller(problem: Problem) -> Problem:
     renamed = problem.detail.replace(f"'{current}'", f"'{name}'")
     detail = _UNIDENTIFIED if tail == _PROFILE_ATTRIBUTES else renamed
     return Problem(problem.code, detail, f"/data{where}")
+
+
+def _is_flat(profile: dict[Any, Any], metric: object) -> bool:
+    """Tells a flat event from one of the current shape whose profile lacks its `data`."""
+    if isinstance(metric, dict) and metric.keys() & {"data", "name"}:
+        return "name" in metric
+    return any(str(name).startswith("$") for name in profile)
 
 
 def _profile_data(profile: dict[Any, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing here knows AWS.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from sluice.klaviyo.schemas import (
     EventData,
     EventList,
     MetricAttributes,
+    PatchProperties,
     ProfileData,
     ProfileMeta,
     SingleDocument,
@@ -56,6 +57,8 @@ type _Any = BulkDocument | ClientBulkDocument | SingleDocument
 
 BODIES: Final = frozenset(Surface) - {Surface.WEBHOOK}  # the surfaces whose bodies can be read here
 _CLIENT: Final = frozenset({Surface.CLIENT_BULK, Surface.CLIENT_EVENT})
+# As properties these have a meaning of their own: they are the names of identifiers in the flat shape.
+_IDENTIFYING_PROPERTIES: Final = frozenset({f"${name.lstrip('_')}" for name in contract.IDENTIFIERS})
 
 _decoders: Final[dict[Surface, Decoder[_Any]]] = {
     Surface.BULK: Decoder(BulkDocument),
@@ -110,7 +113,7 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> Pa
     profiles = decoded.profiles.values()
     ignored = {"phone_number" for profile in profiles if _drop_bad_phone(profile)}
     for profile in profiles:
-        _normalise_meta(profile)
+        _normalise(profile)
         if surface in _CLIENT:
             _make_anonymous(profile)
     stamped = _stamped(decoded, accepted)
@@ -233,20 +236,67 @@ def _drop_bad_phone(profile: ProfileData) -> bool:
     return bad
 
 
-def _normalise_meta(profile: ProfileData) -> None:
-    if profile.attributes.meta is not UNSET:
-        profile.meta = profile.attributes.meta
-        profile.attributes.meta = UNSET
+def _normalise(profile: ProfileData) -> None:
+    """Leaves out what says nothing: blank identifiers, and parts that are null.
+
+    The vendor lets these parts be null, and sent on as null they could take away what a profile has.
+    """
+    attributes = profile.attributes
+    if not rules.has_plain_identifiers(profile):
+        _keep_identifiers(profile, {name for name, value in _named_identifiers(profile) if value})
+    if attributes.location is None:
+        attributes.location = UNSET
+    if profile.meta is not UNSET or attributes.meta is not UNSET:
+        meta = profile.meta or attributes.meta
+        attributes.meta = profile.meta = UNSET
+        if meta and (meta.patch_properties or meta.patch_identifiers):
+            profile.meta = ProfileMeta(meta.patch_properties or UNSET, meta.patch_identifiers or UNSET)
 
 
 def _make_anonymous(profile: ProfileData) -> None:
-    """Takes from an anonymous caller's profile all that could attach it to somebody else's."""
+    """Leaves an anonymous caller's profile its strongest identifier, and nothing that could change another.
+
+    It travels with a private key, so that a second identifier, a patch of one or a null could change or
+    merge a profile that a server made.
+    """
+    _keep_identifiers(profile, [name for name, value in _named_identifiers(profile) if value][:1])
+    attributes = profile.attributes
+    for name in attributes.__struct_fields__:
+        if getattr(attributes, name) is None:
+            setattr(attributes, name, UNSET)
+    if attributes.properties:
+        attributes.properties = _without_identifiers(attributes.properties)
     if isinstance(meta := profile.meta, ProfileMeta):
-        profile.meta = ProfileMeta(meta.patch_properties) if meta.patch_properties else UNSET
-    given = zip(contract.IDENTIFIERS, rules.identifiers(profile), strict=True)
-    _, *weaker = [name for name, value in given if value]
-    for name in weaker:
-        setattr(profile.attributes, name.removeprefix("_"), UNSET)
+        patch = _anonymous_patch(meta.patch_properties) if meta.patch_properties else UNSET
+        profile.meta = ProfileMeta(patch) if patch else UNSET
+
+
+def _anonymous_patch(patch: PatchProperties) -> PatchProperties | UnsetType:
+    """Returns a patch without the names by which Klaviyo's older interfaces call identifiers."""
+    unset = [patch.unset] if isinstance(patch.unset, str) else patch.unset or []
+    kept = PatchProperties(
+        append=_without_identifiers(patch.append or {}) or UNSET,
+        unappend=_without_identifiers(patch.unappend or {}) or UNSET,
+        unset=[name for name in unset if name not in _IDENTIFYING_PROPERTIES] or UNSET,
+    )
+    return kept if kept != PatchProperties() else UNSET
+
+
+def _without_identifiers(properties: dict[str, Any]) -> dict[str, Any]:
+    if _IDENTIFYING_PROPERTIES.isdisjoint(properties):
+        return properties
+    return {name: value for name, value in properties.items() if name not in _IDENTIFYING_PROPERTIES}
+
+
+def _named_identifiers(profile: ProfileData) -> Iterable[tuple[str, str | UnsetType | None]]:
+    return zip(contract.IDENTIFIERS, rules.identifiers(profile), strict=True)
+
+
+def _keep_identifiers(profile: ProfileData, kept: Collection[str]) -> None:
+    for name in contract.IDENTIFIERS:
+        if name not in kept:
+            holder = profile if name == "id" else profile.attributes
+            setattr(holder, name.removeprefix("_"), UNSET)
 
 
 def _entry_of(document: SingleDocument) -> Entry:

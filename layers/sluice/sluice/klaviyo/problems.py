@@ -152,6 +152,7 @@ def _placed(found: list[Violation], path: Path) -> Iterator[Problem]:
 # replaced by a good value, so that the rest can be checked.
 _ANY_METRIC: Final = Metric(MetricData("metric", MetricAttributes("any")))
 _ANY_ID: Final = "any"
+_IN_ATTRIBUTES: Final = contract.IDENTIFIERS[1:]
 
 
 def _profile(value: object) -> ProfileData | None:
@@ -160,9 +161,9 @@ def _profile(value: object) -> ProfileData | None:
         return None
     attributes = ProfileAttributes(**fitting(given, ProfileAttributes))
     profile = ProfileData(**{**fitting(value, ProfileData), "type": "profile", "attributes": attributes})
-    identifiers = [value.get("id"), *(given.get(name) for name in contract.IDENTIFIERS[1:])]
-    if not all(isinstance(identifier, str | None) for identifier in identifiers):
-        profile.id = _ANY_ID
+    is_misfit = any(given.get(name) and not getattr(attributes, name.lstrip("_")) for name in _IN_ATTRIBUTES)
+    if is_misfit or (value.get("id") and not profile.id):
+        profile.id = _ANY_ID  # there is one, and what is wrong with it is explained already
     return profile
 
 

@@ -24,6 +24,13 @@ _EMAIL: Final = re.compile(rf"[^{_NEVER}]+@(?:[^{_NEVER}.]+\.)+[^{_NEVER}.]{{2,}
 _E164: Final = re.compile(r"\+[1-9][0-9]{1,14}")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+# Control, zero-width and bidirectional characters. Nobody sees them, and they make another name of a name.
+# Two joiners (U+200C and U+200D) are not among them, because words and emoji are written with these.
+_INVISIBLE_CHARACTERS: Final = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
+)
+_INVISIBLE: Final = re.compile(f"[{_INVISIBLE_CHARACTERS}]")
+_BLANK: Final = re.compile(rf"[\s\u200c\u200d{_INVISIBLE_CHARACTERS}]*")
 _SHORT: Final = contract.MAX_STRING_BYTES // 4  # no string of so few characters can have too many bytes
 
 _TIME_RANGE: Final = "'time' must not be before {:%Y-%m-%d}, or more than one year in the future."
@@ -37,6 +44,8 @@ _EMAIL_ADDRESS: Final = f"'email' must be a valid e-mail address of at most {con
 _PHONE_NUMBER: Final = "'phone_number' must be in E.164 form, such as +15005550006."
 _PROFILE_SIZE: Final = f"A profile must not exceed {contract.MAX_PROFILE_BYTES} bytes as JSON."
 _EVENT_SIZE: Final = f"An event and its profile must not exceed {contract.MAX_EVENT_BYTES} bytes as JSON."
+_INVISIBLE_CHARACTER: Final = "'{}' must not hold the invisible character U+{:04X}."
+_BLANK_NAME: Final = "'name' must not be blank."
 _TWO_METAS: Final = "'meta' is given twice: send it beside 'attributes' only."
 
 
@@ -75,6 +84,11 @@ def check_event(event: EventAttributes, rules: Rules, found: list[Violation]) ->
     if isinstance(unique_id, str) and not _is_visible(unique_id):
         found.append((("unique_id",), _UNIQUE_ID))
     metric = event.metric.data.attributes
+    name_path = ("metric", "data", "attributes", "name")
+    if metric.name and is_blank(metric.name):
+        found.append((name_path, _BLANK_NAME))
+    else:
+        _check_invisible("name", metric.name, name_path, found)
     if isinstance(metric.service, str) and _is_long(metric.service):
         found.append((("metric", "data", "attributes", "service"), _STRING))
     if len(event.properties) > rules.max_properties:
@@ -86,7 +100,7 @@ def pass_fast_check(events: Iterable[EventAttributes], rules: Rules) -> bool:
     events.
     """
     earliest, latest, most = rules.earliest, rules.latest, rules.max_properties
-    currencies, services = set(), set()
+    currencies, services, names = set(), set(), set()
     for event in events:
         time, value, unique_id = event.time, event.value, event.unique_id
         if isinstance(time, datetime) and not earliest <= (time if time.tzinfo else aware(time)) <= latest:
@@ -99,8 +113,11 @@ def pass_fast_check(events: Iterable[EventAttributes], rules: Rules) -> bool:
             return False
         currencies.add(event.value_currency)
         services.add(event.metric.data.attributes.service)
-    return all(_CURRENCY.fullmatch(each) for each in currencies if isinstance(each, str)) and not any(
-        len(each) > _SHORT for each in services if isinstance(each, str)
+        names.add(event.metric.data.attributes.name)
+    return (
+        all(_CURRENCY.fullmatch(each) for each in currencies if isinstance(each, str))
+        and not any(len(each) > _SHORT for each in services if isinstance(each, str))
+        and not any(is_blank(each) or _INVISIBLE.search(each) for each in names)
     )
 
 
@@ -110,13 +127,12 @@ def check_profile(profile: ProfileData, profile_bytes: int, found: list[Violatio
     A bad phone number beside another identifier is no violation: it can be left out (`bad_phone`).
     """
     attributes = profile.attributes
-    if isinstance(attributes.email, str) and not is_email(attributes.email):
-        found.append((("attributes", "email"), _EMAIL_ADDRESS))
     given = identifiers(profile)
     if not any(given):
         found.append((("attributes",), _missing_identifier(attributes)))
     elif bad_phone(profile) and list(filter(None, given)) == [attributes.phone_number]:
         found.append((("attributes", "phone_number"), _PHONE_NUMBER))
+    _check_identifiers(given, found)
     if isinstance(attributes.location, Location):
         _check_location(attributes.location, found)
     if isinstance(attributes.properties, dict):
@@ -147,7 +163,12 @@ def aware(time: datetime) -> datetime:
 def bad_phone(profile: ProfileData) -> bool:
     """Tells whether there is a phone number that is not E.164."""
     phone = profile.attributes.phone_number
-    return isinstance(phone, str) and not _E164.fullmatch(phone)
+    return isinstance(phone, str) and not is_blank(phone) and not _E164.fullmatch(phone)
+
+
+def is_blank(text: str) -> bool:
+    """Tells whether there is nothing to see in a text. As an identifier it identifies nobody."""
+    return not text or ((text.isspace() or not text.isprintable()) and _BLANK.fullmatch(text) is not None)
 
 
 def is_email(text: str) -> bool:
@@ -156,7 +177,22 @@ def is_email(text: str) -> bool:
 
 
 def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
-    """Returns a profile's identifiers in the contract's order, the strongest first."""
+    """Returns a profile's identifiers in the contract's order, the strongest first.
+
+    One that is null, empty or blank is not given: it is None.
+    """
+    given = _identifiers_as_sent(profile)
+    if _are_plain(given):
+        return given
+    return tuple(value if isinstance(value, str) and not is_blank(value) else None for value in given)
+
+
+def has_plain_identifiers(profile: ProfileData) -> bool:
+    """Tells whether none of the identifiers sent is null or blank; it is kept quick for good profiles."""
+    return _are_plain(_identifiers_as_sent(profile))
+
+
+def _identifiers_as_sent(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
     given = profile.attributes
     return (
         profile.id,
@@ -166,6 +202,36 @@ def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
         given.anonymous_id,
         given.kx,
     )
+
+
+def _are_plain(given: tuple[str | UnsetType | None, ...]) -> bool:
+    """Tells whether these texts are not empty and surely hold no invisible character."""
+    for value in given:
+        if value is not UNSET and (not value or not value.isprintable() or value.isspace()):
+            return False
+    return True
+
+
+def _check_identifiers(given: tuple[str | UnsetType | None, ...], found: list[Violation]) -> None:
+    email = given[1]
+    if _are_plain(given):
+        if isinstance(email, str) and not is_email(email):
+            found.append((("attributes", "email"), _EMAIL_ADDRESS))
+        return
+    for name, value in zip(contract.IDENTIFIERS, given, strict=True):
+        if not isinstance(value, str) or name == "phone_number":  # a phone number has a form of its own
+            continue
+        path: Path = ("id",) if name == "id" else ("attributes", name)
+        if not _check_invisible(name, value, path, found) and name == "email" and not is_email(value):
+            found.append((path, _EMAIL_ADDRESS))
+
+
+def _check_invisible(name: str, text: str, path: Path, found: list[Violation]) -> bool:
+    """Checks that a name or identifier holds no invisible character; tells whether it does."""
+    character = None if text.isprintable() else _INVISIBLE.search(text)
+    if character:
+        found.append((path, _INVISIBLE_CHARACTER.format(name, ord(character[0]))))
+    return character is not None
 
 
 def _check_location(location: Location, found: list[Violation]) -> None:

@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from sluice.contract import (
     MAX_ARRAY_LENGTH,
+    MAX_EXTERNAL_ID,
     MAX_INTEGER,
     MAX_METRIC_NAME,
     MAX_NESTING,
@@ -49,19 +50,19 @@ class PatchProperties(_Document):
 
 
 class PatchIdentifiers(_Document):
-    append: dict[str, Any] | UnsetType = UNSET
-    unappend: dict[str, Any] | UnsetType = UNSET
+    append: Optional[dict[str, Any]] = UNSET
+    unappend: Optional[dict[str, Any]] = UNSET
 
 
 class ProfileMeta(_Document):
-    patch_properties: PatchProperties | UnsetType = UNSET
-    patch_identifiers: PatchIdentifiers | UnsetType = UNSET
+    patch_properties: Optional[PatchProperties] = UNSET
+    patch_identifiers: Optional[PatchIdentifiers] = UNSET
 
 
 class ProfileAttributes(_Document):
     email: Optional[str] = UNSET
     phone_number: Optional[str] = UNSET
-    external_id: Optional[str] = UNSET
+    external_id: Optional[Annotated[str, msgspec.Meta(max_length=MAX_EXTERNAL_ID)]] = UNSET
     anonymous_id: Optional[str] = UNSET
     kx: Optional[str] = msgspec.field(name="_kx", default=UNSET)
     first_name: Optional[str] = UNSET
@@ -70,17 +71,17 @@ class ProfileAttributes(_Document):
     locale: Optional[str] = UNSET
     title: Optional[str] = UNSET
     image: Optional[str] = UNSET
-    location: Location | UnsetType = UNSET
+    location: Optional[Location] = UNSET
     properties: Optional[dict[str, Any]] = UNSET
     # Single events of revisions 2024-02-15 to 2026-07-15 carry the profile's meta here.
-    meta: ProfileMeta | UnsetType = UNSET
+    meta: Optional[ProfileMeta] = UNSET
 
 
 class ProfileData(_Document):
     type: Literal["profile"]
     attributes: ProfileAttributes
     id: Optional[str] = UNSET
-    meta: ProfileMeta | UnsetType = UNSET
+    meta: Optional[ProfileMeta] = UNSET
 
 
 class Profile(_Document):

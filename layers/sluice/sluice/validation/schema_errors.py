@@ -26,7 +26,7 @@ _NAMES: Final[dict[type[inspect.Type], str]] = {
     inspect.DictType: "an object",
     inspect.StructType: "an object",
     inspect.ListType: "an array",
-    inspect.DateTimeType: "an ISO 8601 date-time such as 2026-01-31T12:00:00Z",
+    inspect.DateTimeType: "an ISO 8601 date-time in the form of RFC 3339, such as 2026-01-31T12:00:00Z",
 }
 
 _PYTHON_TYPES: Final[dict[type[inspect.Type], type | tuple[type, ...]]] = {
@@ -38,6 +38,7 @@ _PYTHON_TYPES: Final[dict[type[inspect.Type], type | tuple[type, ...]]] = {
     inspect.AnyType: object,
 }
 _MAX_NAME: Final = 100  # names are the caller's own words: nothing of unbounded length belongs in an answer
+_WRAPPED: Final = {"data"}  # the fields of a type that does nothing but wrap another, as JSON:API does
 _TRUTHS: Final = (inspect.BoolType, inspect.AnyType)
 
 
@@ -87,6 +88,10 @@ def _walk_struct(
     declared = fields.get("type")
     if declared and isinstance(declared.type, inspect.LiteralType):
         resource = str(declared.type.values[0])
+    if fields.keys() == _WRAPPED and not fields.keys() & value.keys():
+        # Its members stand one or two levels too high. To call each unknown would lead away from that.
+        yield _problem((*path, "data"), _missing_field("data", resource))
+        return
     for name, item in value.items():
         if name in fields:
             yield from _walk(fields[name].type, item, (*path, name), resource)
@@ -94,7 +99,11 @@ def _walk_struct(
             yield _problem((*path, name), _unknown_field(name, resource))
     for name, field in fields.items():
         if field.required and name not in value:
-            yield _problem((*path, name), f"'{name}' is a required field for the resource '{resource}'.")
+            yield _problem((*path, name), _missing_field(name, resource))
+
+
+def _missing_field(name: str, resource: str) -> str:
+    return f"'{name}' is a required field for the resource '{resource}'."
 
 
 def _unknown_field(name: str, resource: str) -> str:
