@@ -5,6 +5,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,6 +113,7 @@ def prose_of(docstring: str) -> Iterator[str]:
         yield from (" ".join(ITEM.sub("", part).split()) for part in NEXT_ITEM.split("\n".join(prose)))
 
 
+@cache
 def forbidden() -> dict[str, str]:
     """Returns the glossary's starred synonyms, each with the term to use instead."""
     rows = re.findall(r"^\| ([\w -]+) \| .+ \| (.*) \|$", GLOSSARY.read_text(), re.MULTILINE)
