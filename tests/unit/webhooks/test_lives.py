@@ -656,6 +656,17 @@ def test_a_repeat_is_counted_and_not_stored_again() -> None:
     assert len(to.events) == 3
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t", None])
+def test_a_blank_address_is_nobodys(blank: str | None) -> None:
+    life = next(each for each in SHOPIFY if each.name.startswith("sold to nobody"))
+    to = receiver(life)
+
+    deliver(to, life, [("orders/create", order(email=blank)), ("orders/updated", order())])
+
+    assert told(to.events) == sorted(PLACED, key=str)
+    assert to.rejections == []
+
+
 def test_what_is_nobodys_yet_is_counted_and_rejected_only_where_it_cannot_be_told_again() -> None:
     to = receiver(SHOPIFY[0])
     headers = {TOPICS["shopify"]: "orders/create"}

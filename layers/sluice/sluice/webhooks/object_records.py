@@ -60,10 +60,10 @@ def metric_of(event: MappedEvent) -> str:
 
 
 def identity(event: MappedEvent) -> Identity:
-    """Gives the identifiers of an event's profile."""
+    """Gives the identifiers of an event's profile. Blanks identify nobody."""
     profile = _profile(event)
     given = {**profile["attributes"], "id": profile.get("id")}
-    return {name: str(given[name]) for name in IDENTIFIERS if given.get(name)}
+    return {name: str(given[name]) for name in IDENTIFIERS if given.get(name) and str(given[name]).strip()}
 
 
 def names_a_person(found: Identity) -> bool:
