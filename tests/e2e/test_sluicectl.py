@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.e2e.conftest import Stack
@@ -27,7 +28,7 @@ def sluicectl(stack: Stack, folder: Path, *arguments: str) -> str:
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
     }
-    command = [str(Path("sluicectl").absolute()), "sources", *arguments]
+    command = [str(Path(sys.executable).with_name("sluicectl")), "sources", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -530,6 +530,23 @@ def test_a_mistake_is_told_in_words_that_say_what_would_be_right(
     assert told[0] == detail or detail.endswith(" ")
 
 
+@pytest.mark.parametrize("name", ["<text>", "<object>", "[key]", "~/", "hmac", "events", "profile", ""])
+def test_names_that_look_like_parts_of_a_path_confuse_nothing(name: str) -> None:
+    event = {"metric": "A", "profile": {name: "a[", "email": "b["}, "properties": {name: {name: "c["}}}
+    bad = {
+        **own()["sources"]["shop"],
+        "signature": {**HMAC, name: 1},
+        "events": {name: event, "events": event},
+    }
+    good = document()["sources"]["shop"]
+
+    found = sources.decode_valid(json.dumps({"sources": {"good": good, name: bad}}).encode())
+
+    assert found.find("good") is not None
+    with pytest.raises(Misconfigured):
+        found.find(name)
+
+
 def test_a_mistake_that_events_share_is_told_once() -> None:
     assert [each.pointer for each in sources.problems(document(profile={"email": "lower(a"}))] == [
         f"{HOOK}/profile/email"

@@ -134,19 +134,16 @@ type SourceName = Annotated[
 type MetricName = Annotated[str, Field(min_length=1, max_length=MAX_METRIC_NAME)]
 
 
-type Flaws = dict[str | None, list[Problem]]  # by the source they are in; None for the document's own
-
-
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     def given(self) -> dict[str, Any]:
         """Returns what was written, by the names in the document."""
+        fields = type(self).model_fields
+        written = {name: getattr(self, name) for name in fields if name in self.model_fields_set}
         return {
-            field.alias or name: value.given() if isinstance(value, _Config) else value
-            for name, field in type(self).model_fields.items()
-            if name in self.model_fields_set
-            for value in [getattr(self, name)]
+            fields[name].alias or name: value.given() if isinstance(value, _Config) else value
+            for name, value in written.items()
         }
 
 
@@ -404,6 +401,9 @@ class SourcesConfig(_Config):
     )
 
 
+type Flaws = dict[str | None, list[Problem]]  # by the source they are in; None for the document's own
+
+
 def read(document: Any) -> tuple[dict[str, SourceConfig], Flaws]:
     """Reads a parsed document: the sources that are valid, by name, and every mistake in the others.
 
@@ -466,7 +466,8 @@ def _problem(error: ErrorDetails, document: Any) -> Problem:
 
 def _path(error: ErrorDetails, document: Any) -> list[str | int]:
     """Returns where a mistake stands in what was written: pydantic saw each source merged."""
-    path = [part for part in error["loc"] if part not in _TAGS]
+    place = error["loc"]
+    path = [*place[:4], *(part for part in place[4:] if part not in _TAGS)]  # names may look like tags
     if path[-1:] == ["[key]"]:
         path.pop()
     if path[2:3] == ["signature"]:
