@@ -24,7 +24,7 @@ type Order = dict[str, Any]
 
 
 def orders(events: int = EVENTS, profiles: int = PROFILES, seed: int = SEED) -> list[Order]:
-    """Orders as plain data: `profile` and `event` are the attributes Klaviyo takes."""
+    """Makes orders as plain data: `profile` and `event` are the attributes that Klaviyo takes."""
     chance = random.Random(seed)
     people = [_person(number, chance) for number in range(profiles)]
     return [
@@ -72,7 +72,7 @@ def delivery(order: Order) -> bytes:
 
 
 def batch(given: list[Order]) -> bytes:
-    """Orders as a batch for Pipeless."""
+    """Makes a batch for Pipeless of orders."""
     return orjson.dumps({"events": [_purchase(order) for order in given]})
 
 

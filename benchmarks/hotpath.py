@@ -98,7 +98,9 @@ class _Whole:
         return sent
 
     def steps(self) -> dict[str, float]:
-        """Seconds of each step in the quickest pass, the first left out: they add up to all of it."""
+        """Returns the seconds of each step in the quickest pass, the first left out; they add up to all of
+        it.
+        """
         times = min(self._passes[1:], key=lambda times: times[-1] - times[0])
         return {name: end - begin for name, begin, end in zip(self.STEPS, times, times[1:], strict=False)}
 

@@ -52,7 +52,7 @@ def best_warm(contestants: Mapping[str, Work], rounds: int) -> dict[str, float]:
 
 
 def instructions(work: Work) -> int:
-    """Instructions that Python's interpreter carries out in a call: the same on every machine, every time."""
+    """Counts the instructions that Python's interpreter carries out in a call: the same on every machine."""
     monitoring, tool, count = sys.monitoring, sys.monitoring.PROFILER_ID, 0
 
     def note(*_: object) -> None:
@@ -71,9 +71,9 @@ def instructions(work: Work) -> int:
 
 
 def peak_growth(work: Work) -> int:
-    """Bytes of resident memory a call needs at most, its result included.
+    """Returns the bytes of resident memory that a call needs at most, its result included.
 
-    True of the first large call in a process: memory freed before may be used again unnoticed.
+    It holds for the first large call in a process: memory freed before may be used again unnoticed.
     """
     before = peak(forget=True)
     kept = work()

@@ -417,7 +417,7 @@ def _cost(cost: Results) -> list[str]:
 
 
 def svg(results: Results) -> str:
-    """Bars of events a second, readable on a light and on a dark page."""
+    """Draws bars of events a second, readable on a light and on a dark page."""
     hot = results["hotpath"]
     ours = hot["ungrouped"]
     floor, sluice = "JSON read and written, no more", "Sluice"

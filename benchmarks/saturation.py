@@ -97,7 +97,7 @@ class _AtOnce(_RateLimiter):
 
 
 def _saturate(url: str, seconds: float, *, paced: bool) -> dict[str, Any]:
-    """Workers, each a process as in Lambda, that never run out of messages."""
+    """Runs workers, each a process as in Lambda, that never run out of messages."""
     spawn = multiprocessing.get_context("spawn")
     with _Manager(ctx=spawn) as manager:
         item = manager.Item()  # type: ignore[attr-defined]

@@ -40,11 +40,11 @@ def _apart(work: Any, given: Any) -> Any:
 
 
 def pack_times(sizes: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Microseconds an event, by how many of the same events are packed at a time.
+    """Returns the microseconds an event, by how many of the same events are packed at a time.
 
-    Those of the program and of the system, which hands out memory, are without the garbage collector; the
-    third are all there are with it. Only what is packed is the collector's: an invocation has 10,000 messages
-    at most, so that there are more of them here is this measurement's own.
+    The times of the program and of the system, which hands out memory, are without the garbage collector; the
+    third includes it. The collector looks only at what is packed. An invocation has 10,000 messages at most,
+    so more of them are a matter of this measurement alone.
     """
     messages = list(bulk_messages(max(sizes) // corpus.EVENTS))
     gc.collect()
@@ -68,7 +68,9 @@ def pack_times(sizes: Sequence[int]) -> dict[int, dict[str, float]]:
 
 
 def _best_times(sizes: Sequence[int], messages: Sequence[StoredMessage]) -> dict[int, tuple[float, float]]:
-    """Seconds in the program and in the system, of the shortest of several rounds with all sizes in turn."""
+    """Returns the seconds in the program and in the system, of the shortest of several rounds over all
+    sizes.
+    """
     rounds = [{size: _pack_by(size, messages) for size in sizes} for _ in range(_ROUNDS)]
     return {size: min((each[size] for each in rounds), key=sum) for size in sizes}
 

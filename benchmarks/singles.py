@@ -37,7 +37,7 @@ _START_SECONDS: Final = 30.0
 
 
 def run(count: int, starts: int) -> dict[str, Any]:
-    """Milliseconds a request."""
+    """Returns the milliseconds a request."""
     with fake_aws.serving() as url:
         os.environ.update(fake_aws.environment(url))
         times = warm(count)
@@ -84,7 +84,7 @@ def _request(
 
 
 def warm(count: int) -> dict[str, Any]:
-    """Milliseconds of the handler in this process, for as many requests."""
+    """Returns the milliseconds of the handler in this process, for as many requests."""
     handler = ingest_handler.load()
     given = requests()
     works = {
@@ -149,7 +149,9 @@ def _times(work: measure.Work, count: int) -> list[float]:
 
 
 def _cold(url: str, starts: int) -> dict[str, Any]:
-    """Milliseconds from the start of Lambda's runtime to its first answer, medians of several starts."""
+    """Returns the milliseconds from the start of Lambda's runtime to its first answer, medians of several
+    starts.
+    """
     emulator = ROOT / ".venv-sam" / EMULATOR
     if not emulator.exists():
         return {"failed": "the Runtime Interface Emulator of the SAM CLI is not there: run make setup"}

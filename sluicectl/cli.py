@@ -83,7 +83,7 @@ def _sources() -> None:
 
 
 def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """Headers by lower-case name."""
+    """Reads headers by lower-case name."""
     headers = {}
     for each in given:
         name, colon, value = each.partition(":")

@@ -15,7 +15,7 @@ REFUSED_EMAIL = "refused-upstream"
 
 @dataclass(frozen=True)
 class Plan:
-    """Orders by the way they go.
+    """Holds orders by the way they go.
 
     bulk and single are the data. refused are taken at first and refused by the upstream, repeats are some of
     single once more, invalid ones have to be refused at once.

@@ -46,7 +46,7 @@ ANSWER_SECONDS = 30
 
 
 class Clients:
-    """Clients for one endpoint, with the emulator's own credentials: never the user's."""
+    """Makes clients for one endpoint, with the emulator's own credentials: never the user's."""
 
     def __init__(self, endpoint: str, region: str) -> None:
         self.endpoint = endpoint
@@ -68,7 +68,7 @@ class Clients:
         return client
 
     def invoker(self, settings: Settings) -> Invoke:
-        """Invocations of a mapping's function: each asks once and waits for the answer."""
+        """Returns a function that invokes a mapping's function, asking once and waiting for the answer."""
         config = Config(
             retries={"total_max_attempts": 1},
             read_timeout=settings.function_timeout + ANSWER_SECONDS,

@@ -1,4 +1,4 @@
-"""Batches: what a received message becomes, and when the messages gathered so far have to go.
+"""Gathers batches: turns a received message into a record, and decides when a batch has to go.
 
 Nothing here waits, calls or looks at a clock. Not for use by several threads at once.
 """

@@ -50,9 +50,9 @@ class Answer:
 
 
 def through(functions: LambdaClient) -> Invoke:
-    """Invocations through a Lambda API.
+    """Returns a function that invokes through a Lambda API.
 
-    The client must not retry, for a repeated Invoke runs the batch twice, and must wait longer than the
+    The client must not retry, because a repeated Invoke runs the batch twice, and must wait longer than the
     function may run.
     """
 

@@ -1,8 +1,8 @@
-"""Pipeless's apps: what was written to each. Pure, synchronous, its clock injected.
+"""Keeps Pipeless's apps, and what was written to each; pure and synchronous, with its clock injected.
 
-A refused call writes nothing, a taken one all of it, in its order. There is one object for each type and
-id: written again it is reused, and those of its dates that are given anew are changed. A relationship that
-is `single` exists once between two objects. Every method may be called from any thread.
+A refused call writes nothing, a taken one all of it, in its order. There is one object for each type and id:
+written again it is reused, and those of its dates that are given anew are changed. A relationship that is
+`single` exists once between two objects. Every method may be called from any thread.
 """
 
 import re

@@ -114,7 +114,7 @@ class PartialFailure(Fault, frozen=True, tag="partial_failure"):
 
 
 class Poison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Entries whose e-mail, and events whose metric name, contain this are refused though they are valid."""
+    """Refuses entries whose e-mail, and events whose metric name, contain a text, although they are valid."""
 
     contains: Annotated[str, Meta(min_length=1)]
     attributed: bool = True
@@ -144,8 +144,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Pipeless's settings and their defaults; it states no limit. `poison`: events with an id that contains
-    one of these are refused though they are valid.
+    """Holds the settings of the fake Pipeless and their defaults; Pipeless states no limit.
+
+    `poison`: events with an id that contains one of these are refused although they are valid.
     """
 
     limit: Limit | None = None

@@ -246,7 +246,7 @@ def _count_delivery(source: str, delivered: "Delivered") -> None:
 
 
 def _counted_topic(source: str, topic: str | None) -> str:
-    """Gives a topic as a dimension. Its header is not signed, so there is a bound to how many are counted."""
+    """Returns a topic as a dimension; its header is not signed, so only so many are counted."""
     if topic is None:
         return "none"
     if (source, topic) not in _topics_counted:

@@ -277,7 +277,7 @@ def _decoded(answer: bytes) -> Document:
 
 
 def _with_id(document: Document) -> Document:
-    """Errors with one id, so that the same description is written each time."""
+    """Returns errors with one id, so that the same description is written each time."""
     for error in document.get("errors", []) + document.get("meta", {}).get("errors", []):
         error["id"] = _ERROR_ID
     return document

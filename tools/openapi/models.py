@@ -1,4 +1,4 @@
-"""Schemas of what the routes take and answer: the types, and what only `reading.rules` knows beside them."""
+"""Makes schemas of the bodies that routes take and answer, with the rules that types cannot state."""
 
 from collections.abc import Set
 from typing import Any, Final

@@ -1,6 +1,6 @@
-"""Rejections and dead letters as JSON lines in S3, by account and day.
+"""Archives rejections and dead letters as JSON lines in S3, by account and day.
 
-Archiving is at least once: a line's `id` is stable, so a repeated one can be told.
+Archiving is at least once: a line's `id` is stable, so a repeated line can be recognised.
 """
 
 import hashlib

@@ -55,9 +55,9 @@ class Entry[Part](msgspec.Struct, gc=False, omit_defaults=True):
     backfill: bool = False
 
     def positioned(self, index: int) -> Iterator[tuple[int, int, Event[Part]]]:
-        """Its events, each after its entry's and its own index in the caller's document.
+        """Yields its events, each after its entry's and its own index in the caller's document.
 
-        `index` is where this entry is in its message.
+        `index` is the entry's place in its message.
         """
         for number, event in enumerate(self.events):
             entry, at = event.entry_index, event.event_index

@@ -1,7 +1,7 @@
 """Brings parked messages back to the events queue.
 
-Nothing is deleted before it is on the queue again, so a message may come back twice, which is
-harmless, but none is left behind.
+Nothing is deleted before it is on the queue again. So a message may come back twice, which is harmless, but
+none is left behind.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Store(msgspec.Struct, frozen=True):
         return parking.registered_accounts(self.settings.state_table)
 
     def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
-        """Puts messages on the events queue and returns those that did not get there."""
+        """Sends messages to the events queue and returns those that could not be sent."""
         unsent = sqs.send_messages(
             self.settings.events_queue_url,
             [_body(message) for message in messages],

@@ -49,7 +49,9 @@ def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str,
 
 
 def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
-    """Gives a claim's bytes by key; `Retryable` if S3 does not, whatever the cause: they exist."""
+    """Returns a function that reads a claim check's bytes by key; it raises `Retryable` if S3 cannot give
+    them.
+    """
 
     def fetch(key: str) -> bytes:
         with clients.failing_fast(clients.s3, "a claim cannot be read") as client:

@@ -14,7 +14,9 @@ BATCH_BYTES: Final = MESSAGE_BYTES  # all bodies of one: the limit is that of a 
 
 
 def send_message(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
-    """Puts one message on the queue, its claim into S3 first. `Retryable` if it is not safe there."""
+    """Sends one message to the queue, after its claim check is in S3; raises `Retryable` if it is not safe
+    there.
+    """
     _store_claim(body, claim_bucket)
     with clients.translating_errors("the events queue cannot be reached"):
         # The group makes a standard queue fair between accounts; it does not order anything.

@@ -24,7 +24,7 @@ _REGISTER: Final = state_table.PARKED.key()
 
 
 def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> None:
-    """Puts an account's messages (each one's JSON) aside, safe, until its circuit closes."""
+    """Parks an account's messages (each one's JSON) until its circuit closes."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         client.update_item(
             TableName=table,
@@ -46,7 +46,7 @@ def registered_accounts(table: str) -> dict[str, str]:
 
 
 def deregister(table: str, site_id: str, mark: str) -> None:
-    """Takes an account off the register if nobody can be parking for it since its mark was read."""
+    """Removes an account from the register if nobody can be parking for it since its mark was read."""
     if runtime.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
         return
     with (

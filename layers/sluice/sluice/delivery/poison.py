@@ -64,9 +64,10 @@ def _chunks_that_fit(numbers: Iterable[int], sizes: Mapping[int, int], most: int
 
 @contextlib.contextmanager
 def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[None]:
-    """Notes messages, by id, for as long as the block takes; `end` is when its process ends at the latest.
+    """Journals messages, by id, for the length of the block.
 
-    `end` is in epoch seconds. Without S3 nothing is noted, and nobody is suspected later.
+    `end` (epoch seconds) is when the process ends at the latest. Without S3 nothing is journaled, and nobody
+    is suspected later.
     """
     key = f"{JOURNAL_PREFIX}{_KEY_BASE - math.ceil(end)}-{runtime.unique_id()}"
     with contextlib.suppress(Retryable):
@@ -101,7 +102,7 @@ def _journal_group(bucket: str, key: str) -> frozenset[str]:
 
 
 def start_solo(table: str, message_id: str) -> int:
-    """Notes that a message is tried alone; how often that ended its process before."""
+    """Records that a message is tried alone, and returns how often that ended its process before."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         answer = client.update_item(
             TableName=table,
@@ -117,6 +118,6 @@ def start_solo(table: str, message_id: str) -> int:
 
 
 def finish_solo(table: str, message_id: str) -> None:
-    """Notes that a message was tried and its process lives."""
+    """Records that a message was tried and its process lives."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         client.delete_item(TableName=table, Key=state_table.SOLO.key(message_id))

@@ -195,9 +195,9 @@ class RateLimiter:
                 await asyncio.to_thread(self._change, lambda window: (None, pause(window, until)))
 
     async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
-        """Notes what an answer says is left of the limit, if others of the account used some of it.
+        """Records the quota that an answer reports, if other clients of the account used some of it.
 
-        Where it cannot be noted a 429 will tell: that is no reason to fail.
+        A failure to record it is no error, because a 429 will tell.
         """
         reset = int((self._clock() + min(reset_seconds, _MINUTE_MS / 1_000)) * 1_000)
         async with self._lock:

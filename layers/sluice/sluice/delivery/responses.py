@@ -85,7 +85,9 @@ _STATUSES_EVEN_AS_HTML: Final = frozenset(
 
 
 def retry_after(answer: Response) -> float | None:
-    """Seconds the answer asks to wait: Retry-After as seconds or as an HTTP date; None without one."""
+    """Returns the seconds that the answer asks to wait: Retry-After as seconds or as an HTTP date; else
+    None.
+    """
     text = header(answer, "retry-after").strip()
     with contextlib.suppress(ValueError):
         return parse_seconds(text)
@@ -96,7 +98,7 @@ def retry_after(answer: Response) -> float | None:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds, none of them negative; ValueError if this is no finite number."""
+    """Parses seconds, none of them negative; raises ValueError if this is no finite number."""
     seconds = float(text)
     if not math.isfinite(seconds):
         raise ValueError("not a finite number")

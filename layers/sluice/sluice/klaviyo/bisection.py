@@ -41,7 +41,7 @@ class JobDelivery:
         self._sent_again: Job | None = None
 
     async def deliver(self, job: Job) -> bool:
-        """Sees to every event of a job; True if the upstream took all of it as it was."""
+        """Delivers or rejects every event of a job; returns True if the upstream took all of it as it was."""
         if job.size > contract.MAX_BODY_BYTES_OUT and job.events > 1:
             return all([await self.deliver(half) for half in packing.halves(job)])
         rest: Job | None = job
@@ -96,7 +96,7 @@ class JobDelivery:
         return None
 
     async def _remove_named(self, job: Job, reply: ItemsRejected) -> Job | None:
-        """Takes out what the upstream named; what is left is to be sent at once."""
+        """Removes the items that the upstream named; the rest is to be sent at once."""
         taken_apart: dict[int, list[JobEntry]] = {}
         for (entry_index, event_index), fault in reply.faults.items():
             entry = job.entries[entry_index]
@@ -141,7 +141,9 @@ class JobDelivery:
             self._ledger.keep(job, Retry(refusal.after if isinstance(refusal, Transient) else None))
 
     async def _send_samples(self, job: Job, before: int) -> _Samples:
-        """Asks about single events until one is looked at; each that was answered, by its place."""
+        """Sends single events until the upstream looks at one; returns those that were answered, by
+        position.
+        """
         samples: _Samples = {}
         for entry, event in _sample_positions(job) if job.events > 1 else ():
             if self._sender.last_processed > before:
@@ -157,7 +159,7 @@ class JobDelivery:
         return samples
 
     async def _deliver_rest(self, job: Job, refusal: Transient | AccountRejected, samples: _Samples) -> None:
-        """Settles the samples of a job that is at fault itself, and finds the fault in the rest of it."""
+        """Finds the fault in a job that is at fault itself, after its samples are delivered or rejected."""
         for sample, reply in samples.values():
             if isinstance(reply, Accepted):
                 await self._ledger.mark_accepted(sample, reply.ignored)
@@ -193,7 +195,7 @@ class JobDelivery:
             await self._bisect(job)
 
     def _take_from_budget(self) -> bool:
-        """Takes one request from what may be spent on the search."""
+        """Takes one request from the budget of the search."""
         self._requests_left -= 1
         return self._requests_left >= 0
 

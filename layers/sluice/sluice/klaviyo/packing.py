@@ -253,12 +253,14 @@ def _event_size(event: PackedEvent) -> int:
 
 
 def _lone_size(event: PackedEvent) -> int:
-    """Bytes an event takes in a job that has nothing of its profile yet."""
+    """Returns the bytes that an event takes in a job that has nothing of its profile yet."""
     return len(event.attributes) + len(event.profile) + _LONE_BYTES
 
 
 def _row_size(events: Iterable[PackedEvent]) -> int:
-    """Bytes that events in a row take in a new job, at most: those of one entry share its profile."""
+    """Returns the most bytes that consecutive events take in a new job: those of one entry share its
+    profile.
+    """
     size, profile = 0, None
     for event in events:
         size += len(event.attributes) + _EVENT_BYTES
@@ -287,7 +289,7 @@ class _Placed(msgspec.Struct, gc=False):
         return self.job.number if like is None else max(self.job.number, like[0] + 1)
 
     def update(self, profile: bytes) -> bool:
-        """Has the latest entry also do what a newer profile does; False where it cannot."""
+        """Merges a newer profile into the latest entry; returns False if it cannot be merged."""
         merged = merge_profiles(self.entry.profile, profile)
         if merged is None:
             return False
@@ -312,7 +314,7 @@ class _Packer:
         self._told: set[tuple[str, str, bytes, bytes]] = set()  # and no news if repeated
 
     def place(self, group: list[PackedEvent]) -> None:
-        """Puts a group's events into one job if they fit one, else into as few as they can."""
+        """Places a group's events in one job if they fit one, else in as few as possible."""
         job: Job | None = None
         for index, event in enumerate(group):
             floor = 0
@@ -388,7 +390,7 @@ class _Packer:
         return self._superseded.get((event.key, event.id, event.attributes))
 
     def _is_repeat(self, placed: _Placed, event: PackedEvent) -> bool:
-        """Lets an event that is there already stand for this one; what is new in its profile is kept."""
+        """Tells whether an equal event is there already, and keeps what is new in this one's profile."""
         like = self._like(event)
         if like is None:
             return False
@@ -455,7 +457,7 @@ def _joins(placed: _Placed, event: PackedEvent) -> bool:
 
 
 def _growth(job: Job, placed: _Placed | None, event: PackedEvent) -> int:
-    """Bytes a job grows by, at most, if it takes an event."""
+    """Returns the most bytes that a job grows by if it takes an event."""
     if placed is None or placed.job is not job or placed.entry.backfill != event.backfill:
         return _lone_size(event)
     return _event_size(event) if placed.entry.events[-1].profile is event.profile else _lone_size(event)

@@ -254,11 +254,7 @@ def _normalise(profile: ProfileData) -> None:
 
 
 def _make_anonymous(profile: ProfileData) -> None:
-    """Leaves an anonymous caller's profile its strongest identifier, and nothing that could change another.
-
-    It travels with a private key, so that a second identifier, a patch of one or a null could change or
-    merge a profile that a server made.
-    """
+    """Removes from an anonymous caller's profile everything that could attach it to another person's."""
     _keep_identifiers(profile, [name for name, value in _named_identifiers(profile) if value][:1])
     attributes = profile.attributes
     for name in attributes.__struct_fields__:

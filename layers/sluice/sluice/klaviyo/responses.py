@@ -80,7 +80,9 @@ def classify(answer: Response, job: Job) -> Classification:
 
 
 def rate_left(answer: Response) -> tuple[int, float] | None:
-    """Requests left of the account's steady limit, and for how many seconds; None where it is not said."""
+    """Returns the requests left of the account's steady limit, and for how many seconds; None if it is not
+    said.
+    """
     with contextlib.suppress(ValueError):
         remaining = int(header(answer, "ratelimit-remaining"))
         return max(0, remaining), parse_seconds(header(answer, "ratelimit-reset"))

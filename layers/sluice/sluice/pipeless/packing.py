@@ -1,7 +1,7 @@
-"""Batches into calls of ten: as few calls as there can be, every event in its place in the order.
+"""Packs batches into calls of ten: as few calls as possible, every event in its order.
 
-Calls go out one after the other, so objects are written in the order in which they were first seen, and
-no two writes of one object change places. Two events of which neither changes what the other writes may.
+Calls go out one after the other, so objects are written in the order in which they were first seen, and no
+two writes of one object change places. Two events may change places if neither changes what the other writes.
 """
 
 from collections.abc import Iterable, Mapping, Set

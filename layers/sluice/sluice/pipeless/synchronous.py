@@ -29,7 +29,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def create(app: PipelessApp, batch: BatchDocument) -> Reply:
-    """Has a batch written and says what came of it."""
+    """Sends a batch to Pipeless and returns the outcome."""
     body = msgspec.json.encode(batch)
     return reply(runner().run(http.create_events(http.client(), app, body, SECONDS)))
 

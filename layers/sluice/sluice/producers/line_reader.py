@@ -80,7 +80,7 @@ def unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def without(pieces: Iterable[bytes], count: int) -> Iterator[bytes]:
-    """Pieces without their first bytes."""
+    """Yields pieces without their first bytes."""
     for piece in pieces:
         if count < len(piece):
             yield piece[count:]
@@ -88,7 +88,9 @@ def without(pieces: Iterable[bytes], count: int) -> Iterator[bytes]:
 
 
 def until(pieces: Iterable[bytes], count: int) -> Iterator[bytes]:
-    """Pieces to the first that goes beyond so many bytes: without a line's end there may be no other."""
+    """Yields pieces up to the first that goes beyond so many bytes: without a line's end there may be no
+    other.
+    """
     for piece in pieces:
         yield piece
         count -= len(piece)

@@ -89,9 +89,9 @@ def read(
     counts: Counter[str],
     has_time: Callable[[], bool],
 ) -> bool:
-    """Puts an object's lines on the queue while there is time; True if all of them are there.
+    """Puts an object's lines on the queue while there is time; returns True if all of them are there.
 
-    It gets on by some lines in any case. `counts` is right even where it raises `Retryable`.
+    It makes some progress in any case. `counts` is right even if it raises `Retryable`.
     """
     if each.bucket not in settings.import_buckets.split(","):
         raise Retryable(f"bucket {each.bucket} is not one of ImportBuckets")

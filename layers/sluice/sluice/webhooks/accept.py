@@ -190,7 +190,7 @@ def _verify(source: Source, headers: Mapping[str, str], body: bytes, ports: Port
 
 
 def _all_problems(mapped: Mapped, events: Sequence[ValidatedEvent]) -> Iterator[Problem]:
-    """Gives everything invalid in a delivery, for a source that refuses it."""
+    """Returns everything invalid in a delivery, for a source that refuses it."""
     yield from mapped.problems
     yield from mapped.replaced
     for index, each in enumerate(events):

@@ -55,7 +55,7 @@ def _entries(event: MappedEvent, now: datetime) -> list[Entry[Any]]:
 
 
 def _pruned(body: dict[str, Any], problems: Sequence[Problem]) -> dict[str, Any] | None:
-    """Gives an event without the fields that problems point at; None where it needs one of these."""
+    """Returns an event without the fields that problems point at; None if it needs one of these."""
     copy = msgspec.json.decode(msgspec.json.encode(body))
     for problem in problems:
         match [part.replace("~1", "/").replace("~0", "~") for part in (problem.pointer or "").split("/")[1:]]:

@@ -143,7 +143,7 @@ class _Draft:
         self._object_id = _text_of(mapping.object_id, payload, evaluation)
 
     def nodes(self) -> Iterator[object]:
-        """Gives what becomes an event each."""
+        """Returns the parts of the payload that become an event each."""
         when, each = self._mapping.when, self._mapping.each
         if when is not None and not _is_true(self._value(when, ("when",), self._payload)):
             return
@@ -222,7 +222,7 @@ class _Draft:
         return value
 
     def _unique_id(self, given: object) -> str | None:
-        """Gives an id that any upstream takes: the given one, or its hash. None where nothing is given."""
+        """Returns an id that any upstream takes: the given one, or its hash; None if none is given."""
         if given is None or given == "":
             return None
         text = _id_text(given)

@@ -39,7 +39,7 @@ class ObjectRecords(Protocol):
     """Keeps the records of a source's objects. Neither method raises: events go on without a record."""
 
     def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
-        """Gives an object's record, after `people` by metric are added where there is nobody yet."""
+        """Returns an object's record, after adding `people` by metric if there is none yet."""
         ...
 
     def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
@@ -55,12 +55,12 @@ def event_id(event: MappedEvent) -> bytes:
 
 
 def metric_of(event: MappedEvent) -> str:
-    """Gives the name of an event's metric."""
+    """Returns the name of an event's metric."""
     return str(event.body["data"]["attributes"]["metric"]["data"]["attributes"]["name"])
 
 
 def identity(event: MappedEvent) -> Identity:
-    """Gives the identifiers of an event's profile. Blanks identify nobody."""
+    """Returns the identifiers of an event's profile."""
     profile = _profile(event)
     given = {**profile["attributes"], "id": profile.get("id")}
     return {name: str(given[name]) for name in IDENTIFIERS if given.get(name) and str(given[name]).strip()}
@@ -72,9 +72,9 @@ def names_a_person(found: Identity) -> bool:
 
 
 def with_kept_person(event: MappedEvent, record: ObjectRecord) -> MappedEvent:
-    """Gives the event to the person it belongs to by its object's record; the same event where that is so.
+    """Returns the event for the person it belongs to by its object's record.
 
-    The attributes of another person are left out: they would overwrite those of the right one.
+    The attributes of another person are left out, because they would overwrite those of the right one.
     """
     own = identity(event)
     kept = record.people.get(metric_of(event))
