@@ -91,7 +91,9 @@ def mapped(
 
 
 def _by_turns(runtimes: list[Runtime], mischief: Mischief) -> Invoke:
-    """Invocations of whichever runtime is free; the mapping's concurrency sees to it that one is."""
+    """Returns a function that invokes any free runtime; the mapping's concurrency leaves at least one
+    free.
+    """
     free: SimpleQueue[Runtime] = SimpleQueue()
     for each in runtimes:
         free.put(each)

@@ -90,7 +90,7 @@ class Proxy:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[str]:
-        """Its URL."""
+        """Serves for the length of a `with` block, whose value is the URL."""
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,6 @@
-"""Clients as people use them, pointed at the gateway: what arrives, what they raise, when they try again."""
+"""Tests clients as people use them, pointed at the gateway: what arrives, what they raise, when they try
+again.
+"""
 
 import json
 import re

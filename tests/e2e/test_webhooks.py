@@ -1,4 +1,4 @@
-"""Webhooks from their senders to the upstream, on the deployed stack with its policies enforced."""
+"""Tests webhooks from their senders to the upstream, on the deployed stack with its policies enforced."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def deliver(stack: Stack, of: Sample, body: bytes, secret: str | None = None) ->
 
 
 def test_every_sample_arrives_upstream_as_the_events_it_is_expected_to_become(stack: Stack) -> None:
-    """Samples of one order tell of the same events, of which the first counts."""
+    """Checks every sample; several of one order tell of the same events, of which the first counts."""
     expected: dict[str, dict[str, Any]] = {}
     for of in samples():
         events = json.loads(of.expected.read_text())

@@ -10,7 +10,7 @@ from tests.support.aws_stack import forget
 
 
 def forget_clients() -> None:
-    """Clients are bound to the address that stood in the environment when they were made."""
+    """Forgets clients, because they are bound to the address in the environment when they were made."""
     for made in (
         clients.sqs,
         clients.s3,

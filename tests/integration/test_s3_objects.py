@@ -1,4 +1,4 @@
-"""Objects whose lines are bodies: what dispatch makes of S3's word of them, wherever it is cut off."""
+"""Tests objects whose lines are bodies: what dispatch makes of S3's notification, wherever it is cut off."""
 
 import gzip
 import json

@@ -58,7 +58,7 @@ def test_what_the_libraries_sign_is_taken_only_as_it_is() -> None:
 
 
 def variants(library: str) -> Iterator[tuple[str, Headers]]:
-    """Headers, true and false ones, by what was done to them."""
+    """Yields headers, true and false ones, by what was done to them."""
     secret = SECRETS[SCHEME[library]]
     sign = SIGNERS["standard-webhooks" if library == "standardwebhooks" else library]
     now = datetime.now(UTC)

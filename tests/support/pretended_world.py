@@ -253,7 +253,7 @@ class World:
         self._stopping = False
 
     def clock(self) -> float:
-        """Seconds since the epoch, in pretended time."""
+        """Returns the seconds since the epoch, in simulated time."""
         try:
             return START + asyncio.get_running_loop().time()
         except RuntimeError:
@@ -279,7 +279,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Workers and the minute's tick run within this. At its end they finish what they are at."""
+        """Runs the workers and the minute's tick; at the end of the block they finish their work."""
         self._stopping = False
         workers = [asyncio.create_task(self._worker()) for _ in range(self._workers)]
         ticks = asyncio.create_task(self._ticks())

@@ -246,7 +246,7 @@ def _store_rejections(outcome: Outcome, ports: BatchPorts, deadlines: Deadlines)
 
 
 async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outcome:
-    """Delivers what can be delivered of `records` now, and says what is to become of the rest."""
+    """Delivers the records that can be delivered now, and says what becomes of the rest."""
     outcome = Outcome()
     try:
         accounts = ports.accounts()
@@ -323,7 +323,7 @@ def _account_batch[Kind: (StoredMessage, PipelessMessage)](
 async def _park_unknown(
     messages: Mapping[int, StoredMessage | PipelessMessage], ports: PartPorts, outcome: Outcome
 ) -> None:
-    """Parks what is for an account the secret does not name (any more): that may be a mistake."""
+    """Parks messages for an account that the document does not name (any more), which may be a mistake."""
     account = next(iter(messages.values())).account
     try:
         if await ports.delivery.circuits.open(account_id=account, status=NO_ANSWER):
@@ -337,9 +337,9 @@ async def _park_unknown(
 async def _read_objects(
     notified: Mapping[int, Objects], accounts: Accounts, ports: PartPorts, outcome: Outcome
 ) -> None:
-    """Has the lines of objects put on the queue, one object after the other, each as long as there is time.
+    """Puts the lines of objects on the queue, one object after the other, each as long as there is time.
 
-    Word of them stays until there is nothing left to put.
+    The notification stays until there is nothing left to put.
     """
     for number, objects in notified.items():
         outcome.counts["Notifications"] += 1
@@ -358,7 +358,7 @@ async def _read_objects(
 async def _read_claims(
     records: Mapping[int, Record], accounts: Accounts, ports: PartPorts
 ) -> dict[int, _Content]:
-    """What the records that are claims say, read by some threads: each takes S3 a while."""
+    """Reads the records that are claim checks, in some threads, because each takes S3 a while."""
     some = asyncio.Semaphore(CONCURRENT_CLAIMS)
 
     async def read(record: Record) -> _Content:
@@ -370,7 +370,7 @@ async def _read_claims(
 
 
 def _read(record: Record, accounts: Accounts, ports: PartPorts) -> _Content:
-    """What a record says, or why that cannot be told."""
+    """Reads a record, or returns why it cannot be read."""
     try:
         return _decode(record, accounts, ports)
     except (Undeliverable, Retryable) as error:

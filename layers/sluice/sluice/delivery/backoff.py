@@ -10,7 +10,7 @@ MAX_SECONDS: Final = 900.0
 FAST_RETRIES: Final = (
     4  # receives of a message that has failed for half a minute: until then its waits double
 )
-SLOT_RETRIES: Final = 6  # receives a message may spend waiting for its turn before its waits grow
+SLOT_RETRIES: Final = 6  # receives a message may spend waiting for its slot before its waits grow
 GROWTH: Final = 1.1  # a receive, from then on
 JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter ones are spread over half of themselves
 

@@ -1,7 +1,8 @@
-"""All HTTP towards the upstreams, and nothing else: a request in, an `Answer` out, no error but its turn's.
+"""Does all HTTP to the upstreams: a request in, a `Response` out, no error but the slot's.
 
-The client lives as long as the process, so connections outlast an invocation. A request leaves in its turn
-or takes another: what waited for a connection or a busy process would go beside those whose turn it is now.
+The client lives as long as the process, so connections outlast an invocation. A request leaves in its slot or
+takes a new one. If it waited for a connection or a busy process, it would otherwise go beside the requests
+whose slots are now.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ type _Look = Callable[[str, Any], Awaitable[None]]
 
 @functools.cache
 def client() -> httpx2.AsyncClient:
-    """The process's client; it belongs to the one event loop the process runs."""
-    # What the upstream's network would have one account's requests remember is no other account's.
+    """Returns the process's client; it belongs to the one event loop that the process runs."""
+    # Cookies of the upstream's network belong to one account's requests and to no other's.
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return httpx2.AsyncClient(
         http2=True,
@@ -43,16 +44,17 @@ def client() -> httpx2.AsyncClient:
 
 
 class _SlotMissed(Exception):
-    """A request's turn is over, and the connection is kept without it."""
+    """Says that a request missed its slot, and the connection is kept without it."""
 
 
 async def create_job(
-    http: httpx2.AsyncClient, account: KlaviyoAccount, body: bytes, turn: AcquireSlot
+    http: httpx2.AsyncClient, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
 ) -> Response:
-    """Posts one bulk-create job for an account, in its turn.
+    """Posts one bulk job for an account, in its slot.
 
-    `turn` waits for one and says until when (epoch seconds) the request may leave in it. If its connection
-    is there only later it takes another. What `turn` raises is raised here, and nothing was sent.
+    `acquire_slot` waits for a slot and returns until when (epoch seconds) the request may leave in it. If its
+    connection is there only later, the request takes a new slot. An error of `acquire_slot` is raised here,
+    and nothing was sent.
     """
     headers = {
         "Authorization": f"Klaviyo-API-Key {account.private_key}",
@@ -62,11 +64,11 @@ async def create_job(
     }
     url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
     while True:
-        latest = await turn()
+        latest = await acquire_slot()
         limit = asyncio.timeout(TOTAL_SECONDS)
         try:
             return await _post(
-                http, url, headers, body, limit=limit, look=_leave_in_slot(turn, latest, limit)
+                http, url, headers, body, limit=limit, look=_leave_in_slot(acquire_slot, latest, limit)
             )
         except _SlotMissed:
             pass
@@ -75,7 +77,7 @@ async def create_job(
 async def create_events(
     http: httpx2.AsyncClient, app: PipelessApp, body: bytes, seconds: float = TOTAL_SECONDS
 ) -> Response:
-    """Posts one batch for one of Pipeless's apps, which has no windows that it could be late for."""
+    """Posts one batch for an app at Pipeless, which has no windows that it could be late for."""
     headers = {
         "Authorization": f"Bearer {app.api_key}",
         "Accept": "application/json",
@@ -105,7 +107,9 @@ async def _post(
 
 
 async def _read_limited(response: httpx2.Response) -> bytes:
-    """As much of a body as an answer has at most; of one that is packed nothing, as it could be anything."""
+    """Reads as much of a body as an answer may have, and nothing of a compressed one, which could be any
+    size.
+    """
     body = bytearray()
     if response.headers.get("content-encoding", "identity") != "identity":
         return b""  # nobody asked for that
@@ -116,8 +120,8 @@ async def _read_limited(response: httpx2.Response) -> bytes:
     return bytes(body[:MAX_RESPONSE_BYTES])
 
 
-def _leave_in_slot(turn: AcquireSlot, latest: float, limit: asyncio.Timeout) -> _Look:
-    """Looks on as the client sends a request, and has it leave in a turn. Waiting for one is not limited."""
+def _leave_in_slot(acquire_slot: AcquireSlot, latest: float, limit: asyncio.Timeout) -> _Look:
+    """Watches the client send a request, and lets it leave in a slot; waiting for one is not limited."""
 
     async def look(step: str, _: Any) -> None:
         nonlocal latest
@@ -127,7 +131,7 @@ def _leave_in_slot(turn: AcquireSlot, latest: float, limit: asyncio.Timeout) -> 
             # Stopped here it would end its connection, and one that takes long to open would never be used.
             while runtime.time() > latest:
                 limit.reschedule(None)
-                latest = await turn()
+                latest = await acquire_slot()
                 limit.reschedule(asyncio.get_running_loop().time() + TOTAL_SECONDS)
 
     return look

@@ -1,8 +1,7 @@
-"""Delivers one account's messages: packs them into jobs, sends those in order, heeds the account's circuit.
+"""Delivers one account's messages: packs them into jobs, and sends those in order.
 
-Every event ends in one of four ways: delivered (the upstream has it), rejected (with the reason),
-parked (safe until its account's circuit closes), or its message is in `Outcome.retry` and stays on the
-queue.
+Every event ends in one of four ways: delivered (the upstream has it), rejected (with the reason), parked
+(safe until its account's circuit closes), or its message is in `Outcome.retry` and stays on the queue.
 """
 
 import asyncio

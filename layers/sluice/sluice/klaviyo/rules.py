@@ -179,7 +179,7 @@ def is_email(text: str) -> bool:
 def identifiers(profile: ProfileData) -> tuple[str | UnsetType | None, ...]:
     """Returns a profile's identifiers in the contract's order, the strongest first.
 
-    One that is null, empty or blank is not given: it is None.
+    A null, empty or blank one is not given: it is None.
     """
     given = _identifiers_as_sent(profile)
     if _are_plain(given):

@@ -1,4 +1,4 @@
-"""Asks the upstream about one account's jobs, each in its turn, and keeps what that says of the account."""
+"""Sends one account's jobs, each in its slot, and keeps what the answers say of the account."""
 
 import asyncio
 import contextlib
@@ -58,9 +58,10 @@ class JobSender:
         self._counts = counts
 
     async def send(self, job: Job, *, sample: bool = False) -> Reply | None:
-        """Sends a job when it is its turn, again after a throttle, and judges the answer.
+        """Sends a job in its slot, again after a 429, and classifies the answer.
 
-        None if no job of this account is looked at for now. Raises `OutOfTime` where there is no turn.
+        Returns None if no job of this account is sent for now. Raises `NoSlotBeforeDeadline` if there is no
+        slot.
         """
         body = job.body()
         while True:
@@ -101,7 +102,7 @@ class JobSender:
         """Sends a job in its slot, and returns its number and the classification of the answer."""
         slot = number = 0
 
-        async def turn() -> float:
+        async def acquire_slot() -> float:
             nonlocal slot, number
             if number:
                 self._counts["MissedSlots"] += 1
@@ -109,7 +110,7 @@ class JobSender:
             self.last_sent = number = self.last_sent + 1
             return slot / 1_000 + SLOT_TOLERANCE_SECONDS
 
-        answer = await self._create_job(self._account, body, turn)
+        answer = await self._create_job(self._account, body, acquire_slot)
         self._counts["UpstreamRequests"] += 1
         if (left := responses.rate_left(answer)) is not None:
             with contextlib.suppress(Retryable):  # what became of the job matters more

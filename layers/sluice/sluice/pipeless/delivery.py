@@ -76,7 +76,7 @@ class _Delivery:
             await self._deliver(call)
 
     async def _deliver(self, call: Sequence[PackedEvent]) -> bool:
-        """Sees to every event of a call; True if all of it was taken as it was."""
+        """Delivers or rejects every event of a call; returns True if all of it was taken as it was."""
         verdict = await self._send_in_slot(call)
         match verdict:
             case Accepted():
@@ -97,7 +97,7 @@ class _Delivery:
     async def _send_in_slot(
         self, call: Sequence[PackedEvent]
     ) -> Accepted | JobRejected | AccountRejected | Retry:
-        """Sends a call when it is its turn, again after a throttle; a wait if nothing is known of it yet."""
+        """Sends a call in its slot, again after a 429; returns a wait if nothing is known of it yet."""
         if any(packing.must_follow(each.event, self._waiting) for each in call):
             return Retry()
         body = packing.body(call)
@@ -127,7 +127,7 @@ class _Delivery:
         return self._rejected_account
 
     async def _bisect(self, call: Sequence[PackedEvent]) -> None:
-        """Finds what is bad in a call of several events."""
+        """Finds the bad event in a call of several."""
         middle = len(call) // 2
         left, right = call[:middle], call[middle:]
         # If the left half is fine what is bad is in the right one, and nobody needs to be asked about all of
