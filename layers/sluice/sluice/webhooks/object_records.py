@@ -60,7 +60,7 @@ def metric_of(event: MappedEvent) -> str:
 
 
 def identity(event: MappedEvent) -> Identity:
-    """Returns the identifiers of an event's profile."""
+    """Returns the identifiers of an event's profile; blanks identify nobody."""
     profile = _profile(event)
     given = {**profile["attributes"], "id": profile.get("id")}
     return {name: str(given[name]) for name in IDENTIFIERS if given.get(name) and str(given[name]).strip()}
