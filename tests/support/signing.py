@@ -1,4 +1,4 @@
-"""Webhooks signed as each sender does: after their documents, with no code of the gateway."""
+"""Signs webhooks as each sender does: after their documents, with no code of the gateway."""
 
 import base64
 import hashlib

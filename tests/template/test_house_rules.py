@@ -1,4 +1,4 @@
-"""Rules of this house, which no linter knows, held by the expanded template for every parameter it allows.
+"""Holds the expanded template to rules that no linter knows, for every parameter it allows.
 
 A rule is a function that yields what is wrong. Each is tried twice: on the template, where it must find
 nothing, and on templates broken on purpose, where it must find something.

@@ -783,7 +783,7 @@ class TestMessages:
 
 
 def shared(size):
-    """Bytes of one size, made once: what is measured is packing, not making events."""
+    """Returns bytes of one size, made once, because packing is measured and not the making of events."""
     return b"{}".ljust(size)
 
 

@@ -432,7 +432,7 @@ TIMES = st.sampled_from(
 
 
 def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects with any of these fields."""
+    """Draws objects with any of these fields."""
     return st.fixed_dictionaries({}, optional=fields)
 
 
@@ -475,7 +475,7 @@ VALID = st.one_of(
 
 
 def places(document: Any, pointer: str = "") -> list[str]:
-    """Pointers to everything in a document but itself."""
+    """Returns pointers to everything in a document but itself."""
     items = document.items() if isinstance(document, dict) else enumerate(document)
     found = []
     for name, value in items:

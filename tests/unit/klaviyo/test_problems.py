@@ -1,4 +1,6 @@
-"""Refusals: everything wrong at once, whatever else is wrong, in a bounded answer to a body of any size."""
+"""Tests refusals: everything wrong at once, whatever else is wrong, in a bounded answer to a body of any
+size.
+"""
 
 import msgspec
 import pytest

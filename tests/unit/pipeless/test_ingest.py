@@ -1,4 +1,4 @@
-"""Pipeless's front: who may send to which app, what is stored, and how a refusal is worded."""
+"""Tests Pipeless's route: who may send to which app, what is stored, and how a refusal is worded."""
 
 import json
 from hashlib import sha256

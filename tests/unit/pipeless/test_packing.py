@@ -1,4 +1,6 @@
-"""Batches into calls: nothing lost, nothing twice, ten at most, as few as can be, and all in order."""
+"""Tests packing of batches into calls: nothing lost or twice, ten at most, as few as possible, all in
+order.
+"""
 
 from datetime import timedelta
 from itertools import chain, pairwise

@@ -1,4 +1,4 @@
-"""Pipeless's batches: what is accepted, and every problem of what is not."""
+"""Tests Pipeless's batches: those accepted, and every problem of the others."""
 
 import bisect
 import json
