@@ -51,6 +51,14 @@ test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but that
 test-unit: $(DEVELOPMENT) ## run the unit tests alone, after each change
 	$(RUN) pytest tests/unit -n auto --dist worksteal
 
+.PHONY: simulate
+simulate: $(DEVELOPMENT) ## run the functions in pretended worlds that seeds decide (SEEDS=10000, SEED=… for one, with its trace)
+	@PYTHONHASHSEED=0 $(RUN) tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: mutate
+mutate: $(DEVELOPMENT) ## break the code in seventy ways, to see that the simulator notices
+	@$(RUN) tests.simulation.mutate $(ARGS)
+
 .PHONY: lint
 lint: .venv-sam/.ready $(DEVELOPMENT) ## check style, types, the direction of imports and the template
 	$(RUN) ruff check .

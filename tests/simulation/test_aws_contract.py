@@ -1,5 +1,6 @@
 """The models of AWS do what moto does: the same table of calls is made to both."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -244,7 +245,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with mock_aws():
-        clients: Any = {name: boto3.client(name) for name in ("dynamodb", "s3", "sqs")}  # type: ignore[call-overload]
+        clients: Any = {name: boto3.client(name) for name in ("dynamodb", "s3", "sqs")}
         clients["secrets"] = boto3.client("secretsmanager")
         clients["dynamodb"].create_table(
             TableName="state",
@@ -314,7 +315,7 @@ def _queue_scenario(sqs: Any, url: str, wait: Callable[[float], None]) -> list[A
     seen.append([each["Id"] for each in sqs.send_message_batch(QueueUrl=url, Entries=entries)["Successful"]])
 
     def receive() -> list[Any]:
-        found = sqs.receive_message(
+        found: list[Any] = sqs.receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, AttributeNames=["All"], MessageAttributeNames=["All"]
         ).get("Messages", [])
         for each in found:
@@ -358,7 +359,7 @@ def _ids(answer: Any) -> tuple[list[str], list[str]]:
 
 
 def test_a_queue_behaves_as_motos_does(emulated: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    import moto.sqs.models as moto_sqs
+    moto_sqs: Any = importlib.import_module("moto.sqs.models")
 
     clock = Clock()
     model = SQS([Queue("q", clock)])

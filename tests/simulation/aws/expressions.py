@@ -41,7 +41,7 @@ class Names:
 
     def check(self, *expressions: str | None) -> None:
         """Raises where a placeholder is defined and not used, or the other way round."""
-        used = {token for text in expressions if text for token in _tokens(text) if token[0] in "#:"}
+        used = {token for text in expressions if text for token in _placeholders(text)}
         defined = self.names.keys() | self.values.keys()
         if used != defined:
             raise InvalidExpression(f"placeholders used {sorted(used)}, defined {sorted(defined)}")
@@ -74,6 +74,11 @@ def _tokens(text: str) -> Iterator[str]:
             raise InvalidExpression(f"syntax error at {text[position:]!r}")
         position = match.end()
         yield match[1] or match[2]
+
+
+@functools.cache
+def _placeholders(text: str) -> frozenset[str]:
+    return frozenset(token for token in _tokens(text) if token[0] in "#:")
 
 
 class _Parser:

@@ -75,7 +75,7 @@ class Queue:
         self.visibility = visibility
         self.messages: dict[str, Message] = {}
         self.receives = 0
-        self._clock = clock
+        self.clock = clock
         self._retention = retention
         self._dead_letters = dead_letters
         self._max_receives = max_receives
@@ -91,14 +91,14 @@ class Queue:
 
     def send(self, body: str, group: str | None, attributes: dict[str, dict[str, str]]) -> Message:
         """Puts a new message on the queue."""
-        now = self._clock()
+        now = self.clock()
         message = Message(self._new_id(), body, now, group, attributes, now)
         self._take(message, "sent")
         return message
 
     def receive(self, most: int) -> list[Message]:
         """Hands out up to `most` visible messages; those received too often go to the dead letters."""
-        now = self._clock()
+        now = self.clock()
         self._show(now)
         given: list[Message] = []
         for message in self._in_order():
@@ -130,7 +130,7 @@ class Queue:
         message = self._by_handle.get(handle)
         if message is None:
             return "ReceiptHandleIsInvalid"
-        now = self._clock()
+        now = self.clock()
         if message.id not in self.messages or message.visible_at <= now:
             return "MessageNotInflight"
         self._hide(message, now + seconds)
@@ -138,9 +138,9 @@ class Queue:
 
     def next_visible(self) -> float | None:
         """When the next message can be received; None if nothing waits for that."""
-        self._show(self._clock())
+        self._show(self.clock())
         if self._visible:
-            return self._clock()
+            return self.clock()
         self._drop_stale()
         return self._hidden[0][0] if self._hidden else None
 
@@ -207,7 +207,7 @@ class Queue:
         if self._dead_letters is not None:
             # A dead letter keeps the time of its first sending: its retention goes on.
             moved = Message(
-                message.id, message.body, message.sent, message.group, message.attributes, self._clock()
+                message.id, message.body, message.sent, message.group, message.attributes, self.clock()
             )
             moved.receives = message.receives
             self._dead_letters._take(moved, "moved")

@@ -1,0 +1,211 @@
+"""HTTP in memory: httpx2's real client over a transport that reaches the fake upstreams.
+
+A request waits for its connection, tells the client's `trace` when its first byte would leave, travels,
+arrives, and its answer travels back. Each of these can go wrong. What arrives is handled even if nobody
+waits for the answer any more.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from email.utils import formatdate
+from types import ModuleType
+from typing import Any
+
+import httpx2
+import msgspec
+
+from tests.simulation.faults import Fault
+from tests.simulation.ledger import marks_in
+from tests.simulation.outside import Outside
+from tests.simulation.scheduler import START, Killed, Process
+
+type Answer = tuple[int, dict[str, str], bytes]
+type Arrive = Callable[[str, str, dict[str, str], bytes], Answer]
+
+TOLD = 12  # events of a request that are named in the trace
+CONNECTION_SECONDS = 50.0  # that an idle connection is kept
+NETWORK_SECONDS = (0.01, 0.08)  # how long a request travels: clocks and this together must stay within 0.3 s
+_PAGE = b"<!DOCTYPE html><html><title>Just a moment...</title></html>"
+_JSON = {"Content-Type": "application/vnd.api+json"}
+_HTML = {"Content-Type": "text/html; charset=UTF-8"}
+_STEP = {"http2": "http2.send_request_headers.started", "http11": "http11.send_request_headers.started"}
+
+
+class Upstream:
+    """The network between the processes and the vendors.
+
+    `arrive` handles a request: method, URL, headers and body. `count` is told whose requests arrive that are
+    answered by something else. `protocols` says by host how it is spoken to.
+    """
+
+    def __init__(
+        self,
+        outside: Outside,
+        arrive: Arrive,
+        *,
+        account_of: Callable[[httpx2.Request], str],
+        counted: Callable[[str, int, bytes], None],
+        protocol: str,
+        chance: random.Random,
+    ) -> None:
+        self.outside = outside
+        self.arrive = arrive
+        self.account_of = account_of
+        self.counted = counted
+        self.protocol = protocol
+        self.chance = chance
+
+
+class Transport(httpx2.AsyncBaseTransport):
+    """The connections of one process."""
+
+    def __init__(self, process: Process, upstream: Upstream) -> None:
+        self._process = process
+        self._upstream = upstream
+        self._free: list[float] = []  # until when each idle connection lives
+        self._lost: set[str] = set()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Sends a request, or fails as the network does."""
+        process, outside = self._process, self._upstream.outside
+        if not process.alive:
+            raise Killed
+        body = await request.aread()
+        account = self._upstream.account_of(request)
+        operation = "upstream.klaviyo" if "/api/" in request.url.path else "upstream.pipeless"
+        fault, chance = outside.draw(process, operation, (account, operation))
+        marks = list(marks_in(body))
+        to = f"{account} events {marks}" if len(marks) <= TOLD else f"{account} {len(marks)} events"
+        how = ""
+        try:
+            if fault is Fault.CRASH_BEFORE:
+                outside.crash(process, operation, to, fault)
+            if fault is Fault.STALL:
+                outside.stall(process, chance)
+            status, headers, content = await self._exchange(request, body, account, fault, chance)
+            how = str(status)
+            if fault is Fault.CRASH_AFTER:
+                outside.crash(process, operation, to, fault)
+        except Killed:
+            how = "killed"
+            raise
+        except BaseException as error:
+            how = type(error).__name__
+            raise
+        finally:
+            told = f"[{fault}] {how}" if fault else how
+            outside.trace.add(outside.scheduler.now, process.name, operation, to, told)
+        return httpx2.Response(status, headers=headers, content=content, request=request)
+
+    async def _exchange(
+        self, request: httpx2.Request, body: bytes, account: str, fault: Fault | None, chance: random.Random
+    ) -> Answer:
+        scheduler = self._upstream.outside.scheduler
+        await self._connect(request, fault, chance)
+        trace = request.extensions.get("trace")
+        if trace is not None:
+            await trace(_STEP[self._upstream.protocol], {})
+        there, back = (self._upstream.chance.uniform(*NETWORK_SECONDS) for _ in range(2))
+        answers: list[Answer] = []
+        arrival = scheduler.now + there
+        scheduler.call_at(
+            arrival, lambda: answers.append(self._answer(request, body, account, fault, chance))
+        )
+        limit = request.extensions["timeout"]["read"]
+        await asyncio.sleep(there)
+        if fault is Fault.SLOW:
+            await self._wait(chance.uniform(1.0, 14.0), limit)
+        if fault in {Fault.HUNG, Fault.HUNG_DONE}:
+            await self._wait(limit + 1.0, limit)
+        if fault in {Fault.RESET, Fault.RESET_TAKEN}:
+            raise httpx2.ReadError("connection reset")
+        await asyncio.sleep(max(0.0, arrival + back - scheduler.now))
+        if not answers:  # the process stood still in between, and what has arrived is due at this moment
+            await asyncio.sleep(0.001)
+        self._free.append(scheduler.now + CONNECTION_SECONDS)
+        [answer] = answers
+        return answer
+
+    async def _connect(self, request: httpx2.Request, fault: Fault | None, chance: random.Random) -> None:
+        now = self._upstream.outside.scheduler.now
+        limit = request.extensions["timeout"]["connect"]
+        self._free = [until for until in self._free if until > now]
+        if fault is Fault.NO_CONNECTION:
+            await asyncio.sleep(0.05)
+            raise httpx2.ConnectError("connection refused")
+        if fault is Fault.SLOW_CONNECTION:
+            seconds = chance.choice((0.3, 1.0, 2.5, 4.0))
+            if seconds > limit:
+                await asyncio.sleep(limit)
+                raise httpx2.ConnectTimeout("timed out")
+            await asyncio.sleep(seconds)
+        elif self._free and self._upstream.protocol == "http11":
+            self._free.pop()
+        elif not self._free:
+            await asyncio.sleep(self._upstream.chance.uniform(0.02, 0.12))
+
+    async def _wait(self, seconds: float, limit: float) -> None:
+        await asyncio.sleep(min(seconds, limit))
+        if seconds > limit:
+            raise httpx2.ReadTimeout("timed out")
+
+    def _answer(
+        self, request: httpx2.Request, body: bytes, account: str, fault: Fault | None, chance: random.Random
+    ) -> Answer:
+        """What the upstream, or something in front of it, answers on arrival."""
+        if fault in _INSTEAD:
+            status, headers, content = _INSTEAD[fault](chance, self._upstream.outside.scheduler.now)
+            self._upstream.counted(account, status, body)
+            return status, headers, content
+        if fault in {Fault.HUNG, Fault.RESET}:
+            self._upstream.counted(account, 0, body)
+            return 0, {}, b""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return self._upstream.arrive(request.method, request.url.path, headers, body)
+
+
+def module_with(transport: Callable[[], Transport]) -> ModuleType:
+    """Returns httpx2 with clients that use a transport in place of the network."""
+    module = ModuleType("httpx2")
+    vars(module).update(vars(httpx2))
+
+    class AsyncClient(httpx2.AsyncClient):
+        def __init__(self, **given: Any) -> None:
+            given |= {"http2": False, "transport": transport(), "trust_env": False}
+            super().__init__(**given)
+
+    vars(module)["AsyncClient"] = AsyncClient
+    return module
+
+
+def _error(status: int, pointer: str = "/data", **source: str) -> Answer:
+    where = source or {"pointer": pointer}
+    errors = [{"code": "error", "detail": f"A fault answered {status}.", "source": where}]
+    return status, _JSON, msgspec.json.encode({"errors": errors})
+
+
+def _throttle(chance: random.Random, now: float, *, form: str) -> Answer:
+    seconds = chance.choice((1, 3, 10, 60, 600))
+    status, headers, body = _error(429)
+    value = {"seconds": str(seconds), "date": formatdate(START + now + seconds, usegmt=True)}.get(form)
+    return status, headers | ({"Retry-After": value} if value else {}), body
+
+
+_INSTEAD: dict[Fault | None, Callable[[random.Random, float], Answer]] = {
+    Fault.THROTTLED: lambda chance, now: _throttle(chance, now, form="seconds"),
+    Fault.THROTTLED_DATE: lambda chance, now: _throttle(chance, now, form="date"),
+    Fault.THROTTLED_BARE: lambda chance, now: _throttle(chance, now, form="none"),
+    Fault.JSON_500: lambda *_: _error(500),
+    Fault.PAGE_502: lambda *_: (502, _HTML, _PAGE),
+    Fault.PAGE_403: lambda *_: (403, _HTML, _PAGE),
+    Fault.PAGE_400: lambda *_: (400, _HTML, _PAGE),
+    Fault.PAGE_200: lambda *_: (200, _HTML, _PAGE),
+    Fault.MOVED: lambda *_: (302, {"Location": "https://elsewhere.test/"}, b""),
+    Fault.TIMEOUT_408: lambda *_: _error(408),
+    Fault.UNAUTHORIZED: lambda *_: _error(401),
+    Fault.FORBIDDEN: lambda *_: _error(403),
+    Fault.MISSING: lambda *_: _error(404),
+    Fault.GONE: lambda *_: _error(410),
+    Fault.HEADER_400: lambda *_: _error(400, parameter="revision"),
+}

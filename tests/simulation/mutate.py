@@ -1,0 +1,198 @@
+"""Checks that the simulator notices broken code: `python -m tests.simulation.mutate`.
+
+Two kinds of mutants are made of the package, one at a time, in a copy of its sources, and simulated until a
+seed breaks an invariant. The first kind takes back what a commit has mended (`mutations/`, a file a commit).
+The second is generated: a comparison, a condition, a constant, a returned value or a statement of the modules
+on which delivery depends is changed. What survives is listed; docs/development.md explains each.
+"""
+
+import argparse
+import ast
+import copy
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.simulation.image import ROOT, TREE
+
+MUTATIONS = Path(__file__).with_name("mutations")
+GENERATED = 50
+SEEDS = 150
+SECONDS = 900.0
+PACKAGE = "layers/sluice/sluice"
+MODULES = (
+    f"{PACKAGE}/dispatch.py",
+    f"{PACKAGE}/delivery/parking.py",
+    f"{PACKAGE}/delivery/poison.py",
+    f"{PACKAGE}/delivery/rate_limiter.py",
+    f"{PACKAGE}/receipts.py",
+)
+_FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+_SAID_ONLY = ("logger", "metrics", "counts")  # what is logged or counted changes nothing
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One file of the package with a change in it."""
+
+    name: str
+    file: str
+    source: str
+
+
+def reverted() -> Iterator[Mutant]:
+    """Yields a mutant for each commit whose mending still can be taken back."""
+    for path in sorted(MUTATIONS.glob("*.toml")):
+        said = tomllib.loads(path.read_text())
+        source = (ROOT / said["file"]).read_text()
+        if source.count(said["mended"]) != 1:
+            raise SystemExit(f"{path.name}: {said['file']} does not have, once, what the commit made of it")
+        changed = source.replace(said["mended"], said["broken"])
+        yield Mutant(f"{path.stem}: {said['subject']}", said["file"], changed)
+
+
+def generated(count: int, seed: int = 0) -> Iterator[Mutant]:
+    """Yields so many mutants, drawn evenly from the modules."""
+    chance = random.Random(seed)
+    for number in range(count):
+        file = MODULES[number % len(MODULES)]
+        source = (ROOT / file).read_text()
+        tree = ast.parse(source)
+        changes = list(_changes(tree))
+        what, line, changed = chance.choice(changes)
+        yield Mutant(f"{file.removeprefix(PACKAGE + '/')}:{line} {what}", file, ast.unparse(changed))
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[str, int, ast.Module]]:
+    """Yields every change of a module, with what it is and where."""
+    for index, node in enumerate(ast.walk(tree)):
+        for what, number in _possible(node):
+            changed = copy.deepcopy(tree)
+            target = next(each for at, each in enumerate(ast.walk(changed)) if at == index)
+            _change(target, number)
+            line = getattr(node, "lineno", 0) or 0
+            yield what, line, ast.fix_missing_locations(changed)
+
+
+def _possible(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yields the changes that a node allows, each with a number that `_change` knows."""
+    match node:
+        case ast.Compare(ops=[operator]):
+            yield f"{ast.unparse(node)}: {type(operator).__name__} flipped", 0
+        case ast.If() | ast.While() | ast.IfExp() if not isinstance(node.test, ast.Compare):
+            yield f"condition {ast.unparse(node.test)} negated", 0
+        case ast.BoolOp():
+            yield f"{ast.unparse(node)}: and, or swapped", 0
+        case ast.Constant(value=bool() as value):
+            yield f"{value} swapped", 0
+        case ast.Constant(value=int() | float() as value):
+            yield f"{value} + 1", 0
+            yield f"{value} - 1", 1
+        case ast.BinOp(op=ast.Add() | ast.Sub()):
+            yield f"{ast.unparse(node)}: + and - swapped", 0
+        case (
+            ast.FunctionDef() | ast.AsyncFunctionDef() | ast.For() | ast.With() | ast.AsyncWith() | ast.Try()
+        ):
+            for number, statement in enumerate(node.body):
+                if _matters(statement):
+                    yield f"without {ast.unparse(statement).splitlines()[0]}", number
+
+
+def _matters(statement: ast.stmt) -> bool:
+    """Tells whether a statement does something that can be left out."""
+    if not isinstance(statement, ast.Expr | ast.AugAssign | ast.Delete):
+        return False
+    if isinstance(statement, ast.Expr) and not isinstance(statement.value, ast.Call | ast.Await):
+        return False
+    return not any(name in ast.unparse(statement) for name in _SAID_ONLY)
+
+
+def _change(node: ast.AST, number: int) -> None:
+    match node:
+        case ast.Compare(ops=[operator]):
+            node.ops = [_FLIPPED[type(operator)]()]
+        case ast.If() | ast.While() | ast.IfExp():
+            node.test = ast.UnaryOp(ast.Not(), node.test)
+        case ast.BoolOp(op=operator):
+            node.op = ast.Or() if isinstance(operator, ast.And) else ast.And()
+        case ast.Constant(value=bool() as value):
+            node.value = not value
+        case ast.Constant(value=int() | float() as value):
+            node.value = value + 1 if number == 0 else value - 1
+        case ast.BinOp(op=operator):
+            node.op = ast.Sub() if isinstance(operator, ast.Add) else ast.Add()
+        case (
+            ast.FunctionDef() | ast.AsyncFunctionDef() | ast.For() | ast.With() | ast.AsyncWith() | ast.Try()
+        ):
+            node.body[number] = ast.Pass()
+
+
+def is_found(mutant: Mutant, seeds: int) -> str:
+    """Simulates a mutant; returns how it was found, or nothing if it survives."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        tree = Path(name)
+        for part in ("layers/sluice", "functions"):
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__", "viewer"))
+        (tree / mutant.file).write_text(mutant.source)
+        command = [sys.executable, "-m", "tests.simulation", "--seeds", str(seeds), "--jobs", "1", "--stop"]
+        environment = {**os.environ, TREE: name, "PYTHONHASHSEED": "0"}
+        try:
+            run = subprocess.run(
+                command,
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "it takes for ever"
+        if run.returncode == 0:
+            return ""
+        said = [line for line in run.stdout.splitlines() if line.startswith("seed ")]
+        return said[0] if said else (run.stderr.strip().splitlines() or ["it ends"])[-1]
+
+
+def main() -> int:
+    """Runs all mutants; returns 1 if more than one in ten survives."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutate", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="that a mutant must survive")
+    parser.add_argument("--generated", type=int, default=GENERATED, help="mutants that are made up")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    mutants = [*reverted(), *generated(arguments.generated)]
+    survivors: list[str] = []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        outcomes = pool.map(lambda mutant: is_found(mutant, arguments.seeds), mutants)
+        for number, (mutant, found) in enumerate(zip(mutants, outcomes, strict=True), 1):
+            print(f"{number} of {len(mutants)}: {mutant.name}: {found or 'SURVIVES'}", flush=True)
+            if not found:
+                survivors.append(mutant.name)
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} found")
+    for name in survivors:
+        print(f"survives: {name}")
+    return 1 if len(survivors) * 10 > len(mutants) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

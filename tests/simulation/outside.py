@@ -1,0 +1,94 @@
+"""The border between a process and the world: every call across it takes time, and meets the weather."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.simulation.faults import CRASHES, Fault, Faults
+from tests.simulation.scheduler import Killed, Process, Scheduler
+from tests.simulation.trace import Trace
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: the fault that meets it, if any, and chance for the details."""
+
+    scheduler: Scheduler
+    latency: float
+    fault: Fault | None
+    chance: random.Random
+
+    def take_time(self) -> None:
+        """Waits as long as such a call usually takes."""
+        self.scheduler.sleep(self.latency)
+
+    def wait(self, seconds: float) -> None:
+        """Waits for so long."""
+        self.scheduler.sleep(seconds)
+
+
+class Outside:
+    """All calls of all processes to the outside."""
+
+    def __init__(self, scheduler: Scheduler, faults: Faults, trace: Trace, chance: random.Random) -> None:
+        self.scheduler = scheduler
+        self.faults = faults
+        self.trace = trace
+        self.counts: dict[str, int] = {}
+        self.disturbed: set[Process] = set()  # that met a fault since they were invoked
+        self._chance = chance
+
+    @contextlib.contextmanager
+    def call(self, process: Process, operation: str, to: str, of: tuple[str, ...]) -> Iterator[Call]:
+        """Surrounds one call: draws its fault, crashes the process if it is a crash, notes how it went."""
+        if not process.alive:
+            raise Killed
+        fault, chance = self.draw(process, operation, of)
+        if fault is Fault.CRASH_BEFORE:
+            self.crash(process, operation, to, fault)
+        if fault is Fault.STALL:
+            self.stall(process, chance)
+        how = ""
+        try:
+            yield Call(self.scheduler, self._chance.uniform(0.002, 0.02), _of_call(fault), chance)
+        except Killed:
+            how = "killed"
+            raise
+        except Exception as error:
+            how = type(error).__name__
+            raise
+        finally:
+            self._note(process, operation, to, fault, how)
+        if fault is Fault.CRASH_AFTER:
+            self.crash(process, operation, to, fault)
+
+    def draw(
+        self, process: Process, operation: str, of: tuple[str, ...]
+    ) -> tuple[Fault | None, random.Random]:
+        """Counts a call and draws its fault."""
+        self.counts[operation] = self.counts.get(operation, 0) + 1
+        drawn = self.faults.draw(operation, self.scheduler.now, of)
+        if drawn is None:
+            return None, self._chance
+        self.disturbed.add(process)
+        return drawn
+
+    def crash(self, process: Process, operation: str, to: str, fault: Fault) -> None:
+        """Ends the process within this call."""
+        self.trace.add(self.scheduler.now, process.name, operation, to, fault)
+        process.kill()
+        raise Killed
+
+    def stall(self, process: Process, chance: random.Random) -> None:
+        """Lets the whole process stand still for a while."""
+        process.stalled_until = self.scheduler.now + chance.choice((0.1, 0.3, 1.0, 4.0, 20.0))
+        self.scheduler.sleep(0.0)
+
+    def _note(self, process: Process, operation: str, to: str, fault: Fault | None, how: str) -> None:
+        self.trace.add(self.scheduler.now, process.name, operation, to, f"[{fault}] {how}" if fault else how)
+
+
+def _of_call(fault: Fault | None) -> Fault | None:
+    """The fault as the call itself sees it."""
+    return None if fault in CRASHES or fault is Fault.STALL else fault

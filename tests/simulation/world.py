@@ -1,0 +1,651 @@
+"""One run: everything around the functions, what is sent, and what is checked."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httpx2
+import msgspec
+
+from devstack.fake_upstream import Klaviyo, Pipeless
+from tests.simulation import http
+from tests.simulation.aws.dynamodb import DynamoDB
+from tests.simulation.aws.s3 import S3
+from tests.simulation.aws.secrets_manager import SecretsManager
+from tests.simulation.aws.sqs import SQS, Disorder, Message, Queue
+from tests.simulation.environment import Environment
+from tests.simulation.event_source_mapping import Invoker, Mapping
+from tests.simulation.faults import (
+    AWS,
+    CRASHES,
+    UPSTREAM_PASSING,
+    UPSTREAM_REFUSING,
+    Fault,
+    Faults,
+    Outage,
+    Weather,
+)
+from tests.simulation.ledger import Broken, Kind, Ledger, marks_in
+from tests.simulation.load import (
+    APPS,
+    BULK,
+    CALLS_PER_MINUTE,
+    DROPS,
+    KLAVIYO,
+    LATE,
+    Dropped,
+    Load,
+    Maker,
+    Mix,
+    Produced,
+    Request,
+    accounts_document,
+    notice,
+    private_key,
+)
+from tests.simulation.outside import Outside
+from tests.simulation.scheduler import START, Killed, Process, Scheduler, Strand, Stuck
+from tests.simulation.trace import Trace
+
+HOUR = 3_600.0
+#: Limits of the package that some runs set low, so that little is enough to reach them.
+KNOBS: dict[tuple[str, str], Any] = {
+    ("klaviyo.packing", "MAX_EVENTS_PER_REQUEST"): 3,
+    ("delivery.parking", "OBJECT_MESSAGES"): 2,
+    ("producers.s3_objects", "GROUP_LINES"): 4,
+    ("producers.s3_objects", "LINES_TOGETHER"): 3,
+    ("message", "PLAIN_BYTES"): 300,
+    ("message", "MESSAGE_BYTES"): 700,
+    ("receipts", "_BATCH"): 2,
+}
+ASKED = 0.3  # of the bulk requests
+MOST_SWITCHES = 1_000_000  # of strands in a run
+CALLS_A_RECEIVE, CALLS_AN_INVOCATION = 30, 20  # to AWS, at most
+WORKERS = 3
+#: Seconds of a window, and the requests in it. Pipeless's is ours: `calls_per_minute`, and one by the way.
+KLAVIYO_LIMITS = ((1, 10), (60, 150))
+PIPELESS_LIMITS = ((60, CALLS_PER_MINUTE + 1),)
+CLOCKS_WITHIN = 0.1  # seconds by which a clock is off at most where limits are checked
+DISPATCH_SECONDS, REJECT_SECONDS, RESUME_SECONDS, INGEST_SECONDS = 120.0, 60.0, 55.0, 15.0
+EVENTS_VISIBILITY, REJECTED_VISIBILITY = 1_380.0, 1_320.0
+RETENTION = 1_209_600.0
+MAX_RECEIVES = 500
+_FIELDS = ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
+_INGEST_ONLY = {
+    "CONFIG_BUCKET": "configuration",
+    "WEBHOOK_SECRETS": "sluice/webhooks/",
+    "ALLOWED_ORIGINS": "*",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a seed decides before a run begins."""
+
+    seed: int
+    weather: Weather
+    mix: Mix
+    load_seconds: float
+    skew: float
+    jumps: bool
+    protocol: str
+    memory: int
+    window: float
+    twice: float
+    loses: float
+    cold: float
+    inbound_limits: str
+    attribution: str
+    attributed: bool
+    duplicates: str
+    failing_until: float
+    knobs: dict[tuple[str, str], Any]
+
+    @property
+    def limits_hold(self) -> bool:
+        """Tells whether clocks agree well enough for the accounts' limits to be kept."""
+        return self.skew <= CLOCKS_WITHIN and not self.jumps
+
+
+def plan(seed: int) -> Plan:
+    """Draws a plan from its seed."""
+    chance = random.Random(f"{seed}/plan")
+    load_seconds = chance.choice((30.0, 60.0, 120.0, 300.0, 1_200.0))
+    outages = tuple(_outages(chance, load_seconds))
+    until = max([load_seconds * chance.uniform(0.5, 1.5), *(outage.end for outage in outages)])
+    calm = chance.random() < 0.05
+    weather = Weather(
+        until=0.0 if calm else until,
+        aws=chance.choice((0.0, 0.003, 0.01, 0.03, 0.1)),
+        upstream=chance.choice((0.0, 0.02, 0.1, 0.3)),
+        crashes=chance.choice((0.0, 0.0005, 0.002, 0.01)),
+        outages=() if calm else outages,
+    )
+    accurate = chance.random() < 0.8
+    return Plan(
+        seed=seed,
+        weather=weather,
+        mix=Mix(
+            refused=chance.choice((0.0, 0.01, 0.05)),
+            poison=chance.choice((0.0, 0.0, 0.0, 0.01)),
+            failing=chance.choice((0.0, 0.0, 0.005)),
+            large=chance.choice((0.0, 0.0, 0.0, 1.0)) if chance.random() < 0.4 else 0.0,
+        ),
+        load_seconds=load_seconds,
+        skew=chance.choice((0.0, CLOCKS_WITHIN)) if accurate else chance.choice((1.0, 20.0, 300.0)),
+        jumps=not accurate and chance.random() < 0.5,
+        protocol=chance.choice(("http2", "http11")),
+        memory=chance.choice((1_769, 1_769, 1)),
+        window=chance.choice((1.0, 5.0, 20.0, 60.0)),
+        twice=chance.choice((0.0, 0.01, 0.05)),
+        loses=0.0 if calm else chance.choice((0.0, 0.01)),
+        cold=chance.choice((0.0, 0.02)),
+        inbound_limits=chance.choice(("off", "documented")),
+        attribution=chance.choice(("all", "all", "first", "none")),
+        attributed=chance.random() < 0.7,
+        duplicates=chance.choice(("fail", "fail", "ignore")),
+        failing_until=until,
+        knobs={name: value for name, value in KNOBS.items() if chance.random() < 0.3},
+    )
+
+
+def _outages(chance: random.Random, load_seconds: float) -> Iterable[Outage]:
+    accounts = [*KLAVIYO, LATE, *(f"pipeless-{each}" for each in APPS), "upstream.klaviyo"]
+    for _ in range(chance.choice((0, 0, 0, 1, 2))):
+        begin = chance.uniform(0, load_seconds)
+        end = begin + chance.choice((30.0, 300.0, 600.0, 600.0, 1_800.0, 1_800.0, 2 * HOUR))
+        if chance.random() < 0.4:
+            services = ("dynamodb", "s3", "sqs", "secretsmanager")
+            yield Outage(chance.choice(services), begin, min(end, begin + 600.0), chance.choice(AWS[:5]))
+        else:
+            account = chance.choice(accounts)
+            kinds = [*UPSTREAM_PASSING, *UPSTREAM_REFUSING * 2]
+            fault = chance.choice(kinds)
+            if fault is not Fault.HEADER_400 or not account.startswith("pipeless-"):
+                yield Outage(account, begin, end, fault)
+
+
+@dataclass
+class Result:
+    """What a run came to."""
+
+    seed: int
+    broken: Broken | None
+    state: str
+    trace: Trace
+    faults: Faults
+    hours: float
+    events: int
+    actions: int
+    counts: dict[str, int]
+    exceptions: dict[str, int]
+
+
+class World:
+    """A run of one seed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        environments: dict[str, list[Environment]],
+        *,
+        left_out: frozenset[int] = frozenset(),
+        **limits: Any,
+    ) -> None:
+        self.plan = plan
+        self.seed = plan.seed
+        chance = self._chance("world")
+        self.trace = Trace()
+        self.scheduler = Scheduler(self._chance("order"))
+        self.faults = Faults(plan.seed, plan.weather, **limits)
+        self.outside = Outside(self.scheduler, self.faults, self.trace, self._chance("latency"))
+        self.ledger = Ledger()
+        self.load: Load = Maker(self._chance("load"), plan.mix, plan.load_seconds).make()
+        self._actions = len(self.load.actions)
+        self.load.actions = [
+            action for index, action in enumerate(self.load.actions) if index not in left_out
+        ]
+        for event in self.load.events.values():
+            self.ledger.add(event)
+        self._luck = chance
+        self._error: Exception | None = None
+        self._has_poison = any(event.kind is Kind.POISON for event in self.load.events.values())
+        self._poison: dict[str, bool] = {}
+        self._make_aws()
+        self._make_upstreams()
+        self._make_functions(environments)
+
+    def run(self) -> Result:
+        """Runs until everything is at rest, and checks all that must hold."""
+        scheduler, ledger = self.scheduler, self.ledger
+        aws = Process(scheduler, "aws")
+        self._begin(aws)
+        try:
+            if not scheduler.run(self._is_over, self._limit()):
+                self._break_rest()
+        except Stuck:
+            self._break_rest()
+        if ledger.broken is None:
+            self._check_rest()
+        broken, state = ledger.broken, ""
+        if broken is not None and broken.mark is not None:
+            state = ledger.events[broken.mark].state()
+        for environments in self._environments.values():
+            for each in environments:
+                each.end()
+        aws.kill()
+        return Result(
+            self.seed,
+            broken,
+            state,
+            self.trace,
+            self.faults,
+            scheduler.now / HOUR,
+            len(self.load.events),
+            self._actions,
+            {**self.outside.counts},
+            dict(self.ledger.exceptions),
+        )
+
+    # The world's parts.
+
+    def _chance(self, of: str) -> random.Random:
+        return random.Random(f"{self.seed}/{of}")
+
+    def _make_aws(self) -> None:
+        clock = lambda: self.scheduler.now + START  # noqa: E731
+        disorder = Disorder(self._chance("queues"), twice=self.plan.twice)
+        ids = self._chance("ids")
+        common: dict[str, Any] = {
+            "retention": RETENTION,
+            "disorder": disorder,
+            "heard": self._queue_changed,
+            "new_id": lambda: f"{ids.getrandbits(64):016x}",
+        }
+        rejected = {"visibility": REJECTED_VISIBILITY, **common}
+        self.dead = Queue("dead", clock, **rejected)
+        self.rejected_dead = Queue("rejected-dead", clock, **rejected)
+        self.events_queue = Queue(
+            "events",
+            clock,
+            visibility=EVENTS_VISIBILITY,
+            dead_letters=self.dead,
+            max_receives=MAX_RECEIVES,
+            **common,
+        )
+        self.rejected = Queue(
+            "rejected", clock, dead_letters=self.rejected_dead, max_receives=MAX_RECEIVES, **rejected
+        )
+        self.queues = (self.events_queue, self.rejected, self.dead, self.rejected_dead)
+        self.mappings: dict[str, Mapping] = {}
+        self.sqs = SQS(self.queues)
+        self.s3 = S3(("claims", "archive", DROPS, "configuration"), clock, self.ledger.object_changed)
+        self.dynamodb = DynamoDB(("state",), self.ledger.item_changed)
+        self.secrets = SecretsManager({"accounts": accounts_document(late=False)})
+        self.services = {
+            "sqs": self.sqs,
+            "s3": self.s3,
+            "dynamodb": self.dynamodb,
+            "secretsmanager": self.secrets,
+        }
+        values = {
+            "EVENTS_QUEUE_URL": self.sqs.url(self.events_queue),
+            "REJECTED_QUEUE_URL": self.sqs.url(self.rejected),
+            "STATE_TABLE": "state",
+            "CLAIM_BUCKET": "claims",
+            "ACCOUNTS_SECRET": "accounts",
+            "ARCHIVE_BUCKET": "archive",
+            "IMPORT_BUCKETS": DROPS,
+        }
+
+        def chosen(*names: str) -> dict[str, str]:
+            return {name: values[name] for name in names}
+
+        self.knobs = self.plan.knobs
+        self.settings = {
+            "ingest": chosen(*_FIELDS) | _INGEST_ONLY | {"INBOUND_LIMITS": self.plan.inbound_limits},
+            "dispatch": chosen(*_FIELDS, "IMPORT_BUCKETS"),
+            "reject": chosen("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE"),
+            "resume": chosen("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+        }
+
+    def _make_upstreams(self) -> None:
+        clock = lambda: self.scheduler.now + START  # noqa: E731
+        self.klaviyo = Klaviyo({each: private_key(each) for each in (*KLAVIYO, LATE)}, clock=clock)
+        self.klaviyo.configure(
+            attribution=self.plan.attribution,
+            duplicates=self.plan.duplicates,
+            poison=[{"contains": "badone", "attributed": self.plan.attributed}],
+        )
+        self.pipeless = Pipeless({each: private_key(f"pipeless-{each}") for each in APPS}, clock=clock)
+        self.pipeless.configure(poison=["badone"])
+        self._accounts = {private_key(each): each for each in (*KLAVIYO, LATE)}
+        self._accounts |= {private_key(f"pipeless-{each}"): f"pipeless-{each}" for each in APPS}
+        self.arrivals: dict[str, list[float]] = defaultdict(list)
+        self.upstream = http.Upstream(
+            self.outside,
+            self._arrive,
+            account_of=self._account_of,
+            counted=self._count_arrival,
+            protocol=self.plan.protocol,
+            chance=self._chance("network"),
+        )
+
+    def _make_functions(self, environments: dict[str, list[Environment]]) -> None:
+        self._environments = environments
+        for each in environments.values():
+            for environment in each:
+                environment.bind(self)
+        seconds = {
+            "ingest": INGEST_SECONDS,
+            "dispatch": DISPATCH_SECONDS,
+            "reject": REJECT_SECONDS,
+            "resume": RESUME_SECONDS,
+        }
+        self.invokers = {
+            name: [
+                Invoker(
+                    environment,
+                    seconds[name],
+                    self.plan.memory if name == "dispatch" else 512,
+                    cold=lambda: self._luck.random() < self.plan.cold,
+                    skew=self._set_clock,
+                    timed_out=self._timed_out,
+                )
+                for environment in each
+            ]
+            for name, each in environments.items()
+        }
+
+    def _begin(self, aws: Process) -> None:
+        reject = self.invokers["reject"]
+        common: dict[str, Any] = {"loses": self._loses, "ended": self._ended, "watch": self._watch}
+        self.mappings = {
+            "events": Mapping(
+                aws,
+                self.events_queue,
+                self.invokers["dispatch"],
+                batch_size=10_000,
+                window=self.plan.window,
+                **common,
+            ),
+        }
+        for queue, invoker in zip((self.rejected, self.dead, self.rejected_dead), reject, strict=True):
+            self.mappings[queue.name] = Mapping(aws, queue, [invoker], batch_size=1_000, window=5.0, **common)
+        self._open = 0
+        self._gateway_busy = False
+        for action in self.load.actions:
+            self._open += 1
+            self.scheduler.call_at(action.at, partial(self._spawn, aws, action))
+        self.scheduler.call_at(self.load.named_at, self._name_late)
+        self._watch(aws.spawn(self._tick))
+
+    def _spawn(self, aws: Process, action: Request | Produced | Dropped) -> None:
+        self._watch(aws.spawn(lambda: self._do(action)))
+
+    def _watch(self, strand: Strand) -> Strand:
+        """Makes an error of the world's own end the run."""
+
+        def note() -> None:
+            if isinstance(strand.error, Exception):
+                self._error = strand.error
+
+        strand.waiter = note
+        return strand
+
+    # Clocks.
+
+    def _set_clock(self, process: Process) -> None:
+        """Sets a new process's clock, and lets a clock that jumps jump."""
+        if process.skew == 0.0 or (self.plan.jumps and self._luck.random() < 0.1):
+            process.skew = self._luck.uniform(-self.plan.skew, self.plan.skew)
+
+    # What is sent.
+
+    def _do(self, action: Request | Produced | Dropped) -> None:
+        try:
+            match action:
+                case Request():
+                    self._send(action)
+                case Produced():
+                    named = {
+                        name: {"DataType": "String", "StringValue": value}
+                        for name, value in action.attributes.items()
+                    }
+                    self.events_queue.send(action.body, None, named)
+                    self.ledger.accept(action.marks)
+                case Dropped():
+                    etag = self.s3.put_object(
+                        Bucket=DROPS, Key=action.key, Body=action.content, Metadata=action.metadata
+                    )["ETag"]
+                    self.events_queue.send(notice(DROPS, action.key, etag, self.scheduler.now), None, {})
+                    self.ledger.accept(action.marks)
+        finally:
+            self._open -= 1
+
+    def _send(self, request: Request) -> None:
+        """Sends a request, and again where there was no good answer and that is harmless."""
+        for _ in range(40):
+            status, body = self._call(request)
+            if 200 <= status < 300:
+                self._hear(request, body)
+                return
+            if status not in {0, 429, 503}:
+                if not request.synchronous:
+                    self.ledger.break_("answers", f"{request.path} was answered {status}: {body[:200]}")
+                return
+            if not request.again:
+                return
+            self.scheduler.sleep(self._luck.uniform(1.0, 30.0))
+
+    def _call(self, request: Request) -> tuple[int, str]:
+        """One call of the API; status 0 where no answer came."""
+        invoker = self._free_invoker()
+        headers = request.headers
+        event = {
+            "resource": "/{proxy+}",
+            "path": request.path,
+            "httpMethod": "POST" if request.body else "GET",
+            "headers": headers,
+            "multiValueHeaders": {name: [value] for name, value in headers.items()},
+            "queryStringParameters": request.query or None,
+            "multiValueQueryStringParameters": {name: [each] for name, each in request.query.items()} or None,
+            "pathParameters": {"proxy": request.path[1:]},
+            "requestContext": {"httpMethod": "POST", "path": request.path, "resourcePath": "/{proxy+}"},
+            "body": request.body.decode() if request.body else None,
+            "isBase64Encoded": False,
+        }
+        try:
+            answer = invoker.invoke(event)
+        except Killed:
+            return 0, ""
+        return answer["statusCode"], answer["body"]
+
+    def _free_invoker(self) -> Invoker:
+        while True:
+            for invoker in self.invokers["ingest"]:
+                if not invoker.busy:
+                    return invoker
+            self.scheduler.sleep(0.05)
+
+    def _hear(self, request: Request, body: str) -> None:
+        """Holds the gateway to a 2xx, and may ask later what became of a bulk request."""
+        self.ledger.accept(request.places.values())
+        if "event-bulk-create-job" not in body:
+            return
+        receipt = msgspec.json.decode(body)["data"]["id"]
+        self.ledger.name_places(receipt, request.places)
+        if request.path == BULK and self._luck.random() < ASKED:
+            self.scheduler.sleep(self._luck.choice((1.0, 30.0, 600.0)))
+            self._ask(receipt, request)
+
+    def _ask(self, receipt: str, request: Request) -> None:
+        """Asks about a request; the answer must be true."""
+        path = f"/api/event-bulk-create-jobs/{receipt}"
+        status, body = self._call(Request(0.0, path, request.headers, {}, b"", {}))
+        if status == 200:
+            self.ledger.told(receipt, msgspec.json.decode(body)["data"]["attributes"])
+        elif status not in {0, 503} and not (status == 404 and self._table_failed()):
+            self.ledger.break_("receipts", f"asking about {receipt} was answered {status}: {body[:200]}")
+
+    def _table_failed(self) -> bool:
+        """Tells whether anything kept outcomes from being noted."""
+        return self._has_poison or any(
+            operation.startswith("dynamodb.") or fault in CRASHES or fault is Fault.STALL
+            for operation, fault in self.faults.met
+        )
+
+    def _name_late(self) -> None:
+        self.secrets.secrets["accounts"] = accounts_document(late=True)
+
+    def _tick(self) -> None:
+        """The schedule of resume. A tick with nothing registered is left out: it would read one item."""
+        [invoker] = self.invokers["resume"]
+        while True:
+            self.scheduler.sleep(60.0)
+            if len(self.dynamodb.tables["state"].get("parked", {})) <= 1 or invoker.busy:
+                continue
+            try:
+                invoker.invoke({})
+            except (Killed, Exception) as error:
+                self._ended("resume", error)
+
+    def is_poison(self, body: str) -> bool:
+        """Tells whether a message ends the process that decodes it."""
+        if not self._has_poison:
+            return False
+        if body not in self._poison:
+            marks = self.ledger.marks_of(body)
+            self._poison[body] = any(self.load.events[mark].kind is Kind.POISON for mark in marks)
+        return self._poison[body]
+
+    # What is heard.
+
+    def _queue_changed(self, what: str, queue: Queue, message: Message) -> None:
+        self.ledger.queue_changed(what, queue, message)
+        self.trace.add(self.scheduler.now, "sqs", f"{what}: {queue.name}", message.id, str(message.receives))
+        if what in {"sent", "moved"} and queue.name in self.mappings:
+            self.mappings[queue.name].wake()
+
+    def _ended(self, function: str, error: BaseException) -> None:
+        """Hears of an invocation that ended without an answer."""
+        self.trace.add(self.scheduler.now, "lambda", f"{function} ended", repr(error))
+        out_of_reach = (
+            function == "resume" and type(error).__name__ == "Retryable"
+        )  # the next tick tries again
+        if not isinstance(error, Killed) and not out_of_reach:
+            self.ledger.break_("no unexpected errors", f"{function} failed: {error!r}")
+
+    def _timed_out(self, process: Process) -> None:
+        """Hears of an invocation that is ended by its timeout."""
+        self.trace.add(self.scheduler.now, process.name, "timeout")
+        if process.name.startswith(("dispatch", "reject")) and not process.stalled_until:
+            self.ledger.break_("ends in time", f"{process.name} was ended by its timeout")
+
+    def _loses(self) -> bool:
+        return self.scheduler.now < self.plan.weather.until and self._luck.random() < self.plan.loses
+
+    def _account_of(self, request: httpx2.Request) -> str:
+        return self._accounts[request.headers["authorization"].rpartition(" ")[2]]
+
+    def _arrive(self, method: str, path: str, headers: dict[str, str], body: bytes) -> http.Answer:
+        account = self._accounts[headers["authorization"].rpartition(" ")[2]]
+        if b"failone" in body and self.scheduler.now < self.plan.failing_until:
+            self._count_arrival(account, 500, body)
+            return 500, {"Content-Type": "application/json"}, b'{"errors": []}'
+        vendor = self.pipeless if account.startswith("pipeless-") else self.klaviyo
+        answer = vendor.handle(method, path, headers, body)
+        self._count_arrival(account, answer.status, body)
+        if 200 <= answer.status < 300:
+            identities = _pipeless_identities if vendor is self.pipeless else _klaviyo_identities
+            self.ledger.taken(account, identities(body))
+        content = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+        return answer.status, {name.lower(): value for name, value in answer.headers.items()}, content
+
+    def _count_arrival(self, account: str, status: int, body: bytes) -> None:
+        if b'"synchronous":true' not in body:  # a caller's own call, which takes nobody's turn
+            self.arrivals[account].append(self.scheduler.now + START)
+        self.ledger.requested(marks_in(body))
+        if 400 <= status < 500 and status not in {408, 425, 429}:
+            named = self.plan.attribution != "none" and not account.startswith("pipeless-")
+            self.ledger.refused(marks_in(body), named=named)
+
+    # Rest, and what must hold then.
+
+    def _is_over(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        if self.scheduler.switches > MOST_SWITCHES:
+            self.ledger.break_("nothing spins", f"{self.scheduler.switches} switches of strands")
+        return self.ledger.broken is not None or self._is_at_rest()
+
+    def _is_at_rest(self) -> bool:
+        if self._open or self.scheduler.now < self.load.end:
+            return False
+        if any(queue.messages for queue in self.queues):
+            return False
+        if any(invoker.busy for invokers in self.invokers.values() for invoker in invokers):
+            return False
+        return not any(event.stored for event in self.load.events.values() if event.known)
+
+    def _limit(self) -> float:
+        quiet = max(self.plan.weather.until, self.load.end, self.plan.failing_until)
+        return quiet + (24 * HOUR if self._has_poison else 8 * HOUR)
+
+    def _break_rest(self) -> None:
+        waiting = [event.mark for event in self.load.events.values() if event.waits and event.known]
+        hours = self.scheduler.now / HOUR
+        said = f"{self._open} requests and {len(waiting)} events wait after {hours:.1f} h"
+        self.ledger.break_("rest", said, waiting[0] if waiting else None)
+
+    def _check_rest(self) -> None:
+        self.ledger.check_rest()
+        if not self._table_failed():
+            self.ledger.check_receipts()
+        self._check_calls()
+        if self.plan.limits_hold:
+            for account, times in self.arrivals.items():
+                limits = PIPELESS_LIMITS if account.startswith("pipeless-") else KLAVIYO_LIMITS
+                for seconds, limit in limits:
+                    most = _busiest(times, seconds)
+                    if most > limit:
+                        self.ledger.break_("limits", f"{account} saw {most} requests in {seconds} s")
+
+    def _check_calls(self) -> None:
+        """Checks that no more was asked of AWS than what was received and invoked accounts for."""
+        calls = sum(count for name, count in self.outside.counts.items() if not name.startswith("upstream."))
+        receives = sum(queue.receives for queue in self.queues)
+        invocations = sum(each.invocations for invokers in self.invokers.values() for each in invokers)
+        most = receives * CALLS_A_RECEIVE + invocations * CALLS_AN_INVOCATION
+        if calls > most:
+            self.ledger.break_("nothing spins", f"{calls} calls to AWS, {receives} receives")
+
+
+def _busiest(times: list[float], seconds: int) -> int:
+    """The most requests in any window of whole seconds, aligned on the clock as Klaviyo's are."""
+    counts: dict[int, int] = defaultdict(int)
+    for time in times:
+        counts[int(time // seconds)] += 1
+    return max(counts.values(), default=0)
+
+
+def _klaviyo_identities(body: bytes) -> Iterable[tuple[int, tuple[Any, ...]]]:
+    document = msgspec.json.decode(body)
+    for entry in document["data"]["attributes"]["events-bulk-create"]["data"]:
+        profile = entry["attributes"]["profile"]["data"]["attributes"]["email"]
+        for event in entry["attributes"]["events"]["data"]:
+            attributes = event["attributes"]
+            mark = int(attributes["properties"]["mark"][1:-1])
+            metric = attributes["metric"]["data"]["attributes"]["name"]
+            yield mark, (profile, metric, attributes["unique_id"])
+
+
+def _pipeless_identities(body: bytes) -> Iterable[tuple[int, tuple[Any, ...]]]:
+    """What is `single` is there once, however often it is written; anything else is there each time."""
+    for event in msgspec.json.decode(body)["events"]:
+        [mark] = marks_in(event["start_object"]["id"].encode())
+        is_single = event["relationship"].get("single", True)
+        yield mark, (event["start_object"]["id"],) if is_single else ()
