@@ -42,14 +42,18 @@ class Environment:
             {f"SLUICE_{name}": value for name, value in world.settings[self.function].items()}
         )
         self.counts = {}
-        for (module, name), value in self._turned.items():
-            vars(self.image.module(module))[name] = value
-        self._turned.clear()
+        self.leave()
         for (module, name), value in world.knobs.items():
             content = vars(self.image.module(module))
             self._turned[module, name] = content[name]
             content[name] = value
+
+    def leave(self) -> None:
+        """Leaves a run: as new, with the package's own limits."""
         self.end()
+        for (module, name), value in self._turned.items():
+            vars(self.image.module(module))[name] = value
+        self._turned.clear()
 
     def start(self) -> Process:
         """Starts a new process, cold."""

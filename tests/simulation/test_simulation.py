@@ -69,7 +69,7 @@ def test_an_image_that_forgets_equals_a_new_one(function: str) -> None:
     for seed in (6, 11):
         simulate(seed)
     [used, *_] = environments()[function]
-    used.end()
+    used.leave()
     new = Environment(function, 99)
     for name in used.image.modules:
         new.image.module(name.removeprefix("sluice").removeprefix("."))

@@ -235,7 +235,7 @@ class World:
             state = ledger.events[broken.mark].state()
         for environments in self._environments.values():
             for each in environments:
-                each.end()
+                each.leave()
         aws.kill()
         return Result(
             self.seed,
