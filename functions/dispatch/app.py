@@ -12,9 +12,9 @@ from sluice.delivery import http
 from sluice.dispatch import Deadlines, Record
 from sluice.settings import DispatchSettings
 
-_WRAP_UP_SECONDS: Final = 8.0  # for rejections, visibilities and the answer, after the last request
-_LAST_SECONDS: Final = 4.0  # of these, in which nothing more is recorded in receipts
-_MEMORY_SHARE: Final = 4  # of the memory, for messages unpacked at the same time: jobs are made of them
+_WRAP_UP_SECONDS: Final = 8.0  # reserved after the last request for rejections, visibilities and the answer
+_LAST_SECONDS: Final = 4.0  # the last of these, in which no receipt is written any more
+_MEMORY_SHARE: Final = 4  # share of the memory for messages unpacked at the same time
 
 logger = Logger()
 metrics = Metrics()

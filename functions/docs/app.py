@@ -49,7 +49,7 @@ def _page() -> _Document:
 
 
 def _included(found: re.Match[str]) -> str:
-    # Within a page a browser would take a script with this in it for something else.
+    # Within a page this text would end the script early.
     return (_FOLDER / found[1]).read_text("utf-8").replace("<!--", r"\x3c!--")
 
 

@@ -173,7 +173,7 @@ def _accept_delivery(source: str) -> Response[str]:
     found = _sources_cache().sources().find(source)
     if found is None:
         raise Refused(404, [Problem("not_found", "There is no source of this name.")])
-    logger.append_keys(source=found.name)  # to what is logged of this request, a refusal too
+    logger.append_keys(source=found.name)  # added to every log line of this request, refusals included
     common = _ports(configuration)
     delivered = webhooks.accept(
         found,
@@ -376,7 +376,7 @@ def _web_page() -> tuple[str, str | None, str]:
     """Returns the path of the request, the page's origin if it comes from one, and the allowed origins."""
     event = app.current_event
     allowed = ""
-    with contextlib.suppress(Misconfigured):  # which is then what the answer is about
+    with contextlib.suppress(Misconfigured):  # the answer then reports it
         allowed = settings.load(IngestSettings).allowed_origins
     return event.path, _headers().get("origin"), allowed
 

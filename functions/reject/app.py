@@ -15,9 +15,9 @@ from sluice.errors import Retryable
 from sluice.rejection import Reason, Rejection
 from sluice.settings import RejectSettings
 
-_GROUP_BYTES: Final = 32 * 2**20  # of rejections held at the same time: unpacked they may be large
+_GROUP_BYTES: Final = 32 * 2**20  # bytes of unpacked rejections held at the same time
 
-_ARCHIVE_SECONDS: Final = 25.0  # for writing what was read: S3 is given up on only after 24
+_ARCHIVE_SECONDS: Final = 25.0  # reserved for writing; a call to S3 may take 24
 
 logger = Logger()
 metrics = Metrics()

@@ -28,7 +28,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     accounts = store.accounts()
     open_circuits = 0
     for done, (site_id, mark) in enumerate(accounts.items()):
-        # A share of the time left for each, so that one with very much to bring back is not all that is.
+        # Each gets a share of the time left, so that a large one does not take all of it.
         now = runtime.monotonic()
         share_end = now + (end - now) / (len(accounts) - done)
         try:

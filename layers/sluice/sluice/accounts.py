@@ -58,7 +58,9 @@ class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.site_id
 
     def __repr__(self) -> str:
-        return f"Account({self.site_id!r})"  # a representation may end in a log, a private key must not
+        return (
+            f"Account({self.site_id!r})"  # a representation may end up in a log, and a private key must not
+        )
 
 
 class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,7 +191,8 @@ def secrets() -> "SecretsManagerClient":
     import boto3  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
-    # Its own timeouts are minutes, and a function that waits for them is ended as if its messages did it.
+    # Its own timeouts are minutes. A function that waited for them would time out, and its messages would
+    # look like poison.
     retries: Any = {"mode": "standard", "total_max_attempts": 3}
     return boto3.client("secretsmanager", config=Config(connect_timeout=2, read_timeout=3, retries=retries))
 

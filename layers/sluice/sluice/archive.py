@@ -16,7 +16,7 @@ from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
-CLAIM_RECEIVES: Final = 20  # of a letter, in the hope that its claim can be read
+CLAIM_RECEIVES: Final = 20  # tries to read a message's claim check before it is archived without it
 
 
 class QueuedMessage(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: dateti
         rejection = Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=letter.sent, id=letter.id)
         return _with_origin(rejection, plain)
     if rejection.reason is Reason.DEAD_LETTER:
-        # Its payload is a queue message's body as it was, of which nobody has looked at the inside.
+        # Its payload is a queue message's body as it was received, not yet read.
         return _with_origin(
             rejection, _unwrapped(letter, msgspec.json.decode(rejection.payload), fetch_claim)
         )
@@ -61,7 +61,7 @@ def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
     """Returns S3 objects by key: one for each account and day, a line for each rejection."""
     grouped: dict[str, list[Rejection]] = defaultdict(list)
     for rejection in rejections:
-        # A producer may have named anything as the account, and not everything can be part of a key.
+        # A producer may have named any text as the account, and not every text can be part of a key.
         account = rejection.account if is_account_id(rejection.account) else UNKNOWN_ACCOUNT
         grouped[f"account={account}/day={rejection.rejected_at:%Y-%m-%d}"].append(rejection)
     return {
@@ -76,7 +76,7 @@ def _unwrapped(letter: QueuedMessage, body: str, fetch_claim: Callable[[str], by
     except Undeliverable:
         return b""
     except Retryable:
-        # A claim that is not there looks like one that cannot be read: better archived without it.
+        # A missing claim check looks like one that cannot be read, so the message is archived without it.
         if letter.receives < CLAIM_RECEIVES:
             raise
         return b""

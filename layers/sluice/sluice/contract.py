@@ -41,11 +41,13 @@ MAX_PROFILE_BYTES: Final = 97_280  # ours: "95 KB" as bytes of the profile's JSO
 MAX_ARRAY_LENGTH: Final = 4_000
 MAX_NESTING: Final = 10  # ours: `properties` itself is level 1
 MAX_METRIC_NAME: Final = 127
-MAX_METRICS: Final = 200  # of an account; stated until 2023-06-15, so held only where an account asks for it
+MAX_METRICS: Final = 200  # of an account; stated until 2023-06-15, so applied only if an account asks for it
 MAX_UNIQUE_ID: Final = 255
 MAX_EXTERNAL_ID: Final = 255  # observed in the field by another sender, not stated by the vendor
 MAX_EMAIL: Final = 99
-MAX_EVENT_BYTES: Final = MAX_BODY_BYTES_OUT - 500  # ours: with its profile; leaves room for stamps and frame
+MAX_EVENT_BYTES: Final = (
+    MAX_BODY_BYTES_OUT - 500
+)  # ours: with its profile; leaves room for stamps and the enclosing JSON
 MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**63 - 1
 EARLIEST_TIME: Final = datetime(1990, 1, 1, tzinfo=UTC)
@@ -87,6 +89,4 @@ RELATIONSHIP_TYPES: Final = frozenset(
     }
 )
 CALLS_PER_MINUTE: Final = 120  # ours: the vendor states no limit, and a month of this is five million calls
-MIN_CALLS_PER_MINUTE: Final = (
-    60  # ours: in the time one worker waits there are enough to find what is bad in ten
-)
+MIN_CALLS_PER_MINUTE: Final = 60  # ours: enough to find a bad event among ten while one worker waits

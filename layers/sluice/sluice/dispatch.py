@@ -28,7 +28,7 @@ from sluice.producers.envelopes import Body, Object, Objects
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 
 CONCURRENT_CLAIMS: Final = 8
-SLOT_WAIT_SECONDS: Final = 20.0  # longer would keep other accounts' events from this worker
+SLOT_WAIT_SECONDS: Final = 20.0  # a longer wait would keep other accounts' events from this worker
 NOT_TRIED: Final = Retry(rate_limited=True)
 
 type _Content = StoredMessage | PipelessMessage | Objects | Undeliverable | Retryable
@@ -184,7 +184,7 @@ def _crash_groups(records: Mapping[int, Record], journal: Journal) -> list[set[i
     with contextlib.suppress(Retryable):
         groups = journal.crashed_groups()
         return [{again[message_id] for message_id in group & again.keys()} for group in groups]
-    return []  # nobody is suspected for now
+    return []  # no message is suspected for now
 
 
 @contextlib.contextmanager

@@ -24,11 +24,11 @@ from sluice.receipts import Receipt
 from sluice.rejection import Reason, Rejection
 
 RECEIPT_TYPE: Final = "event-bulk-create-job"
-MAX_PROBLEMS_PER_EVENT: Final = 5  # of one bad event are told to its caller
-MAX_PROBLEMS_IN_ANSWER: Final = 1_000  # in one answer, which Lambda lets have 6 MB; so one of each bad event
+MAX_PROBLEMS_PER_EVENT: Final = 5  # reported to the caller
+MAX_PROBLEMS_IN_ANSWER: Final = 1_000  # reported to the caller; Lambda's answers end at 6 MB
 MINIMAL: Final = "return=minimal"
 LENIENT: Final = "handling=lenient"
-# A single event has nothing to be lenient about, and strangers are not to fill the archive.
+# A single event has nothing to be lenient about, and strangers must not fill the archive.
 _PREFERENCES: Final = {
     surface: frozenset({MINIMAL, LENIENT} if surface is Surface.BULK else {MINIMAL}) for surface in Surface
 }
@@ -104,7 +104,7 @@ def accept(
     stored = Message(receipt, account.site_id, surface, now, read.entries, flat=read.flat)
     rejected = [positions.position(bad.entry, event) for bad in read.bad for event in bad.events]
     if read.bad:
-        # First: what is stored of a request that then fails is a report, and its caller sends it again.
+        # Stored first: if the request then fails, only rejections are stored, and the caller sends it again.
         ports.reject([_rejection(bad, stored) for bad in read.bad])
     if surface in receipts.SURFACES:
         ports.open_receipt(receipt, account.site_id, now, read.events + len(rejected), rejected)

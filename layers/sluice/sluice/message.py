@@ -27,7 +27,7 @@ MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message a
 MAX_UNPACKED_BYTES: Final = 6 * MAX_BODY_BYTES_IN
 
 
-# Who may write to the queue may write anything, and what cannot be a key or be put in order stops others.
+# A producer may write anything, and a value that cannot be a key or be sorted would stop other messages.
 type Receipt = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 type Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 type Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
@@ -235,7 +235,7 @@ def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
 
 
 def _decompressed(data: bytes) -> bytes:
-    # A frame that does not say its size is none of ours; it is held to the same bound.
+    # A frame without its size is not ours; it is held to the same bound.
     if zstandard.frame_content_size(data) > MAX_UNPACKED_BYTES:
         raise Undeliverable("malformed_message", f"The message exceeds {MAX_UNPACKED_BYTES} bytes.")
     return zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_UNPACKED_BYTES)

@@ -19,9 +19,11 @@ from sluice.aws import clients, state_table
 from sluice.contract import Surface
 from sluice.errors import Retryable
 
-SURFACES: Final = frozenset({Surface.BULK, Surface.CLIENT_BULK})  # whose receipts can be asked about
+SURFACES: Final = frozenset(
+    {Surface.BULK, Surface.CLIENT_BULK}
+)  # surfaces whose receipts callers can ask about
 _BATCH: Final = 100  # items of one BatchGetItem
-_ATTEMPTS: Final = 6  # to get what the table leaves out of its answers while it is throttled
+_ATTEMPTS: Final = 6  # tries to get items that a throttled table leaves out of its answers
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ def find(table: str, receipt: str, now: datetime) -> Receipt | None:
     if "account" not in item:
         return None
     expires = datetime.fromtimestamp(int(item["expires_at"]["N"]), UTC)
-    if expires <= now:  # the table deletes what is expired when it comes to it
+    if expires <= now:  # the table deletes expired items some time later
         return None
     delivered, rejected = _positions(item, "delivered"), _positions(item, "rejected")
     return Receipt(

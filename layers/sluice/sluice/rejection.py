@@ -19,8 +19,8 @@ UNKNOWN_ACCOUNT: Final = "unknown"
 class Reason(StrEnum):
     """Names why something could not be delivered."""
 
-    MALFORMED = "malformed_message"  # put on the queue by hand or damaged: it cannot be read
-    # It breaks a rule of the contract, but there was nobody to refuse it to, or he asked to go on without it.
+    MALFORMED = "malformed_message"  # put on the queue by hand, or damaged, so it cannot be read
+    # It breaks a rule of the contract, but no caller waited for a refusal, or the caller asked for leniency.
     INVALID = "invalid"
     OVERSIZED = "oversized"  # one event that no job can hold
     REFUSED = "refused_by_upstream"

@@ -16,7 +16,7 @@ from sluice.errors import Retryable
 from sluice.message import Body, wrap
 from sluice.settings import ResumeSettings
 
-PROBES: Final = 2  # so that one whose event is at fault has another to be compared with
+PROBES: Final = 2  # two, because one of them may be bad itself
 
 
 class Store(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) 
     is_open = circuit_breaker.is_open(table, site_id)
     parked = parking.parked_objects(bucket, site_id)
     if is_open:
-        # The oldest: a probe that came back is the newest, so one that is never looked at blocks no other.
+        # The oldest are sent. A probe that came back is the newest, so a bad one blocks no other.
         return True, sum(_send(store, site_id, key, probe=True) for key in list(parked)[:PROBES])
     sent = 0
     for key in parked:

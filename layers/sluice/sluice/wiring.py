@@ -25,7 +25,7 @@ from sluice.producers.envelopes import Object
 from sluice.rejection import Rejection
 from sluice.settings import DispatchSettings
 
-CONCURRENT_RECEIPT_WRITES: Final = 8  # so that threads are left for what sending waits for
+CONCURRENT_RECEIPT_WRITES: Final = 8  # so that threads are left for the calls that sending waits for
 _TOO_LATE: Final = "there is no time left to record it"
 
 
@@ -196,7 +196,7 @@ class _ObjectReader:
                 s3_objects.read, self._settings, object, accounts, counts, self._has_time
             )
         except Retryable as error:
-            # Often a permission is missing, and only this line says so.
+            # A missing permission is a frequent cause, and only this line says so.
             self._log.error("object not read", bucket=object.bucket, cause=str(error.__cause__ or error))
             raise
         return None if is_done else Retry(made_progress=True)

@@ -121,7 +121,7 @@ def _decompressed(encoding: str, body: bytes) -> bytes:
     if encoding not in _WBITS:
         raise _unsupported("Send the body as it is, or compressed with gzip or deflate.")
     if _JSON_OBJECT.match(body):
-        return body  # API Gateway has decompressed it, whatever it says of the header
+        return body  # API Gateway has decompressed it, whatever the header says
     inflater = zlib.decompressobj(_WBITS[encoding])
     try:
         plain = inflater.decompress(body, contract.MAX_BODY_BYTES_IN + 1)

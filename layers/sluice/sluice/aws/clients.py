@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 MAX_CONCURRENT_CALLS: Final = 16  # ten thousand messages take a thousand batch calls, within seconds
-SLOW_FAILURE_SECONDS: Final = 0.4  # a call that takes this long to fail would take it again
-FAIL_FAST_SECONDS: Final = 5.0  # for which a service that failed slowly is not called
+SLOW_FAILURE_SECONDS: Final = 0.4  # a failure that takes longer makes further calls fail fast
+FAIL_FAST_SECONDS: Final = 5.0  # the time for which calls then fail fast
 
 _failing_until: Final[dict[Callable[[], Any], float]] = {}
 _one_at_a_time: Final = threading.Lock()

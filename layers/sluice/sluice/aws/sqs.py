@@ -10,7 +10,9 @@ from sluice.errors import Retryable
 from sluice.message import MESSAGE_BYTES, Body
 
 BATCH_ENTRIES: Final = 10  # of one SQS batch call
-BATCH_BYTES: Final = MESSAGE_BYTES  # all bodies of one: the limit is that of a message, attributes included
+BATCH_BYTES: Final = (
+    MESSAGE_BYTES  # of all bodies in one call; the limit is that of a message, attributes included
+)
 
 
 def send_message(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:

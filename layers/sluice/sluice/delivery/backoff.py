@@ -7,12 +7,10 @@ import msgspec
 
 FIRST_SECONDS: Final = 4.0
 MAX_SECONDS: Final = 900.0
-FAST_RETRIES: Final = (
-    4  # receives of a message that has failed for half a minute: until then its waits double
-)
-SLOT_RETRIES: Final = 6  # receives a message may spend waiting for its slot before its waits grow
-GROWTH: Final = 1.1  # a receive, from then on
-JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter ones are spread over half of themselves
+FAST_RETRIES: Final = 4  # receives until which waits double; about half a minute
+SLOT_RETRIES: Final = 6  # receives while waiting for a slot, until which waits do not grow
+GROWTH: Final = 1.1  # factor for each further receive
+JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter waits are spread over their second half
 
 
 class Retry(msgspec.Struct, frozen=True):

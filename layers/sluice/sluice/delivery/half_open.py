@@ -63,7 +63,7 @@ async def deliver[Kind: (StoredMessage, PipelessMessage)](
             if _is_accepted(vendor) and await _close(account_id, circuits, outcome):
                 await vendor.send(rest, one_at_a_time=False)
             else:
-                # Probes that wait are parked, too: on the queue they would be tried between the ticks.
+                # Probes that wait are parked, too. On the queue they would be tried between the ticks.
                 vendor.to_park.update(rest, batch.probes & outcome.retry.keys())
         else:
             await vendor.send(messages, one_at_a_time=False)
@@ -103,7 +103,7 @@ def _is_accepted[Kind: (StoredMessage, PipelessMessage)](vendor: VendorDelivery[
 
 
 async def _open(account_id: str, status: int, circuits: Circuits, outcome: Outcome) -> None:
-    # The messages may be parked even where this fails: with a closed circuit they are back in a minute.
+    # The messages may be parked even if this fails: with a closed circuit they are back in a minute.
     with contextlib.suppress(Retryable):
         if await circuits.open(account_id=account_id, status=status):
             outcome.counts["CircuitsOpened"] += 1

@@ -20,7 +20,7 @@ from sluice.delivery.responses import Response
 from sluice.jsonapi import MEDIA_TYPE
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
-MAX_RESPONSE_BYTES: Final = 4 * 2**20  # a thousand errors, and four times that
+MAX_RESPONSE_BYTES: Final = 4 * 2**20  # four times the size of a thousand errors
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
 
@@ -128,7 +128,8 @@ def _leave_in_slot(acquire_slot: AcquireSlot, latest: float, limit: asyncio.Time
         if step == "http2.send_request_headers.started" and runtime.time() > latest:
             raise _SlotMissed
         if step == "http11.send_request_headers.started":
-            # Stopped here it would end its connection, and one that takes long to open would never be used.
+            # Raising here would close the connection, and a connection that takes long to open would never be
+            # used.
             while runtime.time() > latest:
                 limit.reschedule(None)
                 latest = await acquire_slot()

@@ -16,10 +16,10 @@ from sluice import runtime
 from sluice.aws import clients, s3, state_table
 
 PARKED_PREFIX: Final = "parked/"
-# Of one object: it is sent without looking at the clock, by a function with little memory.
+# Limits of one object, which a function with little memory sends without looking at the clock.
 OBJECT_MESSAGES: Final = 500
 OBJECT_BYTES: Final = 16 * 2**20
-REGISTERED_SECONDS: Final = 1_200.0  # at least: a third longer than any function may run
+REGISTERED_SECONDS: Final = 1_200.0  # a third longer than any function may run
 _REGISTER: Final = state_table.PARKED.key()
 
 
@@ -34,7 +34,7 @@ def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> No
             ExpressionAttributeValues={":mark": {"S": _unique_time()}},
         )
     for lines in _objects(messages):
-        # The time comes first in a key, so that a listing begins with what has waited longest.
+        # The time comes first in a key, so that a listing begins with the oldest.
         s3.put_object(bucket, f"{PARKED_PREFIX}{site_id}/{_unique_time()}.jsonl.zst", lines)
 
 

@@ -22,10 +22,8 @@ from sluice.errors import Retryable
 SUSPECT_PARTS: Final = 16
 MAX_SOLO_CRASHES: Final = 16
 JOURNAL_PREFIX: Final = "unfinished/"
-MAX_JOURNAL_ENTRIES: Final = (
-    100  # notes looked at, the newest: if there are more, it is no message that ends processes
-)
-_KEY_BASE: Final = 10**10  # S3 lists keys in their order, and the newest are wanted first
+MAX_JOURNAL_ENTRIES: Final = 100  # the newest are read; if there are more, no message is the cause
+_KEY_BASE: Final = 10**10  # S3 lists keys in ascending order, and the newest are wanted first
 
 
 def split_batch(
@@ -38,7 +36,7 @@ def split_batch(
     """
     left = set(sizes)
     groups = []
-    for group in sorted(crash_groups, key=len):  # in the smallest it was in a message is most suspect
+    for group in sorted(crash_groups, key=len):  # a message is most suspect in its smallest group
         groups.append(sorted(group & left))
         left -= group
     chunks = [[number for number in sizes if number in left]]
@@ -72,7 +70,7 @@ def journal(bucket: str, message_ids: Iterable[str], end: float) -> Iterator[Non
     key = f"{JOURNAL_PREFIX}{_KEY_BASE - math.ceil(end)}-{runtime.unique_id()}"
     with contextlib.suppress(Retryable):
         s3.put_object(bucket, key, "\n".join(message_ids).encode())
-    yield  # an exception ends the process as far as its messages are concerned: the note stays
+    yield  # for its messages an exception is like a crash, so the entry stays
     with contextlib.suppress(Retryable):
         s3.delete_object(bucket, key)
 

@@ -20,22 +20,20 @@ from sluice.aws import clients, state_table
 from sluice.contract import BURST_LIMIT, STEADY_LIMIT
 from sluice.errors import Retryable
 
-STEADY_WINDOW_MS: Final = 60_500  # 150 in this is 99.2 % of the limit's rate
+STEADY_WINDOW_MS: Final = 60_500  # 150 requests in it use 99.2 % of the limit
 SHARES: Final = 6
 SHARE_LIMIT: Final = STEADY_LIMIT // SHARES
 SHARE_MS: Final = -(-STEADY_WINDOW_MS // SHARES)
 BURST_WINDOW_MS: Final = 1_500
 SPACING_MS: Final = BURST_WINDOW_MS // BURST_LIMIT
-GUARD_MS: Final = 500  # after a pause or a reset, as clocks and networks differ
-DEFAULT_PAUSE_SECONDS: Final = 10.0  # after a 429 that does not say for how long
-MAX_PAUSE_SECONDS: Final = 900.0  # after one that says more than can be meant
-FRESH_SECONDS: Final = 1.0  # what other workers noted is known to all within this time
-# A slot is lost to who is later. Of the half second by which windows are longer the rest is for the network,
+GUARD_MS: Final = 500  # added to a pause or a reset, because clocks and networks differ
+DEFAULT_PAUSE_SECONDS: Final = 10.0  # used after a 429 without Retry-After
+MAX_PAUSE_SECONDS: Final = 900.0  # used when Retry-After asks for more
+FRESH_SECONDS: Final = 1.0  # a window read longer ago is read again
+# A later request misses its slot. The rest of the half second by which windows are longer is for the network,
 # and for workers whose clocks differ.
 SLOT_TOLERANCE_SECONDS: Final = 0.2
-QUOTA_TOLERANCE: Final = (
-    10  # requests by which the upstream's count may differ from ours and nobody else sends
-)
+QUOTA_TOLERANCE: Final = 10  # requests; a smaller difference of counts is no sign of other clients
 _MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12
 
@@ -170,7 +168,7 @@ class RateLimiter:
         self._rate = rate
         self._lock = asyncio.Lock()
         self._reserved: list[int] = []
-        self._ahead = 0.0  # seconds that the table takes: a slot nearer than this is late when it is known
+        self._ahead = 0.0  # seconds that the table takes; a nearer slot would be late
         self._waiting = 0
         self._known = SlotWindow()
         self._known_at = 0.0
@@ -210,7 +208,7 @@ class RateLimiter:
     async def _take_slot(self) -> int:
         self._waiting += 1
         try:
-            await asyncio.sleep(0)  # whoever else is about to wait is counted, too
+            await asyncio.sleep(0)  # coroutines that are about to wait are counted, too
             async with self._lock:
                 if not self._reserved:
                     self._reserved = await self._in_thread(self._reserve, self._waiting)

@@ -75,13 +75,13 @@ class AccountRejected(msgspec.Struct, frozen=True):
 
 
 _TRANSIENT_STATUSES: Final = frozenset({408, 425})
-CONTENT_STATUSES: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about what is in the job
+CONTENT_STATUSES: Final = frozenset({400, 409, 413, 422})  # any other 4xx is not about the content of the job
 _BODY_INDEPENDENT_STATUSES: Final = frozenset(
     {401, 410}
 )  # the key or the revision, looked at before any body is
 _STATUSES_EVEN_AS_HTML: Final = frozenset(
     {401, 404, 410, 413}
-)  # whoever says so, it is true of the next job as well
+)  # it is true of the next job as well, whoever answers
 
 
 def retry_after(answer: Response) -> float | None:

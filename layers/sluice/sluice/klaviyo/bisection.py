@@ -19,9 +19,9 @@ from sluice.klaviyo.responses import ItemsRejected
 from sluice.klaviyo.sender import NO_ANSWER, JobSender, Reply, is_processed
 from sluice.rejection import Reason
 
-SEARCH_REQUESTS: Final = 60  # that one job may cost beyond the first, to find what is wrong in it
-SAMPLES: Final = 2  # events asked about, each alone, to tell a job's fault from its account's
-LONG_PAUSE_SECONDS: Final = 61.0  # more than any limit takes to be whole again
+SEARCH_REQUESTS: Final = 60  # per job, after the first request
+SAMPLES: Final = 2  # sent alone, to tell a job's fault from its account's
+LONG_PAUSE_SECONDS: Final = 61.0  # longer than any rate limit takes to recover
 
 type _UnexplainedRefusal = JobRejected | Transient | AccountRejected
 type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's index and an event's
@@ -35,9 +35,7 @@ class JobDelivery:
         self._ledger = books
         self._long_failing = long_failing
         self._requests_left = SEARCH_REQUESTS
-        self._job_faults: set[type[_UnexplainedRefusal]] = (
-            set()
-        )  # what refuses this job in these ways is in it
+        self._job_faults: set[type[_UnexplainedRefusal]] = set()  # these refusals have their cause in the job
         self._sent_again: Job | None = None
 
     async def deliver(self, job: Job) -> bool:
@@ -83,13 +81,15 @@ class JobDelivery:
             case Transient() | AccountRejected() if type(reply) not in self._job_faults:
                 await self._check_account(job, reply)
             case AccountRejected() if job.events == 1 and job is not self._sent_again:
-                self._sent_again = job  # it may have been the account's after all, and be over
+                self._sent_again = job  # the fault may have been the account's after all, and be over
                 return job
             case JobRejected(fault) | AccountRejected(fault=fault) if job.events == 1:
                 [entry] = job.entries
                 [event] = entry.events
                 if event.profile != entry.profile:
-                    return packing.alone(job, event)  # perhaps another's profile that was merged is at fault
+                    return packing.alone(
+                        job, event
+                    )  # perhaps the merged profile of another entry is at fault
                 self._ledger.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
             case _:
                 await self._bisect(job)
@@ -112,7 +112,7 @@ class JobDelivery:
         await self._ledger.mark_duplicate([event for event in named if ids[event.id] == 1])
         for event in named:
             if ids[event.id] > 1:
-                # Two of one id may be one event to the upstream, and neither recorded: each is asked about.
+                # Two of one id may be one event to the upstream, and neither recorded, so each is sent alone.
                 await self.deliver(packing.alone(job, event))
         return packing.without(job, reply.faults.keys() | reply.duplicates, taken_apart)
 
@@ -129,7 +129,7 @@ class JobDelivery:
             works = asker.last_processed > before
             is_known = bool(samples) or not asker.last_processed
             if isinstance(refusal, Transient) and len(asker.failing_messages) == 1:
-                is_known = False  # one request's events fail: they may be all that does
+                is_known = False  # the events of one request fail, perhaps no others
             if is_known and not works:
                 asker.account_error = asker.account_error or refusal.status or NO_ANSWER
         if works:
@@ -170,7 +170,7 @@ class JobDelivery:
             return
         explained = not all(is_processed(reply) for _, reply in samples.values())
         if explained or isinstance(refusal, Transient):
-            await self.deliver(rest)  # perhaps it was for that sample only, or the fault has passed
+            await self.deliver(rest)  # perhaps only that sample was refused, or the fault has passed
         else:
             await self._bisect_or_send(rest)
 
@@ -180,7 +180,7 @@ class JobDelivery:
         if not self._take_from_budget():
             self._ledger.keep(job, Retry())
         elif await self.deliver(left):
-            # The left half was fine, so the fault is known to be in the right one: no need to ask.
+            # The left half was fine, so the fault must be in the right one, which need not be sent.
             await self._bisect_or_send(right)
         elif self._take_from_budget():
             await self.deliver(right)
@@ -188,7 +188,7 @@ class JobDelivery:
             self._ledger.keep(right, Retry())
 
     async def _bisect_or_send(self, job: Job) -> None:
-        # One event alone is asked about, since what was refused may have been a combination.
+        # A single event is sent in any case, because a combination may have been refused.
         if job.events == 1:
             await self.deliver(job)
         else:

@@ -147,7 +147,8 @@ class EventLedger:
         try:
             await self._receipts.record_delivered(receipt=receipt, positions=places)
         except Retryable:
-            # Without its note an event may be sent again, which is harmless: the message need not stay.
+            # An event whose delivery is not recorded may be sent again, which is harmless, so the message
+            # need not stay.
             self._outcome.counts["ReceiptWriteFailures"] += 1
 
 

@@ -16,7 +16,7 @@ from sluice.jsonapi import MAX_PROBLEMS_COUNTED, Problem
 from sluice.klaviyo import problems
 from sluice.klaviyo.rules import Rules
 
-# A profile goes with each of its bad events, so what is set aside may be larger than what came in.
+# A profile goes with each of its bad events, so the rejections may be larger than the request.
 MAX_BAD_BYTES: Final = 4 * MAX_BODY_BYTES_IN
 _PLACE: Final = re.compile(
     "/data/attributes/events-bulk-create/data/([0-9]+)(?:/attributes/events/data/([0-9]+))?(?:/.*)?",

@@ -33,9 +33,9 @@ _JOB_BYTES: Final = len(_JOB_HEAD) + len(_JOB_TAIL)
 _ENTRY_BYTES: Final = len(_ENTRY_HEAD_BACKFILL) + len(_ENTRY_MIDDLE) + len(_ENTRY_TAIL) + 1
 _EVENT_BYTES: Final = len(_EVENT_HEAD) + len(_EVENT_TAIL) + 1
 _LONE_BYTES: Final = _ENTRY_BYTES + _EVENT_BYTES
-_FULL_BYTES: Final = MAX_BODY_BYTES_OUT - 25_000  # beyond this, looking for what still fits is not worth it
-_MAX_OPEN: Final = 32  # jobs that may still be added to; bounds the search for room
-_MAX_ROOMY: Final = 4  # so many of them may have room left in order to keep a message together
+_FULL_BYTES: Final = MAX_BODY_BYTES_OUT - 25_000  # a job is full enough beyond this
+_MAX_OPEN: Final = 32  # jobs that still take events; bounds the search for room
+_MAX_ROOMY: Final = 4  # jobs that may have room left in order to keep a message together
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
@@ -311,7 +311,7 @@ class _Packer:
         self._open: dict[int, Job] = {}
         self._profiles: dict[str, _Placed] = {}
         self._superseded: dict[tuple[str, str, bytes], PackedEvent] = {}
-        self._told: set[tuple[str, str, bytes, bytes]] = set()  # and no news if repeated
+        self._told: set[tuple[str, str, bytes, bytes]] = set()  # a repeated one changes nothing
 
     def place(self, group: list[PackedEvent]) -> None:
         """Places a group's events in one job if they fit one, else in as few as possible."""

@@ -335,7 +335,7 @@ def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
 
 
 def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> StampedEvent[Any]:
-    # One event is one text, whichever client wrote it: what repeats it can then be told by its bytes.
+    # One event has one text, whichever client wrote it, so repeats have equal bytes.
     time, unique_id, metric = event.time, event.unique_id, event.metric.data.attributes
     if not isinstance(time, datetime):
         event.time = time = accepted.replace(microsecond=0)
@@ -347,7 +347,7 @@ def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> St
         second = int(time.timestamp())
         content = _Content(profile, metric, second, event.properties, event.value, event.value_currency)
         event.unique_id = unique_id = _digest(content)
-    # The length keeps the two apart: no other pair of them makes the same text.
+    # The length separates the two, so no other pair makes the same text.
     return StampedEvent(f"{len(unique_id)} {unique_id}{metric.name}", event)
 
 

@@ -163,7 +163,7 @@ def _profile(value: object) -> ProfileData | None:
     profile = ProfileData(**{**fitting(value, ProfileData), "type": "profile", "attributes": attributes})
     is_misfit = any(given.get(name) and not getattr(attributes, name.lstrip("_")) for name in _IN_ATTRIBUTES)
     if is_misfit or (value.get("id") and not profile.id):
-        profile.id = _ANY_ID  # there is one, and what is wrong with it is explained already
+        profile.id = _ANY_ID  # it exists, and its mistakes are explained already
     return profile
 
 

@@ -103,7 +103,7 @@ def _attributed(errors: list[_Error], job: Job) -> ItemsRejected | None:
             continue
         entry, event, tail = found
         if event is not None and tail in _UNIQUE_ID:
-            # Its form is checked before it is sent, so only its being there already is left.
+            # Its form is checked before it is sent, so the only cause left is that it is there already.
             duplicates.add((entry, event))
         else:
             faults.setdefault((entry, event), Fault(error.code, error.detail, tail))

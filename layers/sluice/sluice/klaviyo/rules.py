@@ -18,7 +18,7 @@ from sluice.klaviyo.schemas import EventAttributes, Location, ProfileAttributes,
 type Path = tuple[str | int, ...]
 type Violation = tuple[Path, str]
 
-# Deliberately wider than any mail server's: a strange address is the upstream's to refuse.
+# Deliberately wider than any mail server's rule: the upstream decides about strange addresses.
 _NEVER: Final = r"\s\x00-\x1f\x7f@<>(),;:\"\\"
 _EMAIL: Final = re.compile(rf"[^{_NEVER}]+@(?:[^{_NEVER}.]+\.)+[^{_NEVER}.]{{2,}}")
 _E164: Final = re.compile(r"\+[1-9][0-9]{1,14}")

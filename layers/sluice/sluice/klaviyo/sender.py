@@ -113,6 +113,6 @@ class JobSender:
         answer = await self._create_job(self._account, body, acquire_slot)
         self._counts["UpstreamRequests"] += 1
         if (left := responses.rate_left(answer)) is not None:
-            with contextlib.suppress(Retryable):  # what became of the job matters more
+            with contextlib.suppress(Retryable):  # the outcome of the job matters more
                 await self._rate_limiter.observe(slot, *left)
         return number, responses.classify(answer, job)

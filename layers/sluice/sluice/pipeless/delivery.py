@@ -26,7 +26,7 @@ from sluice.pipeless.packing import PackedEvent, Thing, Value
 from sluice.pipeless.responses import classify
 from sluice.rejection import Reason, Rejection, rejection_id
 
-MAX_FAILED_CALLS: Final = 2  # calls one after the other that come to nothing: the next would as well
+MAX_FAILED_CALLS: Final = 2  # in a row; the next call would fail as well
 
 
 async def deliver(
@@ -48,7 +48,7 @@ class _Delivery:
         self._outcome = outcome
         self._rate_limiter = ports.rate_limiter(app)
         self._rejected_account: AccountRejected | None = None
-        self._failures = 0  # calls in a row without a result
+        self._failures = 0  # failed calls in a row
         self._completed: Mapping[int, Set[int]] = {}  # indexes of events, by message
         self._waiting: defaultdict[Thing, set[Value]] = defaultdict(set)  # writes of the events that wait
         self._delivered: defaultdict[int, set[int]] = defaultdict(set)  # indexes of events, by message
@@ -130,8 +130,8 @@ class _Delivery:
         """Finds the bad event in a call of several."""
         middle = len(call) // 2
         left, right = call[:middle], call[middle:]
-        # If the left half is fine what is bad is in the right one, and nobody needs to be asked about all of
-        # it. One event alone is asked about, since what was refused may have been a combination.
+        # If the left half is fine the fault is in the right one, which need not be sent whole. A single event
+        # is sent in any case, because a combination may have been refused.
         if await self._deliver(left) and len(right) > 1:
             await self._bisect(right)
         else:

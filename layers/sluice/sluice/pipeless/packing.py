@@ -16,9 +16,7 @@ from sluice.message import PipelessEvent, PipelessMessage, PipelessObject
 type Thing = tuple[str, ...]
 type Value = tuple[object, ...]
 
-_ADDED: Final[Value] = (
-    "added",
-)  # beside what there is: that it is written again changes nothing written before
+_ADDED: Final[Value] = ("added",)  # another one each time, so writing it again changes nothing
 
 
 class Origin(msgspec.Struct, frozen=True):

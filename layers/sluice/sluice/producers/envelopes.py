@@ -13,7 +13,7 @@ import msgspec
 
 from sluice.contract import EARLIEST_TIME
 
-MAX_ENVELOPES: Final = 3  # one in another: S3's news by SNS, an SNS message of a bus's event
+MAX_ENVELOPES: Final = 3  # envelopes within envelopes, such as S3's notification by SNS
 _CREATED: Final = "ObjectCreated:"
 
 type _Time = Annotated[datetime, msgspec.Meta(tz=True)]

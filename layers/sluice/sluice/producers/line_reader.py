@@ -32,7 +32,7 @@ class Line(msgspec.Struct, frozen=True):
 def split(pieces: Iterable[bytes], number: int, start: int) -> Iterator[Line]:
     """Yields the lines of pieces of a stream that begin with the line `number`, at the byte `start`."""
     held = bytearray()
-    length = 0  # of the line so far, of which no more is held than may be looked at
+    length = 0  # of the line so far, bounded by the longest line that is read
 
     def add(part: bytes) -> None:
         nonlocal length

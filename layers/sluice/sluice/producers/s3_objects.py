@@ -29,11 +29,11 @@ from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.settings import DispatchSettings
 
 MAX_OBJECT_BYTES: Final = 2**30  # unpacked: reading on in a gzipped object begins at its beginning
-# Of what is put before it is noted: little enough for the memory, and for the time there is.
+# Limits of a group, whose progress is then recorded: it must fit the memory and the time.
 GROUP_LINES: Final = 1_000
 GROUP_BYTES: Final = 8 * 2**20
-LINES_TOGETHER: Final = 100  # single events that travel as one message; about what SQS bills as one
-MAX_BAD_LINES: Final = 10_000  # then it is no such object, and its archive would be of no use
+LINES_TOGETHER: Final = 100  # single events in one message, about one billing unit of SQS
+MAX_BAD_LINES: Final = 10_000  # an object with more is no file of events
 
 
 class Progress(msgspec.Struct, frozen=True):

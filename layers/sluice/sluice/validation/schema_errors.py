@@ -89,7 +89,7 @@ def _walk_struct(
     if declared and isinstance(declared.type, inspect.LiteralType):
         resource = str(declared.type.values[0])
     if fields.keys() == _WRAPPED and not fields.keys() & value.keys():
-        # Its members stand one or two levels too high. To call each unknown would lead away from that.
+        # Its members are one or two levels too high. Calling each one unknown would hide the mistake.
         yield _problem((*path, "data"), _missing_field("data", resource))
         return
     for name, item in value.items():

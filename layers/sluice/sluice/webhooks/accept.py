@@ -109,7 +109,7 @@ def accept(
     if mapped.problems:
         result.rejections.append(_rejection(Reason.INVALID, mapped.problems, _quoted(body), stored))
     if result.rejections:
-        # First: what is stored of a delivery that then fails is a report, and its sender sends it again.
+        # Stored first: if the delivery then fails, only rejections are stored, and the sender sends it again.
         ports.reject(result.rejections)
     if result.chosen:
         stored.entries = [entry for _, entry in result.chosen]

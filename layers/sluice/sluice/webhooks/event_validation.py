@@ -18,7 +18,7 @@ from sluice.klaviyo import parser
 from sluice.message import Entry
 from sluice.webhooks.mapping import MappedEvent
 
-_ROUNDS: Final = 4  # of leaving out fields of one event: each may let the checks see more
+_ROUNDS: Final = 4  # each may reveal further problems, so the number is bounded
 
 
 class ValidatedEvent(msgspec.Struct, frozen=True):

@@ -27,14 +27,14 @@ from sluice import runtime
 from sluice.contract import MAX_BODY_BYTES_IN
 
 MAX_LENGTH: Final = 4_000  # characters of an expression
-MAX_DEPTH: Final = 60  # of parts within parts of an expression
+MAX_DEPTH: Final = 60  # levels of nested parts of an expression
 MAX_CPU_SECONDS: Final = 2.0  # for all expressions over one payload
 MAX_ITEMS: Final = 100_000  # of a list
-MAX_BYTES: Final = MAX_BODY_BYTES_IN  # of what is made of one payload, as JSON
-MAX_MADE_BYTES: Final = 128 * 2**20  # of memory, by all calls of functions over one payload
-_VALUE_BYTES: Final = 200  # of memory, at most, for one value that is made from text, its name included
+MAX_BYTES: Final = MAX_BODY_BYTES_IN  # of the result of one payload, as JSON
+MAX_MADE_BYTES: Final = 128 * 2**20  # allocated by all function calls over one payload
+_VALUE_BYTES: Final = 200  # of memory at most for one value made from text, its name included
 _CHARACTER_BYTES: Final = 4  # of memory, at most
-_MAX_NESTING: Final = 100  # of a result: what is deeper is refused, but has to be looked at first
+_MAX_NESTING: Final = 100  # levels of a result; a deeper one is refused
 _MILLISECONDS: Final = 10**11  # seconds would be the year 5138
 
 # Currencies of which no cents are counted, or a thousand to one; as payment providers count them, which
@@ -209,7 +209,7 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]
     def __init__(self, functions: "_Functions") -> None:
         super().__init__(Options(custom_functions=functions))
         self._functions = functions
-        # Of this thread's work, not of the wall's: a busy machine must not turn good payloads away.
+        # Processor time of this thread, because a busy machine must not turn good payloads away.
         self._deadline = runtime.processor_time() + MAX_CPU_SECONDS
 
     def visit(self, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -397,7 +397,7 @@ class _Functions(Functions):  # type: ignore[misc]
             raise LimitExceeded(f"A compressed string must not exceed {MAX_BYTES} bytes.")
         return plain.decode()
 
-    # JMESPath's own. Some compare much with much, the others make one value of much: no clock stops them.
+    # JMESPath's own. Some compare large values, the others build one, and no clock interrupts them.
     @_takes({"types": ["array", "string"]}, _ANY)
     def _func_contains(self, subject: Any, search: Any) -> bool:
         _check_comparable(subject, search)

@@ -20,11 +20,11 @@ from phonenumbers import (
 )
 from phonenumbers.phonenumberutil import SUPPORTED_REGIONS, country_code_for_region
 
-MAX_LENGTH: Final = 40  # characters; 250 that are made for it would take a tenth of a second to parse
+MAX_LENGTH: Final = 40  # characters; the worst 250 would take a tenth of a second to parse
 MAX_DIGITS: Final = 15  # of E.164; Germany has had longer ones
 _LETTER: Final = re.compile(r"[^\W\d_\u30fc]")  # but for Japan's long dash
 _CALLING_CODE: Final = re.compile(r"\+?([1-9][0-9]{0,2})")
-_ABROAD: Final = re.compile(r"^\W*00")  # how most countries dial what is written as a plus sign
+_ABROAD: Final = re.compile(r"^\W*00")  # the prefix that most countries dial for a plus sign
 
 
 def e164(phone: str, country: str = "") -> str | None:
@@ -66,7 +66,7 @@ def _read(phone: str, region: str | None = None) -> PhoneNumber | None:
         number = parse(phone, region)
     except NumberParseException:
         return None
-    # Behind an extension there is somebody else for each, so the number alone is nobody's.
+    # Each extension belongs to somebody else, so the number alone identifies nobody.
     if number.extension or is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
         return None
     return number if len(_written(number)) <= 1 + MAX_DIGITS else None

@@ -72,7 +72,7 @@ def _standard(kind: str) -> Hmac:
     )
 
 
-# Of several, that counts whose header a request has; if it has more than one, the first.
+# If there are several schemes, the first whose header is present counts.
 SCHEMES: Final[dict[str, tuple[Scheme, ...]]] = {
     "shopify": (Hmac("x-shopify-hmac-sha256", encoding="base64"),),
     "stripe": (
@@ -87,7 +87,7 @@ SCHEMES: Final[dict[str, tuple[Scheme, ...]]] = {
     "standard-webhooks": (_standard("svix"), _standard("webhook")),
     "woocommerce": (Hmac("x-wc-webhook-signature", encoding="base64"),),
     "github": (Hmac("x-hub-signature-256", prefix="sha256="),),
-    # Its header is a date that has been seen to be hours off, so what the signed body says counts.
+    # The header's date has been seen to be hours off, so the time in the signed body counts.
     "klaviyo": (
         Hmac(
             "klaviyo-signature",
@@ -107,7 +107,7 @@ DELIVERY_IDS: Final = {
     "woocommerce": "header('x-wc-webhook-delivery-id')",
     "github": "header('x-github-delivery')",
 }
-# And where it says what has happened, its topic.
+# Where each sender puts the topic, as an expression.
 TOPICS: Final = {
     "shopify": "header('x-shopify-topic')",
     "stripe": "type",
@@ -185,7 +185,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _filled(template: str, values: Mapping[str, bytes]) -> bytes:
-    parts = _PLACEHOLDER.split(template)  # text and names take turns
+    parts = _PLACEHOLDER.split(template)  # text and names alternate
     return b"".join(values[part] if at % 2 else part.encode() for at, part in enumerate(parts))
 
 
@@ -251,7 +251,7 @@ def _shown(scheme: Token, secrets: Sequence[str], given: str) -> bool:
             shown = base64.b64decode(shown, validate=True)
         except ValueError:
             return False
-    # Of the hashes, so that not even the length of a secret shows in the time this takes.
+    # Hashes are compared, so that the time does not even reveal the length of a secret.
     digest = hashlib.sha256(shown).digest()
     matches = [hmac.compare_digest(digest, hashlib.sha256(each.encode()).digest()) for each in secrets]
     return any(matches)
