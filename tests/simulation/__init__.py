@@ -1,1 +1,1 @@
-"""The deterministic simulator: the real functions in a pretended world that one seed decides."""
+"""Simulates deterministically: the real functions in a simulated world that one seed decides."""

@@ -1,4 +1,4 @@
-"""A Lambda environment of a function: its image, its process, and what stands in for the outside."""
+"""Models a Lambda environment of a function: its image, its process, and its way to the outside."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.simulation.scheduler import Process
 
 
 class Environment:
-    """One place in which a function runs. Cold starts give it a new process, and it forgets."""
+    """Runs one function in one place; a cold start gives it a new process, and it forgets."""
 
     def __init__(self, function: str, number: int) -> None:
         self.function = function
@@ -129,7 +129,7 @@ class Environment:
 
 
 class _Runtime:
-    """The package's port for what differs from run to run, in pretended time."""
+    """Implements the package's port for what differs from run to run, in simulated time."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -200,7 +200,7 @@ class _Metrics:
 
 
 class Context:
-    """Lambda's context of one invocation."""
+    """Plays Lambda's context of one invocation."""
 
     function_name = "function"
     invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:function"

@@ -1,4 +1,4 @@
-"""asyncio in pretended time: a loop that waits by letting other strands run."""
+"""Runs asyncio in simulated time: a loop that waits by letting other strands run."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from tests.simulation.scheduler import Killed, Process, Strand
 
 
 class Executor:
-    """What a ThreadPoolExecutor is in pretended time: each call in a strand, so many at a time."""
+    """Plays a ThreadPoolExecutor in simulated time: each call in a strand, so many at a time."""
 
     def __init__(self, process: Process, workers: int) -> None:
         self._process = process
@@ -65,7 +65,7 @@ class Executor:
 
 
 class _Task(asyncio.Task):  # type: ignore[type-arg]
-    """A task with a hash that does not depend on its address: sets of tasks are then in one order."""
+    """Gives a task a hash that does not depend on its address, so that sets of tasks have one order."""
 
     _numbers = 0
 
@@ -79,7 +79,7 @@ class _Task(asyncio.Task):  # type: ignore[type-arg]
 
 
 class EventLoop(asyncio.BaseEventLoop):
-    """The event loop of one process."""
+    """Runs the event loop of one process."""
 
     _stopping: bool
     _thread_id: int | None
@@ -99,7 +99,7 @@ class EventLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda *_: None)
 
     def time(self) -> float:
-        """Seconds since the start of the simulation: no clock that anybody sets."""
+        """Returns the seconds since the start of the simulation, by no clock that anybody sets."""
         return self._process.scheduler.now
 
     def run_forever(self) -> None:

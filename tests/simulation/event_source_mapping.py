@@ -1,4 +1,6 @@
-"""Lambda's event source mapping of a queue, as AWS documents it, and invocations that end in every way."""
+"""Models Lambda's event source mapping of a queue, as AWS documents it, and invocations that end in every
+way.
+"""
 
 import functools
 from collections.abc import Callable
@@ -69,7 +71,7 @@ class Invoker:
 
 
 class Mapping:
-    """The pollers of one queue. Each gathers a batch and invokes with it; as many at once as `invokers`."""
+    """Runs the pollers of one queue; each gathers a batch and invokes with it, at most `invokers` at once."""
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ def _record(message: Message) -> dict[str, Any]:
 
 
 def _failed(answer: Any, ids: set[str]) -> set[str]:
-    """The messages that stay: those that are named, or all if the answer cannot be right."""
+    """Returns the messages that stay: the named ones, or all if the answer cannot be right."""
     if answer in (None, {}):
         return set()
     try:

@@ -1,7 +1,7 @@
-"""What goes wrong, when: drawn from the seed, call by call, and counted in a table.
+"""Decides which faults happen when: drawn from the seed, call by call, and counted in a table.
 
-Each call to the outside has a number. Whether a fault meets it depends on the seed and that number alone,
-so a failing run can be repeated with fewer faults: only those before a number, or all but some.
+Each call to the outside has a number. The seed and that number alone decide if a fault meets it. So a failing
+run can be repeated with fewer faults: only those before a number, or all but some.
 """
 
 import random
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """What can meet a call to AWS or to an upstream."""
+    """Names the faults that can meet a call to AWS or to an upstream."""
 
     CRASH_BEFORE = "crash before it"
     CRASH_AFTER = "crash after it"
@@ -101,7 +101,7 @@ def possible(operation: str) -> tuple[Fault, ...]:
 
 @dataclass(frozen=True)
 class Outage:
-    """A time in which most calls to something fail in one way; `of` is a service or an upstream account."""
+    """Describes a time in which most calls to something fail in one way; `of` is a service or an account."""
 
     of: str
     begin: float
@@ -111,7 +111,7 @@ class Outage:
 
 @dataclass(frozen=True)
 class Weather:
-    """How much goes wrong in a run, and until when. Rates are probabilities for each call."""
+    """Says how much goes wrong in a run, and until when; rates are probabilities for each call."""
 
     until: float = 0.0
     aws: float = 0.0

@@ -1,8 +1,8 @@
-"""HTTP in memory: httpx2's real client over a transport that reaches the fake upstreams.
+"""Models HTTP in memory: httpx2's real client over a transport that reaches the fake upstreams.
 
 A request waits for its connection, tells the client's `trace` when its first byte would leave, travels,
-arrives, and its answer travels back. Each of these can go wrong. What arrives is handled even if nobody
-waits for the answer any more.
+arrives, and its answer travels back. Each of these can go wrong. A request that arrives is handled even if
+nobody waits for the answer any more.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ _STEP = {"http2": "http2.send_request_headers.started", "http11": "http11.send_r
 
 
 class Upstream:
-    """The network between the processes and the vendors.
+    """Models the network between the processes and the vendors.
 
-    `arrive` handles a request: method, URL, headers and body. `count` is told whose requests arrive that are
-    answered by something else. `protocols` says by host how it is spoken to.
+    `arrive` handles a request: method, URL, headers and body. `count` is told whose requests arrive that
+    something else answers. `protocols` says by host which HTTP it speaks.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Upstream:
 
 
 class Transport(httpx2.AsyncBaseTransport):
-    """The connections of one process."""
+    """Holds the connections of one process."""
 
     def __init__(self, process: Process, upstream: Upstream) -> None:
         self._process = process
@@ -153,7 +153,7 @@ class Transport(httpx2.AsyncBaseTransport):
     def _answer(
         self, request: httpx2.Request, body: bytes, account: str, fault: Fault | None, chance: random.Random
     ) -> Answer:
-        """What the upstream, or something in front of it, answers on arrival."""
+        """Returns the answer that the upstream, or something in front of it, gives on arrival."""
         if fault in _INSTEAD:
             status, headers, content = _INSTEAD[fault](chance, self._upstream.outside.scheduler.now)
             self._upstream.counted(account, status, body)

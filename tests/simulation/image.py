@@ -1,10 +1,10 @@
-"""A process's own copy of the package: what a Lambda environment has imported, and keeps.
+"""Gives a process its own copy of the package: everything that a Lambda environment has imported, and keeps.
 
-Simulated processes must not share what modules remember: accounts, clients, which service is not asked for
-a while, the event loop. The package keeps such things in modules, as one Lambda environment runs one
-invocation at a time. So each process gets its own modules: executed once from shared code objects, under an
-`__import__` of their own, which also puts the seams in place of boto3, the HTTP client and what Powertools
-writes. Nothing has to be swapped when strands change.
+Simulated processes must not share what modules remember: accounts, clients, failing services, the event loop.
+The package keeps such things in modules, because one Lambda environment runs one invocation at a time. So
+each process gets its own modules. They are executed once from shared code objects, under an `__import__` of
+their own. It also puts the seams in place of boto3, the HTTP client and Powertools' output. Nothing has to be
+swapped when strands change.
 
 A cold start forgets what the modules remember (`forget`), instead of executing them anew, which would take
 longer than the rest of a run. A test holds that a forgotten image equals a new one.
@@ -31,7 +31,7 @@ _SOURCES = _TREE / "layers" / "sluice"
 
 
 class Image:
-    """The modules of one function in one process. `seams` are modules that stand in for others, by name."""
+    """Holds the modules of one function in one process; `seams` are modules that replace others, by name."""
 
     def __init__(self, function: str, seams: Mapping[str, ModuleType]) -> None:
         self.modules: dict[str, ModuleType] = {}

@@ -1,4 +1,4 @@
-"""Where every event is, at every moment, and what must be true of that.
+"""Knows where every event is, at every moment, and holds the invariants.
 
 Each event carries a mark in its content, such as `<17>`. The models tell the ledger of every message and
 object that comes and goes, the upstreams of every event that they take. So the ledger knows each event's
@@ -28,7 +28,7 @@ ARCHIVED = "rejections/"
 
 
 class Kind(StrEnum):
-    """What is the matter with an event."""
+    """Names what is wrong with an event."""
 
     GOOD = "good"
     REFUSED = "refused upstream"  # by a rule that only the upstream knows
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 class Broken(Exception):
-    """An invariant does not hold. `mark` is the event in question, if it is one."""
+    """Says that an invariant does not hold; `mark` is the event in question, if it is one."""
 
     def __init__(self, invariant: str, said: str, mark: int | None = None) -> None:
         super().__init__(f"{invariant}: {said}")
@@ -48,7 +48,7 @@ class Broken(Exception):
 
 @dataclass(slots=True)
 class Event:
-    """One event on its way. `places` are what receipts call it."""
+    """Holds one event on its way; `places` are its positions in receipts."""
 
     mark: int
     account: str
@@ -88,7 +88,7 @@ class Event:
 
 
 class Ledger:
-    """All events of a run. What the world tells it must never contradict an invariant."""
+    """Holds all events of a run, and checks every report of the world against the invariants."""
 
     def __init__(self) -> None:
         self.events: dict[int, Event] = {}
@@ -141,7 +141,7 @@ class Ledger:
         if is_complete != (completed + failed >= total):
             self.break_("receipts", f"{receipt} says {attributes}")
 
-    # What the models tell.
+    # Reports of the models.
 
     def queue_changed(self, what: str, queue: Queue, message: Message) -> None:
         """Hears of a message that comes, goes or is received."""
@@ -216,7 +216,7 @@ class Ledger:
             event.refused_alone += len(found) == 1
             event.repeat_refused |= bool(event.upstream) and not named
 
-    # What must be true at rest.
+    # Invariants at rest.
 
     def check_rest(self) -> None:
         """Checks what must be true of every event once nothing moves any more."""
@@ -334,7 +334,7 @@ class Ledger:
         return tuple(dict.fromkeys(marks_in(content)))
 
     def _content(self, body: str) -> bytes:
-        """What a message's body says, with what it points to."""
+        """Returns the content of a message's body, with the objects it points to."""
         if body.startswith('{"sluice":1,"zstd":'):
             return _unpacked(base64.b64decode(msgspec.json.decode(body)["zstd"]))
         if body.startswith('{"sluice":1,"claim":'):

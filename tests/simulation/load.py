@@ -1,4 +1,4 @@
-"""What is sent in a run, drawn from the seed: requests by every route, messages, objects of lines."""
+"""Draws the load of a run from the seed: requests by every route, messages, objects of lines."""
 
 import hashlib
 import random
@@ -27,7 +27,7 @@ _CLIENT_BULK, _CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
 
 @dataclass
 class Request:
-    """A request of a caller, who sends it again until it is answered, if that is harmless."""
+    """Describes a caller's request, which is sent again until it is answered, if that is harmless."""
 
     at: float
     path: str
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass
 class Produced:
-    """A message that somebody else puts on the queue."""
+    """Describes a message that a producer puts on the queue."""
 
     at: float
     body: str
@@ -52,7 +52,7 @@ class Produced:
 
 @dataclass
 class Dropped:
-    """An object of lines that somebody writes, and the notice of it on the queue."""
+    """Describes an object of lines that a producer writes, and its notification on the queue."""
 
     at: float
     key: str
@@ -63,7 +63,7 @@ class Dropped:
 
 @dataclass
 class Load:
-    """All that is sent in a run. `named_at` is when the late account is named."""
+    """Holds everything that is sent in a run; `named_at` is when the late account is named."""
 
     actions: list[Request | Produced | Dropped] = field(default_factory=list)
     events: dict[int, Event] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def accounts_document(late: bool) -> str:
 
 @dataclass(frozen=True)
 class Mix:
-    """How likely an event is bad in some way."""
+    """Says how likely an event is bad in some way."""
 
     refused: float = 0.0
     poison: float = 0.0
@@ -226,7 +226,7 @@ class Maker:
                 event["attributes"]["properties"]["padding"] = self._chance.randbytes(75_000).hex()[:99_000]
         self._request(at, BULK, account, _bulk_document(entries), places)
 
-    # What others put on the queue.
+    # Messages of producers.
 
     def _produced(self, at: float) -> None:
         account = self._chance.choice((*KLAVIYO, LATE, *([UNKNOWN] if self._chance.random() < 0.1 else [])))
@@ -384,7 +384,7 @@ class Maker:
         return events, marks
 
     def _kind(self, account: str, *, plain: bool) -> Kind:
-        """What is wrong with the next event. What others put on the queue, `plain`, ends no process."""
+        """Draws the fault of the next event; a producer's, `plain`, ends no process."""
         lot, mix = self._chance.random(), self._mix
         if lot < mix.refused:
             return Kind.REFUSED

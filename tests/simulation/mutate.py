@@ -1,9 +1,9 @@
 """Checks that the simulator notices broken code: `python -m tests.simulation.mutate`.
 
 Two kinds of mutants are made of the package, one at a time, in a copy of its sources, and simulated until a
-seed breaks an invariant. The first kind takes back what a commit has mended (`mutations/`, a file a commit).
+seed breaks an invariant. The first kind takes back the repair of a commit (`mutations/`, a file a commit).
 The second is generated: a comparison, a condition, a constant, a returned value or a statement of the modules
-on which delivery depends is changed. What survives is listed; docs/development.md explains each.
+on which delivery depends is changed. Survivors are listed, and docs/development.md explains each.
 """
 
 import argparse
@@ -52,7 +52,7 @@ _SAID_ONLY = ("logger", "metrics", "counts")  # what is logged or counted change
 
 @dataclass(frozen=True)
 class Mutant:
-    """One file of the package with a change in it."""
+    """Holds one file of the package with a change in it."""
 
     name: str
     file: str

@@ -1,4 +1,6 @@
-"""The border between a process and the world: every call across it takes time, and meets the weather."""
+"""Guards the border between a process and the world: every call across it takes time, and meets the
+weather.
+"""
 
 import contextlib
 import random
@@ -12,7 +14,7 @@ from tests.simulation.trace import Trace
 
 @dataclass(slots=True)
 class Call:
-    """One call on its way: the fault that meets it, if any, and chance for the details."""
+    """Describes one call on its way: the fault that meets it, if any, and chance for the details."""
 
     scheduler: Scheduler
     latency: float
@@ -29,7 +31,7 @@ class Call:
 
 
 class Outside:
-    """All calls of all processes to the outside."""
+    """Makes all calls of all processes to the outside."""
 
     def __init__(self, scheduler: Scheduler, faults: Faults, trace: Trace, chance: random.Random) -> None:
         self.scheduler = scheduler
@@ -90,5 +92,5 @@ class Outside:
 
 
 def _of_call(fault: Fault | None) -> Fault | None:
-    """The fault as the call itself sees it."""
+    """Returns the fault as the call itself sees it."""
     return None if fault in CRASHES or fault is Fault.STALL else fault

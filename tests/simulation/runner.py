@@ -36,7 +36,7 @@ def simulate(seed: int, **limits: Any) -> Result:
 
 
 class Report:
-    """What some seeds came to, small enough to be sent between processes."""
+    """Holds the results of some seeds, small enough to be sent between processes."""
 
     def __init__(self, result: Result) -> None:
         self.seed = result.seed

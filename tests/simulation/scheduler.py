@@ -1,8 +1,8 @@
-"""Pretended time, and who runs next in it: one thread, one order, decided by the seed.
+"""Keeps the simulated time, and decides what runs next in it: one thread, one order, decided by the seed.
 
-A `Strand` is what would be a thread. It runs as a greenlet until it waits; then the strand whose moment is
-next runs. Strands with the same moment run in an order drawn from the seed. A `Process` is what would be a
-Lambda environment: its strands end together when it is killed, and it has its own, perhaps wrong, clock.
+A `Strand` plays a thread. It runs as a greenlet until it waits; then the strand whose moment is next runs.
+Strands with the same moment run in an order drawn from the seed. A `Process` plays a Lambda environment: its
+strands end together when it is killed, and it has its own, perhaps wrong, clock.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ START = 1_793_491_200.0  # 2026-11-01T00:00:00Z: when pretended time is 0
 
 
 class Killed(BaseException):
-    """The process of a strand is gone: nothing of it runs any more."""
+    """Ends the process of a strand: nothing of it runs any more."""
 
 
 class Stuck(Exception):
-    """Nothing is due, though a strand is being waited for."""
+    """Says that nothing is due, although a strand is being waited for."""
 
 
 class Process:
-    """The strands of one environment. `skew` is how far its clock is off, in seconds."""
+    """Holds the strands of one environment; `skew` is how far its clock is off, in seconds."""
 
     def __init__(self, scheduler: "Scheduler", name: str) -> None:
         self.scheduler = scheduler
@@ -38,7 +38,7 @@ class Process:
         self.strands: list[Strand] = []
 
     def time(self) -> float:
-        """Seconds since the epoch by the clock of this process."""
+        """Returns the seconds since the epoch by the clock of this process."""
         return START + self.scheduler.now + self.skew
 
     def spawn(self, call: Callable[[], Any], *, after: float = 0.0) -> "Strand":
@@ -57,7 +57,7 @@ class Process:
 
 
 class Strand:
-    """One line of execution within a process."""
+    """Runs one line of execution within a process."""
 
     __slots__ = ("_call", "done", "error", "greenlet", "loop", "process", "result", "token", "waiter")
 

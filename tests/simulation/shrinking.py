@@ -11,7 +11,7 @@ MAX_RUNS = 150
 
 @dataclass(frozen=True)
 class Cut:
-    """What is left out of a run: faults by the numbers of their calls, and requests by their indexes."""
+    """Says what is left out of a run: faults by the numbers of their calls, and requests by their indexes."""
 
     only_before: int | None = None
     spared: frozenset[int] = frozenset()
@@ -32,7 +32,7 @@ class Shrinker:
     def shrink(self) -> Result:
         """Returns the shortest run that it finds in a bounded number of tries."""
         self._fewer_faults_at_the_end()
-        # What is left out changes the numbers of later calls, so requests go first.
+        # A cut changes the numbers of later calls, so requests go first.
         requests = list(range(self.best.actions))
         self._fewer(requests, lambda found: replace(self.cut, left_out=self.cut.left_out | found))
         self._fewer_faults_at_the_end()

@@ -1,4 +1,4 @@
-"""The models of AWS do what moto does: the same table of calls is made to both."""
+"""Tests that the models of AWS do what moto does: the same table of calls is made to both."""
 
 import importlib
 from collections.abc import Callable, Iterator

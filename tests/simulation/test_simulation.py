@@ -1,4 +1,4 @@
-"""The simulator itself: that a seed decides everything, and that what is broken would be seen."""
+"""Tests the simulator itself: a seed decides everything, and a broken invariant would be seen."""
 
 import subprocess
 import sys
@@ -129,7 +129,7 @@ def test_every_invariant_holds_whatever_the_seed(first: int) -> None:
         )
 
 
-# Whether the ledger sees what is broken.
+# The ledger sees every broken invariant.
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What happened in a run, in order, line by line: the same seed gives the same lines."""
+"""Records a run, in order, line by line: the same seed gives the same lines."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ type Line = tuple[float, str, str, Any, str]
 
 
 class Trace:
-    """The lines of a run. Each has the moment, who acted, what was done, to what, and how it went."""
+    """Holds the lines of a run: each has the moment, the actor, the action, its object, and the result."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []

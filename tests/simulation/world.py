@@ -1,4 +1,4 @@
-"""One run: everything around the functions, what is sent, and what is checked."""
+"""Runs one seed: everything around the functions, the load, and the checks."""
 
 import random
 from collections import defaultdict
@@ -83,7 +83,7 @@ _INGEST_ONLY = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a seed decides before a run begins."""
+    """Holds everything that a seed decides before a run begins."""
 
     seed: int
     weather: Weather
@@ -170,7 +170,7 @@ def _outages(chance: random.Random, load_seconds: float) -> Iterable[Outage]:
 
 @dataclass
 class Result:
-    """What a run came to."""
+    """Holds the result of a run."""
 
     seed: int
     broken: Broken | None
@@ -185,7 +185,7 @@ class Result:
 
 
 class World:
-    """A run of one seed."""
+    """Runs one seed."""
 
     def __init__(
         self,
@@ -403,7 +403,7 @@ class World:
         if process.skew == 0.0 or (self.plan.jumps and self._luck.random() < 0.1):
             process.skew = self._luck.uniform(-self.plan.skew, self.plan.skew)
 
-    # What is sent.
+    # Sending.
 
     def _do(self, action: Request | Produced | Dropped) -> None:
         try:
@@ -442,7 +442,7 @@ class World:
             self.scheduler.sleep(self._luck.uniform(1.0, 30.0))
 
     def _call(self, request: Request) -> tuple[int, str]:
-        """One call of the API; status 0 where no answer came."""
+        """Calls the API once; returns status 0 if no answer came."""
         invoker = self._free_invoker()
         headers = request.headers
         event = {
@@ -502,7 +502,9 @@ class World:
         self.secrets.secrets["accounts"] = accounts_document(late=True)
 
     def _tick(self) -> None:
-        """The schedule of resume. A tick with nothing registered is left out: it would read one item."""
+        """Runs the schedule of resume; a tick with nothing registered is left out, because it would read
+        one item.
+        """
         [invoker] = self.invokers["resume"]
         while True:
             self.scheduler.sleep(60.0)
@@ -522,7 +524,7 @@ class World:
             self._poison[body] = any(self.load.events[mark].kind is Kind.POISON for mark in marks)
         return self._poison[body]
 
-    # What is heard.
+    # Hearing.
 
     def _queue_changed(self, what: str, queue: Queue, message: Message) -> None:
         self.ledger.queue_changed(what, queue, message)
@@ -625,7 +627,7 @@ class World:
 
 
 def _busiest(times: list[float], seconds: int) -> int:
-    """The most requests in any window of whole seconds, aligned on the clock as Klaviyo's are."""
+    """Returns the most requests in any window of whole seconds, aligned on the clock as Klaviyo's are."""
     counts: dict[int, int] = defaultdict(int)
     for time in times:
         counts[int(time // seconds)] += 1
@@ -644,7 +646,7 @@ def _klaviyo_identities(body: bytes) -> Iterable[tuple[int, tuple[Any, ...]]]:
 
 
 def _pipeless_identities(body: bytes) -> Iterable[tuple[int, tuple[Any, ...]]]:
-    """What is `single` is there once, however often it is written; anything else is there each time."""
+    """Yields identities: a `single` one is there once, however often it is written, any other each time."""
     for event in msgspec.json.decode(body)["events"]:
         [mark] = marks_in(event["start_object"]["id"].encode())
         is_single = event["relationship"].get("single", True)

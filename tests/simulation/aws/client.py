@@ -1,4 +1,4 @@
-"""boto3's clients over the models: each call takes time, may fail in every way, and may be the last."""
+"""Plays boto3's clients over the models: each call takes time, may fail in every way, and may be the last."""
 
 import io
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _DEFAULT = SimpleNamespace(connect_timeout=60, read_timeout=60, retries=None)
 
 
 class Client:
-    """A client of one service, for one process."""
+    """Plays a client of one service, for one process."""
 
     exceptions = EXCEPTIONS
 
@@ -92,7 +92,7 @@ class Client:
 
 
 class _Torn(io.RawIOBase):
-    """A body whose connection ends while it is read."""
+    """Plays a body whose connection ends while it is read."""
 
     def read(self, size: int = -1) -> bytes:
         raise ResponseStreamingError(error="the connection was reset")

@@ -1,4 +1,4 @@
-"""DynamoDB: tables with one key, whose writes are atomic and may be conditional."""
+"""Models DynamoDB: tables with one key, whose writes are atomic and may be conditional."""
 
 import base64
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ def _ignore(table: str, before: Item | None, after: Item | None) -> None:
 
 
 class DynamoDB:
-    """Tables by name, each with its items by the value of its key attribute `pk`.
+    """Holds tables by name, each with its items by the value of its key attribute `pk`.
 
     `heard` is told of every write: the table, and the item before and after it.
     """

@@ -1,4 +1,4 @@
-"""Errors of AWS as botocore raises them."""
+"""Defines errors of AWS as botocore raises them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,19 +7,19 @@ from botocore.exceptions import ClientError
 
 
 class ConditionalCheckFailedException(ClientError):
-    """A conditional write whose condition does not hold."""
+    """Says that the condition of a write does not hold."""
 
 
 class NoSuchKey(ClientError):
-    """An S3 object that does not exist."""
+    """Says that an S3 object does not exist."""
 
 
 class ReceiptHandleIsInvalid(ClientError):
-    """A receipt handle that no message of the queue was ever received with."""
+    """Says that no message of the queue was ever received with this receipt handle."""
 
 
 class ResourceNotFoundException(ClientError):
-    """A table or a secret that does not exist."""
+    """Says that a table or a secret does not exist."""
 
 
 _TYPED: dict[str, type[ClientError]] = {

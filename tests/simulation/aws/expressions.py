@@ -1,7 +1,8 @@
-"""DynamoDB's condition and update expressions: a parser and an evaluator of what the gateway uses.
+"""Parses and evaluates DynamoDB's condition and update expressions, as far as the gateway uses them.
 
-Values are DynamoDB's own, such as `{"N": "1"}`. A path is one top-level attribute. Nested paths and what
-else is not known raise `NotImplementedError`; what DynamoDB refuses raises `InvalidExpression`.
+Values are DynamoDB's own, such as `{"N": "1"}`. A path is one top-level attribute. Nested paths and
+everything else that is not known raise `NotImplementedError`. An expression that DynamoDB refuses raises
+`InvalidExpression`.
 """
 
 import functools
@@ -29,12 +30,12 @@ _FUNCTIONS = {
 
 
 class InvalidExpression(Exception):
-    """DynamoDB would answer ValidationException."""
+    """Says that DynamoDB would answer ValidationException."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the placeholders of an expression stand for."""
+    """Holds the values of an expression's placeholders."""
 
     names: Mapping[str, str]
     values: Mapping[str, Value]
@@ -82,7 +83,7 @@ def _placeholders(text: str) -> frozenset[str]:
 
 
 class _Parser:
-    """A recursive-descent parser over the tokens of one expression."""
+    """Parses the tokens of one expression by recursive descent."""
 
     def __init__(self, text: str) -> None:
         self._tokens = list(_tokens(text))
@@ -307,7 +308,7 @@ def _kind(value: Value | None) -> str:
 
 
 def _plain(value: Value | None) -> Any:
-    """A value that compares as DynamoDB compares: numbers by size, strings by their bytes."""
+    """Returns a value that compares as DynamoDB compares: numbers by size, strings by their bytes."""
     kind = _kind(value)
     content: Any = value[kind] if value else None
     match kind:

@@ -1,4 +1,4 @@
-"""S3: buckets of objects, whose writes are whole and whose listings are in order and up to date."""
+"""Models S3: buckets of objects, whose writes are whole and whose listings are in order and up to date."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ def _ignore(bucket: str, key: str, before: bytes | None, after: bytes | None) ->
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as it was written last."""
+    """Holds an object as it was written last."""
 
     content: bytes
     written: float
@@ -31,7 +31,7 @@ class StoredObject:
 
     @property
     def etag(self) -> str:
-        """The quoted ETag of an object written in one part."""
+        """Returns the quoted ETag of an object written in one part."""
         return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
 
 
@@ -42,7 +42,7 @@ class _Bucket:
 
 
 class S3:
-    """Buckets by name. `heard` is told of each write: bucket, key, the content before and after it."""
+    """Holds buckets by name; `heard` is told of each write: bucket, key, the content before and after it."""
 
     def __init__(self, buckets: Iterable[str], clock: Callable[[], float], heard: Listener = _ignore) -> None:
         self._buckets = {name: _Bucket() for name in buckets}
@@ -50,7 +50,7 @@ class S3:
         self._heard = heard
 
     def objects(self, bucket: str) -> dict[str, StoredObject]:
-        """A bucket's objects by key."""
+        """Returns a bucket's objects by key."""
         return self._buckets[bucket].objects
 
     def put_object(self, **given: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Secrets Manager: texts by name."""
+"""Models Secrets Manager: texts by name."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tests.simulation.aws.errors import error
 
 
 class SecretsManager:
-    """The current text of each secret, by its name."""
+    """Holds the current text of each secret, by its name."""
 
     def __init__(self, secrets: dict[str, str]) -> None:
         self.secrets = secrets

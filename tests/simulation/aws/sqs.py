@@ -1,7 +1,7 @@
-"""SQS: standard queues with visibility, receive counts, redrive, retention and fair groups.
+"""Models SQS: standard queues with visibility, receive counts, redrive, retention and fair groups.
 
-A standard queue may hand messages out in another order and, rarely, twice. How much it does so is up to
-its `Disorder`; without one it is first in, first out, as moto is.
+A standard queue may hand messages out in another order and, rarely, twice. Its `Disorder` says how often.
+Without one it is first in, first out, as moto is.
 """
 
 import heapq
@@ -30,7 +30,7 @@ def _ignore(event: str, queue: "Queue", message: "Message") -> None:
 
 @dataclass(eq=False, slots=True)
 class Message:
-    """A message on a queue. `handles` are the receipt handles given out for it, the latest last."""
+    """Holds a message on a queue; `handles` are the receipt handles given out for it, the latest last."""
 
     id: str
     body: str
@@ -45,7 +45,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Disorder:
-    """What a standard queue does by chance: `twice` is the probability of handing a message out twice.
+    """Says what a standard queue does by chance: `twice` is the probability of handing a message out twice.
 
     `heeds_old` is the probability with which a deletion by an older receipt handle takes effect.
     """
@@ -56,7 +56,9 @@ class Disorder:
 
 
 class Queue:
-    """One standard queue. `heard` is told when a message is sent, deleted, moved, expired or received."""
+    """Models one standard queue; `heard` is told when a message is sent, deleted, moved, expired or
+    received.
+    """
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class Queue:
         return None
 
     def next_visible(self) -> float | None:
-        """When the next message can be received; None if nothing waits for that."""
+        """Returns when the next message can be received; None if nothing waits for that."""
         self._show(self.clock())
         if self._visible:
             return self.clock()
@@ -150,7 +152,7 @@ class Queue:
         self._heard(event, self, message)
 
     def _in_order(self) -> list[Message]:
-        """The visible messages as the queue hands them out: those of busy groups last."""
+        """Returns the visible messages as the queue hands them out: those of busy groups last."""
         messages = list(self._visible.values())
         if self._disorder is not None:
             chance = self._disorder.chance
@@ -224,13 +226,13 @@ class Queue:
 
 
 class SQS:
-    """The queues by their URLs, with the operations of boto3's client."""
+    """Holds the queues by their URLs, with the operations of boto3's client."""
 
     def __init__(self, queues: Iterable[Queue]) -> None:
         self.queues = {f"https://sqs.test/{queue.name}": queue for queue in queues}
 
     def url(self, queue: Queue) -> str:
-        """The URL of a queue."""
+        """Returns the URL of a queue."""
         return next(url for url, each in self.queues.items() if each is queue)
 
     def send_message(self, **given: Any) -> dict[str, Any]:
@@ -304,7 +306,7 @@ class SQS:
 
 
 def attributes_of(message: Message) -> dict[str, str]:
-    """A received message's system attributes, all texts."""
+    """Returns a received message's system attributes, all texts."""
     attributes = {
         "ApproximateReceiveCount": str(message.receives),
         "SentTimestamp": str(int(message.sent * 1_000)),

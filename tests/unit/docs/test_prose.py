@@ -16,10 +16,7 @@ GLOSSARY = Path("docs/glossary.md")
 DOCUMENTS = sorted([*Path().glob("*.md"), *Path("docs").rglob("*.md")])
 CODE = ("benchmarks", "devstack", "functions", "layers", "sluicectl", "tests", "tools")
 SOURCES = sorted(
-    file
-    for folder in CODE
-    for file in Path(folder).rglob("*.py")
-    if not {"node_modules", "simulation"} & {*file.parts}
+    file for folder in CODE for file in Path(folder).rglob("*.py") if "node_modules" not in file.parts
 )
 
 BLOCK = re.compile(r"^ *```.*?^ *```|^ {4,}\S.*$", re.DOTALL | re.MULTILINE)
