@@ -11,7 +11,7 @@ from sluice import runtime
 
 MEDIA_TYPE: Final = "application/vnd.api+json"
 MAX_PROBLEMS_LISTED: Final = 100
-MAX_PROBLEMS_COUNTED: Final = 10_000  # beyond the listed ones: a bound on the work for one refusal
+MAX_PROBLEMS_COUNTED: Final = 400  # beyond the listed ones: a bound on the work for one refusal
 MAX_POINTER: Final = 500
 
 TITLES: Final = {

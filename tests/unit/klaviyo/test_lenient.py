@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import jsonapi
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.klaviyo import lenient, parser, rules
 from sluice.klaviyo.lenient import InvalidEvents, Separated
 from sluice.klaviyo.parser import ParsedRequest
-from tests.support.factories import NEWEST, NOON, at, bulk, encoded, entry, event, profile
+from tests.support.factories import NEWEST, NOON, at, bulk, encoded, entry, event, metric, profile
 
 ENTRIES = "/data/attributes/events-bulk-create/data"
 GOOD, BAD = event(value=1), event(value="1")
@@ -151,11 +150,33 @@ def test_a_large_profile_is_not_set_aside_a_thousand_times() -> None:
 
 
 def test_problems_without_end_refuse_the_body() -> None:
-    many = event(
-        properties={}, **{f"unknown{number}": 1 for number in range(jsonapi.MAX_PROBLEMS_COUNTED + 1)}
-    )
+    many = event(properties={}, **{f"unknown{number}": 1 for number in range(lenient.MAX_PROBLEMS + 1)})
 
     assert separate(bulk(entry(GOOD, many))) is None
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("half", [b"\\ud83c", b"gift \\udf89"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"properties": {"note": "HALF"}},
+        {"properties": {"a": [{"b": "HALF"}]}},
+        {"properties": {"HALF": 1}},
+        {"unique_id": "HALF"},
+        {"metric": metric("HALF")},
+    ],
+)
+def test_half_of_a_surrogate_pair_costs_its_own_event_alone(broken: dict[str, Any], half: bytes) -> None:
+    body = encoded(bulk(entry(*[GOOD] * 4, event(**broken), *[GOOD] * 5))).replace(b"HALF", half)
+
+    found = parser.read_leniently(body, NEWEST, NOON)
+
+    assert found.events == 9
+    [bad] = found.bad
+    assert (bad.entry, bad.events) == (0, (4,))
+    assert "half of a surrogate pair" in bad.problems[0].detail
+    assert "\ufffd" in bad.payload.decode()
 
 
 flags = st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=5)

@@ -244,10 +244,37 @@ def test_the_latest_time_is_a_year_ahead(zone: str) -> None:
         ("2026-03-02T09:15:27-05:00", "2026-03-02T14:15:27Z"),
         ("2026-03-02T09:15:27+0000", "2026-03-02T09:15:27Z"),
         ("2026-03-02 09:15:27Z", "2026-03-02T09:15:27Z"),
+        ("2026-03-02 09:15:27+00", "2026-03-02T09:15:27Z"),
+        ("2026-03-02 09:15:27.5+01", "2026-03-02T08:15:27.500000Z"),
+        ("20260302T091527Z", "2026-03-02T09:15:27Z"),
+        ("20260302T091527+0100", "2026-03-02T08:15:27Z"),
+        ("2026-W10-1T09:15:27Z", "2026-03-02T09:15:27Z"),
+        ("2026-03-02T09:15:27,123Z", "2026-03-02T09:15:27.123000Z"),
+        ("2026-03-02T09:15:27.123456789Z", "2026-03-02T09:15:27.123457Z"),
+        ("2026-03-02T09:15Z", "2026-03-02T09:15:00Z"),
+        ("2026-03-02t09:15:27z", "2026-03-02T09:15:27Z"),
+        ("2026-03-29T02:30:00", "2026-03-29T02:30:00Z"),
+        ("2026-03-29T02:30:00-00:00", "2026-03-29T02:30:00Z"),
+        ("2000-01-01T00:59:59+01:00", None),
+        ("2027-01-01T00:00:00+14:00", "2026-12-31T10:00:00Z"),
     ],
 )
 def test_times_are_taken_as_sdks_spell_them_and_sent_in_utc(spelling: str, sent: str) -> None:
-    assert only_event(read(Surface.BULK, event_with("time")(spelling)))["time"] == sent
+    if sent is None:
+        assert pointers(Surface.BULK, event_with("time")(spelling), "2026-07-14") == [f"{EVENT}/time"]
+    else:
+        assert only_event(read(Surface.BULK, event_with("time")(spelling)))["time"] == sent
+
+
+@pytest.mark.rule
+@every_shape
+@pytest.mark.parametrize("spelling", ["2026-03-02 09:15:27+00", "20260302T091527Z"])
+def test_a_time_is_taken_in_every_form_whatever_the_shape(spelling: str, shape: Shape) -> None:
+    document = shape.document(BY_ID, time=spelling, properties={"long": "x" * 30_000})
+
+    assert only_event(read(shape.surface, document))["time"] == "2026-03-02T09:15:27Z"
+    [problem] = refusal(shape.surface, shape.document(BY_ID, time=spelling, value="x"))
+    assert str(problem.pointer).endswith("/value")
 
 
 @pytest.mark.rule
@@ -257,6 +284,14 @@ def test_times_are_taken_as_sdks_spell_them_and_sent_in_utc(spelling: str, sent:
         "2026-03-02",
         "2026-02-30T00:00:00Z",
         "2026-03-02T24:00:00Z",
+        "2016-12-31T23:59:60Z",
+        "2026-03-02T09Z",
+        "2026-03-02x09:15:27Z",
+        "2026-03-02T09:15:27+25:00",
+        "2026-03-02T09:15:27 Europe/Paris",
+        "Mon, 02 Mar 2026 09:15:27 GMT",
+        "03/02/2026 09:15",
+        "10000-01-01T00:00:00Z",
         "1772442927",
         "yesterday",
         "",
@@ -265,7 +300,28 @@ def test_times_are_taken_as_sdks_spell_them_and_sent_in_utc(spelling: str, sent:
     ],
 )
 def test_what_is_no_time_is_refused(spelling: Any) -> None:
-    assert pointers(Surface.BULK, event_with("time")(spelling)) == [f"{EVENT}/time"]
+    [problem] = refusal(Surface.BULK, event_with("time")(spelling))
+
+    assert problem.pointer == f"{EVENT}/time"
+    assert "RFC 3339, such as 2026-01-31T12:00:00Z" in problem.detail
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "0000-01-01T00:00:00Z"]
+)
+def test_a_time_at_the_ends_of_the_calendar_is_refused(time: str) -> None:
+    assert pointers(Surface.BULK, event_with("time")(time)) == [f"{EVENT}/time"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [("-0", 0), ("-0.0", 0), ("1e-400", 0), ("9007199254740993", 9007199254740993), ("1E300", 1e300)],
+)
+def test_numbers_at_the_ends_of_their_range_are_taken(text: str, sent: float) -> None:
+    body = encoded(event_with("properties")({"n": "N"})).replace(b'"N"', text.encode())
+
+    assert only_event(read(Surface.BULK, body))["properties"] == {"n": sent}
 
 
 @pytest.mark.rule

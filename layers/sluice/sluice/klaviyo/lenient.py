@@ -12,12 +12,13 @@ from typing import Any, Final
 import msgspec
 
 from sluice.contract import MAX_BODY_BYTES_IN, MAX_EVENTS_PER_REQUEST, Surface
-from sluice.jsonapi import MAX_PROBLEMS_COUNTED, Problem
+from sluice.jsonapi import Problem
 from sluice.klaviyo import problems
 from sluice.klaviyo.rules import Rules
 
 # A profile goes with each of its bad events, so the rejections may be larger than the request.
 MAX_BAD_BYTES: Final = 4 * MAX_BODY_BYTES_IN
+MAX_PROBLEMS: Final = 10_000  # of all bad events
 _PLACE: Final = re.compile(
     "/data/attributes/events-bulk-create/data/([0-9]+)(?:/attributes/events/data/([0-9]+))?(?:/.*)?",
     re.DOTALL,
@@ -49,10 +50,11 @@ class Separated(msgspec.Struct, frozen=True):
 
 def separate(body: bytes, limits: Rules) -> Separated | None:
     """Separates the good and the bad events of a bulk body; returns None if all of it is bad."""
-    found = _by_place(problems.problems(Surface.BULK, body, limits))
+    parsed = problems.parse_body(Surface.BULK, body)
+    found = _by_place(problems.problems(Surface.BULK, parsed, limits))
     if not found:
         return None
-    document: Any = problems.parse(body)
+    document: Any = parsed.document
     holder = document["data"]["attributes"]["events-bulk-create"]
     entries = holder["data"]
     if sum(len(_events(entry)) or 1 for entry in entries) > MAX_EVENTS_PER_REQUEST:
@@ -80,7 +82,7 @@ def _by_place(problems: Iterable[Problem]) -> dict[int, _ByEvent] | None:
     found: dict[int, _ByEvent] = defaultdict(lambda: defaultdict(list))
     for count, problem in enumerate(problems):
         place = _PLACE.fullmatch(problem.pointer or "")
-        if place is None or count == MAX_PROBLEMS_COUNTED:
+        if place is None or count == MAX_PROBLEMS:
             return None
         found[int(place[1])][int(place[2]) if place[2] else None].append(problem)
     return found

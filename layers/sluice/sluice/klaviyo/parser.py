@@ -16,8 +16,9 @@ from msgspec.json import Decoder
 from sluice import contract
 from sluice.contract import Surface
 from sluice.errors import Refused
-from sluice.klaviyo import flat_event, lenient, problems, rules
+from sluice.klaviyo import lenient, problems, rules
 from sluice.klaviyo.lenient import InvalidEvents
+from sluice.klaviyo.problems import ParsedBody
 from sluice.klaviyo.rules import Rules, Violation
 from sluice.klaviyo.schemas import (
     BulkDocument,
@@ -56,17 +57,10 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 type _Any = BulkDocument | ClientBulkDocument | SingleDocument
 
 BODIES: Final = frozenset(Surface) - {Surface.WEBHOOK}  # the surfaces whose bodies can be read here
-_CLIENT: Final = frozenset({Surface.CLIENT_BULK, Surface.CLIENT_EVENT})
 # As properties these have a meaning of their own: they are the names of identifiers in the flat shape.
 _IDENTIFYING_PROPERTIES: Final = frozenset({f"${name.lstrip('_')}" for name in contract.IDENTIFIERS})
 
-_decoders: Final[dict[Surface, Decoder[_Any]]] = {
-    Surface.BULK: Decoder(BulkDocument),
-    Surface.CLIENT_BULK: Decoder(ClientBulkDocument),
-    Surface.EVENT: Decoder(SingleDocument),
-    Surface.CLIENT_EVENT: Decoder(SingleDocument),
-}
-_sound_decoders: Final[dict[Surface, Decoder[_Any]]] = {
+_valid_decoders: Final[dict[Surface, Decoder[_Any]]] = {
     Surface.BULK: Decoder(BulkDocument[ValidValue]),
     Surface.CLIENT_BULK: Decoder(ClientBulkDocument[ValidValue]),
     Surface.EVENT: Decoder(SingleDocument[ValidValue]),
@@ -107,14 +101,20 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> Pa
     Raises `Refused` (400) with every problem, each pointing into the body.
     """
     limits = rules.rules_for(revision, accepted)
+    problems.check_density(body, surface)
+    parsed = None
     decoded = _decode(surface, body)
+    if decoded is None:
+        parsed = problems.parse_body(surface, body)
+        decoded = _convert(surface, parsed)
     if decoded is None or not _is_acceptable(body, decoded, limits):
-        raise problems.refused(surface, body, limits)
+        del decoded  # or it would be in memory beside what is parsed now
+        raise problems.refused(surface, parsed or problems.parse_body(surface, body), limits)
     profiles = decoded.profiles.values()
     ignored = {"phone_number" for profile in profiles if _drop_bad_phone(profile)}
     for profile in profiles:
         _normalise(profile)
-        if surface in _CLIENT:
+        if surface in problems.CLIENT:
             _make_anonymous(profile)
     stamped = _stamped(decoded, accepted)
     return ParsedRequest(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
@@ -153,16 +153,23 @@ def surface_of(document: object) -> Surface | None:
 
 
 def _decode(surface: Surface, body: bytes) -> _Decoded | None:
-    """Decodes a body's entries; returns None if it does not fit its type."""
-    for decoders in (_sound_decoders, _decoders):
-        try:
-            document = decoders[surface].decode(body)
-        except msgspec.ValidationError:
-            continue
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        return _decoded(_entries(document), document, sound=decoders is _sound_decoders)
-    return _decode_flat(body) if surface is Surface.EVENT else None
+    """Decodes a body's entries; returns None if they do not surely have the right form."""
+    try:
+        document = _valid_decoders[surface].decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return _decoded(_entries(document), document, sound=True)
+
+
+def _convert(surface: Surface, parsed: ParsedBody) -> _Decoded | None:
+    """Converts a parsed body, with the shapes, times and long texts that the quick way does not know."""
+    if parsed.damaged:
+        return None
+    try:
+        document: _Any = msgspec.convert(parsed.current, problems.DOCUMENTS[surface])
+    except msgspec.ValidationError:
+        return None
+    return _decoded(_entries(document), parsed.document, flat=parsed.is_flat)
 
 
 def _entries(document: _Any) -> Sequence[Entry]:
@@ -173,18 +180,6 @@ def _entries(document: _Any) -> Sequence[Entry]:
             return [entry]
         case SingleDocument():
             return [_entry_of(document)]
-
-
-def _decode_flat(body: bytes) -> _Decoded | None:
-    document = problems.parse(body)
-    current = flat_event.to_current(document)
-    if current is None:
-        return None
-    try:
-        entry = _entry_of(msgspec.convert(current, SingleDocument))
-    except msgspec.ValidationError:
-        return None
-    return _decoded([entry], document, flat=True)
 
 
 def _decoded(
@@ -198,19 +193,25 @@ def _decoded(
 
 
 def _is_acceptable(body: bytes, decoded: _Decoded, limits: Rules) -> bool:
+    if _count(decoded.entries) > contract.MAX_EVENTS_PER_REQUEST:
+        return False
     found: list[Violation] = []
     for encoded, profile in decoded.profiles.items():
         rules.check_profile(profile, len(encoded), found)
-    if found or not all(entry.attributes.events.data for entry in decoded.entries):
+        if found:
+            return False
+    if not all(entry.attributes.events.data for entry in decoded.entries):
         return False
     events = [event.attributes for entry in decoded.entries for event in entry.attributes.events.data]
-    if not 0 < len(events) <= contract.MAX_EVENTS_PER_REQUEST:
+    if not events:
         return False
     if not decoded.sound or not rules.pass_fast_check(events, limits):
         for event in events:
             rules.check_event(event, limits, found)
             rules.check_value(event.properties, ("properties",), found)
-    return not found and _fit_jobs(decoded) and not has_repeated_key(body, decoded.rewritten)
+            if found:
+                return False
+    return _fit_jobs(decoded) and not has_repeated_key(body, decoded.rewritten)
 
 
 def _fit_jobs(decoded: _Decoded) -> bool:

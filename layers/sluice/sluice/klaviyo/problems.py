@@ -1,12 +1,15 @@
 """Explains why a body is refused: every problem, each with a pointer into the caller's own document.
 
-Only refused bodies come here, so it is written to be clear, not fast. It works on the parsed JSON part by
-part, because one bad part must not hide the problems of the others.
+Only refused bodies come here, but strangers can send these too, so the work on each is bounded. It goes on
+the parsed JSON part by part, because one bad part must not hide the problems of the others.
 """
 
 import codecs
-from collections.abc import Generator, Iterator
-from typing import Final
+import contextlib
+import re
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
 
@@ -27,7 +30,8 @@ from sluice.klaviyo.schemas import (
     ProfileData,
     SingleDocument,
 )
-from sluice.validation.duplicate_keys import repeated_keys
+from sluice.validation import date_times, structure, surrogates
+from sluice.validation.duplicate_keys import has_repeated_key, repeated_keys
 from sluice.validation.schema_errors import explain, fitting
 
 ROOTS: Final[dict[Surface, tuple[str, ...]]] = {
@@ -37,6 +41,7 @@ ROOTS: Final[dict[Surface, tuple[str, ...]]] = {
     Surface.CLIENT_EVENT: ("data",),
 }
 SINGLE: Final = frozenset({Surface.EVENT, Surface.CLIENT_EVENT})
+CLIENT: Final = frozenset({Surface.CLIENT_BULK, Surface.CLIENT_EVENT})
 DOCUMENTS: Final[dict[Surface, type]] = {
     Surface.BULK: BulkDocument,
     Surface.CLIENT_BULK: ClientBulkDocument,
@@ -47,28 +52,67 @@ _MAX_NAME: Final = 100
 _UNEXPLAINED: Final = Problem("invalid", "The body does not have the documented shape.", "/data")
 
 
-def refused(surface: Surface, body: bytes, limits: Rules) -> Refused:
+class ParsedBody(msgspec.Struct, frozen=True):
+    """Holds a body that is JSON, `document` as sent and `current` in the current shape.
+
+    Times of other forms of ISO 8601 are written as RFC 3339 has them in both. `damaged` are the texts that
+    hold what is no character; in the documents U+FFFD stands in its place.
+    """
+
+    body: bytes
+    document: Any
+    current: Any
+    is_flat: bool
+    damaged: Sequence[Problem] = ()
+
+
+def refused(surface: Surface, parsed: ParsedBody, limits: Rules) -> Refused:
     """Returns the refusal (400) of a body that cannot be accepted."""
-    return Refused(400, listed(problems(surface, body, limits)) or [_UNEXPLAINED])
+    return Refused(400, listed(problems(surface, parsed, limits)) or [_UNEXPLAINED])
 
 
-def problems(surface: Surface, body: bytes, limits: Rules) -> Iterator[Problem]:
-    """Yields every problem of a body; raises `Refused` (400) itself if it is not JSON."""
-    document = parse(body)
-    if repeated := repeats(body):
-        return iter(repeated)
+def problems(surface: Surface, parsed: ParsedBody, limits: Rules) -> Iterator[Problem]:
+    """Yields every problem of a body."""
+    if repeated := repeats(parsed.body, parsed.document):
+        yield from repeated
+        return
+    yield from parsed.damaged
+    found = _problems(surface, parsed.current, limits)
+    yield from map(flat_event.to_caller, found) if parsed.is_flat else found
+
+
+def check_density(body: bytes, surface: Surface | None = None) -> None:
+    """Refuses a body (400) that would be out of proportion once it is decoded."""
+    density = structure.ANYBODY if surface in CLIENT else structure.KNOWN_CALLERS
+    if detail := density.excess(body):
+        raise Refused(400, [Problem("invalid", f"{detail} Send it in parts.", "/")])
+
+
+def parse_body(surface: Surface, body: bytes) -> ParsedBody:
+    """Parses a body's JSON; raises `Refused` (400) if it has none."""
+    damaged: list[Problem] = []
+    try:
+        document: Any = parse(body)
+    except Refused:
+        found = surrogates.parse(body)
+        if found is None:
+            raise
+        document, damaged = found
+        if document is None:
+            raise Refused(400, damaged) from None
     current = flat_event.to_current(document) if surface is Surface.EVENT else None
-    if current is None:
-        return _problems(surface, document, limits)
-    return (flat_event.to_caller(problem) for problem in _problems(surface, current, limits))
+    is_flat = current is not None
+    current = current if is_flat else document
+    _respell_times(surface, current)
+    return ParsedBody(body, document, current, is_flat, damaged)
 
 
 def parse(body: bytes) -> object:
-    """Parses a body's JSON; raises `Refused` (400) if it has none."""
+    """Parses JSON; raises `Refused` (400) with what the decoder found if it is none."""
     try:
         return msgspec.json.decode(body)
     except UnicodeDecodeError:
-        detail = r"The body is not UTF-8. (A U+FFFD that is meant has to be written as \ufffd.)"
+        detail = _not_utf8(body)
     except RecursionError:
         detail = _TOO_DEEP
     except msgspec.ValidationError:
@@ -76,6 +120,30 @@ def parse(body: bytes) -> object:
     except msgspec.DecodeError as error:
         detail = _not_json(body, error)
     raise Refused(400, [_parse_error(detail)])
+
+
+def _respell_times(surface: Surface, document: Any) -> None:
+    for path, attributes in islice(_holders(surface, document), contract.MAX_EVENTS_PER_REQUEST):
+        for _, event in islice(_events(surface, path, attributes), contract.MAX_EVENTS_PER_REQUEST):
+            holder = attributes if surface in SINGLE else event
+            time = _at(event, "time")
+            found = date_times.parse(time) if isinstance(time, str) else None
+            if found is not None and isinstance(holder, dict):
+                holder["time"] = found.isoformat()
+
+
+_FORM_BODY: Final = re.compile(rb"[\w.%+\[\]-]+=[^\s{}]*", re.ASCII)
+
+
+def _not_utf8(body: bytes) -> str:
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:2]:
+        return "The body is UTF-16, it seems: send it in UTF-8."
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        place = f"(byte {body[error.start]:#04x} at {error.start})"
+        return rf"The body is not UTF-8 {place}. A U+FFFD that is meant has to be written as \ufffd."
+    return "The body is not UTF-8."
 
 
 _TOO_DEEP: Final = "The body is nested too deeply."
@@ -86,15 +154,23 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
         return "The body is empty."
     if body.startswith(codecs.BOM_UTF8):
         return "The body starts with a byte order mark, which JSON must not: send it without."
+    if b"\0" in body[:4]:
+        return "The body is UTF-16 or UTF-32, it seems: send it in UTF-8."
+    if _FORM_BODY.match(body[:1_000]):
+        return "The body is a form (name=value), it seems: send JSON."
     return f"The body cannot be read: {error}."
 
 
-def repeats(body: bytes) -> list[Problem]:
-    """Returns a problem for each key that stands twice in an object of a JSON text."""
-    try:
-        names = repeated_keys(body)
-    except RecursionError:
-        raise Refused(400, [_parse_error(_TOO_DEEP)]) from None
+def repeats(body: bytes, document: object) -> list[Problem]:
+    """Returns a problem for each key that stands twice in an object of a JSON text, as far as it looks.
+
+    `document` is the text parsed.
+    """
+    if not has_repeated_key(body, msgspec.json.encode(document)):
+        return []
+    names = repeated_keys(body)
+    if not names:
+        return [_parse_error("A key stands more than once in one object: send each once.")]
     detail = "'{}' stands more than once in one object: send it once."
     return [_parse_error(detail.format(name[:_MAX_NAME])) for name in names]
 
@@ -109,10 +185,15 @@ def _problems(surface: Surface, document: object, limits: Rules) -> Iterator[Pro
     total = 0
     for path, attributes in _holders(surface, document):
         total += yield from _broken_rules(surface, path, attributes, limits)
+        if total > contract.MAX_EVENTS_PER_REQUEST:
+            break
     root = ROOTS[surface]
     if _at(document, *root) == []:
         yield Problem("invalid", _NO_EVENT, pointer(*root))
     if total > contract.MAX_EVENTS_PER_REQUEST:
+        total = sum(
+            len(_events(surface, path, attributes)) for path, attributes in _holders(surface, document)
+        )
         held = root if surface is Surface.BULK else (*root, "attributes", "events", "data")
         detail = f"A request must not hold more than {contract.MAX_EVENTS_PER_REQUEST} events."
         yield Problem("invalid", f"{detail} This one holds {total}: send it in parts.", pointer(*held))
@@ -124,7 +205,10 @@ _NO_EVENT: Final = "At least one event is needed here."
 def _broken_rules(
     surface: Surface, path: Path, attributes: object, limits: Rules
 ) -> Generator[Problem, None, int]:
-    """Yields the rules broken within one profile and its events; returns the number of events."""
+    """Yields the rules broken within one profile and its events; returns the number of events.
+
+    Of more events than a request may hold it looks at as many.
+    """
     found: list[Violation] = []
     profile = _profile(_at(attributes, "profile", "data"))
     profile_bytes = len(msgspec.json.encode(profile))
@@ -132,7 +216,7 @@ def _broken_rules(
         rules.check_profile(profile, profile_bytes, found)
         yield from _placed(found, (*path, "profile", "data"))
     events = _events(surface, path, attributes)
-    for event_path, value in events:
+    for event_path, value in islice(events, contract.MAX_EVENTS_PER_REQUEST):
         found = []
         event = _event(value)
         rules.check_event(event, limits, found)
@@ -168,6 +252,8 @@ def _profile(value: object) -> ProfileData | None:
 
 
 def _event(value: object) -> EventAttributes:
+    with contextlib.suppress(msgspec.ValidationError):
+        return msgspec.convert(value, EventAttributes)
     return EventAttributes(**{"properties": {}, "metric": _ANY_METRIC, **fitting(value, EventAttributes)})
 
 
@@ -182,7 +268,7 @@ def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]
             yield (*root, index, "attributes"), _at(entry, "attributes")
 
 
-def _events(surface: Surface, path: Path, attributes: object) -> list[tuple[Path, object]]:
+def _events(surface: Surface, path: Path, attributes: object) -> Sequence[tuple[Path, object]]:
     """Returns the attributes of each event of a holder, with their path."""
     if surface in SINGLE:
         own = attributes if isinstance(attributes, dict) else {}

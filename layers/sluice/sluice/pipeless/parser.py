@@ -15,7 +15,6 @@ from sluice.jsonapi import Problem, listed, pointer
 from sluice.klaviyo import problems
 from sluice.message import PipelessEvent
 from sluice.pipeless.schemas import BatchDocument
-from sluice.validation.duplicate_keys import has_repeated_key
 from sluice.validation.schema_errors import explain
 
 type _Path = tuple[str | int, ...]
@@ -28,14 +27,17 @@ _COUNT: Final = f"A batch must hold 1 to {contract.MAX_EVENTS_PER_CALL} events."
 
 def read(body: bytes, app: PipelessApp) -> BatchDocument:
     """Reads a batch for an app; raises `Refused` (400) with every problem, each pointing into the body."""
+    problems.check_density(body)
     document = problems.parse(body)
-    found = list(_broken_rules(document, app))
+    found = listed(_broken_rules(document, app))
     try:
         batch = msgspec.convert(document, BatchDocument)
     except msgspec.ValidationError:
-        found = [*explain(BatchDocument, document), *found]
-    if found or has_repeated_key(body, msgspec.json.encode(document)):
-        raise Refused(400, listed(problems.repeats(body) or found))
+        found = listed([*explain(BatchDocument, document), *found])
+    if repeated := problems.repeats(body, document):
+        raise Refused(400, repeated)
+    if found:
+        raise Refused(400, found)
     return batch
 
 
@@ -65,7 +67,7 @@ def _broken_rules(document: object, app: PipelessApp) -> Iterator[Problem]:
         yield Problem("invalid", _COUNT, pointer("events"))
     object_types = contract.OBJECT_TYPES | app.object_types
     relationship_types = contract.RELATIONSHIP_TYPES | app.relationship_types
-    for index, event in enumerate(events):
+    for index, event in enumerate(events[: contract.MAX_EVENTS_PER_CALL]):
         if isinstance(event, dict):
             for name in ("start_object", "end_object"):
                 yield from _broken_by_part(event.get(name), object_types, ("events", index, name))
