@@ -27,7 +27,7 @@ help: ## show this list
 setup: $(LOCAL) ## make what up, demo and sluicectl need: three virtual environments, by uv
 
 .PHONY: up
-up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the stand-in)
+up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the fake one)
 	@$(RUN) devstack.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 .PHONY: down
@@ -52,7 +52,7 @@ test-unit: $(DEVELOPMENT) ## run the unit tests alone, after each change
 	$(RUN) pytest tests/unit -n auto --dist worksteal
 
 .PHONY: simulate
-simulate: $(DEVELOPMENT) ## run the functions in pretended worlds that seeds decide (SEEDS=10000, SEED=… for one, with its trace)
+simulate: $(DEVELOPMENT) ## run the functions in simulated worlds that seeds decide (SEEDS=10000, SEED=… for one, with its trace)
 	@PYTHONHASHSEED=0 $(RUN) tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: mutate
