@@ -7,10 +7,11 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import dispatch, runtime, settings, wiring
+from sluice import dispatch, runtime, settings
 from sluice.delivery import http
 from sluice.dispatch import Deadlines, Record
 from sluice.settings import DispatchSettings
+from sluice.wiring import dispatch as wiring
 
 _WRAP_UP_SECONDS: Final = 8.0  # reserved after the last request for rejections, visibilities and the answer
 _LAST_SECONDS: Final = 4.0  # the last of these, in which no receipt is written any more

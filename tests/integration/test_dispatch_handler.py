@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
-from sluice import message, receipts, runtime, settings, wiring
+from sluice import message, receipts, runtime, settings
 from sluice.aws import clients
 from sluice.contract import Surface
 from sluice.delivery import circuit_breaker, http, parking, poison
@@ -24,6 +24,7 @@ from sluice.dispatch import Deadlines
 from sluice.dispatch import _store_rejections as store_rejections
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
+from sluice.wiring import dispatch as wiring
 from tests.support.aws_stack import (
     PRIVATE_KEY,
     Cloud,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice import message
+from sluice import ingest_api, message
 from sluice.errors import Retryable
 from sluice.message import StoredMessage
 from sluice.webhooks import object_records, sources
@@ -188,8 +188,8 @@ def test_one_field_that_fails_is_told_and_counted_and_costs_nothing_else(shops: 
 def test_deliveries_that_become_nothing_are_counted_by_topic(
     shops: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shops.app, "_topics_counted", set())
-    monkeypatch.setattr(shops.app, "_MAX_TOPICS", 2)
+    monkeypatch.setattr(shops.app.api(), "_topics", set())
+    monkeypatch.setattr(ingest_api, "MAX_TOPICS", 2)
 
     for topic in ("products/update", "products/update", "carts/update", "a topic", "shop/update"):
         assert deliver(shops, "shopify", topic, {"id": 1}).status == 200

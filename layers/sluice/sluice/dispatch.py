@@ -19,13 +19,13 @@ from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.errors import Misconfigured, Retryable, Undeliverable
 from sluice.klaviyo import delivery
 from sluice.klaviyo.sender import NO_ANSWER
-from sluice.log import Log
 from sluice.message import PipelessMessage, StoredMessage
 from sluice.pipeless import delivery as pipeless
 from sluice.producers import accept as producers
 from sluice.producers import envelopes
 from sluice.producers.envelopes import Body, Object, Objects
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
+from sluice.telemetry import Log
 
 CONCURRENT_CLAIMS: Final = 8
 SLOT_WAIT_SECONDS: Final = 20.0  # a longer wait would keep other accounts' events from this worker

@@ -19,11 +19,11 @@ from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.rate_limiter import RateLimiter
 from sluice.dispatch import BatchPorts, Deadlines, PartPorts, Record
 from sluice.errors import Misconfigured, Retryable
-from sluice.log import Log
 from sluice.producers import s3_objects
 from sluice.producers.envelopes import Object
 from sluice.rejection import Rejection
 from sluice.settings import DispatchSettings
+from sluice.telemetry import Log
 
 CONCURRENT_RECEIPT_WRITES: Final = 8  # so that threads are left for the calls that sending waits for
 _TOO_LATE: Final = "there is no time left to record it"

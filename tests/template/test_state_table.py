@@ -1,0 +1,47 @@
+"""Compares the items that functions may reach, by the template, with the kinds that the package knows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
+
+from sluice.aws import state_table
+from sluice.aws.state_table import INBOUND, METRICS, RECEIPT, WEBHOOK_OBJECT, ItemKind
+
+RESOURCES: dict[str, Any] = yaml_parse(Path("template.yaml").read_text())["Resources"]
+FUNCTIONS = [name for name, each in RESOURCES.items() if each["Type"] == "AWS::Serverless::Function"]
+
+
+def leading_keys(function: str) -> set[str]:
+    """Returns the patterns of the keys that a function's role may reach, where it may not reach all."""
+    found: set[str] = set()
+    for policy in RESOURCES.get(f"{function}Role", {}).get("Properties", {}).get("Policies", []):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            for condition in statement.get("Condition", {}).values():
+                keys = condition.get("dynamodb:LeadingKeys", [])
+                found.update([keys] if isinstance(keys, str) else keys)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [
+        ("IngestFunction", {INBOUND, METRICS, RECEIPT, WEBHOOK_OBJECT}),
+        ("RejectFunction", {RECEIPT}),
+    ],
+)
+def test_a_function_reaches_the_items_it_keeps_and_no_others(function: str, kinds: set[ItemKind]) -> None:
+    assert leading_keys(function) == {f"{kind.prefix}*" for kind in kinds}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_pattern_is_that_of_a_kind(function: str) -> None:
+    assert leading_keys(function) <= {f"{kind.prefix}*" for kind in state_table.KINDS}
+
+
+def test_no_kind_reaches_into_another() -> None:
+    prefixes = [kind.prefix for kind in state_table.KINDS]
+
+    assert len(set(prefixes)) == len(prefixes)
+    assert not [(a, b) for a in prefixes for b in prefixes if a != b and a.startswith(b)]
