@@ -16,6 +16,9 @@ CLIENTS := .venv-clients/.ready .venv-clients-1/.ready
 NODE_CLIENTS := $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
 CODE := layers/sluice functions sluicectl devstack tools benchmarks tests/chaos
 RUN := .venv/bin/python -m
+PROCESSORS = $(shell getconf _NPROCESSORS_ONLN)
+# One more than processors: tests of running stacks wait most of their time.
+TEST_PROCESSES ?= $(shell echo $$(($(PROCESSORS) + 1)))
 PIN = $(UV) pip compile -q --python-version 3.13 --generate-hashes --no-annotate --no-header $(ARGS)
 INSTALL = $(UV) pip install -q --python $(@D)/bin/python --require-hashes -r $<
 
@@ -43,13 +46,12 @@ chaos: setup ## load, faults and kills for minutes, then the count (SEED=… rep
 	@$(RUN) tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))
 
 .PHONY: test
-test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but that of speed, which a busy machine would fail
-	$(RUN) pytest tests/unit -n auto --dist worksteal
-	$(RUN) pytest tests --ignore tests/unit --ignore tests/speed
+test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but those of speed, and measure coverage
+	$(RUN) pytest tests --ignore tests/speed -n $(TEST_PROCESSES) --cov --cov-report=term:skip-covered
 
 .PHONY: test-unit
 test-unit: $(DEVELOPMENT) ## run the unit tests alone, after each change
-	$(RUN) pytest tests/unit -n auto --dist worksteal
+	$(RUN) pytest tests/unit -n $(PROCESSORS)
 
 .PHONY: simulate
 simulate: $(DEVELOPMENT) ## run the functions in simulated worlds that seeds decide (SEEDS=10000, SEED=… for one, with its trace)
@@ -94,22 +96,25 @@ clean: down ## stop the local stack and remove everything made here
 	@rm -rf .uv .venv .venv-* tests/e2e/node/node_modules benchmarks/node/node_modules .local .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.ready: requirements/devstack.txt pyproject.toml
+.venv/.packages: requirements/devstack.txt
 .venv-emulator/.ready: requirements/emulator.txt
 .venv-sam/.ready: requirements/sam.txt
 .venv-clients/.ready: requirements/clients.txt
 .venv-clients-1/.ready: requirements/clients-1.txt
 
-$(LOCAL) $(CLIENTS): %/.ready: | $(OWN_UV)
-	@echo "making $* from $< ..."
-	@rm -rf $*
-	@$(UV) venv -q --python 3.13 $* \
+.venv/.packages .venv-emulator/.ready .venv-sam/.ready $(CLIENTS): | $(OWN_UV)
+	@echo "making $(@D) from $< ..."
+	@rm -rf $(@D)
+	@$(UV) venv -q --python 3.13 $(@D) \
 	|| { echo "Python 3.13 is needed, the functions' runtime. uv found none and could not download it: install it, so that python3.13 is on PATH." >&2; exit 1; }
 	@$(INSTALL)
-	@$(if $(filter .venv,$*),$(UV) pip install -q --python $*/bin/python --no-deps --no-build-isolation -e .)
 	@touch $@
 
-$(DEVELOPMENT): requirements/development.txt .venv/.ready | $(OWN_UV)
+.venv/.ready: pyproject.toml .venv/.packages | $(OWN_UV)
+	@$(UV) pip install -q --python $(@D)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEVELOPMENT): requirements/development.txt .venv/.packages | .venv/.ready $(OWN_UV)
 	@echo "adding $< to .venv ..."
 	@$(INSTALL)
 	@touch $@

@@ -201,7 +201,7 @@ def running(folder: Path, parameters: Mapping[str, str]) -> Iterator[Stack]:
     """
     with contextlib.ExitStack() as block:
         block.enter_context(_alone(folder))
-        with _alone(WORKSPACE):  # what is built is everybody's
+        with _alone(WORKSPACE, wait=True):  # all stacks share what is built
             left = Stack.load(folder)
             if left is not None:
                 left.stop()
@@ -398,12 +398,15 @@ def _step(name: str) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Locks a folder, so that two commands at once do not start two stacks in it."""
+def _alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Locks a folder, so that two commands at once do not start two stacks in it.
+
+    wait: wait for the other command instead of refusing this one.
+    """
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise StackError(f"another command is at work in {folder}") from error
         yield
