@@ -50,8 +50,8 @@ test: setup $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENTS) ## run every test but thos
 	$(RUN) pytest tests --ignore tests/speed -n $(TEST_PROCESSES) --cov --cov-report=term:skip-covered
 
 .PHONY: test-unit
-test-unit: $(DEVELOPMENT) ## run the unit tests alone, after each change
-	$(RUN) pytest tests/unit -n $(PROCESSORS)
+test-unit: $(DEVELOPMENT) ## run the unit tests but simulations, after each change
+	$(RUN) pytest tests/unit -m "not simulation" -n $(PROCESSORS)
 
 .PHONY: simulate
 simulate: $(DEVELOPMENT) ## run the functions in simulated worlds that seeds decide (SEEDS=10000, SEED=… for one, with its trace)

@@ -25,9 +25,10 @@ SIMULATIONS = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measures no coverage in simulations."""
+    """Marks simulations, and measures no coverage in them."""
     for item in items:
         if item.nodeid.startswith(SIMULATIONS):
+            item.add_marker(pytest.mark.simulation)
             item.add_marker(pytest.mark.no_cover)
 
 
