@@ -7,7 +7,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import dispatch, runtime, settings
+from sluice import __version__, dispatch, runtime, settings
 from sluice.delivery import http
 from sluice.dispatch import Deadlines, Record
 from sluice.settings import DispatchSettings
@@ -17,7 +17,7 @@ _WRAP_UP_SECONDS: Final = 8.0  # reserved after the last request for rejections,
 _LAST_SECONDS: Final = 4.0  # the last of these, in which no receipt is written any more
 _MEMORY_SHARE: Final = 4  # share of the memory for messages unpacked at the same time
 
-logger = Logger()
+logger = Logger(version=__version__)
 metrics = Metrics()
 
 

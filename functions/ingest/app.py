@@ -7,10 +7,11 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from sluice import __version__
 from sluice.ingest_api import IngestApi
 from sluice.wiring.ingest import IngestPorts
 
-logger = Logger()
+logger = Logger(version=__version__)
 metrics = Metrics()
 
 

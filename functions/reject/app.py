@@ -9,7 +9,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import archive, receipts, runtime, settings
+from sluice import __version__, archive, receipts, runtime, settings
 from sluice.aws import clients, s3
 from sluice.errors import Retryable
 from sluice.rejection import Reason, Rejection
@@ -19,7 +19,7 @@ _GROUP_BYTES: Final = 32 * 2**20  # bytes of unpacked rejections held at the sam
 
 _ARCHIVE_SECONDS: Final = 25.0  # reserved for writing; a call to S3 may take 24
 
-logger = Logger()
+logger = Logger(version=__version__)
 metrics = Metrics()
 
 

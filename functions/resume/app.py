@@ -9,13 +9,13 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import resume, runtime, settings
+from sluice import __version__, resume, runtime, settings
 from sluice.errors import Retryable
 from sluice.settings import ResumeSettings
 
 _WRAP_UP_SECONDS: Final = 10.0
 
-logger = Logger()
+logger = Logger(version=__version__)
 metrics = Metrics()
 
 

@@ -1,10 +1,12 @@
-"""Checks that the package, the stack and the command line tell one version."""
+"""Checks that the package, the stack, the logs and the command line tell one version."""
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from sluice import __version__
@@ -33,3 +35,13 @@ def test_the_command_line_tells_it() -> None:
     )
 
     assert ran.stdout == f"sluicectl {__version__}\n"
+
+
+@pytest.mark.parametrize("function", ["dispatch", "ingest", "reject", "resume"])
+def test_each_log_line_has_it(function: str) -> None:
+    code = "import app; app.logger.info('said')"
+    folder = Path("functions", function)
+
+    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+
+    assert json.loads(ran.stdout)["version"] == __version__
