@@ -14,7 +14,8 @@ from typing import Any
 
 import greenlet
 
-STEPS = 8  # between two looks at whether a run is over
+STEPS = 8  # between two looks at whether a run is over, while there is something to do
+QUIET_SECONDS = 1.0
 START = 1_793_491_200.0  # 2026-11-01T00:00:00Z: when pretended time is 0
 
 
@@ -137,12 +138,13 @@ class Scheduler:
         while not done():
             if not self._due:
                 raise Stuck("nothing is due any more")
+            if self._due[0][0] > limit:
+                self.now = limit
+                return False
+            self._step()
             for _ in range(STEPS):
-                if not self._due:
+                if not self._due or self._due[0][0] > self.now + QUIET_SECONDS:
                     break
-                if self._due[0][0] > limit:
-                    self.now = limit
-                    return False
                 self._step()
         return True
 

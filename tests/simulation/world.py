@@ -599,8 +599,17 @@ class World:
 
     def _break_rest(self) -> None:
         waiting = [event.mark for event in self.load.events.values() if event.waits and event.known]
-        hours = self.scheduler.now / HOUR
-        said = f"{self._open} requests and {len(waiting)} events wait after {hours:.1f} h"
+        queued = {queue.name: len(queue.messages) for queue in self.queues if queue.messages}
+        busy = [
+            invoker.environment.name
+            for invokers in self.invokers.values()
+            for invoker in invokers
+            if invoker.busy
+        ]
+        said = (
+            f"after {self.scheduler.now / HOUR:.1f} h {len(waiting)} events wait, {self._open} callers,"
+            f" queues {queued}, busy {busy}"
+        )
         self.ledger.break_("rest", said, waiting[0] if waiting else None)
 
     def _check_rest(self) -> None:
