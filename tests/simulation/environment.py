@@ -123,7 +123,7 @@ class Environment:
             "httpx2": http.module_with(self.transport),
             "os": _module("os", **{**vars(os), "environ": self._environ}),
             "aws_lambda_powertools": _module(
-                "aws_lambda_powertools", Logger=lambda: _Logger(self), Metrics=lambda: _Metrics(self)
+                "aws_lambda_powertools", Logger=lambda **_: _Logger(self), Metrics=lambda **_: _Metrics(self)
             ),
         }
 

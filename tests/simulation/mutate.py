@@ -88,10 +88,7 @@ def generated(count: int, seed: int = 0) -> Iterator[Mutant]:
 def _changes(tree: ast.Module) -> Iterator[tuple[str, int, int]]:
     """Yields every change of a module: what it is, the index of its node, and which change of that it is."""
     annotations = {
-        id(part)
-        for node in ast.walk(tree)
-        for held in _said_about(node)
-        for part in ast.walk(held)
+        id(part) for node in ast.walk(tree) for held in _said_about(node) for part in ast.walk(held)
     }
     for index, node in enumerate(ast.walk(tree)):
         if id(node) not in annotations:
@@ -201,6 +198,10 @@ def main() -> int:
     parser.add_argument("--generated", type=int, default=GENERATED, help="mutants that are made up")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
+    unchanged = Mutant("unchanged", MODULES[0], (ROOT / MODULES[0]).read_text())
+    if found := is_found(unchanged, arguments.seeds):
+        print(f"the code as it is breaks an invariant, so mutants say nothing: {found}")
+        return 1
     mutants = [*reverted(), *generated(arguments.generated)]
     survivors: list[str] = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
