@@ -230,7 +230,7 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
             started.callback(emulated.stop)
         pids = {"emulator": emulated.pid}
         if upstream is None:
-            with _step("starting the stand-in for Klaviyo and Pipeless"):
+            with _step("starting a fake Klaviyo and Pipeless"):
                 upstream, pids["standin"] = _start_standin(folder, account, started)
         _build(folder, sources)
         outputs = _deploy(folder, parameters)
@@ -421,7 +421,7 @@ def _arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("up", help="start it, or bring it up to date")
     starting.add_argument("--port", type=_port, help=f"port of the emulator (default {DEFAULT_PORT})")
-    starting.add_argument("--upstream", type=_url, metavar="URL", help="issue jobs there, not to a stand-in")
+    starting.add_argument("--upstream", type=_url, metavar="URL", help="send jobs there, not to a fake one")
     commands.add_parser("down", help="stop it")
     return parser.parse_args()
 

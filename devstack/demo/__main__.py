@@ -101,8 +101,8 @@ def introduce(rows: Sequence[Purchase], window: int, console: Console) -> None:
     customers = len({row.sample_id for row in rows})
     console.print(
         f"{len(rows):,} purchases of {customers:,} real customers (CDNOW, 1997-98) go through Sluice to a\n"
-        "stand-in for Klaviyo, some in bulk, some one by one.\n"
-        f"Wrong on purpose: {plan.REFUSED} e-mails that the stand-in is told to refuse,\n"
+        "fake Klaviyo, some in bulk, some one by one.\n"
+        f"Wrong on purpose: {plan.REFUSED} e-mails that the fake Klaviyo is told to refuse,\n"
         f"{plan.REPEATS} repeats, a bad e-mail, an event of nobody.\n"
         f"Events are gathered for {window} s to fill jobs: until then nothing arrives.\n",
         highlight=False,

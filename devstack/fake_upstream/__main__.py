@@ -80,7 +80,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             half = arguments.ready_file.with_suffix(".part")
             half.write_bytes(msgspec.json.encode({"url": url, "pid": os.getpid()}))
             half.replace(arguments.ready_file)
-        print(f"Stand-in listening on {url}", flush=True)
+        print(f"Fake upstream listening on {url}", flush=True)
 
     settings = Settings.unlimited() if arguments.no_limits else Settings()
     klaviyo, pipeless = Klaviyo(dict(arguments.account), settings), Pipeless(dict(arguments.app))

@@ -25,7 +25,7 @@ def transport(
         )
         _wait(answer, request, sleep)
         if answer.ending == "reset":
-            raise httpx2.ReadError("Connection reset by the stand-in", request=request)
+            raise httpx2.ReadError("Connection reset by the fake upstream", request=request)
         return httpx2.Response(answer.status, headers=dict(answer.headers), content=answer.body)
 
     return httpx2.MockTransport(handler)
@@ -34,6 +34,6 @@ def transport(
 def _wait(answer: Answer, request: httpx2.Request, sleep: Callable[[float], None]) -> None:
     patience: float | None = request.extensions.get("timeout", {}).get("read")
     if answer.ending == "hung" or (patience is not None and answer.delay > patience):
-        raise httpx2.ReadTimeout("No answer from the stand-in", request=request)
+        raise httpx2.ReadTimeout("No answer from the fake upstream", request=request)
     if answer.delay:
         sleep(answer.delay)

@@ -65,7 +65,7 @@ class JsonError(Fault, frozen=True, tag="json"):
     status: ErrorStatus
 
     def instead(self, now: float) -> Answer:  # noqa: ARG002
-        return error(self.status, "A fault switched on at the stand-in.")
+        return error(self.status, "A fault that was switched on at the fake upstream.")
 
 
 class HtmlError(Fault, frozen=True, tag="html"):

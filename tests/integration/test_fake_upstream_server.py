@@ -237,7 +237,7 @@ def test_the_command_serves_until_sigterm(tmp_path):
         os.kill(written["pid"], signal.SIGTERM)
         out, err = process.communicate(timeout=10)
 
-    assert line == f"Stand-in listening on {written['url']}\n"
+    assert line == f"Fake upstream listening on {written['url']}\n"
     assert written["url"].startswith("http://127.0.0.1:")
     assert (answer.status_code, settings["burst_limit"]) == (202, None)
     assert (process.returncode, out, err) == (0, "", "")

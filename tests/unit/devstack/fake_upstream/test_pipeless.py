@@ -168,7 +168,7 @@ def test_faults_speak_as_pipeless_does(pipeless):
 
     broken, throttled, page, cut, fine = (post(pipeless, event()) for _ in range(5))
 
-    assert (broken.status, errors(broken)) == (500, ["A fault switched on at the stand-in."])
+    assert (broken.status, errors(broken)) == (500, ["A fault that was switched on at the fake upstream."])
     assert (throttled.status, throttled.headers["Retry-After"]) == (429, "3")
     assert errors(throttled)
     assert page.headers["Content-Type"].startswith("text/html")
