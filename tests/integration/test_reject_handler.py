@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import message, positions, receipts, rejection, runtime
+from sluice import archive, message, positions, receipts, rejection, runtime
 from sluice.archive import CLAIM_RECEIVES
 from sluice.contract import Surface
 from sluice.rejection import Reason, Rejection
@@ -176,7 +176,7 @@ def test_a_claim_that_cannot_be_read_keeps_its_message_alone_but_not_for_ever(re
 def test_large_rejections_are_archived_in_groups_that_fit_the_memory(
     reject: Reject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reject.function.app, "_GROUP_BYTES", 500_000)
+    monkeypatch.setattr(archive, "GROUP_BYTES", 500_000)
     for number in range(7):
         reject.put(refused(f"r{number}", size=100_000))
 
@@ -190,7 +190,7 @@ def test_large_rejections_are_archived_in_groups_that_fit_the_memory(
 def test_a_group_that_cannot_be_written_leaves_the_others(
     reject: Reject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reject.function.app, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(archive, "GROUP_BYTES", 1)
     reject.put(refused("one"), refused("two", account="XyZ789"), refused("three"))
     reject.cloud.calls.fail("PutObject", when=lambda call: "XyZ789" in call["Key"])
 

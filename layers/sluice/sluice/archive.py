@@ -4,18 +4,20 @@ Archiving is at least once: a line's `id` is stable, so a repeated line can be r
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from sluice import message, positions, receipts
+from sluice import message, positions, receipts, runtime
 from sluice.accounts import is_account_id
-from sluice.errors import Retryable, Undeliverable
+from sluice.errors import Retryable, Undeliverable, place_of
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
+from sluice.telemetry import Log
 
+GROUP_BYTES: Final = 32 * 2**20  # of rejections held at the same time: unpacked they may be large
 CLAIM_RECEIVES: Final = 20  # tries to read a message's claim check before it is archived without it
 
 
@@ -26,6 +28,112 @@ class QueuedMessage(msgspec.Struct, frozen=True):
     body: str
     sent: datetime
     receives: int
+
+
+class Ports(Protocol):
+    """Reaches AWS for archiving. All methods may raise `Retryable`."""
+
+    def fetch_claim(self, key: str) -> bytes:
+        """Returns the bytes of a claim check."""
+        ...
+
+    def put(self, *, objects: Mapping[str, bytes]) -> None:
+        """Writes objects of the archive by their keys."""
+        ...
+
+    def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
+        """Adds rejected events to a receipt."""
+        ...
+
+
+class ArchivedBatch(msgspec.Struct):
+    """Holds the ids of the messages that stay on their queue, and the counts of everything."""
+
+    kept: set[str]
+    counts: Counter[str]
+
+
+def archive_batch(
+    messages: Sequence[QueuedMessage], ports: Ports, log: Log, has_time: Callable[[], bool]
+) -> ArchivedBatch:
+    """Archives a batch of RejectedQueue or of a dead-letter queue; no message costs another.
+
+    Messages are read while there is time, in groups that fit the memory.
+    """
+    result = ArchivedBatch({each.id for each in messages}, Counter(ArchivedRejections=0, DeadLetters=0))
+    for group in _groups(messages, ports, log, has_time, result.counts):
+        try:
+            ports.put(objects=objects(group.values()))
+        except Retryable as error:
+            # Objects that are written already get the same key again, or are known by their lines' ids.
+            log.error("archive not written", cause=str(error))
+            continue
+        result.kept -= group.keys()
+        result.counts["ArchivedRejections"] += len(group)
+        for rejection in group.values():
+            log.info(
+                "archived",
+                id=rejection.id,
+                reason=rejection.reason,
+                account=rejection.account,
+                receipt=rejection.receipt,
+                code=rejection.code,
+            )
+            if rejection.reason is Reason.DEAD_LETTER:
+                result.counts["DeadLetters"] += 1
+                _record(rejection, ports, log, result.counts)
+    return result
+
+
+def _groups(
+    messages: Sequence[QueuedMessage],
+    ports: Ports,
+    log: Log,
+    has_time: Callable[[], bool],
+    counts: Counter[str],
+) -> Iterator[dict[str, Rejection]]:
+    """Yields the rejections that can be read in time, by message id, in groups that fit the memory."""
+    now = runtime.now()
+    group: dict[str, Rejection] = {}
+    size = 0
+    for each in messages:
+        if not has_time():
+            break
+        try:
+            rejection = read(each, ports.fetch_claim, now)
+            _line(rejection)
+        except Retryable as error:
+            log.warning("claim not read", cause=str(error))
+            continue
+        except Exception as error:
+            log.error("message not understood", error=type(error).__name__, at=place_of(error))
+            counts["UnforeseenFailures"] += 1
+            rejection = _as_it_is(each, error, now)
+        group[each.id] = rejection
+        size += len(rejection.payload)
+        if size >= GROUP_BYTES:
+            yield group
+            group, size = {}, 0
+    if group:
+        yield group
+
+
+def _as_it_is(unread: QueuedMessage, error: Exception, now: datetime) -> Rejection:
+    """Returns a message that cannot be understood as a rejection that holds its body as text."""
+    detail = f"Reading it failed unexpectedly ({type(error).__name__} at {place_of(error)})."
+    body = msgspec.Raw(msgspec.json.encode(unread.body))
+    return Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=unread.sent, id=unread.id)
+
+
+def _record(rejection: Rejection, ports: Ports, log: Log, counts: Counter[str]) -> None:
+    if (found := undelivered_positions(rejection)) is None:
+        return
+    receipt, rejected = found
+    try:
+        ports.record_rejected(receipt=receipt, positions=rejected)
+    except Retryable as error:
+        counts["ReceiptWriteFailures"] += 1
+        log.warning("receipt not recorded", receipt=receipt, cause=str(error))
 
 
 def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: datetime) -> Rejection:

@@ -9,6 +9,7 @@ Each says who has to act:
     └── Misconfigured    an operator must act; it names what to change
 """
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,3 +59,9 @@ class Retryable(SluiceError):
 
 class Misconfigured(SluiceError):
     """Says that a setting or an account document cannot work; the message names it and the remedy."""
+
+
+def place_of(error: BaseException) -> str:
+    """Returns where an unforeseen error was raised. Its text is not for a log: it may quote a payload."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{place.name}:{place.lineno}"

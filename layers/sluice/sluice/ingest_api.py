@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -12,7 +11,7 @@ from sluice import http_api, ingest, jsonapi, runtime
 from sluice.accounts import Accounts, PipelessApp
 from sluice.admission import cors
 from sluice.contract import Surface
-from sluice.errors import Misconfigured, Refused, Retryable
+from sluice.errors import Misconfigured, Refused, Retryable, place_of
 from sluice.http_api import HttpRequest, HttpResponse, Route
 from sluice.jsonapi import Problem
 from sluice.pipeless import ingest as pipeless
@@ -247,8 +246,7 @@ class IngestApi:
                 self._log.critical("misconfigured", cause=str(error))
             case _:
                 # Its type and place only: an unexpected exception's text may quote a payload.
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                self._log.error("failed", error=type(error).__name__, at=f"{place.name}:{place.lineno}")
+                self._log.error("failed", error=type(error).__name__, at=place_of(error))
         problem = Problem("error", "Nothing was accepted, because the gateway failed. Tell its operator.")
         return _refusal(request, 500, [problem])
 

@@ -1,0 +1,31 @@
+"""Builds the AWS-backed ports of reject."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from sluice import receipts
+from sluice.aws import clients, s3
+from sluice.settings import RejectSettings
+
+
+class RejectPorts(msgspec.Struct, frozen=True):
+    """Reaches AWS for archiving."""
+
+    settings: RejectSettings
+
+    def fetch_claim(self, key: str) -> bytes:
+        """Returns an object of the claim bucket."""
+        return s3.claim_reader(self.settings.claim_bucket)(key)
+
+    def put(self, *, objects: Mapping[str, bytes]) -> None:
+        """Writes objects of the archive bucket, some at a time."""
+
+        def put_one(item: tuple[str, bytes]) -> None:
+            s3.put_object(self.settings.archive_bucket, *item)
+
+        clients.map_concurrently(put_one, objects.items())
+
+    def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
+        """Adds rejected events to a receipt of the state table."""
+        receipts.record_outcome(self.settings.state_table, receipt, rejected=positions)
