@@ -7,14 +7,14 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import archive, runtime, settings
+from sluice import __version__, archive, runtime, settings
 from sluice.archive import QueuedMessage
 from sluice.settings import RejectSettings
 from sluice.wiring.reject import RejectPorts
 
 _ARCHIVE_SECONDS: Final = 25.0  # for writing what was read: S3 is given up on only after 24
 
-logger = Logger()
+logger = Logger(version=__version__)
 metrics = Metrics()
 
 

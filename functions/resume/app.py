@@ -10,7 +10,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import __version__, resume, runtime, settings
-from sluice.errors import Retryable
+from sluice.errors import Retryable, place_of
 from sluice.settings import ResumeSettings
 
 _WRAP_UP_SECONDS: Final = 10.0
@@ -33,8 +33,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
         share_end = now + (end - now) / (len(accounts) - done)
         try:
             is_open, sent = resume.resume(store, site_id, mark, functools.partial(_is_before, share_end))
-        except Retryable as error:
-            logger.error("not resumed", account=site_id, cause=str(error))
+        except Exception as error:
+            cause = str(error) if isinstance(error, Retryable) else place_of(error)
+            logger.error("not resumed", account=site_id, error=type(error).__name__, cause=cause)
             continue
         open_circuits += is_open
         logger.info("resumed", account=site_id, circuit_open=is_open, messages=sent)

@@ -279,6 +279,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("", "OpenCircuits"),
         ("", "DeadLetters"),
         ("", "SourcesLoadFailures"),
+        ("", "UnforeseenFailures"),
         ("ApiStage", "5XXError"),
     ]:
         if (queue, metric) not in watched:

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
@@ -16,7 +16,7 @@ from sluice.delivery import backoff, half_open, poison
 from sluice.delivery.backoff import Retry
 from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
 from sluice.delivery.ports import Ports as DeliveryPorts
-from sluice.errors import Misconfigured, Retryable, Undeliverable
+from sluice.errors import Misconfigured, Retryable, Undeliverable, place_of
 from sluice.klaviyo import delivery
 from sluice.klaviyo.sender import NO_ANSWER
 from sluice.message import PipelessMessage, StoredMessage
@@ -30,8 +30,18 @@ from sluice.telemetry import Log
 CONCURRENT_CLAIMS: Final = 8
 SLOT_WAIT_SECONDS: Final = 20.0  # a longer wait would keep other accounts' events from this worker
 NOT_TRIED: Final = Retry(rate_limited=True)
+# A message that fails in a way that nobody foresaw is given up only after this, and only if others succeed.
+UNFORESEEN_RECEIVES: Final = 12
+UNFORESEEN_AGE: Final = timedelta(hours=1)
 
-type _Content = StoredMessage | PipelessMessage | Objects | Undeliverable | Retryable
+
+class Unforeseen(msgspec.Struct, frozen=True):
+    """Names an error that nobody foresaw, by its type and place."""
+
+    error: str
+
+
+type _Content = StoredMessage | PipelessMessage | Objects | Undeliverable | Retryable | Unforeseen
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -164,6 +174,8 @@ def dispatch_batch(
             if is_poison:
                 batch = {n: msgspec.structs.replace(record, is_poison=True) for n, record in batch.items()}
             outcome = ports.dispatch(batch, limits)
+            for error, times in outcome.unforeseen.items():
+                ports.log.error("unforeseen failure", error=error, messages=times)
             _store_rejections(outcome, ports, limits)
             counts.update(outcome.counts)
             _postpone(outcome.retry, records, ports)
@@ -247,20 +259,21 @@ def _store_rejections(outcome: Outcome, ports: BatchPorts, deadlines: Deadlines)
 
 async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outcome:
     """Delivers the records that can be delivered now, and says what becomes of the rest."""
-    outcome = Outcome()
     try:
         accounts = ports.accounts()
     except (Misconfigured, Retryable):
         # An operator's mistake or a passing fault must not cost events: they wait for its end.
-        outcome.retry.update(dict.fromkeys(records, Retry()))
-        outcome.counts["AccountsLoadFailures"] += 1
-        return outcome
+        return Outcome(dict.fromkeys(records, Retry()), counts=Counter(AccountsLoadFailures=1))
+    outcome = Outcome()
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
     notified: dict[int, Objects] = {}
     by_app: dict[int, dict[int, PipelessMessage]] = defaultdict(dict)
     claims = await _read_claims(records, accounts, ports)
+    not_read: dict[int, Unforeseen] = {}
     for number, record in records.items():
         match claims.pop(number, None) or _read(record, accounts, ports):
+            case Unforeseen() as unforeseen:
+                not_read[number] = unforeseen
             case Undeliverable() as error:
                 refused = _undeliverable(record, error, accounts.single_account(), ports.delivery.now())
                 outcome.refusals.append(Refusal(number, refused))
@@ -272,15 +285,58 @@ async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outc
                 by_app[batch.app_id][number] = batch
             case stored:
                 by_account[stored.account][number] = stored
+    _keep_or_give_up(not_read, records, accounts, ports, outcome)
     async with asyncio.TaskGroup() as group:
         for site_id, messages in by_account.items():
-            account = accounts.by_site_id(site_id)
-            group.create_task(_deliver(account, messages, records, ports, outcome))
+            work = _deliver(accounts.by_site_id(site_id), messages, records, ports, outcome)
+            group.create_task(_guarded(work, messages, outcome))
         for app_id, batches in by_app.items():
-            app = accounts.by_app_id(app_id)
-            group.create_task(_deliver_batches(app, batches, records, ports, outcome))
+            work = _deliver_batches(accounts.by_app_id(app_id), batches, records, ports, outcome)
+            group.create_task(_guarded(work, batches, outcome))
         group.create_task(_read_objects(notified, accounts, ports, outcome))
     return outcome
+
+
+def _keep_or_give_up(
+    not_read: Mapping[int, Unforeseen],
+    records: Mapping[int, Record],
+    accounts: Accounts,
+    ports: PartPorts,
+    outcome: Outcome,
+) -> None:
+    """Keeps records that fail in a way that nobody foresaw, and rejects those that have failed for long.
+
+    Where no record of the batch can be read the fault is this version's, and all of them wait.
+    """
+    now = ports.delivery.now()
+    others_succeed = len(not_read) < len(records)
+    for number, unforeseen in not_read.items():
+        outcome.counts["UnforeseenFailures"] += 1
+        outcome.unforeseen[unforeseen.error] += 1
+        record = records[number]
+        is_old = record.receives >= UNFORESEEN_RECEIVES and now - record.sent >= UNFORESEEN_AGE
+        if is_old and others_succeed:
+            detail = f"Handling it failed unexpectedly {record.receives} times ({unforeseen.error})."
+            gone = Undeliverable(Reason.DEAD_LETTER, detail)
+            refused = _rejection(_body(record), record.id, gone, accounts.single_account(), now)
+            outcome.refusals.append(Refusal(number, refused))
+        else:
+            outcome.retry[number] = Retry()
+
+
+async def _guarded(work: Awaitable[None], numbers: Iterable[int], outcome: Outcome) -> None:
+    """Waits for work on some records. They are kept if it fails in a way that nobody foresaw."""
+    try:
+        await work
+    except Exception as error:
+        for number in numbers:
+            outcome.counts["UnforeseenFailures"] += 1
+            outcome.unforeseen[_described(error)] += 1
+            outcome.retry.setdefault(number, Retry())
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__} at {place_of(error)}"
 
 
 async def _deliver(
@@ -337,22 +393,27 @@ async def _park_unknown(
 async def _read_objects(
     notified: Mapping[int, Objects], accounts: Accounts, ports: PartPorts, outcome: Outcome
 ) -> None:
-    """Puts the lines of objects on the queue, one object after the other, each as long as there is time.
-
-    The notification stays until there is nothing left to put.
-    """
+    """Puts the lines of objects on the queue, one object after the other, each as long as there is time."""
     for number, objects in notified.items():
         outcome.counts["Notifications"] += 1
-        for each in objects:
-            counts: Counter[str] = Counter()
-            try:
-                wait = await ports.read_object(each, accounts, counts)
-            except Retryable as error:
-                wait = Retry(error.after)
+        await _guarded(_read_notified(number, objects, accounts, ports, outcome), [number], outcome)
+
+
+async def _read_notified(
+    number: int, objects: Objects, accounts: Accounts, ports: PartPorts, outcome: Outcome
+) -> None:
+    """Reads a notification's objects; the notification stays until there is nothing left to put."""
+    for each in objects:
+        counts: Counter[str] = Counter()
+        try:
+            wait = await ports.read_object(each, accounts, counts)
+        except Retryable as error:
+            wait = Retry(error.after)
+        finally:
             outcome.counts.update(counts)
-            if wait is not None:
-                outcome.retry[number] = wait
-                break
+        if wait is not None:
+            outcome.retry[number] = wait
+            break
 
 
 async def _read_claims(
@@ -375,6 +436,8 @@ def _read(record: Record, accounts: Accounts, ports: PartPorts) -> _Content:
         return _decode(record, accounts, ports)
     except (Undeliverable, Retryable) as error:
         return error
+    except Exception as error:
+        return Unforeseen(_described(error))
 
 
 def _decode(
@@ -401,10 +464,16 @@ def _body(record: Record) -> Body:
 def _undeliverable(
     record: Record, error: Undeliverable, only: KlaviyoAccount | None, now: datetime
 ) -> Rejection:
-    known = only.site_id if only else UNKNOWN_ACCOUNT
     body = _body(record)
     if not record.is_poison and isinstance(opened := envelopes.unwrap(body), Body):
         body = opened
+    return _rejection(body, record.id, error, only, now)
+
+
+def _rejection(
+    body: Body, id: str, error: Undeliverable, only: KlaviyoAccount | None, now: datetime
+) -> Rejection:
+    known = only.site_id if only else UNKNOWN_ACCOUNT
     return Rejection(
         Reason(error.reason),
         error.detail,
@@ -413,5 +482,5 @@ def _undeliverable(
         account=body.account if body.account and is_account_id(body.account) else known,
         pointer=error.pointer,
         surface=body.surface,
-        id=record.id,
+        id=id,
     )

@@ -24,12 +24,16 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """Holds the outcome of a batch by the records' numbers; `retry` has those kept on the queue, and why."""
+    """Holds the outcome of a batch by the records' numbers; `retry` has those kept on the queue, and why.
+
+    `unforeseen` counts messages by the error that nobody foresaw: its type and place.
+    """
 
     retry: dict[int, Retry] = {}
     parked: set[int] = set()
     refusals: list[Refusal] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
+    unforeseen: Counter[str] = msgspec.field(default_factory=Counter)
 
 
 class AccountBatch[Kind: (StoredMessage, PipelessMessage) = StoredMessage](msgspec.Struct):
