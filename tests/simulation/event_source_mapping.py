@@ -24,9 +24,9 @@ class Invoker:
         seconds: float,
         memory: int,
         *,
-        cold: Callable[[], bool],
-        skew: Callable[[Process], None],
-        timed_out: Callable[[Process], None],
+        cold: Callable[[], bool] = lambda: False,
+        skew: Callable[[Process], None] = lambda process: None,
+        timed_out: Callable[[Process], None] = lambda process: None,
     ) -> None:
         self.environment = environment
         self.busy = False
@@ -93,6 +93,7 @@ class Mapping:
         self._loses = loses
         self._ended = ended
         self._idle: list[Any] = []
+        self._stopping = False
         for invoker in invokers:
             watch(process.spawn(functools.partial(self._poll, invoker)))
 
@@ -101,8 +102,12 @@ class Mapping:
         if self._idle:
             self._scheduler.wake(self._idle.pop(0), self._scheduler.now)
 
+    def stop(self) -> None:
+        """Lets each poller end as soon as it has settled its batch."""
+        self._stopping = True
+
     def _poll(self, invoker: Invoker) -> None:
-        while True:
+        while not self._stopping:
             due = self.queue.next_visible()
             if due is None or due > self.queue.clock():
                 self._wait(due)

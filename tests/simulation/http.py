@@ -36,7 +36,8 @@ class Upstream:
     """Models the network between the processes and the vendors.
 
     `arrive` handles a request: method, URL, headers and body. `count` is told whose requests arrive that
-    something else answers. `protocols` says by host which HTTP it speaks.
+    something else answers. `protocol` names the HTTP that is spoken, and `network` how long a request and an
+    answer travel. If `killed` says so after an answer, its process ends.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Upstream:
         counted: Callable[[str, int, bytes], None],
         protocol: str,
         chance: random.Random,
+        network: tuple[float, float] = NETWORK_SECONDS,
+        killed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.outside = outside
         self.arrive = arrive
@@ -55,6 +58,8 @@ class Upstream:
         self.counted = counted
         self.protocol = protocol
         self.chance = chance
+        self.network = network
+        self.killed = killed
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -85,8 +90,8 @@ class Transport(httpx2.AsyncBaseTransport):
                 outside.stall(process, chance)
             status, headers, content = await self._exchange(request, body, account, fault, chance)
             how = str(status)
-            if fault is Fault.CRASH_AFTER:
-                outside.crash(process, operation, to, fault)
+            if fault is Fault.CRASH_AFTER or self._upstream.killed():
+                outside.crash(process, operation, to, Fault.CRASH_AFTER)
         except Killed:
             how = "killed"
             raise
@@ -106,7 +111,7 @@ class Transport(httpx2.AsyncBaseTransport):
         trace = request.extensions.get("trace")
         if trace is not None:
             await trace(_STEP[self._upstream.protocol], {})
-        there, back = (self._upstream.chance.uniform(*NETWORK_SECONDS) for _ in range(2))
+        there, back = (self._upstream.chance.uniform(*self._upstream.network) for _ in range(2))
         answers: list[Answer] = []
         arrival = scheduler.now + there
         scheduler.call_at(

@@ -4,6 +4,7 @@ weather.
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ class Outside:
         self.faults = faults
         self.trace = trace
         self.counts: dict[str, int] = {}
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
         self.disturbed: set[Process] = set()  # that met a fault since they were invoked
         self._chance = chance
 
@@ -52,6 +55,8 @@ class Outside:
         if fault is Fault.STALL:
             self.stall(process, chance)
         how = ""
+        self.at_once[operation] += 1
+        self.most_at_once[operation] = max(self.most_at_once[operation], self.at_once[operation])
         try:
             yield Call(self.scheduler, self._chance.uniform(0.002, 0.02), _of_call(fault), chance)
         except Killed:
@@ -61,6 +66,7 @@ class Outside:
             how = type(error).__name__
             raise
         finally:
+            self.at_once[operation] -= 1
             self._note(process, operation, to, fault, how)
         if fault is Fault.CRASH_AFTER:
             self.crash(process, operation, to, fault)

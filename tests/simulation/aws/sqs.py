@@ -8,7 +8,7 @@ import heapq
 import itertools
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ type Listener = Callable[[str, "Queue", "Message"], None]
 MAX_BYTES = 1_048_576
 MAX_ENTRIES = 10
 MAX_VISIBILITY = 43_200
+REORDERED = 12  # places by which a message may come too early or too late
 FAIR_FROM = 8  # messages in flight above which a group is served after the others
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -41,6 +42,7 @@ class Message:
     receives: int = 0
     first_received: float | None = None
     handles: list[str] = field(default_factory=list)
+    rank: int = 0  # in which order it became visible
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,11 @@ class Queue:
         self._heard = heard
         self._numbers = itertools.count(1)
         self._new_id = new_id or (lambda: f"{name}-{next(self._numbers)}")
-        self._visible: dict[str, Message] = {}
+        self._visible: dict[str | None, dict[str, Message]] = defaultdict(dict)  # by group and id, in order
         self._hidden: list[tuple[float, int, Message]] = []
+        self._expiries: list[tuple[float, int, Message]] = []
         self._by_handle: dict[str, Message] = {}
+        self.most_in_flight = 0
         self._in_flight: dict[str, Message] = {}
         self._busy: Counter[str | None] = Counter()  # messages in flight, by group
 
@@ -103,7 +107,7 @@ class Queue:
         now = self.clock()
         self._show(now)
         given: list[Message] = []
-        for message in self._in_order():
+        for message in self._in_order(most):
             if len(given) == most:
                 break
             if self._max_receives and message.receives >= self._max_receives:
@@ -141,27 +145,38 @@ class Queue:
     def next_visible(self) -> float | None:
         """Returns when the next message can be received; None if nothing waits for that."""
         self._show(self.clock())
-        if self._visible:
+        if any(self._visible.values()):
             return self.clock()
         self._drop_stale()
         return self._hidden[0][0] if self._hidden else None
 
     def _take(self, message: Message, event: str) -> None:
         self.messages[message.id] = message
-        self._visible[message.id] = message
+        heapq.heappush(self._expiries, (message.sent + self._retention, next(self._numbers), message))
+        self._reveal(message)
         self._heard(event, self, message)
 
-    def _in_order(self) -> list[Message]:
-        """Returns the visible messages as the queue hands them out: those of busy groups last."""
-        messages = list(self._visible.values())
-        if self._disorder is not None:
-            chance = self._disorder.chance
-            ranked = [(rank + chance.random() * 12, message) for rank, message in enumerate(messages)]
-            ranked.sort(key=lambda each: each[0])
-            messages = [message for _, message in ranked]
-        if self._busy:
-            messages.sort(key=lambda each: self._busy[each.group] >= FAIR_FROM)
-        return messages
+    def _reveal(self, message: Message) -> None:
+        message.rank = next(self._numbers)
+        self._visible[message.group][message.id] = message
+
+    def _in_order(self, most: int) -> list[Message]:
+        """Returns visible messages as the queue hands them out: those of busy groups last."""
+        quiet = [found.values() for group, found in self._visible.items() if self._busy[group] < FAIR_FROM]
+        busy = [found.values() for group, found in self._visible.items() if self._busy[group] >= FAIR_FROM]
+        found: list[Message] = []
+        for groups in (quiet, busy):
+            merged = heapq.merge(*groups, key=lambda message: message.rank)
+            messages = list(itertools.islice(merged, most + REORDERED - len(found)))
+            if self._disorder is not None:
+                chance = self._disorder.chance
+                ranked = [
+                    (place + chance.random() * REORDERED, message) for place, message in enumerate(messages)
+                ]
+                ranked.sort(key=lambda each: each[0])
+                messages = [message for _, message in ranked]
+            found += messages
+        return found
 
     def _hand_out(self, message: Message, now: float) -> None:
         message.receives += 1
@@ -176,26 +191,29 @@ class Queue:
         if message.id not in self._in_flight:
             self._in_flight[message.id] = message
             self._busy[message.group] += 1
+            self.most_in_flight = max(self.most_in_flight, len(self._in_flight))
         message.visible_at = now + self.visibility
         heapq.heappush(self._hidden, (message.visible_at, next(self._numbers), message))
         if not stays:
-            self._visible.pop(message.id, None)
+            self._visible[message.group].pop(message.id, None)
         self._heard("received", self, message)
 
     def _hide(self, message: Message, until: float) -> None:
         message.visible_at = until
-        self._visible.pop(message.id, None)
+        self._visible[message.group].pop(message.id, None)
         heapq.heappush(self._hidden, (until, next(self._numbers), message))
 
     def _show(self, now: float) -> None:
         while self._hidden and self._hidden[0][0] <= now:
             at, _, message = heapq.heappop(self._hidden)
             if message.id in self.messages and message.visible_at == at:
-                self._visible[message.id] = message
+                self._reveal(message)
                 self._land(message)
-        for message in [each for each in self._visible.values() if each.sent + self._retention <= now]:
-            self._forget(message)
-            self._heard("expired", self, message)
+        while self._expiries and self._expiries[0][0] <= now:
+            message = heapq.heappop(self._expiries)[2]
+            if self.messages.get(message.id) is message:
+                self._forget(message)
+                self._heard("expired", self, message)
 
     def _drop_stale(self) -> None:
         while self._hidden:
@@ -217,7 +235,7 @@ class Queue:
 
     def _forget(self, message: Message) -> None:
         del self.messages[message.id]
-        self._visible.pop(message.id, None)
+        self._visible[message.group].pop(message.id, None)
         self._land(message)
 
     def _land(self, message: Message) -> None:
