@@ -9,8 +9,7 @@ import msgspec
 from benchmarks import corpus, gateway
 from devstack.fake_upstream.settings import Poison
 from sluice.message import Message
-from tests.support.pretended_world import World
-from tests.support.pretended_world import run as pretend
+from tests.simulation.scenario import Scenario
 
 BAD: Final = (0, 1, 10, 100)
 _DAY: Final = 86_400.0
@@ -41,7 +40,7 @@ def _request(bad: set[int]) -> Message[Any]:
 
 def ours(count: int, attribution: str) -> dict[str, Any]:
     """Returns our requests with so many bad events, and how long they took in all."""
-    world = World({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, workers=1, receive_count=500)
+    world = Scenario({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, workers=1, max_receives=500)
     poison = msgspec.to_builtins((Poison(_POISON),))
     world.klaviyo.configure(attribution=attribution, poison=poison)
 
@@ -49,7 +48,7 @@ def ours(count: int, attribution: str) -> dict[str, Any]:
         world.put(_request(_bad(count)))
         return await world.work_until_done(_DAY)
 
-    seconds = pretend(work())
+    seconds = world.run(work())
     delivered = sum(line.events for line in world.klaviyo.requests())
     if delivered != corpus.EVENTS - count or len(world.rejections) != count:
         raise RuntimeError(f"{delivered} delivered and {len(world.rejections)} rejected with {count} bad")

@@ -15,8 +15,7 @@ from sluice import message
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT, Surface
 from sluice.delivery import rate_limiter
 from sluice.message import StoredMessage
-from tests.support.pretended_world import World
-from tests.support.pretended_world import run as pretend
+from tests.simulation.scenario import Scenario
 
 _isolated: Final = multiprocessing.get_context("spawn")
 _HOUR: Final = 3_600.0
@@ -114,7 +113,7 @@ def bulk_messages(count: int) -> Iterator[StoredMessage]:
 
 def drain(backlog: int) -> dict[str, Any]:
     """Drains a queue of single events in simulated time, by the real dispatch at the real rate."""
-    world = World({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, latency=0.3)
+    world = Scenario({gateway.SITE_ID: "pk_upstream"}, seed=corpus.SEED, latency=0.3)
     templates = [
         message.encode(gateway.stored(corpus.single(order), Surface.EVENT)).text
         for order in corpus.orders(corpus.EVENTS)
@@ -124,12 +123,12 @@ def drain(backlog: int) -> dict[str, Any]:
         for number in range(backlog):
             template = templates[number % len(templates)]
             text = template.replace("order-", f"order-{number:x}-").replace("0" * 32, f"{number:032x}", 1)
-            world.queue.send(text)
+            world.send(text)
         before = measure.peak(forget=True)
         return await world.work_until_done(_HOUR * 10), measure.peak() - before
 
     begin = time.perf_counter()
-    seconds, growth = pretend(fill_and_drain())
+    seconds, growth = world.run(fill_and_drain())
     lines = world.klaviyo.requests(gateway.SITE_ID)
     taken = [line.events for line in lines if line.status == 202]
     shares = int((lines[-1].time - lines[0].time) * 1_000 / rate_limiter.SHARE_MS)

@@ -25,6 +25,7 @@ type Arrive = Callable[[str, str, dict[str, str], bytes], Answer]
 
 TOLD = 12  # events of a request that are named in the trace
 CONNECTION_SECONDS = 50.0  # that an idle connection is kept
+OPENING_SECONDS, SLOW_SECONDS = (0.02, 0.12), (0.25, 2.5)  # that a connection takes to open
 NETWORK_SECONDS = (0.01, 0.08)  # how long a request travels: clocks and this together must stay within 0.3 s
 _PAGE = b"<!DOCTYPE html><html><title>Just a moment...</title></html>"
 _JSON = {"Content-Type": "application/vnd.api+json"}
@@ -33,11 +34,12 @@ _STEP = {"http2": "http2.send_request_headers.started", "http11": "http11.send_r
 
 
 class Upstream:
-    """Models the network between the processes and the vendors.
+    """Connects the processes with the vendors.
 
-    `arrive` handles a request: method, URL, headers and body. `count` is told whose requests arrive that
-    something else answers. `protocol` names the HTTP that is spoken, and `network` how long a request and an
-    answer travel. If `killed` says so after an answer, its process ends.
+    `arrive` handles a request: method, URL, headers and body. `counted` is told of each request that something
+    else answers. `protocol` names the HTTP that is spoken, `network` how long a request and an answer travel.
+    `slow` is the probability that a connection opens slowly. If `killed` says so after an answer, its process
+    ends.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Upstream:
         protocol: str,
         chance: random.Random,
         network: tuple[float, float] = NETWORK_SECONDS,
+        slow: float = 0.0,
         killed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.outside = outside
@@ -59,6 +62,7 @@ class Upstream:
         self.protocol = protocol
         self.chance = chance
         self.network = network
+        self.slow = slow
         self.killed = killed
 
 
@@ -148,7 +152,8 @@ class Transport(httpx2.AsyncBaseTransport):
         elif self._free and self._upstream.protocol == "http11":
             self._free.pop()
         elif not self._free:
-            await asyncio.sleep(self._upstream.chance.uniform(0.02, 0.12))
+            slow = self._upstream.chance.random() < self._upstream.slow
+            await asyncio.sleep(self._upstream.chance.uniform(*(SLOW_SECONDS if slow else OPENING_SECONDS)))
 
     async def _wait(self, seconds: float, limit: float) -> None:
         await asyncio.sleep(min(seconds, limit))

@@ -92,6 +92,7 @@ class Plan:
     skew: float
     jumps: bool
     protocol: str
+    slow_connections: float
     memory: int
     window: float
     twice: float
@@ -138,6 +139,7 @@ def plan(seed: int) -> Plan:
         skew=chance.choice((0.0, CLOCKS_WITHIN)) if accurate else chance.choice((1.0, 20.0, 300.0)),
         jumps=not accurate and chance.random() < 0.5,
         protocol=chance.choice(("http2", "http11")),
+        slow_connections=chance.choice((0.0, 0.0, 0.5)),
         memory=chance.choice((1_769, 1_769, 1)),
         window=chance.choice((1.0, 5.0, 20.0, 60.0)),
         twice=chance.choice((0.0, 0.01, 0.05)),
@@ -331,6 +333,7 @@ class World:
             account_of=self._account_of,
             counted=self._count_arrival,
             protocol=self.plan.protocol,
+            slow=self.plan.slow_connections,
             chance=self._chance("network"),
         )
 

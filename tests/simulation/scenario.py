@@ -1,0 +1,302 @@
+"""Lets a test or a benchmark set up a world and act in it: the simulator, without a seed's faults.
+
+The test decides what is on the queue, what Klaviyo answers and which request ends its sender. The functions
+are the real ones, and time is pretended, so hours take seconds.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx2
+import msgspec
+import zstandard
+
+from devstack.fake_upstream import Klaviyo
+from sluice import message
+from sluice.message import Message
+from sluice.rejection import Rejection
+from tests.simulation import http
+from tests.simulation.aws.dynamodb import DynamoDB
+from tests.simulation.aws.s3 import S3
+from tests.simulation.aws.secrets_manager import SecretsManager
+from tests.simulation.aws.sqs import SQS, Disorder, Queue
+from tests.simulation.aws.sqs import Message as QueuedMessage
+from tests.simulation.environment import Environment
+from tests.simulation.event_loop import EventLoop
+from tests.simulation.event_source_mapping import Invoker, Mapping
+from tests.simulation.faults import Faults, Weather
+from tests.simulation.outside import Outside
+from tests.simulation.scheduler import START, Process, Scheduler, Strand, Stuck
+from tests.simulation.trace import Trace
+
+FOREVER = 1e9
+SECONDS = {"dispatch": 120.0, "reject": 60.0, "resume": 55.0}
+VISIBILITY = 1_380.0
+_QUEUES = ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
+_environments: dict[str, list[Environment]] = defaultdict(list)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Says what the upstream answers instead of taking a request."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Scenario:
+    """Holds accounts by site id with their keys, a queue, workers and Klaviyo.
+
+    `trouble` is the probability that AWS fails a call. `answer` may answer a body in Klaviyo's place.
+    `kill_at` are the numbers, from 1, of requests after whose answer the sender ends. A message with `poison`
+    in it ends the process that decodes it. `knobs` are limits of the package, by module and name.
+    """
+
+    seed = 0
+
+    def __init__(
+        self,
+        accounts: dict[str, str],
+        *,
+        seed: int = 0,
+        workers: int = 5,
+        batch: int = 10_000,
+        max_receives: int = 50,
+        latency: float = 0.3,
+        trouble: float = 0.0,
+        window: float = 0.0,
+        knobs: dict[tuple[str, str], Any] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.knobs = knobs or {}
+        self.chance = random.Random(seed)
+        self.trace = Trace()
+        self.scheduler = Scheduler(random.Random(f"{seed}/order"))
+        weather = Weather(FOREVER, aws=trouble) if trouble else Weather()
+        self.outside = Outside(self.scheduler, Faults(seed, weather), self.trace, random.Random(seed))
+        self.klaviyo = Klaviyo(accounts, clock=self.clock)
+        self.answer: Callable[[bytes], Answer | None] = lambda body: None
+        self.kill_at: set[int] = set()
+        self.poison: str | None = None
+        self.requests = 0
+        self.killed = 0
+        self._latency = latency
+        self._accounts: dict[str, str] = {}
+        self._error: Exception | None = None
+        self._make_aws(max_receives)
+        self.name(accounts)
+        self._own = Process(self.scheduler, "test")
+        self._bind(workers)
+        self._batch = batch
+        self._window = window
+        self._stopping = False
+
+    def clock(self) -> float:
+        """Returns the seconds since the epoch, in pretended time."""
+        return START + self.scheduler.now
+
+    def name(self, accounts: dict[str, str]) -> None:
+        """Writes the accounts document."""
+        self._accounts |= {key: site_id for site_id, key in accounts.items()}
+        named = [{"site_id": site_id, "private_key": key} for site_id, key in accounts.items()]
+        self.secrets.secrets["accounts"] = msgspec.json.encode({"accounts": named}).decode()
+
+    def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine of the test in pretended time."""
+        loop = EventLoop(self._own)
+        strand = self._own.spawn(partial(loop.run_until_complete, coroutine))
+        try:
+            self.scheduler.run(lambda: strand.done, FOREVER)
+        except Stuck:
+            raise AssertionError("the scenario waits for what never comes") from None
+        finally:
+            for environment in self._bound:
+                environment.end()
+            loop.abandon()
+        if self._error is not None:
+            raise self._error
+        if strand.error is not None:
+            raise strand.error
+        result: T = strand.result
+        return result
+
+    def put(self, stored: Message[Any]) -> None:
+        """Puts an accepted request on the queue."""
+        self.queue.send(message.encode(stored).text, stored.account, {})
+
+    def send(self, body: str, **attributes: str) -> None:
+        """Puts a message on the queue."""
+        named = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
+        self.queue.send(body, None, named)
+
+    async def sleep(self, seconds: float) -> None:
+        """Lets pretended time pass."""
+        await asyncio.sleep(seconds)
+
+    async def work_until_done(self, limit: float) -> float:
+        """Lets the workers run until nothing is left, at most `limit` seconds; returns what it took."""
+        begin = self.clock()
+        async with self.working():
+            while self.clock() - begin < limit:
+                await asyncio.sleep(1.0)
+                if not self._busy() and not self.queue.messages and not any(self.parked.values()):
+                    break
+            return self.clock() - begin
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Workers and the minute's tick run within this. At its end they finish what they are at."""
+        workers = Process(self.scheduler, "aws")
+        common: dict[str, Any] = {"loses": lambda: False, "ended": self._ended, "watch": self._watch}
+        size, window = self._batch, self._window
+        mapping = Mapping(workers, self.queue, self._dispatch, batch_size=size, window=window, **common)
+        self._mappings.append(mapping)
+        workers.spawn(self._tick)
+        try:
+            yield
+            mapping.stop()
+            while self._busy():
+                await asyncio.sleep(0.1)
+        finally:
+            self._mappings.remove(mapping)
+            workers.kill()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The sums of the metrics of all workers, and how many of them were killed."""
+        counts: Counter[str] = Counter(Killed=self.killed)
+        for environment in self._bound:
+            counts.update({name: int(value) for name, value in environment.counts.items()})
+        return counts
+
+    @property
+    def parked(self) -> dict[str, list[list[bytes]]]:
+        """The messages of each account's parked objects, the oldest first."""
+        found: dict[str, list[list[bytes]]] = defaultdict(list)
+        for key in sorted(self.s3.objects("claims")):
+            if key.startswith("parked/"):
+                lines = zstandard.decompress(self.s3.objects("claims")[key].content).split(b"\n")
+                found[key.split("/")[1]].append(lines)
+        return found
+
+    @property
+    def circuits(self) -> dict[str, int]:
+        """The statuses that opened the circuits which are open, by site id."""
+        return {
+            key.removeprefix("circuit#"): int(item["status"]["N"])
+            for key, item in self.dynamodb.tables["state"].items()
+            if key.startswith("circuit#")
+        }
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """The rejections that are stored."""
+        return [
+            msgspec.json.decode(message.unwrap(each.body, self._claim), type=Rejection)
+            for each in self.rejected.messages.values()
+        ]
+
+    def is_poison(self, body: str) -> bool:
+        """Tells whether a message ends the process that decodes it."""
+        return self.poison is not None and self.poison.encode() in message.unwrap(body, self._claim)
+
+    def _claim(self, key: str) -> bytes:
+        return self.s3.objects("claims")[key].content
+
+    def _make_aws(self, max_receives: int) -> None:
+        disorder = Disorder(random.Random(f"{self.seed}/queue"))
+        common: dict[str, Any] = {"retention": 1_209_600.0, "visibility": VISIBILITY}
+        self.dead = Queue("dead", self.clock, **common)
+        self.queue = Queue(
+            "events",
+            self.clock,
+            dead_letters=self.dead,
+            max_receives=max_receives,
+            disorder=disorder,
+            heard=self._heard,
+            **common,
+        )
+        self.rejected = Queue("rejected", self.clock, **common)
+        self._mappings: list[Mapping] = []
+        self.sqs = SQS((self.queue, self.dead, self.rejected))
+        self.s3 = S3(("claims",), self.clock)
+        self.dynamodb = DynamoDB(("state",))
+        self.secrets = SecretsManager({})
+        self.services: dict[str, Any] = {
+            "sqs": self.sqs,
+            "s3": self.s3,
+            "dynamodb": self.dynamodb,
+            "secretsmanager": self.secrets,
+        }
+        values = ("https://sqs.test/events", "https://sqs.test/rejected", "state", "claims", "accounts")
+        settings = dict(zip(_QUEUES, values, strict=True))
+        resume = {name: settings[name] for name in ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET")}
+        self.settings = {"dispatch": settings, "resume": resume}
+        self.upstream = http.Upstream(
+            self.outside,
+            self._arrive,
+            account_of=lambda request: self._accounts[_key(request)],
+            counted=lambda *_: None,
+            protocol="http2",
+            chance=random.Random(self.seed),
+            network=(self._latency / 4, self._latency * 3 / 4),  # there, and back
+            killed=self._is_killed,
+        )
+
+    def _bind(self, workers: int) -> None:
+        for function, count in (("dispatch", workers), ("resume", 1)):
+            while len(_environments[function]) < count:
+                _environments[function].append(Environment(function, len(_environments[function])))
+        self._bound = [*_environments["dispatch"][:workers], _environments["resume"][0]]
+        for environment in self._bound:
+            environment.bind(self)
+        *self._dispatch, self._resume = [
+            Invoker(environment, SECONDS[environment.function], 1_769) for environment in self._bound
+        ]
+
+    def _busy(self) -> bool:
+        return any(invoker.busy for invoker in (*self._dispatch, self._resume))
+
+    def _tick(self) -> None:
+        while True:
+            self.scheduler.sleep(60.0)
+            if not self._resume.busy and self.dynamodb.tables["state"].get("parked"):
+                with contextlib.suppress(Exception):
+                    self._resume.invoke({})
+
+    def _heard(self, what: str, queue: Queue, message: QueuedMessage) -> None:
+        if what in {"sent", "moved"}:
+            for mapping in self._mappings:
+                mapping.wake()
+
+    def _ended(self, function: str, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self._error = error
+        else:
+            self.killed += 1
+
+    def _watch(self, strand: Strand) -> Strand:
+        return strand
+
+    def _is_killed(self) -> bool:
+        return self.requests in self.kill_at
+
+    def _arrive(self, method: str, path: str, headers: dict[str, str], body: bytes) -> http.Answer:
+        self.requests += 1
+        instead = self.answer(body)
+        if instead is not None:
+            return instead.status, instead.headers, instead.body
+        given = self.klaviyo.handle(method, path, headers, body)
+        content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
+        return given.status, {**given.headers}, content
+
+
+def _key(request: httpx2.Request) -> str:
+    return request.headers["authorization"].rpartition(" ")[2]
