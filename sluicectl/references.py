@@ -22,7 +22,7 @@ def find_missing(deployment: Deployment, sources: Iterable[Source]) -> list[str]
         try:
             said += look_up(deployment, by_name)
         except (Unreachable, Misconfigured) as error:
-            said.append(f"Whether the sources' {what} exist could not be looked up: {error}")
+            said.append(f"The sources' {what} could not be looked up: {error}")
     return said
 
 
@@ -35,7 +35,7 @@ def _missing_accounts(deployment: Deployment, sources: Iterable[Source]) -> Iter
         if source.account not in known:
             yield (
                 f"{source.name}: the account {source.account} is not in the accounts document. "
-                "What is posted is parked until it is."
+                "Its events are parked until it is."
             )
 
 
@@ -46,7 +46,7 @@ def _missing_secrets(deployment: Deployment, sources: Iterable[Source]) -> Itera
         if not _has_value(client, name):
             yield (
                 f"{source.name}: the secret {name} has no value in Secrets Manager. "
-                "What is posted is answered 503 until it has."
+                "Deliveries are answered 503 until it has."
             )
 
 

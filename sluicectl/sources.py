@@ -298,7 +298,7 @@ def _parsed(stored: bytes) -> Any:
     try:
         return json.loads(stored)
     except ValueError:
-        raise Failure("What is stored is not JSON: put a good document in its place.") from None
+        raise Failure("The stored document is not JSON: put a good one in its place.") from None
 
 
 def _yaml(document: Any) -> str:
@@ -328,7 +328,7 @@ def _stored(target: Target) -> Sources:
     try:
         return sources.decode_valid(stored)
     except Misconfigured as error:
-        raise Failure(f"What {deployment.name} has stored does not work: {error}.") from None
+        raise Failure(f"The document that {deployment.name} has stored does not work: {error}.") from None
 
 
 def _named(name: str, all_of_them: Sources) -> Source:

@@ -215,9 +215,9 @@ def test_a_missing_account_and_a_missing_secret_are_told(run: Run, references: C
     shown = run("put", "s.yaml", document=document)
 
     assert told == [
-        "own: the account XyZ789 is not in the accounts document. What is posted is parked until it is.",
+        "own: the account XyZ789 is not in the accounts document. Its events are parked until it is.",
         "own: the secret sluice/webhooks/own has no value in Secrets Manager. "
-        "What is posted is answered 503 until it has.",
+        "Deliveries are answered 503 until it has.",
     ]
     assert shown.exit_code == 0
     assert all(f"warning: {warning}\n" in shown.output for warning in told)
@@ -251,7 +251,7 @@ def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
     [told] = warnings(run("put", "s.yaml", "--json"))
 
     assert told == (
-        f"Whether the sources' {what} exist could not be looked up: "
+        f"The sources' {what} could not be looked up: "
         f"AWS refused {operation}: User ada is not authorized."
     )
     assert list(sources.decode(stored()).sources) == ["own"]
@@ -262,7 +262,7 @@ def test_an_accounts_document_that_is_not_valid_is_told(run: Run, references: Ca
 
     [told] = warnings(run("put", "s.yaml", "--json"))
 
-    assert told.startswith("Whether the sources' accounts exist could not be looked up: the accounts secret")
+    assert told.startswith("The sources' accounts could not be looked up: the accounts secret")
 
 
 def test_what_is_stored_and_is_not_json_can_be_replaced(run: Run) -> None:
@@ -312,7 +312,7 @@ def test_another_document_that_was_stored_meanwhile_is_not_overwritten(
 def test_what_is_stored_and_does_not_work_is_told_so(run: Run) -> None:
     s3 = boto3.client("s3")
     s3.put_object(Bucket="documents", Key=sources.KEY, Body=b"not JSON")
-    assert "What is stored is not JSON" in run("show").stderr
+    assert "The stored document is not JSON" in run("show").stderr
     assert "does not work" in run("try", "own", "p.json").stderr
 
     s3.put_object(Bucket="documents", Key=sources.KEY, Body=b'{"sources": {"own": {}}}')

@@ -26,7 +26,7 @@ class Error(_Answer):
     status: Annotated[int, Meta(description="The answer's HTTP status.")]
     code: Annotated[str, Meta(extra_json_schema={"enum": sorted(jsonapi.TITLES)})]
     title: str
-    detail: Annotated[str, Meta(description="What is wrong and how to put it right, without the value.")]
+    detail: Annotated[str, Meta(description="The mistake and how to put it right, without the value.")]
     source: Source
     links: dict[str, Any]
     meta: dict[str, Any]
@@ -62,7 +62,7 @@ class AcceptedData(_Answer):
 
 class AcceptedMeta(_Answer):
     errors: Annotated[
-        list[Error], Meta(min_length=1, description="What is wrong with the events that were left out.")
+        list[Error], Meta(min_length=1, description="The problems of the events that were left out.")
     ]
 
 

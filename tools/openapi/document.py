@@ -17,11 +17,11 @@ _INFO: Final = {
     "title": "Sluice",
     "version": contract.UPSTREAM_REVISION,
     "description": f"""\
-Sluice stands in front of Klaviyo's event APIs, and of Pipeless's batches: it takes events in as fast as they
-come, answers 202 once they are stored, and sends them on as full bulk jobs at the rate that is allowed.
+Sluice stands in front of Klaviyo's event APIs, and of Pipeless's batches. It takes events in as fast as they
+come, answers 202 once they are stored, and sends them on as full bulk jobs at the allowed rate.
 
-What says *ours* is Sluice's own decision where the vendors' documents leave something open, or an addition.
-The rest is as they document it.
+Sentences marked *ours* are Sluice's own decisions, where the vendors' documents leave something open, or
+additions. The rest is as they document it.
 
 - **Authentication.** Server routes take an ingest key: `Authorization: Klaviyo-API-Key …`, or
   `Authorization: Bearer …`. Client routes know their caller by the public site id in `company_id` alone, and
@@ -335,7 +335,7 @@ PATHS: Final[dict[str, Part]] = {
             ],
             "responses": {
                 "200": {
-                    "description": "What became of it so far.",
+                    "description": "The outcome so far.",
                     **_content([jsonapi.MEDIA_TYPE], ["Progress"], {"200": examples.progress()}),
                 },
                 "401": _ref("responses", "NotAuthenticated"),
@@ -386,9 +386,9 @@ PATHS: Final[dict[str, Part]] = {
             "operationId": "deliver_webhook",
             "summary": "Deliver a webhook",
             "description": (
-                "The source's declaration says how a delivery is signed and which events become of it. What "
-                "makes no sense is a rejection and a success all the same, unless the source is to refuse "
-                "it: senders switch off a hook that keeps failing."
+                "The source's declaration says how a delivery is signed and which events it becomes. A "
+                "payload that makes no sense is a rejection and a success all the same, unless the source "
+                "refuses it, because senders disable a hook that keeps failing."
             ),
             "tags": ["Webhooks"],
             "security": [],

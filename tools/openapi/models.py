@@ -42,7 +42,9 @@ _TIME: Final = (
 
 
 def _one_of(names: Set[str]) -> Schema:
-    return {"anyOf": [{"enum": sorted(names)}, {"description": "One that Pipeless has added for the app."}]}
+    return {
+        "anyOf": [{"enum": sorted(names)}, {"description": "A name that Pipeless has added for the app."}]
+    }
 
 
 _EVENT: Final[dict[str, Schema]] = {
@@ -191,7 +193,7 @@ def _flat(components: dict[str, Schema]) -> dict[str, Schema]:
             "type": "object",
             "description": (
                 "Told from the current shape by having no `data`. At least one of `$email`, `$phone_number` "
-                "and `$id`. What is not listed is a custom property; ours: so is `$consent`, which "
+                "and `$id`. A field that is not listed is a custom property; ours: so is `$consent`, which "
                 "subscribes nobody."
             ),
             "properties": known,

@@ -1,4 +1,4 @@
-"""Holds documents, docstrings and comments to those rules of CONTRIBUTING.md that a test can check."""
+"""Holds documents, docstrings, comments and messages to those rules of prose that a test can check."""
 
 import ast
 import io
@@ -99,6 +99,26 @@ def comments(place: str, source: str) -> Iterator[Passage]:
         yield Passage(f"{place}:{first}", " ".join(kept))
 
 
+def messages(place: str, source: str) -> Iterator[Passage]:
+    """Yields a module's texts of four words or more, without docstrings and tables."""
+    tree = ast.parse(source)
+    inner: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            inner.add(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            inner.update(node.values)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inner:
+            text = node.value
+        else:
+            continue
+        if len(text.split()) > 3 and "\n  " not in text:
+            yield Passage(f"{place}:{node.lineno}", " ".join(text.split()))
+
+
 def prose_of(docstring: str) -> Iterator[str]:
     """Yields a docstring's paragraphs and list items, without examples, tables and pictures."""
     for block in re.split(r"\n\s*\n", docstring):
@@ -157,8 +177,11 @@ def test_a_module_reads_plainly(source: Path) -> None:
     place, code = str(source), source.read_text()
 
     found = [fault for docstring in docstrings(place, code) for fault in docstring_faults(docstring)]
+    found += faults(comments(place, code))
+    if source.parts[0] not in ("benchmarks", "tests"):  # whose texts are mostly samples
+        found += faults(messages(place, code))
 
-    assert [*found, *faults(comments(place, code))] == []
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -201,6 +224,12 @@ def test_faults_of_a_document_are_found_where_they_are() -> None:
     found = list(faults(paragraphs("page.md", text)))
 
     assert [fault.split(" ")[0] for fault in found] == ["page.md:7:", "page.md:11:"]
+
+
+def test_a_message_is_read_with_its_values() -> None:
+    code = 'raise Failure(f"What {name} has stored does not work.")\nfail("Send it to the tenant again.")\n'
+
+    assert len(list(faults(messages("code.py", code)))) == 2
 
 
 def test_a_comment_is_read_over_its_lines() -> None:

@@ -162,9 +162,7 @@ class BearerSignature(_Config):
 
     scheme: Literal["bearer"]
     header: HeaderName = Field("authorization", description="The header that holds the secret.")
-    prefix: str = Field(
-        "Bearer ", description="What stands before the secret; nothing in a `header` of yours."
-    )
+    prefix: str = Field("Bearer ", description="The text before the secret; nothing in a `header` of yours.")
 
     def schemes(self) -> tuple[Scheme, ...]:
         """Returns the one way to verify a request."""
@@ -179,18 +177,16 @@ class HmacSignature(_Config):
     header: HeaderName = Field(description="The header that holds the signature.")
     algorithm: Literal["sha256", "sha1", "sha512"] = "sha256"
     encoding: Literal["hex", "base64"] = "hex"
-    prefix: str = Field("", description="What the signature begins with, such as `sha256=`.")
-    separator: str = Field(
-        "", description="What stands between the elements of the header, if it has several."
-    )
+    prefix: str = Field("", description="The text before the signature, such as `sha256=`.")
+    separator: str = Field("", description="The text between the elements of the header, if it has several.")
     timestamp_header: HeaderName = Field("", description="The header that holds `{timestamp}`.")
     timestamp_prefix: str = Field(
-        "", description="What the element of the signature's header that is `{timestamp}` begins with."
+        "", description="The text before `{timestamp}` in its element of the signature's header."
     )
     id_header: HeaderName = Field("", description="The header that holds `{id}`.")
     signed: str = Field(
         "{body}",
-        description="What is signed: a text with `{body}` and perhaps `{timestamp}` and `{id}`.",
+        description="The signed text: `{body}`, and perhaps `{timestamp}` and `{id}`.",
         validate_default=True,
     )
 
@@ -369,16 +365,16 @@ class SourceConfig(_Config):
         discriminator="scheme", description="How a request is verified."
     )
     profile: ProfileConfig | None = Field(
-        None, description="What every event's profile has, unless it says otherwise."
+        None, description="Fields of every event's profile, unless the event says otherwise."
     )
     events: dict[str, EventConfig] = Field(
-        min_length=1, description="What a payload becomes: mappings by a name of your choice."
+        min_length=1, description="The events that a payload becomes: mappings by a name of your choice."
     )
     delivery_id: ExpressionField | None = Field(
         None, description="The id of a delivery. Default: where the sender of the scheme puts it."
     )
     topic: ExpressionField | None = Field(
-        None, description="What a delivery tells of. Default: where the sender of the scheme says it."
+        None, description="The topic of a delivery. Default: where the sender of the scheme says it."
     )
     on_invalid: Literal["accept", "refuse"] = Field(
         "accept", description="`refuse`: a payload with anything invalid is answered 400 and not kept."
