@@ -251,8 +251,7 @@ def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
     [told] = warnings(run("put", "s.yaml", "--json"))
 
     assert told == (
-        f"The sources' {what} could not be looked up: "
-        f"AWS refused {operation}: User ada is not authorized."
+        f"The sources' {what} could not be looked up: AWS refused {operation}: User ada is not authorized."
     )
     assert list(sources.decode(stored()).sources) == ["own"]
 

@@ -152,7 +152,7 @@ class Scenario:
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Workers and the minute's tick run within this. At its end they finish what they are at."""
+        """Runs the workers and the minute's tick; at the end of the block they finish their work."""
         workers = Process(self.scheduler, "aws")
         common: dict[str, Any] = {"loses": lambda: False, "ended": self._ended, "watch": self._watch}
         size, window = self._batch, self._window
@@ -170,7 +170,7 @@ class Scenario:
 
     @property
     def counts(self) -> Counter[str]:
-        """The sums of the metrics of all workers, and how many of them were killed."""
+        """Returns the sums of the metrics of all workers, and how many of them were killed."""
         counts: Counter[str] = Counter(Killed=self.killed)
         for environment in self._bound:
             counts.update({name: int(value) for name, value in environment.counts.items()})
@@ -178,7 +178,7 @@ class Scenario:
 
     @property
     def parked(self) -> dict[str, list[list[bytes]]]:
-        """The messages of each account's parked objects, the oldest first."""
+        """Returns the messages of each account's parked objects, the oldest first."""
         found: dict[str, list[list[bytes]]] = defaultdict(list)
         for key in sorted(self.s3.objects("claims")):
             if key.startswith("parked/"):
@@ -188,7 +188,7 @@ class Scenario:
 
     @property
     def circuits(self) -> dict[str, int]:
-        """The statuses that opened the circuits which are open, by site id."""
+        """Returns the statuses that opened the circuits which are open, by site id."""
         return {
             key.removeprefix("circuit#"): int(item["status"]["N"])
             for key, item in self.dynamodb.tables["state"].items()
@@ -197,7 +197,7 @@ class Scenario:
 
     @property
     def rejections(self) -> list[Rejection]:
-        """The rejections that are stored."""
+        """Returns the stored rejections."""
         return [
             msgspec.json.decode(message.unwrap(each.body, self._claim), type=Rejection)
             for each in self.rejected.messages.values()
