@@ -5,6 +5,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
+# uv compiles no modules, so each tool keeps what it has compiled: sam starts in 3 seconds instead of 8.
+unexport PYTHONDONTWRITEBYTECODE
+
 # uv makes the environments: the one on PATH, or else our own from the package index.
 UV := $(if $(shell uv python find --help 2>/dev/null),uv,.uv/bin/uv)
 OWN_UV := $(filter .uv/%,$(UV))

@@ -77,7 +77,7 @@ def test_what_is_published_to_a_topic_arrives(stack: Stack, producers: dict[str,
     # Only a browser's event loses what could attach it to somebody else.
     assert [each["profile"]["attributes"] for each in stack.taken_of(client)] == [{"email": client}]
     [rejection] = eventually(lambda: [each for each in stack.archived() if nobodys in str(each["payload"])])
-    assert "names the account is no site id" in rejection["detail"]
+    assert rejection["detail"] == "'account' must be a site id: six letters or digits."
 
 
 def test_events_of_a_bus_arrive_as_they_are_and_transformed(stack: Stack, producers: dict[str, str]) -> None:
