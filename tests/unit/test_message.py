@@ -19,7 +19,7 @@ from sluice.contract import MAX_BODY_BYTES_IN, Surface
 from sluice.errors import Undeliverable
 from sluice.klaviyo import parser
 from sluice.message import MAX_UNPACKED_BYTES, MESSAGE_BYTES, PLAIN_BYTES, Body, Entry, Event, Message
-from tests.support.factories import NOON, bulk, encoded, entry, event, metric, profile, single
+from tests.support.factories import NOON, bulk, client_bulk, encoded, entry, event, metric, profile, single
 from tests.support.parsing import read
 
 ARCHITECTURE = Path("docs/architecture.md")
@@ -97,7 +97,11 @@ def test_a_message_goes_to_s3_above_what_sqs_takes() -> None:
     body = message.encode(message_of(noise))
 
     assert body.claim_key == "claims/2026/07/20/receipt.json.zst"
-    assert msgspec.json.decode(body.text) == {"sluice": 1, "claim": body.claim_key}
+    assert msgspec.json.decode(body.text) == {
+        "sluice": 1,
+        "claim": body.claim_key,
+        "size": message.unpacked_size(body.text),
+    }
     assert round_trip(body) == noise
 
 
@@ -195,3 +199,54 @@ def test_what_a_claim_reader_raises_comes_through() -> None:
 )
 def test_our_own_messages_are_told_from_a_producers(text: str, ours: bool) -> None:
     assert message.is_stored(text) is ours
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("values", [["9e15"] * 4_000, ["0"] * 4_000, ['"ab"'] * 4_000])
+def test_a_message_is_never_unpacked_to_more_than_it_is_counted_as(values: list[str]) -> None:
+    arrays = encoded({f"p{number}": "VALUES" for number in range(40)}).replace(
+        b'"VALUES"', f"[{','.join(values)}]".encode()
+    )
+    body = encoded(client_bulk(*[event(properties={"p": "ALL"})] * 5)).replace(b'{"p": "ALL"}', arrays)
+    entries = read(Surface.CLIENT_BULK, body[:MAX_BODY_BYTES_IN]).entries
+
+    packed = message.encode(Message("receipt", "AbC123", Surface.CLIENT_BULK, NOON, entries))
+
+    plain = message.unwrap(packed.text, lambda _: packed.claim_bytes)
+    assert message.unpacked_size(packed.text) == len(plain)
+
+
+NOISE = base64.b64encode(os.urandom(3_000_000))
+LIES = {
+    "a claim that says less": '{"sluice":1,"claim":"k","size":10}',
+    "a claim that says nothing": '{"sluice":1,"claim":"k"}',
+    "a claim that says too much": '{"sluice":1,"claim":"k","size":999999999999}',
+    "blanks": '{"sluice": 1, "claim": "k"}',
+    "blanks before": ' {"sluice":1,"claim":"k"}',
+    "another order": '{"claim":"k","sluice":1}',
+    "size twice": '{"sluice":1,"claim":"k","size":10,"size":2}',
+}
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("lie", LIES)
+def test_whatever_a_message_says_of_itself_it_unpacks_to_no_more_than_it_is_counted_as(lie: str) -> None:
+    for text, claim in [
+        (LIES[lie], zstandard.compress(b" " * 5_000_000)),
+        (LIES[lie], zstandard.compress(NOISE)),
+        (_inline(LIES[lie], zstandard.compress(b" " * 5_000_000)), b""),
+        (
+            _inline(LIES[lie], zstandard.ZstdCompressor(write_content_size=False).compress(b" " * 5_000_000)),
+            b"",
+        ),
+    ]:
+        try:
+            plain = message.unwrap(text, lambda _, claim=claim: claim)  # type: ignore[misc]
+        except Undeliverable:
+            continue
+        assert len(plain) <= message.unpacked_size(text)
+
+
+def _inline(text: str, packed: bytes) -> str:
+    """Puts content into a message in place of the key of its claim."""
+    return text.replace('"claim":', '"zstd":').replace('"k"', f'"{base64.b64encode(packed).decode()}"')

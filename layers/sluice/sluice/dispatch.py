@@ -403,6 +403,8 @@ async def _read_notified(
     number: int, objects: Objects, accounts: Accounts, ports: PartPorts, outcome: Outcome
 ) -> None:
     """Reads a notification's objects; the notification stays until there is nothing left to put."""
+    if not objects:
+        outcome.counts["IgnoredNotifications"] += 1
     for each in objects:
         counts: Counter[str] = Counter()
         try:

@@ -8,7 +8,6 @@ compressed bytes.
 
 import base64
 import binascii
-import contextlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -24,7 +23,9 @@ PLAIN_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
 # The most that one accepted request can be. Written anew, a number grows by up to four (1e15 becomes
 # 1000000000000000.0), and an event's unique_id and metric stand in its message twice.
-MAX_UNPACKED_BYTES: Final = 6 * MAX_BODY_BYTES_IN
+MAX_GROWTH: Final = 6
+MAX_UNPACKED_BYTES: Final = MAX_GROWTH * MAX_BODY_BYTES_IN
+_ZSTD: Final = '{"sluice":1,"zstd":"'
 
 
 # A producer may write anything, and a value that cannot be a key or be sorted would stop other messages.
@@ -146,6 +147,7 @@ class PipelessMessage(msgspec.Struct, omit_defaults=True, tag_field="sluice", ta
 class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag_field="sluice", tag=1):
     zstd: bytes | None = None  # base64 in JSON
     claim: str | None = None
+    size: Annotated[int, msgspec.Meta(ge=0)] | None = None  # of the claim's content, unpacked
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -178,7 +180,7 @@ def wrap(plain: bytes, claim_key: str) -> Body:
     text = msgspec.json.encode(_Packed(zstd=packed)).decode()
     if len(text) <= MESSAGE_BYTES:
         return Body(text)
-    return Body(msgspec.json.encode(_Packed(claim=claim_key)).decode(), claim_key, packed)
+    return Body(msgspec.json.encode(_Packed(claim=claim_key, size=len(plain))).decode(), claim_key, packed)
 
 
 def is_stored(body: str) -> bool:
@@ -192,15 +194,26 @@ def is_claim(body: str) -> bool:
 
 
 def unpacked_size(body: str) -> int:
-    """Estimates the bytes that a body unpacks to, without unpacking it."""
-    start = '{"sluice":1,"zstd":"'
-    if body.startswith(start):
-        with contextlib.suppress(binascii.Error, zstandard.ZstdError, ValueError):
-            frame = base64.b64decode(body[len(start) : len(start) + 32])
-            return zstandard.get_frame_parameters(frame).content_size
-    elif not is_claim(body):
-        return len(body)
-    return MAX_BODY_BYTES_IN
+    """Returns the most bytes that a body can unpack to, without unpacking it.
+
+    `unwrap` holds a body to what it says here of itself. A producer's body grows as much as any request can.
+    """
+    try:
+        if body.startswith(_ZSTD):
+            size = _content_size(base64.b64decode(body[len(_ZSTD) : len(_ZSTD) + 32]))
+        elif is_claim(body):
+            size = _packed_decoder.decode(body).size
+        else:
+            return len(body) if is_stored(body) else MAX_GROWTH * len(body)
+    except (binascii.Error, zstandard.ZstdError, ValueError, msgspec.MsgspecError):
+        return len(body)  # it is damaged, and unpacks to nothing
+    return MAX_UNPACKED_BYTES if size is None else min(size, MAX_UNPACKED_BYTES)
+
+
+def _content_size(packed: bytes) -> int | None:
+    """Returns the size that a frame states of its content; None if it states none."""
+    size = zstandard.get_frame_parameters(packed).content_size
+    return None if size in {0, zstandard.CONTENTSIZE_UNKNOWN} else size
 
 
 def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | PipelessMessage:
@@ -223,19 +236,20 @@ def as_stored(message: Message[Any] | PipelessMessage) -> StoredMessage | Pipele
 def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
     """Returns the JSON that `wrap` was given; raises `Undeliverable` if it is damaged."""
     raw = body.encode("utf-8", "surrogatepass")
-    if not body.startswith('{"sluice":1,"zstd":') and not is_claim(body):
+    if not body.startswith(_ZSTD) and not is_claim(body):
         return raw
     try:
         packed = _packed_decoder.decode(raw)
         if packed.claim is not None:
-            return _decompressed(fetch_claim(packed.claim))
+            return _decompressed(fetch_claim(packed.claim), packed.size)
         return _decompressed(packed.zstd or b"")
     except (msgspec.MsgspecError, UnicodeDecodeError, zstandard.ZstdError) as error:
         raise Undeliverable("malformed_message", "The message's compressed form is damaged.") from error
 
 
-def _decompressed(data: bytes) -> bytes:
-    # A frame without its size is not ours; it is held to the same bound.
-    if zstandard.frame_content_size(data) > MAX_UNPACKED_BYTES:
-        raise Undeliverable("malformed_message", f"The message exceeds {MAX_UNPACKED_BYTES} bytes.")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_UNPACKED_BYTES)
+def _decompressed(data: bytes, stated: int | None = None) -> bytes:
+    # A frame that does not say its size is none of ours; it is held to the same bound.
+    most = MAX_UNPACKED_BYTES if stated is None else min(stated, MAX_UNPACKED_BYTES)
+    if zstandard.frame_content_size(data) > most:
+        raise Undeliverable("malformed_message", f"The message exceeds {most} bytes.")
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=most)

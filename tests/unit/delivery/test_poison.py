@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice import message
-from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.delivery import poison
 from sluice.delivery.poison import SUSPECT_PARTS
 
@@ -97,13 +96,14 @@ def test_what_a_message_unpacks_to_is_told_from_its_beginning(events: int) -> No
     assert message.unpacked_size(body) == len(plain)
 
 
-@pytest.mark.parametrize(
-    "body",
-    ['{"sluice":1,"claim":"claims/x"}', '{"sluice":1,"zstd":"AAAA"}', '{"sluice":1,"zstd":"%%%%"}'],
-)
-def test_a_message_that_does_not_tell_its_size_is_as_large_as_a_request_may_be(body: str) -> None:
-    assert message.unpacked_size(body) == MAX_BODY_BYTES_IN
+def test_a_claim_that_does_not_tell_its_size_is_as_large_as_a_request_can_become() -> None:
+    assert message.unpacked_size('{"sluice":1,"claim":"claims/x"}') == message.MAX_UNPACKED_BYTES
 
 
-def test_a_producers_message_is_as_large_as_it_is() -> None:
-    assert message.unpacked_size('{"data": {}}') == 12
+@pytest.mark.parametrize("body", ['{"sluice":1,"zstd":"AAAA"}', '{"sluice":1,"zstd":"%%%%"}'])
+def test_a_message_that_cannot_be_unpacked_is_as_large_as_it_is(body: str) -> None:
+    assert message.unpacked_size(body) == len(body)
+
+
+def test_a_producers_message_is_as_large_as_it_can_become() -> None:
+    assert message.unpacked_size('{"data": {}}') == 6 * 12

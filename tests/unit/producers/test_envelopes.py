@@ -1,11 +1,13 @@
 """Tests every envelope that AWS puts around a message, as documented, and bodies that only look like one."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from sluice.accounts import Accounts, KlaviyoAccount
+from sluice.producers.accept import NotABody, accept
 from sluice.producers.envelopes import Body, Object, unwrap
 from tests.support.factories import bulk, encoded, single
 
@@ -105,6 +107,26 @@ def ours(body: str, **named: str) -> str:
     return json.dumps(named)[:-1] + (", " if named else "") + f'"body": {body}}}'
 
 
+def bucket_event(kind: str = "Object Created", **more: Any) -> dict[str, Any]:
+    detail = {
+        "version": "0",
+        "bucket": {"name": "drops"},
+        "object": {"key": "day one+å%20.jsonl", "size": 5, "etag": "x", "version-id": "v1", "sequencer": "1"},
+        "reason": "PutObject",
+    }
+    return bus(more.pop("detail", detail), **{"detail-type": kind, "source": "aws.s3", **more})
+
+
+CLOUD_EVENT = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/shop",
+    "type": "order.placed",
+    "time": "2026-11-21T11:59:58Z",
+    "data": json.loads(SINGLE),
+}
+PLAIN = json.dumps(json.loads(SINGLE))
+
 CASES: dict[str, tuple[str, Body | tuple[Object, ...]]] = {
     "a body as it is": (ODD, Body(ODD, SENT)),
     "a bulk body": (encoded(bulk()).decode(), Body(encoded(bulk()).decode(), SENT)),
@@ -136,6 +158,20 @@ CASES: dict[str, tuple[str, Body | tuple[Object, ...]]] = {
     ),
     "bucket of what was removed": (json.dumps({"Records": [record("ObjectRemoved:Delete")]}), ()),
     "bucket that is configured": (json.dumps(TEST_EVENT), ()),
+    "bus of a bucket": (
+        json.dumps(bucket_event()),
+        (Object("drops", "day one+å%20.jsonl", ON_THE_SECOND, "v1", "x", "1"),),
+    ),
+    "bus of a bucket by a topic": (
+        json.dumps(topic(json.dumps(bucket_event()))),
+        (Object("drops", "day one+å%20.jsonl", ON_THE_SECOND, "v1", "x", "1"),),
+    ),
+    "bus of what was removed": (json.dumps(bucket_event("Object Deleted")), ()),
+    "bus of what was tagged": (json.dumps(bucket_event("Object Tags Added")), ()),
+    "cloud event": (json.dumps(CLOUD_EVENT), Body(PLAIN, ON_THE_SECOND)),
+    "JSON in JSON": (json.dumps(SINGLE), Body(SINGLE, SENT)),
+    "bus with JSON in JSON": (json.dumps(bus(SINGLE)), Body(SINGLE, ON_THE_SECOND)),
+    "ours with JSON in JSON": (ours(json.dumps(SINGLE), account="AbC123"), Body(SINGLE, SENT, "AbC123")),
 }
 CASES["bus by a topic"] = (
     CASES["bus by a topic"][0],
@@ -157,6 +193,28 @@ def test_what_the_message_itself_names_holds_where_the_envelope_names_nothing() 
     assert unwrap(Body(ours(ODD, account="Other1"), SENT, "AbC123", "event")) == Body(
         ODD, SENT, "Other1", "event"
     )
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("ahead", [timedelta(milliseconds=1), timedelta(seconds=2), timedelta(hours=1)])
+@pytest.mark.parametrize("name", ["topic", "bus", "bucket", "bus of a bucket", "cloud event"])
+def test_an_envelope_that_is_delivered_twice_has_the_same_time(name: str, ahead: timedelta) -> None:
+    told = (SENT + ahead).isoformat()
+    envelope = {
+        "topic": topic(Timestamp=told),
+        "bus": bus(json.loads(SINGLE), time=told),
+        "bucket": {"Records": [record() | {"eventTime": told}]},
+        "bus of a bucket": bucket_event(time=told),
+        "cloud event": {**CLOUD_EVENT, "time": told},
+    }[name]
+
+    first, second = (
+        unwrap(Body(json.dumps(envelope), SENT + delay)) for delay in (timedelta(), timedelta(minutes=3))
+    )
+
+    assert first == second
+    [at] = [first.sent] if isinstance(first, Body) else [each.written for each in first]
+    assert at == SENT + ahead
 
 
 @pytest.mark.parametrize("timestamp", ["2027-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"])
@@ -188,6 +246,8 @@ NONE: list[str] = [
     json.dumps({"Records": [record() | {"s3": {}}]}),
     json.dumps({"Records": {"a": 1}}),
     json.dumps(TEST_EVENT | {"Event": "s3:Other"}),
+    json.dumps(bucket_event(detail={"bucket": "drops"})),
+    json.dumps({name: value for name, value in CLOUD_EVENT.items() if name != "data"}),
     '{"body": {}, "account": 5}',
     '{"body": {}, "account": "AbC123", "more": 1}',
 ]
@@ -207,3 +267,46 @@ def test_envelopes_in_envelopes_end_somewhere() -> None:
 
     assert isinstance(found, Body)
     assert found.text.count('"body"') == 7
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        (topic(Type="SubscriptionConfirmation", Token="t", SubscribeURL="https://sns.example"), "SNS"),
+        ({"Records": [{"eventSource": "aws:kinesis", "kinesis": {}}]}, "records of a service other than S3"),
+        ({"specversion": "1.0", "type": "t", "source": "/s", "data_base64": "e30="}, "CloudEvent"),
+        ({"messageType": "DATA_MESSAGE", "logEvents": []}, "CloudWatch"),
+        (TEST_EVENT | {"Event": "s3:Other"}, "S3"),
+        ({"body": {}, "account": "AbC123", "more": 1}, "'body'"),
+    ],
+)
+def test_a_known_envelope_that_is_not_read_is_named(message: dict[str, Any], name: str) -> None:
+    accounts = Accounts((KlaviyoAccount("AbC123", "pk_x"),))
+
+    with pytest.raises(NotABody) as raised:
+        accept(Body(json.dumps(message), SENT), "receipt", accounts)
+
+    assert name in raised.value.detail
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("", "is empty"),
+        ("not JSON", "cannot be read: JSON is malformed"),
+        ("\ufeff{}", "byte order mark"),
+        ("data=%7B%7D&account=AbC123", "is a form"),
+        ('{"data": {"type": "event", "note": "\\ud83c"}}', "half of a surrogate pair (U+D83C)"),
+        ('{"data": 1e400}', "too large to be represented"),
+        ('{"data": "\ud83c"}', "not UTF-8"),
+    ],
+)
+def test_what_the_decoder_found_is_told(text: str, detail: str) -> None:
+    accounts = Accounts((KlaviyoAccount("AbC123", "pk_x"),))
+
+    with pytest.raises(NotABody) as raised:
+        accept(Body(text, SENT), "receipt", accounts)
+
+    assert detail in raised.value.detail

@@ -191,14 +191,13 @@ def _problems(surface: Surface, document: object, limits: Rules) -> Iterator[Pro
     if _at(document, *root) == []:
         yield Problem("invalid", _NO_EVENT, pointer(*root))
     if total > contract.MAX_EVENTS_PER_REQUEST:
-        total = sum(
-            len(_events(surface, path, attributes)) for path, attributes in _holders(surface, document)
-        )
+        total = sum(_count(surface, attributes) for _, attributes in _holders(surface, document))
         held = root if surface is Surface.BULK else (*root, "attributes", "events", "data")
         detail = f"A request must not hold more than {contract.MAX_EVENTS_PER_REQUEST} events."
         yield Problem("invalid", f"{detail} This one holds {total}: send it in parts.", pointer(*held))
 
 
+_LOOKED_AT: Final = contract.MAX_EVENTS_PER_REQUEST + 1
 _NO_EVENT: Final = "At least one event is needed here."
 
 
@@ -269,15 +268,20 @@ def _holders(surface: Surface, document: object) -> Iterator[tuple[Path, object]
 
 
 def _events(surface: Surface, path: Path, attributes: object) -> Sequence[tuple[Path, object]]:
-    """Returns the attributes of each event of a holder, with their path."""
+    """Returns the attributes of the events of a holder, with their path: one more than there may be."""
     if surface in SINGLE:
         own = attributes if isinstance(attributes, dict) else {}
         return [(path, {name: value for name, value in own.items() if name != "profile"})]
     events = _at(attributes, "events", "data")
     return [
         ((*path, "events", "data", index, "attributes"), _at(event, "attributes"))
-        for index, event in enumerate(events if isinstance(events, list) else [])
+        for index, event in enumerate(events[:_LOOKED_AT] if isinstance(events, list) else [])
     ]
+
+
+def _count(surface: Surface, attributes: object) -> int:
+    events = [attributes] if surface in SINGLE else _at(attributes, "events", "data")
+    return len(events) if isinstance(events, list) else 0
 
 
 def _at(node: object, *names: str) -> object:

@@ -283,7 +283,11 @@ def _unsound(container: dict[str, Any] | list[Any], path: Path, level: int) -> I
     if isinstance(container, list) and len(container) > contract.MAX_ARRAY_LENGTH:
         yield path, _ARRAY
     items: Iterable[tuple[str | int, Any]]
-    items = container.items() if isinstance(container, dict) else enumerate(container)
+    items = (
+        container.items()
+        if isinstance(container, dict)
+        else enumerate(container[: contract.MAX_ARRAY_LENGTH])
+    )
     for name, value in items:
         kind = type(value)  # quickly, as in `_is_sound`: there may be many that are good beside a bad one
         if kind is str:

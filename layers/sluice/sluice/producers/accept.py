@@ -5,19 +5,22 @@ Nobody waits for an answer here. A refusal is `Undeliverable` and becomes a reje
 
 from typing import Any, Final
 
-import msgspec
-
 from sluice import contract
 from sluice.accounts import Accounts, is_site_id
 from sluice.contract import PIPELESS_SURFACE, Surface
 from sluice.errors import Refused, Retryable, Undeliverable
-from sluice.klaviyo import parser
+from sluice.klaviyo import parser, problems
 from sluice.message import Message, PipelessMessage
 from sluice.pipeless import parser as pipeless
+from sluice.producers import envelopes
 from sluice.producers.envelopes import Body
 from sluice.rejection import Reason
 
 _NAMED: Final = {surface.value: surface for surface in Surface if surface in parser.BODIES}
+
+
+class NotABody(Undeliverable):
+    """Says that a message is no body of any surface: not JSON, or JSON of another kind."""
 
 
 def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | PipelessMessage:
@@ -26,8 +29,8 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
     Raises `Retryable` while there is no account that it could belong to.
     """
     content = body.text.encode("utf-8", "surrogatepass")
-    surface = _surface(body, content)
     try:
+        surface = _surface(body, content)
         if surface is None:
             return _batch(content, body, receipt, accounts)
         site_id = _site_id(body.account, accounts)
@@ -35,8 +38,9 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
     except Refused as refused:
         first = refused.problems[0]
         detail = " ".join(problem.detail for problem in refused.problems[:10])
-        reason = Reason.MALFORMED if first.code == "parse_error" else Reason.INVALID
-        raise Undeliverable(reason, detail, first.pointer) from refused
+        if first.code == "parse_error":
+            raise NotABody(Reason.MALFORMED, detail, first.pointer) from refused
+        raise Undeliverable(Reason.INVALID, detail, first.pointer) from refused
     return Message(receipt, site_id, surface, body.sent, read.entries, flat=read.flat)
 
 
@@ -70,14 +74,13 @@ def _surface(body: Body, content: bytes) -> Surface | None:
     """Returns the surface by which the body could have come in; None is Pipeless's route."""
     if body.surface:
         return _named_surface(body.surface)
-    try:
-        document = msgspec.json.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise Undeliverable(Reason.MALFORMED, "The message is not JSON.") from None
+    problems.check_density(content)
+    document = problems.parse_body(Surface.EVENT, content).document
     surface = parser.surface_of(document)
     if surface is None and not pipeless.is_batch(document):
-        detail = "The message must be the body of a route: its 'data.type' belongs to none."
-        raise Undeliverable(Reason.INVALID, detail)
+        known = envelopes.name_unsupported(body.text)
+        detail = f"It is {known}." if known else "'data.type' names none."
+        raise NotABody(Reason.INVALID, f"The message is no body of a known surface. {detail}")
     return surface
 
 

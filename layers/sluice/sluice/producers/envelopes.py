@@ -6,7 +6,8 @@ another shape is a body as it is; it is not decided here whether the body is goo
 """
 
 import urllib.parse
-from datetime import datetime
+from collections.abc import Callable, Set
+from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -14,7 +15,10 @@ import msgspec
 from sluice.contract import EARLIEST_TIME
 
 MAX_ENVELOPES: Final = 3  # envelopes within envelopes, such as S3's notification by SNS
+MAX_CLOCK_DIFFERENCE: Final = timedelta(days=1)
 _CREATED: Final = "ObjectCreated:"
+_S3_SOURCE: Final = "aws.s3"
+_OBJECT_CREATED: Final = "Object Created"
 
 type _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -49,6 +53,8 @@ def unwrap(body: Body) -> Body | Objects:
     that depend on the time must be the same each time.
     """
     for _ in range(MAX_ENVELOPES):
+        if inner := _inner(body.text):
+            body = msgspec.structs.replace(body, text=inner)
         members = _members(body.text)
         if members is None:
             break
@@ -63,16 +69,11 @@ def unwrap(body: Body) -> Body | Objects:
 
 def _open(body: Body, members: dict[str, msgspec.Raw]) -> Body | Objects:
     try:
-        if {"Type", "TopicArn", "Message"} <= members.keys():
-            return _sns_envelope(body)
-        if {"detail-type", "source", "detail"} <= members.keys():
-            return _eventbridge_envelope(body)
+        for names, read in _ENVELOPES:
+            if names <= members.keys():
+                return read(body)
         if "body" in members and members.keys() <= {"account", "surface", "body"}:
             return _own_envelope(body)
-        if "Records" in members:
-            return _s3_notification(body)
-        if {"Service", "Event", "Bucket"} <= members.keys():
-            return _s3_test_event(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # it only looks like an envelope
     return body
@@ -97,10 +98,14 @@ def _sns_envelope(body: Body) -> Body:
     outer = msgspec.json.decode(_bytes(body.text), type=_Notification)
     return Body(
         outer.message,
-        _earlier(outer.timestamp, body.sent),
+        _envelope_time(outer.timestamp, body.sent),
         outer.named("account") or body.account,
         outer.named("surface") or body.surface,
     )
+
+
+class _Sourced(msgspec.Struct):
+    source: str
 
 
 class _EventBridgeEvent(msgspec.Struct):
@@ -108,9 +113,55 @@ class _EventBridgeEvent(msgspec.Struct):
     detail: msgspec.Raw
 
 
-def _eventbridge_envelope(body: Body) -> Body:
+def _eventbridge_envelope(body: Body) -> Body | Objects:
+    if msgspec.json.decode(_bytes(body.text), type=_Sourced).source == _S3_SOURCE:
+        return _s3_event(body)
     outer = msgspec.json.decode(_bytes(body.text), type=_EventBridgeEvent)
-    return Body(_text(outer.detail), _earlier(outer.time, body.sent), body.account, body.surface)
+    return Body(_text(outer.detail), _envelope_time(outer.time, body.sent), body.account, body.surface)
+
+
+class _Bucket(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _S3EventKey(msgspec.Struct, rename="kebab"):
+    key: Annotated[str, msgspec.Meta(min_length=1)]
+    version_id: str | None = None
+    etag: str | None = None
+    sequencer: str | None = None
+
+
+class _S3EventDetail(msgspec.Struct):
+    bucket: _Bucket
+    object: _S3EventKey
+
+
+class _S3Event(msgspec.Struct):
+    time: _Time
+    detail: _S3EventDetail
+    kind: str = msgspec.field(name="detail-type")
+
+
+def _s3_event(body: Body) -> Objects:
+    """Reads EventBridge's event of an object of S3. Its key is not URL-encoded, unlike in a notification."""
+    event = msgspec.json.decode(_bytes(body.text), type=_S3Event)
+    if event.kind != _OBJECT_CREATED:
+        return ()
+    written = event.detail.object
+    at = _envelope_time(event.time, body.sent)
+    bucket = event.detail.bucket.name
+    return (Object(bucket, written.key, at, written.version_id, written.etag, written.sequencer),)
+
+
+class _CloudEvent(msgspec.Struct):
+    data: msgspec.Raw
+    time: _Time | None = None
+
+
+def _cloud_event(body: Body) -> Body:
+    outer = msgspec.json.decode(_bytes(body.text), type=_CloudEvent)
+    sent = _envelope_time(outer.time, body.sent) if outer.time else body.sent
+    return Body(_text(outer.data), sent, body.account, body.surface)
 
 
 class _OwnEnvelope(msgspec.Struct):
@@ -123,10 +174,6 @@ def _own_envelope(body: Body) -> Body:
     outer = msgspec.json.decode(_bytes(body.text), type=_OwnEnvelope)
     text = _text(outer.body)
     return Body(text, body.sent, outer.account or body.account, outer.surface or body.surface)
-
-
-class _Bucket(msgspec.Struct):
-    name: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class _Key(msgspec.Struct, rename="camel"):
@@ -157,7 +204,7 @@ def _s3_notification(body: Body) -> Objects:
         Object(
             record.s3.bucket.name,
             urllib.parse.unquote_plus(record.s3.object.key),
-            _earlier(record.event_time, body.sent),
+            _envelope_time(record.event_time, body.sent),
             record.s3.object.version_id,
             record.s3.object.e_tag,
             record.s3.object.sequencer,
@@ -185,9 +232,12 @@ def _members(text: str) -> dict[str, msgspec.Raw] | None:
         return None
 
 
-def _earlier(told: datetime, sent: datetime) -> datetime:
-    """Returns when something was sent, by its envelope, unless that cannot be."""
-    return told if EARLIEST_TIME <= told <= sent else sent
+def _envelope_time(told: datetime, sent: datetime) -> datetime:
+    """Returns when something was sent, by its envelope, unless that cannot be.
+
+    It is the same each time the envelope is delivered, even if the service's clock is ahead of the queue's.
+    """
+    return told if EARLIEST_TIME <= told <= sent + MAX_CLOCK_DIFFERENCE else sent
 
 
 def _bytes(text: str) -> bytes:
@@ -195,4 +245,43 @@ def _bytes(text: str) -> bytes:
 
 
 def _text(raw: msgspec.Raw) -> str:
-    return bytes(raw).decode("utf-8", "surrogatepass")
+    """Returns a member's JSON, or the JSON that it holds as a string."""
+    text = bytes(raw).decode("utf-8", "surrogatepass")
+    return _inner(text) or text
+
+
+def _inner(text: str) -> str | None:
+    """Returns the JSON object that is written in a JSON string; None if there is none."""
+    if not text.lstrip().startswith('"'):
+        return None
+    try:
+        inner: str = msgspec.json.decode(_bytes(text), type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return inner if inner.lstrip().startswith("{") else None
+
+
+def name_unsupported(text: str) -> str | None:
+    """Returns the name of an envelope that is known and not read; None if this is none."""
+    members = (_members(text) or {}).keys()
+    return next((name for names, name in _UNSUPPORTED.items() if names <= members), None)
+
+
+type _Reader = Callable[[Body], Body | Objects]
+
+_ENVELOPES: Final[list[tuple[Set[str], _Reader]]] = [
+    ({"Type", "TopicArn", "Message"}, _sns_envelope),
+    ({"detail-type", "source", "detail"}, _eventbridge_envelope),
+    ({"specversion", "type", "source", "data"}, _cloud_event),
+    ({"Records"}, _s3_notification),
+    ({"Service", "Event", "Bucket"}, _s3_test_event),
+]
+_UNSUPPORTED: Final = {
+    frozenset({"Type", "TopicArn"}): "a message of SNS that is no notification",
+    frozenset({"specversion", "type", "source"}): "a CloudEvent without a body in its 'data'",
+    frozenset({"detail-type", "source"}): "an event of EventBridge without a body in its 'detail'",
+    frozenset({"Service", "Event", "Bucket"}): "a message of S3 that is no notification",
+    frozenset({"Records"}): "a list of records of a service other than S3, or one that is damaged",
+    frozenset({"messageType", "logEvents"}): "a batch of CloudWatch's logs",
+    frozenset({"body"}): "a message with 'body' that has more than 'account' and 'surface' beside it",
+}
