@@ -36,10 +36,10 @@ _STEP = {"http2": "http2.send_request_headers.started", "http11": "http11.send_r
 class Upstream:
     """Connects the processes with the vendors.
 
-    `arrive` handles a request: method, URL, headers and body. `counted` is told of each request that something
-    else answers. `protocol` names the HTTP that is spoken, `network` how long a request and an answer travel.
-    `slow` is the probability that a connection opens slowly. If `killed` says so after an answer, its process
-    ends.
+    `arrive` handles a request: method, URL, headers and body. `counted` is told of each request that
+    something else answers. `protocol` names the HTTP that is spoken, `network` how long a request and an
+    answer travel. `slow` is the probability that a connection opens slowly. If `killed` says so after an
+    answer, its process ends.
     """
 
     def __init__(

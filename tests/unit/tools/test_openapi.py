@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from sluice import contract
-from tests.support.ingest_app import load
+from sluice.ingest_api import IngestApi
 from tests.support.wsgi_gateway import routes
 from tools.openapi import document, models
 from tools.openapi.__main__ import FILE
@@ -60,7 +60,11 @@ def test_it_works_at_whatever_path_the_api_is_served() -> None:
 
 
 def test_every_route_is_described() -> None:
-    ingest = {path: set(methods.split(", ")) - {"OPTIONS"} for path, methods in load()._ALLOWED.items()}
+    nothing: Any = None  # routes are made without ports
+    ingest: dict[str, set[str]] = defaultdict(set)
+    for route in IngestApi(nothing, nothing, nothing)._routes:
+        if route.method != "OPTIONS":
+            ingest[re.sub(r"\{\w+\}", "*", route.path)].add(route.method)
     docs = {path: {"GET"} for _, path, function in routes() if function == "DocsFunction"}
     described: dict[str, set[str]] = defaultdict(set)
     for method, path in OPERATIONS:
