@@ -1,5 +1,6 @@
 """Tests inbound limits: two fixed windows for each key and kind of route, told as Klaviyo tells them."""
 
+import gzip
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,12 +10,12 @@ from sluice import contract, receipts, settings
 from sluice.admission import rate_limit
 from sluice.admission.metric_quota import MetricQuota
 from sluice.admission.rate_limit import RemainingQuota
-from sluice.contract import Surface
+from sluice.contract import MAX_CLIENT_BODY_BYTES, Surface
 from sluice.errors import Refused
 from sluice.webhooks import object_records
 from tests.support.aws_clients import aws_client
-from tests.support.factories import SITE_ID, bulk, client_bulk, single
-from tests.support.ingest_app import BULK, CLIENT_BULK, EVENT, TABLE, Front
+from tests.support.factories import SITE_ID, bulk, client_bulk, encoded, single
+from tests.support.ingest_app import BULK, CLIENT_BULK, CLIENT_EVENT, EVENT, TABLE, Front
 from tests.template.test_state_table import leading_keys
 
 NOON = datetime(2026, 7, 20, 12, tzinfo=UTC)
@@ -162,3 +163,29 @@ def test_without_the_table_requests_are_taken(limited: Front) -> None:
 
     assert (answer.status, limit_headers(answer.headers)) == (202, {})
     assert "RateLimitCheckFailures" in limited.said.getvalue()
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("allowed", [None, 100_000, 5_242_880])
+def test_a_body_of_a_client_route_has_a_limit_of_its_own(
+    front: Front, monkeypatch: pytest.MonkeyPatch, allowed: int | None, packed: bool
+) -> None:
+    if allowed:
+        monkeypatch.setenv("SLUICE_CLIENT_BODY_BYTES", str(allowed))
+        settings.load.cache_clear()
+    most = allowed or MAX_CLIENT_BODY_BYTES
+
+    def sized(size: int) -> bytes:
+        document = encoded(single(unique_id="x"))
+        return document + b" " * (size - len(document))
+
+    def status(path: str, size: int, **query: str) -> int:
+        body = gzip.compress(sized(size)) if packed else sized(size)
+        encoding = "gzip" if packed else None
+        answer = front.send(path, body, query=query, encode=packed, Content_Encoding=encoding)
+        return answer.status
+
+    assert status(CLIENT_EVENT, most, company_id=SITE_ID) == 202
+    assert status(CLIENT_EVENT, most + 1, company_id=SITE_ID) == 413
+    assert status(EVENT, MAX_CLIENT_BODY_BYTES + 1) == 202

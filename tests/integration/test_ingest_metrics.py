@@ -9,7 +9,7 @@ from sluice import message
 from sluice.admission import metric_quota
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients
-from sluice.contract import MAX_METRICS
+from sluice.contract import MAX_ANONYMOUS_METRICS, MAX_METRICS
 from tests.support.aws_clients import aws_client
 from tests.support.factories import (
     KEY,
@@ -206,3 +206,26 @@ def test_who_is_overtaken_looks_again(
 
     assert MetricQuota().reserve(TABLE, SITE_ID, ["a", "b"], partly=partly) == excess
     assert entered() == {*numbered(2, MAX_METRICS), *in_the_end}
+
+
+@pytest.mark.rule
+def test_anonymous_callers_take_no_room_from_the_account(limited: Front) -> None:
+    MetricQuota().reserve(TABLE, SITE_ID, ["known"], partly=False)
+
+    def send(name: str) -> int:
+        return limited.send(CLIENT_EVENT, single(metric=metric(name)), query={"company_id": SITE_ID}).status
+
+    strangers = [f"stranger {number}" for number in range(MAX_ANONYMOUS_METRICS)]
+    assert {send(name) for name in [*strangers, "known", *strangers]} == {202}
+    assert send("one too many") == 400
+    assert limited.send(document=of(*numbered(1, MAX_METRICS))).status == 202
+    assert send("known") == 202
+    assert entered() == {"known", *numbered(1, MAX_METRICS)}
+
+
+def test_anonymous_callers_find_no_room_in_a_full_account(front: Front) -> None:
+    quota = MetricQuota()
+    quota.reserve(TABLE, SITE_ID, numbered(0, MAX_METRICS), partly=False)
+
+    assert quota.reserve(TABLE, SITE_ID, ["new"], partly=False, is_anonymous=True) == {"new"}
+    assert quota.reserve(TABLE, SITE_ID, numbered(0, 5), partly=False, is_anonymous=True) == frozenset()

@@ -22,6 +22,7 @@ class Surface(StrEnum):
 # Requests: the vendor's.
 MAX_EVENTS_PER_REQUEST: Final = 1_000
 MAX_BODY_BYTES_IN: Final = 5_242_880  # ours: "5 MB" read generously for callers
+MAX_CLIENT_BODY_BYTES: Final = 524_288  # ours: of callers without a key, unless the operator allows more
 MAX_BODY_BYTES_OUT: Final = 5_000_000  # ours: and strictly towards the upstream
 MEDIA_TYPES: Final = frozenset({"application/json", "application/vnd.api+json"})
 SCOPE_EVENTS_WRITE: Final = "events:write"
@@ -42,6 +43,7 @@ MAX_ARRAY_LENGTH: Final = 4_000
 MAX_NESTING: Final = 10  # ours: `properties` itself is level 1
 MAX_METRIC_NAME: Final = 127
 MAX_METRICS: Final = 200  # of an account; stated until 2023-06-15, so applied only if an account asks for it
+MAX_ANONYMOUS_METRICS: Final = 10  # ours: callers without a key may use these beside the account's own
 MAX_UNIQUE_ID: Final = 255
 MAX_EXTERNAL_ID: Final = 255  # observed in the field by another sender, not stated by the vendor
 MAX_EMAIL: Final = 99

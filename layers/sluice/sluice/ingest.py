@@ -19,6 +19,7 @@ from sluice.jsonapi import Problem
 from sluice.klaviyo import parser
 from sluice.klaviyo.lenient import InvalidEvents
 from sluice.klaviyo.parser import ParsedRequest
+from sluice.klaviyo.problems import CLIENT
 from sluice.message import Body, Message
 from sluice.receipts import Receipt
 from sluice.rejection import Reason, Rejection
@@ -42,7 +43,8 @@ class Ports(msgspec.Struct, frozen=True):
     - `count` takes the caller of an admitted request, the surface and the time. It raises `Refused` if the
       caller sends too many.
     - `enter_metrics` takes the site id of an account with a limited number of metrics, the names in a
-      request, and whether it may reserve some of them only. It returns those that are too many.
+      request, whether it may reserve some of them only, and whether the caller is anonymous. It returns
+      those that are too many.
     - `store` takes the encoded message and the account's site id. Once it returns, the events are safe.
     - `reject` does the same for rejections.
     - `open_receipt` takes a bulk request's receipt id, site id, time, number of events and the positions of
@@ -50,10 +52,11 @@ class Ports(msgspec.Struct, frozen=True):
     """
 
     consume_rate_limit: Callable[[str, Surface, datetime], None]
-    reserve_metrics: Callable[[str, Iterable[str], bool], Set[str]]
+    reserve_metrics: Callable[[str, Iterable[str], bool, bool], Set[str]]
     store: Callable[[Body, str], None]
     reject: Callable[[list[Rejection]], None]
     open_receipt: Callable[[str, str, datetime, int, list[int]], None]
+    max_client_body_bytes: int = contract.MAX_CLIENT_BODY_BYTES
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -93,7 +96,8 @@ def accept(
     ports.consume_rate_limit(request.caller(account, headers), surface, now)
     revision = request.revision(headers, now)
     applied = request.preferences(headers) & _PREFERENCES[surface]
-    plain = request.decode_body(headers, body)
+    most = ports.max_client_body_bytes if surface in CLIENT else contract.MAX_BODY_BYTES_IN
+    plain = request.decode_body(headers, body, most=most)
     if LENIENT in applied:
         read = parser.read_leniently(plain, revision, now)
     else:
@@ -121,7 +125,8 @@ def _within_metrics(
 
     Refuses it if it may not be taken `partly`, or if there is nothing else in it.
     """
-    excess = ports.reserve_metrics(account.site_id, metric_quota.names(read), partly)
+    names = metric_quota.names(read)
+    excess = ports.reserve_metrics(account.site_id, names, partly, surface in CLIENT)
     if not excess:
         return read
     left = metric_quota.without(read, surface, excess)

@@ -3,10 +3,11 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+from sluice.contract import MAX_BODY_BYTES_IN, MAX_CLIENT_BODY_BYTES
 from sluice.errors import Misconfigured
 
 _PREFIX: Final = "SLUICE_"
@@ -16,7 +17,8 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Holds ingest's settings: where requests and rejections go, where receipts, accounts and sources are.
 
     `webhook_secrets` is the prefix of the names of all webhook sources' secrets. `allowed_origins` are the
-    origins of the web pages that may call the client routes, by commas, or `*`.
+    origins of the web pages that may call the client routes, by commas, or `*`. `client_body_bytes` is the
+    most that a body may have there.
     """
 
     events_queue_url: str
@@ -28,6 +30,7 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhook_secrets: str
     allowed_origins: str
     inbound_limits: Literal["off", "documented"]
+    client_body_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_BODY_BYTES_IN)] = MAX_CLIENT_BODY_BYTES
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +78,7 @@ def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T
         faults += [f"{_PREFIX}{name.upper()} is not a setting of this function" for name in unknown]
         raise Misconfigured("; ".join(faults))
     try:
-        return msgspec.convert(given, kind)
+        return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"a setting is not valid: {error}") from error
 

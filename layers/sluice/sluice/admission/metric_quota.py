@@ -10,16 +10,21 @@ from typing import Any, Final
 import msgspec
 
 from sluice.aws import clients, state_table
-from sluice.contract import MAX_METRICS, Surface
+from sluice.contract import MAX_ANONYMOUS_METRICS, MAX_METRICS, Surface
 from sluice.jsonapi import Problem
 from sluice.klaviyo import pointers
 from sluice.klaviyo.lenient import InvalidEvents
 from sluice.klaviyo.parser import ParsedRequest
+from sluice.klaviyo.problems import CLIENT
 from sluice.message import Entry, Event
 
 _NAMES: Final = "names"
 _NAME_POINTER: Final = "/attributes/metric/data/attributes/name"
 _TOO_MANY: Final = f"The account already has {MAX_METRICS} metrics, its limit: use the name of one of them."
+_TOO_MANY_ANONYMOUS: Final = (
+    "Callers without a key may use the metrics of the account, and few others: use the name of one it has."
+)
+_ANONYMOUS: Final = "#anonymous"  # no account's id ends so
 
 
 class MetricQuota:
@@ -28,27 +33,46 @@ class MetricQuota:
     def __init__(self) -> None:
         self._seen: dict[str, frozenset[str]] = {}
 
-    def reserve(self, table: str, site_id: str, names: Iterable[str], *, partly: bool) -> frozenset[str]:
+    def reserve(
+        self, table: str, site_id: str, names: Iterable[str], *, partly: bool, is_anonymous: bool = False
+    ) -> frozenset[str]:
         """Reserves the new ones of `names`, and returns those that are too many for the account.
 
         It reserves as many as there is room for, the first ones first, if it may do so `partly`; else all or
-        none.
+        none. An anonymous caller takes nothing of the account's room: it may use the names that are known,
+        and a few in an item of its own.
         """
         wanted = list(dict.fromkeys(names))
-        seen = self._seen.get(site_id, frozenset())
+        if not is_anonymous:
+            return self._reserve(table, site_id, wanted, MAX_METRICS, partly=partly)
+        owner = f"{site_id}{_ANONYMOUS}"
+        if self._known(site_id).union(self._known(owner)).issuperset(wanted):
+            return frozenset()
+        known = self._seen[site_id] = _read(table, site_id)
+        most = min(MAX_ANONYMOUS_METRICS, MAX_METRICS - len(known))
+        others = [name for name in wanted if name not in known]
+        return self._reserve(table, owner, others, most, partly=partly)
+
+    def _reserve(
+        self, table: str, owner: str, wanted: list[str], most: int, *, partly: bool
+    ) -> frozenset[str]:
+        seen = self._known(owner)
         if seen.issuperset(wanted):
             return frozenset()
-        seen = _read(table, site_id)
+        seen = _read(table, owner)
         while True:
             new = [name for name in wanted if name not in seen]
-            room = max(0, MAX_METRICS - len(seen))
+            room = max(0, most - len(seen))
             excess = frozenset(new[room:])
             entered = frozenset(new[:room]) if partly or not excess else frozenset()
-            others = _add(table, site_id, entered) if entered else None
+            others = _add(table, owner, entered, most) if entered else None
             if others is None:
-                self._seen[site_id] = seen | entered
+                self._seen[owner] = seen | entered
                 return excess
             seen = others
+
+    def _known(self, owner: str) -> frozenset[str]:
+        return self._seen.get(owner, frozenset())
 
 
 def names(read: ParsedRequest) -> Iterable[str]:
@@ -58,6 +82,7 @@ def names(read: ParsedRequest) -> Iterable[str]:
 
 def without(read: ParsedRequest, surface: Surface, excess: Set[str]) -> ParsedRequest:
     """Returns the request with the events of these metrics among the bad ones."""
+    detail = _TOO_MANY_ANONYMOUS if surface in CLIENT else _TOO_MANY
     kept: list[Entry[Any]] = []
     bad: list[InvalidEvents] = []
     for index, entry in enumerate(read.entries):
@@ -68,7 +93,7 @@ def without(read: ParsedRequest, surface: Surface, excess: Set[str]) -> ParsedRe
                 good.append(event)
                 continue
             where = pointers.caller_pointer(surface, read.flat, at_entry, at_event, _NAME_POINTER)
-            problem = Problem("invalid", _TOO_MANY, where)
+            problem = Problem("invalid", detail, where)
             bad.append(InvalidEvents(at_entry, (at_event,), [problem], _payload(entry, event)))
         if good:
             entry.events = good
@@ -86,23 +111,23 @@ def _payload(entry: Entry[Any], event: Event[Any]) -> bytes:
     return msgspec.json.encode(parts)
 
 
-def _read(table: str, site_id: str) -> frozenset[str]:
-    wanted: Any = {"Key": state_table.METRICS.key(site_id), "ConsistentRead": True}
+def _read(table: str, owner: str) -> frozenset[str]:
+    wanted: Any = {"Key": state_table.METRICS.key(owner), "ConsistentRead": True}
     with clients.failing_fast(clients.low_latency_dynamodb, "the state table cannot be read") as client:
         answer = clients.retrying_closed_connection(lambda: client.get_item(TableName=table, **wanted))
     return _names(answer.get("Item", {}))
 
 
-def _add(table: str, site_id: str, added: frozenset[str]) -> frozenset[str] | None:
+def _add(table: str, owner: str, added: frozenset[str], most: int) -> frozenset[str] | None:
     """Adds names if there is still room for so many; if not, all those that are there."""
     update: Any = {
-        "Key": state_table.METRICS.key(site_id),
+        "Key": state_table.METRICS.key(owner),
         "UpdateExpression": "ADD #names :added",
         "ConditionExpression": "attribute_not_exists(#names) OR size(#names) <= :most",
         "ExpressionAttributeNames": {"#names": _NAMES},
         "ExpressionAttributeValues": {
             ":added": {"SS": sorted(added)},
-            ":most": {"N": str(MAX_METRICS - len(added))},
+            ":most": {"N": str(most - len(added))},
         },
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }

@@ -81,7 +81,11 @@ def preferences(headers: Mapping[str, str]) -> frozenset[str]:
 
 
 def decode_body(
-    headers: Mapping[str, str], body: bytes, media_types: Set[str] = contract.MEDIA_TYPES
+    headers: Mapping[str, str],
+    body: bytes,
+    media_types: Set[str] = contract.MEDIA_TYPES,
+    *,
+    most: int = contract.MAX_BODY_BYTES_IN,
 ) -> bytes:
     """Returns the body, decompressed, if its media type, encoding and size are accepted."""
     media_type, _, parameters = headers.get("content-type", "").partition(";")
@@ -90,14 +94,14 @@ def decode_body(
         raise _unsupported(f"Send {' or '.join(sorted(media_types))}.")
     if charset and charset[1].lower() not in {"utf-8", "utf8"}:
         raise _unsupported("Send the body in UTF-8.")
-    check_size(body)
-    return _decompressed(headers.get("content-encoding", "").strip().lower(), body)
+    check_size(body, most)
+    return _decompressed(headers.get("content-encoding", "").strip().lower(), body, most)
 
 
-def check_size(body: bytes) -> None:
+def check_size(body: bytes, most: int = contract.MAX_BODY_BYTES_IN) -> None:
     """Refuses a body above the limit."""
-    if len(body) > contract.MAX_BODY_BYTES_IN:
-        raise _too_large()
+    if len(body) > most:
+        raise _too_large(most)
 
 
 def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: Accounts) -> KlaviyoAccount:
@@ -115,7 +119,7 @@ def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: 
     return account
 
 
-def _decompressed(encoding: str, body: bytes) -> bytes:
+def _decompressed(encoding: str, body: bytes, most: int) -> bytes:
     if encoding in {"", "identity"}:
         return body
     if encoding not in _WBITS:
@@ -124,12 +128,12 @@ def _decompressed(encoding: str, body: bytes) -> bytes:
         return body  # API Gateway has decompressed it, whatever the header says
     inflater = zlib.decompressobj(_WBITS[encoding])
     try:
-        plain = inflater.decompress(body, contract.MAX_BODY_BYTES_IN + 1)
+        plain = inflater.decompress(body, most + 1)
     except zlib.error:
         detail = f"The body is not valid {encoding}."
         raise Refused(400, [Problem("parse_error", detail, "/")]) from None
-    if len(plain) > contract.MAX_BODY_BYTES_IN:
-        raise _too_large()
+    if len(plain) > most:
+        raise _too_large(most)
     if not inflater.eof or inflater.unused_data:
         fault = "has data after its end" if inflater.eof else "is cut off"
         raise Refused(400, [Problem("parse_error", f"The {encoding} body {fault}.", "/")])
@@ -151,6 +155,6 @@ def _unsupported(detail: str) -> Refused:
     return Refused(415, [Problem("unsupported_media_type", detail, "/data/")])
 
 
-def _too_large() -> Refused:
-    detail = f"A body must not exceed {contract.MAX_BODY_BYTES_IN} bytes after decompression."
+def _too_large(most: int) -> Refused:
+    detail = f"A body must not exceed {most} bytes here, after decompression: send it in parts."
     return Refused(413, [Problem("payload_too_large", detail, "/data/")])

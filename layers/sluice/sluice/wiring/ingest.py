@@ -52,9 +52,11 @@ class IngestPorts:
                 with self._optional("RateLimitCheckFailures", "request not counted"):
                     tell_rate_limit(rate_limit.consume(table, caller, surface, now).headers())
 
-        def reserve_metrics(site_id: str, names: Iterable[str], partly: bool) -> Set[str]:
+        def reserve_metrics(site_id: str, names: Iterable[str], partly: bool, is_anonymous: bool) -> Set[str]:
             with self._optional("MetricQuotaCheckFailures", "metrics not counted"):
-                return self._metric_quota.reserve(table, site_id, names, partly=partly)
+                return self._metric_quota.reserve(
+                    table, site_id, names, partly=partly, is_anonymous=is_anonymous
+                )
             return frozenset()
 
         def open_receipt(
@@ -65,7 +67,14 @@ class IngestPorts:
                     table, receipt, account=account, created=created, total=total, rejected=rejected
                 )
 
-        return ingest.Ports(consume_rate_limit, reserve_metrics, self._store, self._reject, open_receipt)
+        return ingest.Ports(
+            consume_rate_limit,
+            reserve_metrics,
+            self._store,
+            self._reject,
+            open_receipt,
+            max_client_body_bytes=configuration.client_body_bytes,
+        )
 
     def find_receipt(self, *, receipt: str) -> Receipt | None:
         """Returns a receipt of the state table."""
