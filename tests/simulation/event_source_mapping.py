@@ -27,6 +27,7 @@ class Invoker:
         cold: Callable[[], bool] = lambda: False,
         skew: Callable[[Process], None] = lambda process: None,
         timed_out: Callable[[Process], None] = lambda process: None,
+        ended: Callable[[Environment, Process, bool], None] = lambda environment, process, killed: None,
     ) -> None:
         self.environment = environment
         self.busy = False
@@ -38,6 +39,7 @@ class Invoker:
         self._cold = cold
         self._skew = skew
         self._timed_out = timed_out
+        self._ended = ended
 
     def invoke(self, event: Any) -> Any:
         """Invokes the handler; raises `Killed` if its process ended, or what the handler raised."""
@@ -55,11 +57,14 @@ class Invoker:
             number = self.invocations
             scheduler.call_at(scheduler.now + self._seconds, lambda: self._time_out(process, number))
             try:
-                return scheduler.join(strand)
+                answer = scheduler.join(strand)
             except Killed:
                 self.crashes += 1
+                self._ended(environment, process, True)
                 environment.end()
                 raise
+            self._ended(environment, process, False)
+            return answer
         finally:
             self.busy = False
 
@@ -81,7 +86,7 @@ class Mapping:
         *,
         batch_size: int,
         window: float,
-        loses: Callable[[], bool],
+        loses: Callable[[Message], bool],
         ended: Callable[[str, BaseException], None],
         watch: Callable[[Strand], Strand],
     ) -> None:
@@ -152,7 +157,7 @@ class Mapping:
             return
         failed = _failed(answer, {message.id for message in batch})
         for message, handle in zip(batch, handles, strict=True):
-            if message.id not in failed and not self._loses():
+            if message.id not in failed and not self._loses(message):
                 self.queue.delete(handle)
 
 

@@ -21,7 +21,7 @@ from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Killed, Process
 
 type Answer = tuple[int, dict[str, str], bytes]
-type Arrive = Callable[[str, str, dict[str, str], bytes], Answer]
+type Arrive = Callable[[Process, str, dict[str, str], bytes], Answer]
 
 TOLD = 12  # events of a request that are named in the trace
 CONNECTION_SECONDS = 50.0  # that an idle connection is kept
@@ -36,10 +36,10 @@ _STEP = {"http2": "http2.send_request_headers.started", "http11": "http11.send_r
 class Upstream:
     """Connects the processes with the vendors.
 
-    `arrive` handles a request: method, URL, headers and body. `counted` is told of each request that
-    something else answers. `protocol` names the HTTP that is spoken, `network` how long a request and an
-    answer travel. `slow` is the probability that a connection opens slowly. If `killed` says so after an
-    answer, its process ends.
+    `arrive` handles a request: its process, path, headers and body. `counted` is told of each request that
+    something else answers, `heard` of each answer that gets back. `protocol` names the HTTP that is spoken,
+    `network` how long a request and an answer travel. `slow` is the probability that a connection opens
+    slowly. If `killed` says so after an answer, its process ends.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Upstream:
         network: tuple[float, float] = NETWORK_SECONDS,
         slow: float = 0.0,
         killed: Callable[[], bool] = lambda: False,
+        heard: Callable[[Process, int, bytes], None] = lambda process, status, body: None,
     ) -> None:
         self.outside = outside
         self.arrive = arrive
@@ -64,6 +65,7 @@ class Upstream:
         self.network = network
         self.slow = slow
         self.killed = killed
+        self.heard = heard
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -94,6 +96,7 @@ class Transport(httpx2.AsyncBaseTransport):
                 outside.stall(process, chance)
             status, headers, content = await self._exchange(request, body, account, fault, chance)
             how = str(status)
+            self._upstream.heard(process, status, body)
             if fault is Fault.CRASH_AFTER or self._upstream.killed():
                 outside.crash(process, operation, to, Fault.CRASH_AFTER)
         except Killed:
@@ -172,7 +175,7 @@ class Transport(httpx2.AsyncBaseTransport):
             self._upstream.counted(account, 0, body)
             return 0, {}, b""
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return self._upstream.arrive(request.method, request.url.path, headers, body)
+        return self._upstream.arrive(self._process, request.url.path, headers, body)
 
 
 def module_with(transport: Callable[[], Transport]) -> ModuleType:

@@ -61,6 +61,7 @@ class Event:
     stored: set[str] = field(default_factory=set)  # parked objects that hold it
     upstream: list[tuple[Any, ...]] = field(default_factory=list)  # identities under which it was taken
     archived: dict[str, str] = field(default_factory=dict)  # reasons by the rejections' ids
+    may_repeat: bool = False  # something has happened after which it has to be sent again
     repeat_refused: bool = False  # the upstream had it, and refused it again without naming anything
     refused_alone: int = 0  # requests with nothing but it that the upstream refused
     receives: int = 0  # of messages that hold it
@@ -83,7 +84,8 @@ class Event:
             f"event {self.mark} ({self.kind}, by {self.route} for {self.account}):"
             f" {'accepted' if self.accepted else 'not accepted'}; on queues {queued};"
             f" parked in {sorted(self.stored)}; upstream as {self.upstream}; archived {self.archived};"
-            f" repeat refused unnamed: {self.repeat_refused}; refused alone: {self.refused_alone} times"
+            f" may be sent again: {self.may_repeat}; repeat refused unnamed: {self.repeat_refused};"
+            f" refused alone: {self.refused_alone} times"
         )
 
 
@@ -146,10 +148,7 @@ class Ledger:
     def queue_changed(self, what: str, queue: Queue, message: Message) -> None:
         """Hears of a message that comes, goes or is received."""
         if what in {"sent", "moved"}:
-            marks = self.marks_of(message.body)
-            self._marks[id(message)] = marks
-            for mark in marks:
-                self.events[mark].queued[queue.name] += 1
+            self._came(queue, message)
             if what == "sent" and queue.name == "events":
                 self._learn_places(message)
         elif what in {"deleted", "expired", "redriven"}:
@@ -158,10 +157,20 @@ class Ledger:
                 event.queued[queue.name] -= 1
                 if what != "redriven":
                     self._check_there(event, f"message {message.id} was {what} from {queue.name}")
+        elif what == "handed out twice":
+            self.let_repeat(self._marks[id(message)])
         elif what == "received":
             self._check_receives(queue, message)
             for mark in self._marks[id(message)]:
                 self.events[mark].receives += 1
+
+    def _came(self, queue: Queue, message: Message) -> None:
+        self._marks[id(message)] = self.marks_of(message.body)
+        for mark in self._marks[id(message)]:
+            event = self.events[mark]
+            if queue.name == "events" and (event.queued["events"] or event.upstream):
+                event.may_repeat = True  # there are two messages of it
+            event.queued[queue.name] += 1
 
     def object_changed(self, bucket: str, key: str, before: bytes | None, after: bytes | None) -> None:
         """Hears of an object that comes, goes or changes."""
@@ -202,6 +211,22 @@ class Ledger:
                 event.upstream.append(name)
                 if len(event.upstream) > 1:
                     self._check_twice(event)
+
+    def let_repeat(self, marks: Iterable[int]) -> None:
+        """Hears that events may have to be sent again: an answer, a note or a deletion may be lost."""
+        for mark in marks:
+            self.events[mark].may_repeat = True
+
+    def lose_deletion(self, message: Message) -> None:
+        """Hears that a message stays although it was to be deleted."""
+        self.let_repeat(self._marks[id(message)])
+
+    def arrived(self, marks: Iterable[int]) -> None:
+        """Hears of a request that reaches an upstream. None has what is there already, unless it has to."""
+        for mark in set(marks):
+            event = self.events[mark]
+            if event.upstream and not event.may_repeat:
+                self.break_("sent once", "it is sent again, and nothing was lost", mark)
 
     def requested(self, marks: Iterable[int]) -> None:
         """Hears of a request to an upstream."""

@@ -20,6 +20,7 @@ CALLS_PER_MINUTE = 60  # to one app
 DROPS = "drops"
 _REVISION = "2026-07-15"
 _REFUSED, _FAILING, POISON = "badone", "failone", "killer"
+SPOILED = "badname"  # a name for which an upstream refuses a profile, but not others of the same address
 _METRICS = ("Placed Order", "Viewed Product", "Started Checkout")
 BULK, _EVENT = "/api/event-bulk-create-jobs", "/api/events"
 _CLIENT_BULK, _CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
@@ -322,7 +323,11 @@ class Maker:
                 if refused and self._load.events[mark].kind is not Kind.INVALID:
                     self._load.events[mark].kind = Kind.REFUSED
             profile = self._profile(account)
-            if refused:
+            if refused and self._chance.random() < 0.5:
+                profile["attributes"]["last_name"] = SPOILED
+                for event in events:
+                    event["attributes"]["properties"].pop("note", None)
+            elif refused:
                 profile["attributes"]["email"] = f"{_REFUSED}{profile['attributes']['email']}"
                 for event in events:  # one reason is enough, and no event may end a process by the way
                     event["attributes"]["properties"].pop("note", None)

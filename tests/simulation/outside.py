@@ -12,6 +12,8 @@ from tests.simulation.faults import CRASHES, Fault, Faults
 from tests.simulation.scheduler import Killed, Process, Scheduler
 from tests.simulation.trace import Trace
 
+_SLOW = frozenset({Fault.HUNG, Fault.HUNG_DONE, Fault.SLOW})
+
 
 @dataclass(slots=True)
 class Call:
@@ -41,7 +43,7 @@ class Outside:
         self.counts: dict[str, int] = {}
         self.at_once: Counter[str] = Counter()
         self.most_at_once: Counter[str] = Counter()
-        self.disturbed: set[Process] = set()  # that met a fault since they were invoked
+        self.undeleted: set[Process] = set()  # whose deletions of messages may have failed
         self._chance = chance
 
     @contextlib.contextmanager
@@ -79,7 +81,9 @@ class Outside:
         drawn = self.faults.draw(operation, self.scheduler.now, of)
         if drawn is None:
             return None, self._chance
-        self.disturbed.add(process)
+        fault, _ = drawn
+        if operation == "sqs.delete_message_batch" or (operation.startswith("sqs.") and fault in _SLOW):
+            self.undeleted.add(process)
         return drawn
 
     def crash(self, process: Process, operation: str, to: str, fault: Fault) -> None:

@@ -154,7 +154,7 @@ class Scenario:
     async def working(self) -> AsyncIterator[None]:
         """Runs the workers and the minute's tick; at the end of the block they finish their work."""
         workers = Process(self.scheduler, "aws")
-        common: dict[str, Any] = {"loses": lambda: False, "ended": self._ended, "watch": self._watch}
+        common: dict[str, Any] = {"loses": lambda _: False, "ended": self._ended, "watch": self._watch}
         size, window = self._batch, self._window
         mapping = Mapping(workers, self.queue, self._dispatch, batch_size=size, window=window, **common)
         self._mappings.append(mapping)
@@ -288,12 +288,12 @@ class Scenario:
     def _is_killed(self) -> bool:
         return self.requests in self.kill_at
 
-    def _arrive(self, method: str, path: str, headers: dict[str, str], body: bytes) -> http.Answer:
+    def _arrive(self, process: Process, path: str, headers: dict[str, str], body: bytes) -> http.Answer:
         self.requests += 1
         instead = self.answer(body)
         if instead is not None:
             return instead.status, instead.headers, instead.body
-        given = self.klaviyo.handle(method, path, headers, body)
+        given = self.klaviyo.handle("POST", path, headers, body)
         content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
         return given.status, {**given.headers}, content
 

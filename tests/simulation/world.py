@@ -36,6 +36,7 @@ from tests.simulation.load import (
     DROPS,
     KLAVIYO,
     LATE,
+    SPOILED,
     Dropped,
     Load,
     Maker,
@@ -326,6 +327,8 @@ class World:
         self.pipeless.configure(poison=["badone"])
         self._accounts = {private_key(each): each for each in (*KLAVIYO, LATE)}
         self._accounts |= {private_key(f"pipeless-{each}"): f"pipeless-{each}" for each in APPS}
+        self._sent: dict[Process, set[int]] = defaultdict(set)  # in an invocation, by its process
+        self._unheard: dict[tuple[Process, bytes], set[int]] = {}
         self.arrivals: dict[str, list[float]] = defaultdict(list)
         self.upstream = http.Upstream(
             self.outside,
@@ -334,6 +337,7 @@ class World:
             counted=self._count_arrival,
             protocol=self.plan.protocol,
             slow=self.plan.slow_connections,
+            heard=self._heard_answer,
             chance=self._chance("network"),
         )
 
@@ -357,6 +361,7 @@ class World:
                     cold=lambda: self._luck.random() < self.plan.cold,
                     skew=self._set_clock,
                     timed_out=self._timed_out,
+                    ended=self._invocation_ended,
                 )
                 for environment in each
             ]
@@ -550,25 +555,67 @@ class World:
         if process.name.startswith(("dispatch", "reject")) and not process.stalled_until:
             self.ledger.break_("ends in time", f"{process.name} was ended by its timeout")
 
-    def _loses(self) -> bool:
-        return self.scheduler.now < self.plan.weather.until and self._luck.random() < self.plan.loses
+    def _loses(self, message: Message) -> bool:
+        """Tells whether Lambda's deletion of a message is lost."""
+        lost = self.scheduler.now < self.plan.weather.until and self._luck.random() < self.plan.loses
+        if lost:
+            self.ledger.lose_deletion(message)
+        return lost
+
+    def _invocation_ended(self, environment: Environment, process: Process, killed: bool) -> None:
+        """Lets the events that it sent be sent again if what it noted or deleted of them may be lost."""
+        sent = self._sent.pop(process, set())
+        failures = environment.counts.pop("ReceiptWriteFailures", 0)
+        if killed or failures or process in self.outside.undeleted:
+            self.ledger.let_repeat(sent)
+        self.outside.undeleted.discard(process)
+
+    def _heard_answer(self, process: Process, status: int, body: bytes) -> None:
+        """Hears of an answer that arrives: what was taken need not be sent again."""
+        if 200 <= status < 300:
+            for mark in self._unheard.pop((process, body), ()):
+                self.ledger.events[mark].may_repeat = False
+                self._sent[process].add(mark)
 
     def _account_of(self, request: httpx2.Request) -> str:
         return self._accounts[request.headers["authorization"].rpartition(" ")[2]]
 
-    def _arrive(self, method: str, path: str, headers: dict[str, str], body: bytes) -> http.Answer:
+    def _arrive(self, process: Process, path: str, headers: dict[str, str], body: bytes) -> http.Answer:
         account = self._accounts[headers["authorization"].rpartition(" ")[2]]
         if b"failone" in body and self.scheduler.now < self.plan.failing_until:
             self._count_arrival(account, 500, body)
             return 500, {"Content-Type": "application/json"}, b'{"errors": []}'
+        self.ledger.arrived(marks_in(body))
+        if SPOILED.encode() in body:
+            refusal = self._refuse_names(body)
+            self._count_arrival(account, 400, body)
+            return refusal
         vendor = self.pipeless if account.startswith("pipeless-") else self.klaviyo
-        answer = vendor.handle(method, path, headers, body)
+        answer = vendor.handle("POST", path, headers, body)
         self._count_arrival(account, answer.status, body)
         if 200 <= answer.status < 300:
             identities = _pipeless_identities if vendor is self.pipeless else _klaviyo_identities
             self.ledger.taken(account, identities(body))
+            # Until the answer is heard they may have to be sent again.
+            unheard = {mark for mark in marks_in(body) if not self.ledger.events[mark].may_repeat}
+            self._unheard[process, body] = unheard
+            self.ledger.let_repeat(unheard)
         content = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
         return answer.status, {name.lower(): value for name, value in answer.headers.items()}, content
+
+    def _refuse_names(self, body: bytes) -> http.Answer:
+        """Refuses the profiles with a spoiled name, and names them as Klaviyo is set to."""
+        entries = msgspec.json.decode(body)["data"]["attributes"]["events-bulk-create"]["data"]
+        pointers = [
+            f"/data/attributes/events-bulk-create/data/{number}/attributes/profile/data/attributes/last_name"
+            for number, entry in enumerate(entries)
+            if entry["attributes"]["profile"]["data"]["attributes"].get("last_name") == SPOILED
+        ]
+        told = {"all": pointers, "first": pointers[:1], "none": ["/data"]}[self.plan.attribution]
+        errors = [
+            {"code": "invalid", "detail": "Invalid name.", "source": {"pointer": pointer}} for pointer in told
+        ]
+        return 400, {"content-type": "application/vnd.api+json"}, msgspec.json.encode({"errors": errors})
 
     def _count_arrival(self, account: str, status: int, body: bytes) -> None:
         if b'"synchronous":true' not in body:  # a caller's own call, which takes nobody's turn

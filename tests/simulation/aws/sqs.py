@@ -188,7 +188,8 @@ class Queue:
         self._by_handle[handle] = message
         disorder = self._disorder
         stays = disorder is not None and disorder.twice and disorder.chance.random() < disorder.twice
-        if message.id not in self._in_flight:
+        overlaps = message.id in self._in_flight
+        if not overlaps:
             self._in_flight[message.id] = message
             self._busy[message.group] += 1
             self.most_in_flight = max(self.most_in_flight, len(self._in_flight))
@@ -197,6 +198,8 @@ class Queue:
         if not stays:
             self._visible[message.group].pop(message.id, None)
         self._heard("received", self, message)
+        if overlaps or stays:
+            self._heard("handed out twice", self, message)
 
     def _hide(self, message: Message, until: float) -> None:
         message.visible_at = until
