@@ -219,7 +219,12 @@ class Ledger:
 
     def lose_deletion(self, message: Message) -> None:
         """Hears that a message stays although it was to be deleted."""
-        self.let_repeat(self._marks[id(message)])
+        self.let_repeat(self._marks.get(id(message), ()))  # unless the function has deleted it
+
+    def is_for_nobody(self, message: Message) -> bool:
+        """Tells whether a message holds only events of an account that is never named."""
+        marks = self._marks[id(message)]
+        return bool(marks) and not any(self.events[mark].known for mark in marks)
 
     def arrived(self, marks: Iterable[int]) -> None:
         """Hears of a request that reaches an upstream. None has what is there already, unless it has to."""

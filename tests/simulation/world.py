@@ -63,6 +63,7 @@ KNOBS: dict[tuple[str, str], Any] = {
     ("receipts", "_BATCH"): 2,
 }
 ASKED = 0.3  # of the bulk requests
+MOST_PROBES = 8  # on the queue at a time, of an account that is never named
 MOST_SWITCHES = 1_000_000  # of strands in a run
 CALLS_A_RECEIVE, CALLS_AN_INVOCATION = 30, 20  # to AWS, at most
 WORKERS = 3
@@ -635,11 +636,13 @@ class World:
         return self.ledger.broken is not None or self._is_at_rest()
 
     def _is_at_rest(self) -> bool:
+        """Tells whether nothing will happen any more but probes of an account that is never named."""
         if self._open or self.scheduler.now < self.load.end:
             return False
-        if any(queue.messages for queue in self.queues):
+        if sum(len(queue.messages) for queue in self.queues) > MOST_PROBES:
             return False
-        if any(invoker.busy for invokers in self.invokers.values() for invoker in invokers):
+        messages = [message for queue in self.queues for message in queue.messages.values()]
+        if not all(self.ledger.is_for_nobody(message) for message in messages):
             return False
         return not any(event.stored for event in self.load.events.values() if event.known)
 
