@@ -167,11 +167,11 @@ def test_what_was_delivered_and_refused_of_a_bulk_request_is_in_its_receipt(disp
 
     dispatch.invoke()
 
-    item = dispatch.cloud.item("receipt#r1")
+    item = dispatch.cloud.item(f"receipt#{SITE_ID}#r1")
     assert item is not None
     assert sorted(item["delivered"]["NS"], key=int) == ["0", "1", "2000"]
     assert item["rejected"]["NS"] == ["1000"]
-    assert dispatch.cloud.item("receipt#r-dee") is None
+    assert dispatch.cloud.item(f"receipt#{SITE_ID}#r-dee") is None
 
 
 def test_a_thousand_refusals_of_one_request_are_noted_at_once(dispatch: Dispatch) -> None:
@@ -186,10 +186,31 @@ def test_a_thousand_refusals_of_one_request_are_noted_at_once(dispatch: Dispatch
     assert len(dispatch.cloud.calls.of("SendMessageBatch")) == 6
 
 
+@pytest.mark.parametrize("kind", ["klaviyo", "pipeless"])
+def test_a_message_decides_nothing_about_another_accounts_receipt(dispatch: Dispatch, kind: str) -> None:
+    """Covers a producer that states the receipt id of another account's waiting request."""
+    dispatch.cloud.name_accounts(
+        {"site_id": SITE_ID, "private_key": PRIVATE_KEY}, {"site_id": "XyZ789", "private_key": PRIVATE_KEY}
+    )
+    victim = stored(("bob", "b0"), ("bob", "b1"), receipt="r1", account="XyZ789")
+    forged: Any = stored(("ann", "a0"), ("ann", "a1"), receipt="r1")
+    if kind == "pipeless":
+        forged = json.dumps({"sluice": 2, "receipt": "r1", "app_id": 7, "accepted": f"{NOON}", "events": []})
+    dispatch.put(forged)
+    dispatch.invoke()
+    dispatch.klaviyo = Klaviyo({"XyZ789": PRIVATE_KEY}, Settings.unlimited())
+    dispatch.clients.clear()
+    dispatch.put(victim)
+
+    assert dispatch.invoke(again(dispatch.cloud.receive(), 2)) == []
+
+    assert dispatch.delivered() == Counter(["b0", "b1"])
+
+
 def test_a_redelivered_request_sends_only_what_its_receipt_does_not_say_is_done(dispatch: Dispatch) -> None:
     dispatch.put(stored(("ann", "a0"), ("bob", "b0"), ("cy", "c0"), receipt="r1"))
     records = dispatch.cloud.receive()
-    receipts.record_outcome("state", "r1", delivered=[0], rejected=[2_000])
+    receipts.record_outcome("state", f"{SITE_ID}#r1", delivered=[0], rejected=[2_000])
 
     dispatch.invoke(again(records, receives=2))
 

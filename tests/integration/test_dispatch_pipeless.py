@@ -135,7 +135,7 @@ def test_what_was_written_of_a_message_is_not_written_again(dispatch: Dispatch) 
     # The first call fails, the second holds the rest of the second message.
     assert dispatch.invoke() == 2
     assert dispatch.written() == ["u10", "u11"]
-    item = dispatch.cloud.item("receipt#r2")
+    item = dispatch.cloud.item("receipt#pipeless-123#r2")
     assert item is not None
     assert sorted(item["delivered"]["NS"]) == ["4", "5"]
 

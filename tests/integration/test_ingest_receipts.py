@@ -37,6 +37,11 @@ def counts(answer: Answer) -> tuple[str, int, int, int]:
     return told["status"], told["total_count"], told["completed_count"], told["failed_count"]
 
 
+def mine(receipt: str) -> str:
+    """Returns the name under which the account's receipt is kept."""
+    return receipts.scoped(SITE_ID, receipt)
+
+
 @pytest.mark.rule
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_receipt_follows_its_request_to_the_end(front: Front, slash: str) -> None:
@@ -44,10 +49,10 @@ def test_a_receipt_follows_its_request_to_the_end(front: Front, slash: str) -> N
     receipt = accepted["id"]
 
     assert counts(ask(front, receipt + slash)) == ("queued", 3, 0, 0)
-    receipts.record_outcome(TABLE, receipt, delivered=[positions.position(0, 1)])
+    receipts.record_outcome(TABLE, mine(receipt), delivered=[positions.position(0, 1)])
     assert counts(ask(front, receipt + slash)) == ("processing", 3, 1, 0)
     receipts.record_outcome(
-        TABLE, receipt, rejected=[positions.position(1, 0)], delivered=[positions.position(0, 0)]
+        TABLE, mine(receipt), rejected=[positions.position(1, 0)], delivered=[positions.position(0, 0)]
     )
     answer = ask(front, receipt + slash)
 
@@ -66,8 +71,8 @@ def test_an_event_noted_twice_counts_once_and_as_delivered_if_it_ever_was(front:
     receipt = front.send(document=THREE).document["data"]["id"]
 
     for _ in range(2):
-        receipts.record_outcome(TABLE, receipt, delivered=[0])
-        receipts.record_outcome(TABLE, receipt, rejected=[0, 1])
+        receipts.record_outcome(TABLE, mine(receipt), delivered=[0])
+        receipts.record_outcome(TABLE, mine(receipt), rejected=[0, 1])
 
     assert counts(ask(front, receipt)) == ("processing", 3, 1, 1)
 
@@ -116,9 +121,9 @@ def test_a_receipt_nobody_was_given_is_not_found(front: Front, receipt: str) -> 
 
 def test_an_item_without_an_account_or_expired_is_not_found(front: Front) -> None:
     producers, expired = uuid.uuid4().hex, uuid.uuid4().hex
-    receipts.record_outcome(TABLE, producers, delivered=[0])
+    receipts.record_outcome(TABLE, mine(producers), delivered=[0])
     long_ago = datetime.now(UTC) - timedelta(days=15, seconds=1)
-    receipts.create(TABLE, expired, account=SITE_ID, created=long_ago, total=1)
+    receipts.create(TABLE, mine(expired), account=SITE_ID, created=long_ago, total=1)
 
     assert [ask(front, receipt).status for receipt in (producers, expired)] == [404, 404]
 

@@ -213,8 +213,9 @@ def test_whatever_a_producer_calls_its_account_is_archived(reject: Reject, accou
 def test_a_dead_letter_completes_its_receipt(reject: Reject, form: str) -> None:
     receipt = "0" * 32
     body = message.encode(stored(("ann", "a0"), ("ann", "a1"), ("bob", "b0"), receipt=receipt))
-    receipts.create("state", receipt, account=SITE_ID, created=datetime.now(UTC), total=3)
-    receipts.record_outcome("state", receipt, delivered=[positions.position(0, 1)])
+    kept = receipts.scoped(SITE_ID, receipt)
+    receipts.create("state", kept, account=SITE_ID, created=datetime.now(UTC), total=3)
+    receipts.record_outcome("state", kept, delivered=[positions.position(0, 1)])
     given_up: dict[str, Any] = {
         "reason": Reason.DEAD_LETTER,
         "payload": msgspec.Raw(msgspec.json.encode(body.text)),
@@ -223,7 +224,7 @@ def test_a_dead_letter_completes_its_receipt(reject: Reject, form: str) -> None:
     reject.put(body if form == "as it was" else refused("one", **given_up))
 
     assert reject.invoke() == []
-    found = receipts.find("state", receipt, datetime.now(UTC))
+    found = receipts.find("state", kept, datetime.now(UTC))
     assert found is not None
     assert (found.total, found.delivered, found.rejected) == (3, 1, 2)
 

@@ -186,7 +186,7 @@ class Ledger:
         """Hears of a write to the state table; receipts must tell the truth at once."""
         if after is None or not after["pk"]["S"].startswith("receipt#"):
             return
-        receipt = after["pk"]["S"].removeprefix("receipt#")
+        receipt = after["pk"]["S"].rpartition("#")[2]
         if "total" in after:
             self._complete.add(receipt)
         for outcome in ("delivered", "rejected"):

@@ -267,7 +267,7 @@ def progress(found: Receipt | None, receipt: str = RECEIPT, authorization: str =
     try:
         return json.loads(ingest.request_status(receipt, headers, accounts=ACCOUNTS, find=find))["data"]
     finally:
-        assert asked in ([], [RECEIPT])
+        assert asked in ([], [f"{SITE_ID}#{RECEIPT}"])
 
 
 @pytest.mark.rule

@@ -162,7 +162,7 @@ def undelivered_positions(rejection: Rejection) -> tuple[str, list[int]] | None:
         stored = msgspec.json.decode(rejection.payload, type=message.Message[msgspec.Raw])
     except msgspec.MsgspecError:
         return None
-    return stored.receipt, positions.positions(stored)
+    return receipts.scoped(stored.account, stored.receipt), positions.positions(stored)
 
 
 def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:

@@ -181,7 +181,8 @@ def request_status(
     Another account's receipt is answered as one that does not exist. `find` may raise `Retryable`.
     """
     account = request.authorized(headers, accounts, _MAY_ASK)
-    found = find(receipt) if _RECEIPT_ID.fullmatch(receipt) else None
+    wanted = receipts.scoped(account.site_id, receipt)
+    found = find(wanted) if _RECEIPT_ID.fullmatch(receipt) else None
     if found is None or found.account != account.site_id:
         raise Refused(404, [Problem("not_found", "There is no such receipt, or it has expired.")])
     done = found.delivered + found.rejected

@@ -40,6 +40,15 @@ class Receipt(msgspec.Struct, frozen=True):
     updated_at: datetime | None = None
 
 
+def scoped(account_id: str, receipt: str) -> str:
+    """Returns the name under which an account's receipt is kept.
+
+    A queue message states its own receipt, and a producer may have written it. So it never touches the
+    receipt of another account.
+    """
+    return f"{account_id}#{receipt}"
+
+
 def create(
     table: str,
     receipt: str,

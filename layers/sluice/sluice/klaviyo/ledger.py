@@ -46,7 +46,7 @@ class EventLedger:
         found: dict[str, list[int]] = defaultdict(list)
         for number, message in self.messages.items():
             if number in again and _has_receipt(message):
-                found[message.receipt].append(number)
+                found[_receipt(message)].append(number)
         if found:
             for receipt, places in (await self._receipts.completed(receipts=list(found))).items():
                 for number in found[receipt]:
@@ -122,10 +122,10 @@ class EventLedger:
                 receipt=source.receipt,
                 accepted=source.accepted,
                 line=pointers.caller_line(source.surface, source.line, entry),
-                id=rejection_id(source.receipt, places),
+                id=rejection_id(_receipt(source), places),
             )
             self._outcome.refusals.append(
-                Refusal(number, rejection, source.receipt if _has_receipt(source) else "", places)
+                Refusal(number, rejection, _receipt(source) if _has_receipt(source) else "", places)
             )
 
     async def _mark_delivered(self, events: list[PackedEvent]) -> None:
@@ -137,7 +137,7 @@ class EventLedger:
         self._outcome.counts["DeliveredEvents"] += sum(map(len, by_message.values()))
         await asyncio.gather(
             *(
-                self._record_delivered(self.messages[number].receipt, places)
+                self._record_delivered(_receipt(self.messages[number]), places)
                 for number, places in by_message.items()
                 if _has_receipt(self.messages[number])
             )
@@ -150,6 +150,10 @@ class EventLedger:
             # An event whose delivery is not recorded may be sent again, which is harmless, so the message
             # need not stay.
             self._outcome.counts["ReceiptWriteFailures"] += 1
+
+
+def _receipt(stored: StoredMessage) -> str:
+    return receipts.scoped(stored.account, stored.receipt)
 
 
 def _has_receipt(stored: StoredMessage) -> bool:

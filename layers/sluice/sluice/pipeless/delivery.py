@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from sluice import contract
+from sluice import contract, receipts
 from sluice.accounts import PipelessApp
 from sluice.delivery import backoff, half_open
 from sluice.delivery.backoff import Retry
@@ -63,7 +63,7 @@ class _Delivery:
     async def prepare(self) -> Mapping[int, PipelessMessage]:
         """Finds the completed events of redelivered messages; may raise `Retryable`."""
         messages = self._batch.messages
-        redelivered = {n: messages[n].receipt for n in messages if n in self._batch.redelivered}
+        redelivered = {n: _receipt(messages[n]) for n in messages if n in self._batch.redelivered}
         if redelivered:
             by_receipt = await self._ports.receipts.completed(receipts=list(set(redelivered.values())))
             self._completed = {n: by_receipt.get(receipt, frozenset()) for n, receipt in redelivered.items()}
@@ -164,10 +164,10 @@ class _Delivery:
                 receipt=source.receipt,
                 accepted=source.accepted,
                 line=source.line,
-                id=rejection_id(source.receipt, (origin.event,)),
+                id=rejection_id(_receipt(source), (origin.event,)),
             )
             places = (origin.event,)
-            self._outcome.refusals.append(Refusal(origin.message, rejection, source.receipt, places))
+            self._outcome.refusals.append(Refusal(origin.message, rejection, _receipt(source), places))
 
     async def record_progress(self) -> None:
         """Records the delivered events of messages that come again, because sending them again would write
@@ -177,10 +177,14 @@ class _Delivery:
         """
         refused = {refusal.record for refusal in self._outcome.refusals}
         for number in (self._outcome.retry.keys() | self.to_park | refused) & self._delivered.keys():
-            receipt = self._batch.messages[number].receipt
+            receipt = _receipt(self._batch.messages[number])
             try:
                 await self._ports.receipts.record_delivered(
                     receipt=receipt, positions=sorted(self._delivered[number])
                 )
             except Retryable:
                 self._outcome.counts["ReceiptWriteFailures"] += 1
+
+
+def _receipt(batch: PipelessMessage) -> str:
+    return receipts.scoped(batch.account, batch.receipt)

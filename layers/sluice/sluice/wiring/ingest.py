@@ -64,7 +64,12 @@ class IngestPorts:
         ) -> None:
             with self._optional("ReceiptWriteFailures", "receipt not written", receipt=receipt):
                 receipts.create(
-                    table, receipt, account=account, created=created, total=total, rejected=rejected
+                    table,
+                    receipts.scoped(account, receipt),
+                    account=account,
+                    created=created,
+                    total=total,
+                    rejected=rejected,
                 )
 
         return ingest.Ports(
