@@ -206,15 +206,6 @@ def test_what_is_wrong_is_refused_where_it_is(document: Any, pointer: str, detai
 
 
 @pytest.mark.rule
-@pytest.mark.parametrize("blank", [" ", "\u00a0", "\u200b", "\x00", "\u202e "], ids=ascii)
-@pytest.mark.parametrize("name", ["start_object", "end_object"])
-def test_a_blank_id_identifies_nothing(name: str, blank: str) -> None:
-    [(pointer, detail)] = refusal(with_part(name, id=blank))
-
-    assert (pointer, detail) == (f"/events/0/{name}/id", "'id' must not be blank.")
-
-
-@pytest.mark.rule
 def test_all_problems_are_listed_at_once() -> None:
     bad = happening("", of="hated", created_on="today") | {"more": 1}
 

@@ -13,7 +13,6 @@ from sluice.accounts import PipelessApp
 from sluice.errors import Refused
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.klaviyo import problems
-from sluice.klaviyo.rules import is_blank
 from sluice.message import PipelessEvent
 from sluice.pipeless.schemas import BatchDocument
 from sluice.validation.schema_errors import explain
@@ -23,7 +22,6 @@ type _Path = tuple[str | int, ...]
 DATE_FORMAT: Final = "%Y-%m-%dT%H:%M:%S"
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _DATE_FORM: Final = "'{}' must be a date of the form YYYY-MM-DDTHH:MM:SS, without an offset."
-_BLANK_ID: Final = "'id' must not be blank."
 _COUNT: Final = f"A batch must hold 1 to {contract.MAX_EVENTS_PER_CALL} events."
 
 
@@ -84,9 +82,6 @@ def _broken_by_part(part: object, types: Set[str], path: _Path) -> Iterator[Prob
     given = part.get("type")
     if isinstance(given, str) and given not in types:
         yield Problem("invalid", f"'type' must be one of {', '.join(sorted(types))}.", pointer(*path, "type"))
-    identifier = part.get("id")
-    if isinstance(identifier, str) and identifier and is_blank(identifier):
-        yield Problem("invalid", _BLANK_ID, pointer(*path, "id"))
     for name in ("created_on", "modified_on"):
         date = part.get(name)
         if isinstance(date, str) and not _is_date(date):
