@@ -26,6 +26,7 @@ from sluice.contract import (
     PIPELESS_BASE_URL,
 )
 from sluice.errors import Misconfigured, Retryable
+from sluice.validation.json_text import encode_text
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -200,7 +201,7 @@ def secrets() -> "SecretsManagerClient":
 def _holder[Holder: (KlaviyoAccount, PipelessApp)](
     key: str, holders: Iterable[Holder]
 ) -> tuple[Holder, IngestKey] | None:
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256(encode_text(key)).hexdigest()
     found = None
     for holder in holders:
         for candidate in holder.keys:

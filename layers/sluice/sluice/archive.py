@@ -16,6 +16,7 @@ from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable, place_of
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.telemetry import Log
+from sluice.validation.json_text import NOT_DECODED
 
 GROUP_BYTES: Final = 32 * 2**20  # of rejections held at the same time: unpacked they may be large
 CLAIM_RECEIVES: Final = 20  # tries to read a message's claim check before it is archived without it
@@ -141,7 +142,7 @@ def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: dateti
     plain = _unwrapped(letter, letter.body, fetch_claim)
     try:
         rejection = msgspec.json.decode(plain, type=Rejection)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         detail = f"Received {letter.receives} times without an outcome."
         body = msgspec.Raw(msgspec.json.encode(letter.body))
         rejection = Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=letter.sent, id=letter.id)
@@ -194,7 +195,7 @@ def _with_origin(rejection: Rejection, plain: bytes) -> Rejection:
     """Returns a dead letter with the origin that its message states, unpacked, if the message can be read."""
     try:
         stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw] | message.PipelessMessage)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         return rejection
     return msgspec.structs.replace(
         rejection,

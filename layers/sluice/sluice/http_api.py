@@ -15,6 +15,7 @@ import msgspec
 
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
+from sluice.validation.json_text import encode_text
 
 # A front hands bodies over as text, with U+FFFD in place of bytes that are not UTF-8. Taken for what it is,
 # damaged text would be accepted. Made such a byte again, it is refused.
@@ -130,4 +131,4 @@ def _raw_body(body: str, is_base64: bool) -> bytes:
         # Python's own servers hand on bytes that are not UTF-8 as these surrogates.
         return body.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        return body.encode("utf-8", "surrogatepass")
+        return encode_text(body)

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from sluice.contract import MAX_BODY_BYTES_IN, MAX_INTEGER, MAX_OBJECT_ID, PIPELESS_SURFACE, Surface
 from sluice.errors import Undeliverable
+from sluice.validation.json_text import NOT_DECODED, encode_text
 
 PLAIN_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1_048_576 - 4_096  # SQS's limit, less room for message attributes
@@ -224,7 +225,7 @@ def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | Pi
     plain = unwrap(body, fetch_claim)
     try:
         return _decoder.decode(plain)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_DECODED as error:
         raise Undeliverable("malformed_message", f"The message cannot be read: {error}") from error
 
 
@@ -235,7 +236,7 @@ def as_stored(message: Message[Any] | PipelessMessage) -> StoredMessage | Pipele
 
 def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
     """Returns the JSON that `wrap` was given; raises `Undeliverable` if it is damaged."""
-    raw = body.encode("utf-8", "surrogatepass")
+    raw = encode_text(body)
     if not body.startswith(_ZSTD) and not is_claim(body):
         return raw
     try:

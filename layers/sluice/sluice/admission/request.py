@@ -15,6 +15,7 @@ from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
+from sluice.validation.json_text import encode_text
 
 _AUTHORIZATION: Final = re.compile(r"(?:Klaviyo-API-Key|Bearer)[ ]+([^\s]+)", re.IGNORECASE)
 _REVISION: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:\.[A-Za-z0-9]+)?")
@@ -55,7 +56,7 @@ def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str])
 def caller(account: KlaviyoAccount, headers: Mapping[str, str]) -> str:
     """Returns who sends an admitted request: an account and one of its keys, or anybody with its site id."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", "").strip())
-    key = hashlib.sha256(match[1].encode("utf-8", "surrogatepass")).hexdigest()[:16] if match else "anybody"
+    key = hashlib.sha256(encode_text(match[1])).hexdigest()[:16] if match else "anybody"
     return f"{account.site_id}#{key}"
 
 

@@ -122,7 +122,7 @@ def is_transient(answer: Response, status: int) -> bool:
 
 
 def _is_object(answer: Response) -> bool:
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*NOT_DECODED):
         return isinstance(msgspec.json.decode(answer.body), dict)
     return False
 

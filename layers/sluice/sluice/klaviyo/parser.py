@@ -38,6 +38,7 @@ from sluice.klaviyo.schemas import (
 from sluice.message import Entry as StampedEntry
 from sluice.message import Event as StampedEvent
 from sluice.validation.duplicate_keys import has_repeated_key
+from sluice.validation.json_text import NOT_DECODED
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):
@@ -156,7 +157,7 @@ def _decode(surface: Surface, body: bytes) -> _Decoded | None:
     """Decodes a body's entries; returns None if they do not surely have the right form."""
     try:
         document = _valid_decoders[surface].decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         return None
     return _decoded(_entries(document), document, sound=True)
 

@@ -134,7 +134,7 @@ def _index(text: str, length: int) -> int | None:
 
 def _errors(answer: Response) -> list[_Error]:
     """Returns an answer's errors in the documented shape; one of another shape spoils no other."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*NOT_DECODED):
         match msgspec.json.decode(answer.body):
             case {"errors": list(errors)}:
                 return [_error(error) for error in errors if isinstance(error, dict)]

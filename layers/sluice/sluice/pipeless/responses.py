@@ -45,7 +45,7 @@ def classify(answer: Response) -> Classification:
 
 def errors(answer: Response) -> list[str]:
     """Returns the errors of an answer, as far as it states them in the documented shape."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*NOT_DECODED):
         match msgspec.json.decode(answer.body):
             case {"errors": list(found)}:
                 return [each for each in found if isinstance(each, str)]

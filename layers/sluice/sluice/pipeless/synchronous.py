@@ -16,6 +16,7 @@ from sluice.delivery import http, responses
 from sluice.delivery.responses import Accepted, JobRejected, RateLimited, Response
 from sluice.pipeless.responses import classify, errors
 from sluice.pipeless.schemas import BatchDocument
+from sluice.validation.json_text import NOT_DECODED
 
 SECONDS: Final = 10.0  # for the upstream's answer: the function that waits has fifteen
 
@@ -69,6 +70,6 @@ def _failed(status: int, *said: str, headers: Mapping[str, str] | None = None) -
 def _is_json(body: bytes) -> bool:
     try:
         msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         return False
     return True

@@ -15,6 +15,7 @@ from sluice.pipeless import parser as pipeless
 from sluice.producers import envelopes
 from sluice.producers.envelopes import Body
 from sluice.rejection import Reason
+from sluice.validation.json_text import encode_text
 
 _NAMED: Final = {surface.value: surface for surface in Surface if surface in parser.BODIES}
 
@@ -28,7 +29,7 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
 
     Raises `Retryable` while there is no account that it could belong to.
     """
-    content = body.text.encode("utf-8", "surrogatepass")
+    content = encode_text(body.text)
     try:
         surface = _surface(body, content)
         if surface is None:

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from sluice.contract import EARLIEST_TIME
+from sluice.validation.json_text import NOT_DECODED, encode_text
 
 MAX_ENVELOPES: Final = 3  # envelopes within envelopes, such as S3's notification by SNS
 MAX_CLOCK_DIFFERENCE: Final = timedelta(days=1)
@@ -74,7 +75,7 @@ def _open(body: Body, members: dict[str, msgspec.Raw]) -> Body | Objects:
                 return read(body)
         if "body" in members and members.keys() <= {"account", "surface", "body"}:
             return _own_envelope(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         pass  # it only looks like an envelope
     return body
 
@@ -228,7 +229,7 @@ def _members(text: str) -> dict[str, msgspec.Raw] | None:
     """Returns an object's members by name, unread; None if it is no object."""
     try:
         return msgspec.json.decode(_bytes(text), type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         return None
 
 
@@ -241,7 +242,7 @@ def _envelope_time(told: datetime, sent: datetime) -> datetime:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    return encode_text(text)
 
 
 def _text(raw: msgspec.Raw) -> str:

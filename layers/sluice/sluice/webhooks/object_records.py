@@ -17,6 +17,7 @@ import msgspec
 
 from sluice.aws import clients, state_table
 from sluice.contract import IDENTIFIERS
+from sluice.validation.json_text import encode_text
 from sluice.webhooks.mapping import MappedEvent
 
 type Identity = dict[str, str]  # identifiers of a profile, by their names
@@ -141,7 +142,7 @@ def mark_stored(table: str, source: str, object_id: str, event_ids: Collection[b
 
 
 def _key(source: str, object_id: str) -> dict[str, Any]:
-    digest = hashlib.blake2b(object_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(encode_text(object_id), digest_size=16).hexdigest()
     return state_table.WEBHOOK_OBJECT.key(f"{source}#{digest}")
 
 

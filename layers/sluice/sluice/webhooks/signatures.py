@@ -18,6 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from sluice.errors import Misconfigured
+from sluice.validation.json_text import encode_text
 
 TOLERANCE: Final = timedelta(minutes=5)  # between the time of signing and ours, either way
 MAX_SIGNATURES: Final = 10  # in one header; senders give one for each secret that is live
@@ -181,7 +182,7 @@ def _signed(
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    return encode_text(text)
 
 
 def _filled(template: str, values: Mapping[str, bytes]) -> bytes:

@@ -11,6 +11,7 @@ import msgspec
 
 from sluice.errors import Misconfigured, Retryable
 from sluice.jsonapi import Problem
+from sluice.validation.json_text import NOT_DECODED
 from sluice.webhooks.expressions import Expression, parse
 from sluice.webhooks.mapping import EventMapping
 from sluice.webhooks.signatures import DELIVERY_IDS, TOPICS, Scheme
@@ -77,7 +78,7 @@ def decode_valid(data: bytes) -> Sources:
         raise Misconfigured(f"the sources document exceeds {MAX_DOCUMENT_BYTES} bytes")
     try:
         document = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         raise Misconfigured("the sources document is not JSON") from None
     configs, found = read(document)
     flaws = {name: _told(problems[0]) for name, problems in found.items()}
