@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from sluice import runtime
+from sluice.validation.json_text import NOT_DECODED
 
 
 class Response(msgspec.Struct, frozen=True):

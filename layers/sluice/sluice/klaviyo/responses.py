@@ -25,6 +25,7 @@ from sluice.delivery.responses import (
     retry_after,
 )
 from sluice.klaviyo.packing import Job
+from sluice.validation.json_text import NOT_DECODED
 
 
 class ItemsRejected(msgspec.Struct, frozen=True):

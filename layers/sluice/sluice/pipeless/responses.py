@@ -18,6 +18,7 @@ from sluice.delivery.responses import (
     Response,
     Transient,
 )
+from sluice.validation.json_text import NOT_DECODED
 
 type Classification = Accepted | JobRejected | RateLimited | Transient | AccountRejected
 
