@@ -15,8 +15,19 @@ Control, on the same address:
 
 Settings:
   burst_limit, steady_limit  requests in 1 s and in 60 s; null is no limit
-  attribution                what a 400 lists: "all" problems, the "first", or "none" (points at /data)
+  rate_limit_headers         RateLimit-* speak of the "steady" window, or of the "binding" one with all
+                             policies (10, 10;w=1, 150;w=60), or there are "none"
+  attribution                what a 400 lists: "all" problems, the "first", or where they are, less precisely:
+                             "none" (points at /data), the "entry", its list of "events", or a "parameter"
   duplicates                 a repeated unique_id makes a job "fail", or is dropped: "ignore"
+  duplicate_scope            what a unique_id is unique for: a profile's "metric", a "profile" or an "account"
+  duplicate_pointer          where a refusal of a repeat points: at the "unique_id", the "event", the "entry",
+                             its list of "events", or "none" (at /data)
+  unreal_phone_numbers       a number that nobody can have (+1555...) is kept ("take"), left out and told in
+                             X-Klaviyo-Partial-Failure ("ignore"; alone it is refused), or refused ("refuse")
+  nulls                      a null for location, meta and its parts: "take" it as absent, or "refuse" it
+  refused_fields             names of attributes of profiles and events that are refused if they are there
+  dropped                    texts; an event with one in its profile's e-mail is accepted and then dropped
   poison                     [{"contains": text, "attributed": true}]: valid items refused all the same,
                              by e-mail or metric name; not attributed points at /data
   faults                     a list, each {"kind": ..., "site_id": null, "count": null, "probability": 1}

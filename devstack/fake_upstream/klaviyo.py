@@ -71,11 +71,12 @@ class _Job:
     events: int
     body: bytes
     lost: frozenset[tuple[int, int]]
+    dropped: frozenset[tuple[int, int]]
 
     def taken(self) -> Iterator[TakenEvent]:
         document = msgspec.json.decode(zlib.decompress(self.body))
         for entry, index, attributes, event in rules.events_of(document):
-            if (entry, index) not in self.lost:
+            if (entry, index) not in self.lost | self.dropped:
                 yield TakenEvent(
                     site_id=self.site_id,
                     job=self.sequence,
@@ -200,6 +201,7 @@ class Klaviyo:
             "throttled_by_fault": by_fault,
             "duplicates_refused": account.duplicates_refused,
             "silently_lost": sum(len(job.lost) for job in jobs),
+            "dropped_after_acceptance": sum(len(job.dropped) for job in jobs),
         }
 
     def _jobs_of(self, site_id: str | None) -> list[_Job]:
@@ -243,36 +245,72 @@ class Klaviyo:
             wait = account.steady.ends_in(now)
         if wait:
             raise Refused(throttled(wait, {"Retry-After": str(wait)}))
-        if steady_limit is None:
+        windows = [
+            (limit - count, limit, window)
+            for limit, count, window in (
+                (burst_limit, burst, account.burst),
+                (steady_limit, steady, account.steady),
+            )
+            if limit is not None
+        ]
+        match self._settings.rate_limit_headers:
+            case "steady":
+                windows = [each for each in windows if each[2] is account.steady]
+                policies = ""
+            case "binding":
+                policies = "".join(f", {limit};w={window.seconds}" for _, limit, window in windows)
+            case "none":
+                windows = []
+        if not windows:
             return {}
+        remaining, limit, window = min(windows, key=lambda each: each[0])
         return {
-            "RateLimit-Limit": str(steady_limit),
-            "RateLimit-Remaining": str(steady_limit - steady),
-            "RateLimit-Reset": str(account.steady.ends_in(now)),
+            "RateLimit-Limit": f"{limit}{policies}",
+            "RateLimit-Remaining": str(remaining),
+            "RateLimit-Reset": str(window.ends_in(now)),
         }
 
     def _create_job(self, account: _Account, request: _Request, line: RequestLine) -> Answer:
         try:
             document = _read(request)
-            self._refuse_problems(rules.inspect(document, request.headers["revision"], request.arrived))
+            self._refuse_problems(self._inspect(document, request))
             self._refuse_poison(document)
             line.events = self._take(account, request, document)
         except Refused as refusal:
             return refusal.answer
-        return Answer(202)
+        is_partial = self._settings.unreal_phone_numbers == "ignore" and any(_unreal_phone_numbers(document))
+        return Answer(202, {"X-Klaviyo-Partial-Failure": "phone_number"} if is_partial else {})
+
+    def _inspect(self, document: Any, request: _Request) -> list[Problem]:
+        revision, may_be_null = request.headers["revision"], self._settings.nulls == "take"
+        problems = rules.inspect(document, revision, request.arrived, may_be_null=may_be_null)
+        if problems:
+            return problems
+        for entry, profile, phone_number in _unreal_phone_numbers(document):
+            is_alone = sum(map(bool, rules.profile_identifiers(profile))) == 1
+            if self._settings.unreal_phone_numbers == "refuse" or (
+                is_alone and self._settings.unreal_phone_numbers == "ignore"
+            ):
+                pointer = f"{rules.ENTRIES}/{entry}/attributes/profile/data/attributes/phone_number"
+                problems.append(Problem(pointer, f"{phone_number} is not a valid phone number."))
+        return problems + list(_refused_fields(document, self._settings.refused_fields))
 
     def _take(self, account: _Account, request: _Request, document: Any) -> int:
         recorded: set[bytes] = set()
         lost: set[tuple[int, int]] = set()
+        dropped: set[tuple[int, int]] = set()
         repeats: list[Problem] = []
         for entry, index, attributes, event in rules.events_of(document):
-            key = _key(attributes, event, request.arrived)
+            key = _key(attributes, event, request.arrived, self._settings.duplicate_scope)
+            email = attributes["profile"]["data"]["attributes"].get("email") or ""
+            if any(text in email for text in self._settings.dropped):
+                dropped.add((entry, index))
             if key not in recorded and key not in account.recorded:
                 recorded.add(key)
             elif event.get("unique_id") is None or self._settings.duplicates == "ignore":
                 lost.add((entry, index))
             else:
-                repeats.append(_repeat(entry, index, event["unique_id"]))
+                repeats.append(_repeat(entry, index, event["unique_id"], self._settings.duplicate_pointer))
         account.duplicates_refused += bool(repeats)
         self._refuse_problems(repeats)
 
@@ -285,6 +323,7 @@ class Klaviyo:
             events=len(recorded),
             body=zlib.compress(request.body, level=1),
             lost=frozenset(lost),
+            dropped=frozenset(dropped),
         )
         self._jobs.append(job)
         return job.events
@@ -300,11 +339,30 @@ class Klaviyo:
 
     def _refuse_problems(self, problems: list[Problem]) -> None:
         if problems:
-            shown = {"all": problems, "first": problems[:1], "none": [_UNATTRIBUTED]}
-            raise Refused(invalid(shown[self._settings.attribution]))
+            raise Refused(_refusal(problems, self._settings.attribution))
 
 
 _UNATTRIBUTED = Problem("/data", "Something in the request is not valid.")
+_EVENT = re.compile(rf"({rules.ENTRIES}/\d+)/attributes/events/data/\d+.*", re.DOTALL)
+_IN_ENTRY = re.compile(rf"({rules.ENTRIES}/\d+)/.*", re.DOTALL)
+
+
+def _refusal(problems: list[Problem], attribution: str) -> Answer:
+    """Returns the 400 that tells of problems as precisely as it is set."""
+    match attribution:
+        case "all":
+            return invalid(problems)
+        case "first":
+            return invalid(problems[:1])
+        case "parameter":
+            return error(400, problems[0].detail, source={"parameter": "events"})
+        case "entry":
+            pointers = [_IN_ENTRY.sub(r"\1", problem.pointer) for problem in problems]
+        case "events":
+            pointers = [_EVENT.sub(r"\1/attributes/events", problem.pointer) for problem in problems]
+        case _:
+            return invalid([_UNATTRIBUTED])
+    return invalid(replace(problem, pointer=at) for problem, at in zip(problems, pointers, strict=True))
 
 
 def _route(request: _Request) -> None:
@@ -334,28 +392,57 @@ def _read(request: _Request) -> Any:
         raise Refused(error(400, "Not valid JSON.", code="parse_error", source={"pointer": "/"})) from None
 
 
-def _key(attributes: Any, event: Any, arrived: float) -> bytes:
-    """Returns the identity of an event: profile, metric, and `unique_id` or else the second."""
+def _key(attributes: Any, event: Any, arrived: float, scope: str) -> bytes:
+    """Returns the identity of an event: `unique_id` or else the second, and what that is unique for."""
     metric = event["metric"]["data"]["attributes"]
     unique_id = event.get("unique_id")
     if unique_id is None:
         moment = rules.moment(event.get("time") or "")
         unique_id = int(arrived if moment is None else moment)
-    parts = (
-        *rules.profile_identifiers(attributes["profile"]["data"]),
-        metric["name"],
-        metric.get("service"),
-        unique_id,
-    )
+    profile = rules.profile_identifiers(attributes["profile"]["data"])
+    unique_for = {
+        "metric": (*profile, metric["name"], metric.get("service")),
+        "profile": profile,
+        "account": (),
+    }
+    parts = (*unique_for["metric" if event.get("unique_id") is None else scope], unique_id)
     return blake2b(msgspec.msgpack.encode(parts), digest_size=16).digest()
 
 
-def _repeat(entry: int, index: int, unique_id: str) -> Problem:
+def _repeat(entry: int, index: int, unique_id: str, pointer: str) -> Problem:
+    at_entry = f"{rules.ENTRIES}/{entry}"
+    at_event = f"{at_entry}/attributes/events/data/{index}"
+    pointers = {
+        "unique_id": f"{at_event}/attributes/unique_id",
+        "event": at_event,
+        "entry": at_entry,
+        "events": f"{at_entry}/attributes/events",
+        "none": "/data",
+    }
     return Problem(
-        f"{rules.ENTRIES}/{entry}/attributes/events/data/{index}/attributes/unique_id",
+        pointers[pointer],
         f"The unique_id '{unique_id}' is a duplicate for this profile and metric.",
         title="Duplicate unique_id.",
     )
+
+
+def _unreal_phone_numbers(document: Any) -> Iterator[tuple[int, Any, str]]:
+    for entry, attributes in rules.entries_of(document):
+        profile = attributes["profile"]["data"]
+        phone_number = profile["attributes"].get("phone_number") or ""
+        if phone_number.startswith("+1555"):
+            yield entry, profile, phone_number
+
+
+def _refused_fields(document: Any, names: tuple[str, ...]) -> Iterator[Problem]:
+    for entry, attributes in rules.entries_of(document):
+        pointer = f"{rules.ENTRIES}/{entry}/attributes"
+        for name in names:
+            if attributes["profile"]["data"]["attributes"].get(name) is not None:
+                yield Problem(f"{pointer}/profile/data/attributes/{name}", f"Invalid {name}.")
+            for index, event in enumerate(attributes["events"]["data"]):
+                if event["attributes"].get(name) is not None:
+                    yield Problem(f"{pointer}/events/data/{index}/attributes/{name}", f"Invalid {name}.")
 
 
 def _poisoned(document: Any, contains: str) -> Iterator[Problem]:

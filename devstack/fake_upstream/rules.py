@@ -45,6 +45,7 @@ class Inspection:
     earliest: float
     latest: float
     max_properties: int
+    may_be_null: bool
     problems: list[Problem] = field(default_factory=list)
 
     def refuse(self, pointer: str, detail: str) -> None:
@@ -54,13 +55,17 @@ class Inspection:
 type Check = Callable[[Any, str, Inspection], None]
 
 
-def inspect(document: object, revision: str, now: float) -> list[Problem]:
-    """Returns every mistake of a job's document, in document order; `now` in epoch seconds."""
+def inspect(document: object, revision: str, now: float, *, may_be_null: bool = True) -> list[Problem]:
+    """Returns every mistake of a job's document, in document order; `now` in epoch seconds.
+
+    `may_be_null` says whether null is taken where the specification allows it and gives no reason to.
+    """
     first_year = 1990 if revision >= "2026-07-15" else 2000
     inspection = Inspection(
         earliest=datetime(first_year, 1, 1, tzinfo=UTC).timestamp(),
         latest=now + YEAR_SECONDS,
         max_properties=400 if revision >= "2025-04-15" else 300,
+        may_be_null=may_be_null,
     )
     _DOCUMENT(document, "", inspection)
     return inspection.problems
@@ -129,6 +134,14 @@ def _either(*types: type, detail: str) -> Check:
 def _nullable(inner: Check) -> Check:
     def check(value: Any, pointer: str, inspection: Inspection) -> None:
         if value is not None:
+            inner(value, pointer, inspection)
+
+    return check
+
+
+def _nullable_if_set(inner: Check) -> Check:
+    def check(value: Any, pointer: str, inspection: Inspection) -> None:
+        if value is not None or not inspection.may_be_null:
             inner(value, pointer, inspection)
 
     return check
@@ -288,16 +301,20 @@ _META = _resource(
     "meta",
     {},
     {
-        "patch_properties": _resource(
-            "patch_properties",
-            {},
-            {
-                "append": _nullable(_free),
-                "unappend": _nullable(_free),
-                "unset": _nullable(_one_or_each(_text())),
-            },
+        "patch_properties": _nullable_if_set(
+            _resource(
+                "patch_properties",
+                {},
+                {
+                    "append": _nullable(_free),
+                    "unappend": _nullable(_free),
+                    "unset": _nullable(_one_or_each(_text())),
+                },
+            )
         ),
-        "patch_identifiers": _resource("patch_identifiers", {}, {"append": _free, "unappend": _free}),
+        "patch_identifiers": _nullable_if_set(
+            _resource("patch_identifiers", {}, {"append": _free, "unappend": _free})
+        ),
     },
 )
 
@@ -309,7 +326,7 @@ _PROFILE_ATTRIBUTES = _resource(
         "phone_number": _nullable(_pattern(_E164, "Invalid phone number format.", 16)),
         **_strings("external_id", "anonymous_id", "_kx"),
         **_strings("first_name", "last_name", "organization", "locale", "title", "image"),
-        "location": _LOCATION,
+        "location": _nullable_if_set(_LOCATION),
         "properties": _nullable(_free),
     },
 )
@@ -318,7 +335,7 @@ _PROFILE = _every(
     _resource(
         "profile",
         {"type": _literal("profile"), "attributes": _PROFILE_ATTRIBUTES},
-        {"id": _STRING, "meta": _META},
+        {"id": _STRING, "meta": _nullable_if_set(_META)},
     ),
     _identified,
     _light,

@@ -125,8 +125,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     burst_limit: Limit | None = 10
     steady_limit: Limit | None = 150
-    attribution: Literal["all", "first", "none"] = "all"
+    rate_limit_headers: Literal["steady", "binding", "none"] = "steady"
+    attribution: Literal["all", "first", "none", "entry", "events", "parameter"] = "all"
     duplicates: Literal["fail", "ignore"] = "fail"
+    duplicate_scope: Literal["metric", "profile", "account"] = "metric"
+    duplicate_pointer: Literal["unique_id", "event", "entry", "events", "none"] = "unique_id"
+    unreal_phone_numbers: Literal["take", "ignore", "refuse"] = "take"
+    nulls: Literal["take", "refuse"] = "take"
+    refused_fields: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    dropped: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     poison: tuple[Poison, ...] = ()
     faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang | PartialFailure, ...] = ()
     seed: int = 0

@@ -72,6 +72,23 @@ def pointers(document, revision=REVISION):
     return [problem.pointer for problem in inspect(document, revision, NOW)]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{WHO}/location",
+        f"{PROFILE}/meta",
+        f"{PROFILE}/meta/patch_properties",
+        f"{PROFILE}/meta/patch_identifiers",
+    ],
+)
+def test_a_null_that_says_nothing_is_taken_or_refused_as_it_is_set(path):
+    document = changed(path, None)
+
+    assert inspect(document, REVISION, NOW) == []
+    [problem] = inspect(document, REVISION, NOW, may_be_null=False)
+    assert problem.pointer == f"/{path}"
+
+
 def deep(levels):
     """Makes a properties object of that many levels, itself the first."""
     nested = {}
@@ -108,12 +125,12 @@ BOUNDARIES = {
     "profile bytes": (PROFILE, weighing(97_280), weighing(97_281)),
     "profile name": (f"{WHO}/first_name", None, 5),
     "profile properties": (f"{WHO}/properties", {"any": [1, {"thing": None}]}, []),
-    "location": (f"{WHO}/location", {"city": "Boston", "latitude": 1.5, "longitude": "2"}, None),
+    "location": (f"{WHO}/location", {"city": "Boston", "latitude": 1.5, "longitude": "2"}, []),
     "location field": (f"{WHO}/location/zip", "02110", 2110),
     "latitude": (f"{WHO}/location/latitude", "42.1", True),
     "patch properties": (f"{PROFILE}/meta/patch_properties", {"append": {"a": 1}, "unset": ["b"]}, []),
     "unset": (f"{PROFILE}/meta/patch_properties/unset", "a", 1),
-    "patch identifiers": (f"{PROFILE}/meta/patch_identifiers", {"append": {"email": "a@b.co"}}, None),
+    "patch identifiers": (f"{PROFILE}/meta/patch_identifiers", {"append": {"email": "a@b.co"}}, []),
     "metric name short": (f"{METRIC}/attributes/name", "x", ""),
     "metric name long": (f"{METRIC}/attributes/name", "x" * 127, "x" * 128),
     "metric service": (f"{METRIC}/attributes/service", None, 1),
