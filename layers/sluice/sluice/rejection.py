@@ -24,6 +24,10 @@ class Reason(StrEnum):
     INVALID = "invalid"
     OVERSIZED = "oversized"  # one event that no job can hold
     REFUSED = "refused_by_upstream"
+    # The upstream says that it has this unique_id, and not because Sluice sent the event before.
+    DUPLICATE_ID = "duplicate_unique_id"
+    # An earlier request with it got no answer. It is refused now, perhaps because that one was taken.
+    PROBABLY_RECORDED = "probably_recorded"
     DEAD_LETTER = "dead_letter"  # received too often without an outcome, or it outlived the queue
 
 

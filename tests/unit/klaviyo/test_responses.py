@@ -84,7 +84,7 @@ class TestAttributed:
 
         verdict = judged(error(at(0, 2, tail, spelling), detail="Too long."))
 
-        assert verdict == ItemsRejected({(0, 2): Fault("invalid", "Too long.", tail)}, frozenset())
+        assert verdict == ItemsRejected({(0, 2): Fault("invalid", "Too long.", tail)})
 
     @pytest.mark.parametrize(
         "tail",
@@ -102,7 +102,7 @@ class TestAttributed:
     def test_an_entry(self, tail):
         verdict = judged(error(at(1, tail=tail)))
 
-        assert verdict == ItemsRejected({(1, None): Fault("invalid", "Invalid input.", tail)}, frozenset())
+        assert verdict == ItemsRejected({(1, None): Fault("invalid", "Invalid input.", tail)})
 
     def test_every_item_that_is_named(self):
         verdict = judged(error(at(0, 0)), error(at(0, 2, "/attributes/time")), error(at(1)))
@@ -505,3 +505,24 @@ def test_every_status_is_judged():
     assert by_verdict.pop(Transient) == [*range(300, 400), 408, 425, *range(500, 600)]
     assert by_verdict.pop(JobRejected) == [400, 409, 413, 422]
     assert list(by_verdict) == [AccountRejected]
+
+
+class TestRateLeftInItsForms:
+    @pytest.mark.parametrize(
+        ("limit", "remaining", "reset", "left"),
+        [
+            ("150", "40", "12", (40, 12.0)),
+            ("", "40", "12", (40, 12.0)),
+            ("150, 10;w=1, 150;w=60", "4", "31", (4, 31.0)),
+            ("150,10;w=1,150;w=60", "0", "1", (0, 1.0)),
+            ('150, 150;w=60;comment="steady"', "7", "2", (7, 2.0)),
+            ("10, 10;w=1, 150;w=60", "3", "1", None),  # of a second, which is over at once
+            ("150", "", "12", None),
+            ("150", "many", "12", None),
+            ("150", "40", "soon", None),
+        ],
+    )
+    def test_is_read_in_both_forms(self, limit, remaining, reset, left):
+        headers = {"ratelimit-limit": limit, "ratelimit-remaining": remaining, "ratelimit-reset": reset}
+
+        assert rate_left(Response(202, headers)) == left

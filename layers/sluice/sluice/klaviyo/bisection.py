@@ -10,18 +10,21 @@ from typing import Final
 from sluice import contract, runtime
 from sluice.delivery.backoff import Retry
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
-from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, Transient
+from sluice.delivery.responses import Accepted, AccountRejected, Fault, JobRejected, Transient
 from sluice.errors import Retryable
-from sluice.klaviyo import packing
+from sluice.klaviyo import optional_fields, packing, responses
 from sluice.klaviyo.ledger import EventLedger
-from sluice.klaviyo.packing import Job, JobEntry
+from sluice.klaviyo.packing import Job, JobEntry, PackedEvent
 from sluice.klaviyo.responses import ItemsRejected
 from sluice.klaviyo.sender import NO_ANSWER, JobSender, Reply, is_processed
 from sluice.rejection import Reason
 
 SEARCH_REQUESTS: Final = 60  # per job, after the first request
 SAMPLES: Final = 2  # sent alone, to tell a job's fault from its account's
+MAX_FIELDS_LEFT_OUT: Final = 10  # per event or profile; each costs a request
 LONG_PAUSE_SECONDS: Final = 61.0  # longer than any rate limit takes to recover
+
+_NO_FIELD: Final = frozenset({"", "/", "/attributes"})  # pointers within an event
 
 type _UnexplainedRefusal = JobRejected | Transient | AccountRejected
 type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's index and an event's
@@ -37,6 +40,7 @@ class JobDelivery:
         self._requests_left = SEARCH_REQUESTS
         self._job_faults: set[type[_UnexplainedRefusal]] = set()  # these refusals have their cause in the job
         self._sent_again: Job | None = None
+        self._fields_left_out: Counter[tuple[str, str]] = Counter()  # by an event's key and id
 
     async def deliver(self, job: Job) -> bool:
         """Delivers or rejects every event of a job; returns True if the upstream took all of it as it was."""
@@ -65,6 +69,8 @@ class JobDelivery:
             return None
         if reply is None:
             self._ledger.park(job)
+        elif isinstance(reply, Transient):
+            self._ledger.mark_unanswered(job)
         return reply
 
     def _is_rate_limited_for_long(self, seconds: float) -> bool:
@@ -84,37 +90,138 @@ class JobDelivery:
                 self._sent_again = job  # the fault may have been the account's after all, and be over
                 return job
             case JobRejected(fault) | AccountRejected(fault=fault) if job.events == 1:
-                [entry] = job.entries
-                [event] = entry.events
-                if event.profile != entry.profile:
-                    return packing.alone(
-                        job, event
-                    )  # perhaps the merged profile of another entry is at fault
-                self._ledger.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
+                return await self._handle_lone_refusal(job, fault)
+            case JobRejected(fault) if self._ledger.is_probably_recorded_whole(job):
+                await self._check_recorded(job, fault)
             case _:
                 await self._bisect(job)
         return None
 
+    async def _handle_lone_refusal(self, job: Job, fault: Fault) -> Job | None:
+        """Rejects an event that is refused alone, if it is not taken without its phone number."""
+        [entry] = job.entries
+        [event] = entry.events
+        if event.profile != entry.profile:
+            return packing.alone(job, event)  # perhaps the merged profile of another entry is at fault
+        if (without := optional_fields.without_phone_number(entry)) is not None:
+            # The upstream checks that a number is real, which nobody else can, and may not point at it.
+            changed = packing.job_of(job.number, [without])
+            reply = await self._send(changed)
+            if isinstance(reply, Accepted):
+                await self._ledger.mark_accepted(changed, "phone_number")
+            if reply is None or isinstance(reply, Accepted):
+                return None
+            if not isinstance(reply, JobRejected | AccountRejected):
+                return await self._handle_refusal(changed, reply)
+        reason = self._ledger.refusal_reason(event)
+        self._ledger.reject([event], event.profile, reason, fault, whole_entry=False)
+        return None
+
+    async def _check_recorded(self, job: Job, fault: Fault) -> None:
+        """Finds out whether a refused job is recorded already, and looks for its fault only if it is not.
+
+        It is one message, which was taken whole or not at all. So two of its events that are refused alone
+        speak for the others.
+        """
+        asked: _Samples = {}
+        for entry, event in _sample_positions(job):
+            sample = packing.alone(job, job.entries[entry].events[event])
+            reply = await self._send(sample)
+            if reply is None:
+                return  # the message waits
+            self._requests_left -= 1
+            asked[entry, event] = sample, reply
+            if not isinstance(reply, JobRejected | ItemsRejected):
+                break
+        else:
+            for part in (part for entry in job.entries for part in packing.unmerged(entry)):
+                self._ledger.reject(
+                    part.events, part.profile, Reason.PROBABLY_RECORDED, fault, whole_entry=False
+                )
+            return
+        for sample, reply in reversed(asked.values()):  # the one that is not refused first: it tells most
+            await self._settle(sample, reply)
+        if (rest := packing.without(job, asked.keys())) is not None:
+            await self._bisect_or_send(rest)
+
+    async def _settle(self, job: Job, reply: Reply) -> None:
+        """Settles the events of a job by the answer to it, and sends again what is left of them."""
+        if isinstance(reply, Accepted):
+            await self._ledger.mark_accepted(job, reply.ignored)
+        elif (rest := await self._handle_refusal(job, reply)) is not None:
+            await self.deliver(rest)
+
     async def _remove_named(self, job: Job, reply: ItemsRejected) -> Job | None:
-        """Removes the items that the upstream named; the rest is to be sent at once."""
-        taken_apart: dict[int, list[JobEntry]] = {}
-        for (entry_index, event_index), fault in reply.faults.items():
+        """Removes the items that the upstream named; the rest is to be sent at once.
+
+        The upstream may name an event because another of its unique_id is in the same job, whatever their
+        metrics, and have neither. Such events are sent again, apart from each other.
+        """
+        faults = {
+            position: fault
+            for position, fault in reply.faults.items()
+            if position[1] is not None or not responses.may_be_one_event(fault.tail)
+        }
+        if not faults and not reply.duplicates:
+            return await self._search_entry(job, reply)
+        repeats = packing.positions_of_repeats(job)
+        apart = repeats & (
+            reply.duplicates.keys() | {at for at, fault in faults.items() if fault.tail in _NO_FIELD}
+        )
+        instead: dict[int, list[JobEntry]] = {}
+        changed: dict[tuple[int, int], PackedEvent] = {}
+        for (entry_index, event_index), fault in faults.items():
             entry = job.entries[entry_index]
-            if event_index is not None:
-                event = entry.events[event_index]
-                self._ledger.reject([event], event.profile, Reason.REFUSED, fault, whole_entry=False)
-            elif len(parts := packing.unmerged(entry)) > 1:
-                taken_apart[entry_index] = parts  # perhaps only one of the profiles merged here is at fault
-            else:
-                self._ledger.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=True)
-        named = [job.entries[entry].events[event] for entry, event in sorted(reply.duplicates)]
-        ids = Counter(event.id for entry in job.entries for event in entry.events)
-        await self._ledger.mark_duplicate([event for event in named if ids[event.id] == 1])
-        for event in named:
-            if ids[event.id] > 1:
-                # Two of one id may be one event to the upstream, and neither recorded, so each is sent alone.
-                await self.deliver(packing.alone(job, event))
-        return packing.without(job, reply.faults.keys() | reply.duplicates, taken_apart)
+            if event_index is None:
+                instead[entry_index] = self._without_fault(entry, fault)
+            elif (entry_index, event_index) in apart:
+                continue
+            elif (event := self._mend_event(entry.events[event_index], fault)) is not None:
+                changed[entry_index, event_index] = event
+        duplicates = sorted(reply.duplicates.keys() - apart)
+        await self._ledger.mark_duplicates(
+            [(job.entries[entry].events[n], reply.duplicates[entry, n]) for entry, n in duplicates]
+        )
+        for part in packing.spread(job, [job.entries[entry].events[n] for entry, n in sorted(apart)]):
+            await self.deliver(part)
+        removed = (faults.keys() | reply.duplicates.keys()) - changed.keys()
+        return packing.without(job, removed, instead, changed)
+
+    def _without_fault(self, entry: JobEntry, fault: Fault) -> list[JobEntry]:
+        """Returns what is to be sent of an entry whose profile is refused; what is not, is rejected."""
+        if len(parts := packing.unmerged(entry)) > 1:
+            return parts  # perhaps only one of the profiles merged here is at fault
+        without = optional_fields.without_profile_field(entry, fault.tail)
+        if without is not None and self._may_leave_out(entry.events[0]):
+            return [without]
+        self._ledger.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=True)
+        return []
+
+    def _mend_event(self, event: PackedEvent, fault: Fault) -> PackedEvent | None:
+        """Returns an event without the field that is refused; rejects it if it needs that field."""
+        without = optional_fields.without_event_field(event, fault.tail)
+        if without is not None and self._may_leave_out(event):
+            return without
+        reason = self._ledger.refusal_reason(event) if fault.tail in _NO_FIELD else Reason.REFUSED
+        self._ledger.reject([event], event.profile, reason, fault, whole_entry=False)
+        return None
+
+    def _may_leave_out(self, event: PackedEvent) -> bool:
+        """Counts a field that is left out; False if there were too many."""
+        self._fields_left_out[event.key, event.id] += 1
+        if self._fields_left_out[event.key, event.id] > MAX_FIELDS_LEFT_OUT:
+            return False
+        self._ledger.count_partial_failure()
+        return True
+
+    async def _search_entry(self, job: Job, reply: ItemsRejected) -> Job | None:
+        """Finds the fault in the first entry that the upstream names; returns what comes after it."""
+        (entry, _), fault = min(reply.faults.items(), key=lambda named: named[0][0])
+        before, named, after = packing.cut(job, entry)
+        if before is not None:
+            await self.deliver(before)
+        await self._settle(named, JobRejected(fault))
+        return after
 
     async def _check_account(self, job: Job, refusal: Transient | AccountRejected) -> None:
         """Finds out whether a job or its account is refused, and goes on from there.
@@ -155,16 +262,15 @@ class JobDelivery:
                 break
             if reply is not None:
                 samples[entry, event] = sample, reply
+            if isinstance(reply, Transient):
+                self._ledger.mark_unanswered(sample)
         self._requests_left -= len(samples)
         return samples
 
     async def _deliver_rest(self, job: Job, refusal: Transient | AccountRejected, samples: _Samples) -> None:
         """Finds the fault in a job that is at fault itself, after its samples are delivered or rejected."""
         for sample, reply in samples.values():
-            if isinstance(reply, Accepted):
-                await self._ledger.mark_accepted(sample, reply.ignored)
-            elif (again := await self._handle_refusal(sample, reply)) is not None:
-                await self.deliver(again)
+            await self._settle(sample, reply)
         rest = packing.without(job, samples.keys())
         if rest is None:
             return

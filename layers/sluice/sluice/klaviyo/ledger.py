@@ -6,7 +6,7 @@ message on the queue, and one that is parked has its message parked.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
 
 import msgspec
@@ -36,13 +36,20 @@ class EventLedger:
     ) -> None:
         self.messages = dict(messages)
         self.to_park: set[int] = set()
-        self._duplicates: set[tuple[bytes, str]] = set()  # profiles and ids of what upstream says it has
+        self._redelivered: Set[int] = frozenset()
+        self._unanswered: set[tuple[str, str]] = set()  # keys and ids of what was sent and got no answer
+        self._duplicates: dict[tuple[bytes, str], Fault] = {}  # by the profiles and ids that upstream has
+        self._recorded: dict[tuple[str, str], bytes] = {}  # attributes of duplicates, by key and id
+        self._accepted: list[tuple[StoredMessage, Set[int]]] = []  # positions, not in the index yet
+        self._accepted_ids: dict[str, list[tuple[str, bytes]]] = defaultdict(list)  # by unique_id
+        self._accepted_messages: set[int] = set()
         self._outcome = outcome
         self._receipts = ledger
         self._now = now
 
     async def skip_completed(self, again: Set[int]) -> None:
         """Leaves out of redelivered messages the events that their receipts say are done."""
+        self._redelivered = again
         found: dict[str, list[int]] = defaultdict(list)
         for number, message in self.messages.items():
             if number in again and _has_receipt(message):
@@ -50,6 +57,7 @@ class EventLedger:
         if found:
             for receipt, places in (await self._receipts.completed(receipts=list(found))).items():
                 for number in found[receipt]:
+                    self._accepted.append((self.messages[number], places))
                     self.messages[number] = _without(self.messages[number], places)
                     self._outcome.counts["SkippedEvents"] += len(places)
 
@@ -58,26 +66,72 @@ class EventLedger:
         self._outcome.counts["Jobs"] += 1
         self._outcome.counts["JobEvents"] += job.events
         self._outcome.counts["PartialFailures"] += bool(ignored)
-        await self._mark_delivered([event for entry in job.entries for event in entry.events])
+        by_message = await self._mark_delivered([event for entry in job.entries for event in entry.events])
+        self._accepted += [(self.messages[number], set(places)) for number, places in by_message.items()]
+        self._accepted_messages.update(by_message)
 
-    async def mark_duplicate(self, events: list[PackedEvent]) -> None:
-        """Records that the upstream has these events already."""
-        self._duplicates.update((event.profile, event.id) for event in events)
-        self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in events)
-        await self._mark_delivered(events)
+    def mark_unanswered(self, job: Job) -> None:
+        """Records that a job was sent, and that no answer says whether it was taken."""
+        self._unanswered.update((event.key, event.id) for entry in job.entries for event in entry.events)
+
+    def may_be_recorded(self, event: PackedEvent) -> bool:
+        """Tells whether an event may have been sent before, so that the upstream may have it."""
+        return (event.key, event.id) in self._unanswered or any(
+            origin.message in self._redelivered for origin in event.origins
+        )
+
+    def is_probably_recorded(self, event: PackedEvent) -> bool:
+        """Tells whether an event that is refused may have been taken before, with the rest of its message."""
+        messages = {origin.message for origin in event.origins}
+        return self.may_be_recorded(event) and messages.isdisjoint(self._accepted_messages)
+
+    def refusal_reason(self, event: PackedEvent) -> Reason:
+        """Returns why an event is refused, where the upstream does not point at anything in it."""
+        self._index_accepted()
+        if self._accepted_ids.get(packing.unique_id(event.id)):
+            return Reason.DUPLICATE_ID
+        return Reason.PROBABLY_RECORDED if self.is_probably_recorded(event) else Reason.REFUSED
+
+    def is_probably_recorded_whole(self, job: Job) -> bool:
+        """Tells whether a job is one message that may have been taken before."""
+        events = (event for entry in job.entries for event in entry.events)
+        return len(job.messages()) == 1 and all(map(self.is_probably_recorded, events))
+
+    async def mark_duplicates(self, faults: Iterable[tuple[PackedEvent, Fault]]) -> None:
+        """Settles events of which the upstream says that it has their unique_ids.
+
+        An event that may have been sent before is delivered. Any other has the unique_id of another event,
+        and is rejected.
+        """
+        recorded: list[PackedEvent] = []
+        for event, fault in faults:
+            self._duplicates[event.profile, event.id] = fault
+            if self._is_recorded(event):
+                self._recorded[event.key, event.id] = event.attributes
+                recorded.append(event)
+            else:
+                self._outcome.counts["DuplicateIds"] += len(event.origins)
+                self.reject([event], event.profile, Reason.DUPLICATE_ID, fault, whole_entry=False)
+        self._outcome.counts["DuplicateEvents"] += sum(len(event.origins) for event in recorded)
+        await self._mark_delivered(recorded)
 
     async def skip_duplicates(self, job: Job) -> Job | None:
         """Returns the rest of a job, without events whose id the upstream has already said that it has."""
         if not self._duplicates:
             return job
-        repeats = {
+        repeats: dict[tuple[int, int | None], PackedEvent] = {
             (index, number): event
             for index, entry in enumerate(job.entries)
             for number, event in enumerate(entry.events)
             if (event.profile, event.id) in self._duplicates
         }
-        await self.mark_duplicate(list(repeats.values()))
+        known = self._duplicates
+        await self.mark_duplicates([(event, known[event.profile, event.id]) for event in repeats.values()])
         return packing.without(job, repeats)
+
+    def count_partial_failure(self) -> None:
+        """Counts a field that the upstream refused, and without which an event is sent again."""
+        self._outcome.counts["PartialFailures"] += 1
 
     def keep(self, job: Job, wait: Retry) -> None:
         """Keeps a job's messages on the queue."""
@@ -128,8 +182,31 @@ class EventLedger:
                 Refusal(number, rejection, _receipt(source) if _has_receipt(source) else "", places)
             )
 
-    async def _mark_delivered(self, events: list[PackedEvent]) -> None:
-        """Counts events as delivered, and notes those of several events' messages in their receipts."""
+    def _is_recorded(self, event: PackedEvent) -> bool:
+        """Tells whether the upstream has this event, and not only another one with its unique_id.
+
+        The upstream may compare unique_ids with the metric or without it.
+        """
+        self._index_accepted()
+        if of_its_name := self._accepted_ids.get(packing.unique_id(event.id)):
+            return (event.id, event.attributes) in of_its_name
+        counted = self._recorded.get((event.key, event.id), event.attributes)
+        return counted == event.attributes and self.may_be_recorded(event)
+
+    def _index_accepted(self) -> None:
+        while self._accepted:
+            message, places = self._accepted.pop()
+            for index, entry in enumerate(message.entries):
+                for at_entry, at_event, event in entry.positioned(index):
+                    if positions.position(at_entry, at_event) in places:
+                        same_name = self._accepted_ids[packing.unique_id(event.id)]
+                        same_name.append((event.id, bytes(event.attributes)))
+
+    async def _mark_delivered(self, events: list[PackedEvent]) -> dict[int, list[int]]:
+        """Counts events as delivered, and notes those of several events' messages in their receipts.
+
+        Returns their positions, by message.
+        """
         by_message: dict[int, list[int]] = defaultdict(list)
         for event in events:
             for origin in event.origins:
@@ -142,6 +219,7 @@ class EventLedger:
                 if _has_receipt(self.messages[number])
             )
         )
+        return by_message
 
     async def _record_delivered(self, receipt: str, places: list[int]) -> None:
         try:

@@ -9,6 +9,7 @@ These rules always hold:
   older ones.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
@@ -114,17 +115,22 @@ def without(
     job: Job,
     items: Collection[tuple[int, int | None]],
     instead: Mapping[int, Iterable[JobEntry]] = MappingProxyType({}),
+    changed: Mapping[tuple[int, int], PackedEvent] = MappingProxyType({}),
 ) -> Job | None:
     """Returns the rest of a job after items (an entry's index, and an event's or None) are taken out.
 
-    `instead` are entries that replace one that is taken out whole.
+    `instead` are entries that replace one that is taken out whole, `changed` events that replace others.
     """
     kept: list[JobEntry] = []
     for index, entry in enumerate(job.entries):
         if (index, None) in items:
             kept += instead.get(index, ())
             continue
-        events = [event for number, event in enumerate(entry.events) if (index, number) not in items]
+        events = [
+            changed.get((index, number), event)
+            for number, event in enumerate(entry.events)
+            if (index, number) not in items
+        ]
         if events:
             kept.append(JobEntry(entry.key, entry.profile, entry.backfill, events))
     return job_of(job.number, kept) if kept else None
@@ -143,6 +149,49 @@ def unmerged(entry: JobEntry) -> list[JobEntry]:
 def alone(job: Job, event: PackedEvent) -> Job:
     """Makes a job of just this one of a job's events."""
     return job_of(job.number, [JobEntry(event.key, event.profile, event.backfill, [event])])
+
+
+def cut(job: Job, entry: int) -> tuple[Job | None, Job, Job | None]:
+    """Cuts a job into the entries before one, that one, and the entries after it."""
+    before, after = job.entries[:entry], job.entries[entry + 1 :]
+    return (
+        job_of(job.number, before) if before else None,
+        job_of(job.number, [job.entries[entry]]),
+        job_of(job.number, after) if after else None,
+    )
+
+
+def unique_id(event_id: str) -> str:
+    """Returns the unique_id of an event's `id`, which names the metric, too."""
+    length, _, rest = event_id.partition(" ")
+    return rest[: int(length)] if length.isdecimal() and len(length) < 5 else event_id
+
+
+def positions_of_repeats(job: Job) -> set[tuple[int, int]]:
+    """Returns the positions of a job's events that share a unique_id, whatever their metrics."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, entry in enumerate(job.entries):
+        for number, event in enumerate(entry.events):
+            found[unique_id(event.id)].append((index, number))
+    return {position for positions in found.values() if len(positions) > 1 for position in positions}
+
+
+def spread(job: Job, events: Iterable[PackedEvent]) -> list[Job]:
+    """Spreads some of a job's events over jobs that hold a unique_id once, whatever its metric.
+
+    A profile's events keep their order.
+    """
+    layers: list[list[JobEntry]] = []
+    by_profile: dict[str, int] = {}
+    by_id: dict[str, int] = {}
+    for event in events:
+        name = unique_id(event.id)
+        layer = max(by_profile.get(event.key, 0), by_id.get(name, 0))
+        by_profile[event.key], by_id[name] = layer, layer + 1
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(JobEntry(event.key, event.profile, event.backfill, [event]))
+    return [job_of(job.number, entries) for entries in layers]
 
 
 def halves(job: Job) -> tuple[Job, Job]:

@@ -31,12 +31,12 @@ from sluice.validation.json_text import NOT_DECODED
 class ItemsRejected(msgspec.Struct, frozen=True):
     """Says that nothing was taken because of these items: an entry's index, and an event's or None.
 
-    `duplicates` are recorded upstream already: they count as delivered. No event is named twice, by itself
-    and with its entry.
+    `duplicates` are events whose unique_id is named: the upstream may have them. No event is named twice, by
+    itself and with its entry.
     """
 
     faults: dict[tuple[int, int | None], Fault]
-    duplicates: frozenset[tuple[int, int]]
+    duplicates: dict[tuple[int, int], Fault] = {}
 
 
 type Classification = Accepted | ItemsRejected | JobRejected | RateLimited | Transient | AccountRejected
@@ -49,6 +49,9 @@ _ITEM: Final = re.compile(
 )
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,3}")
 _UNIQUE_ID: Final = frozenset({"/attributes/unique_id", "/unique_id"})
+_EVENTS_OF_ENTRY: Final = re.compile(r"(/attributes)?(/events(/.*)?)?/?", re.DOTALL)
+# Parameters and headers that are the same in every request of an account.
+_REQUEST_PARAMETERS: Final = frozenset({"revision", "authorization", "content-type", "accept"})
 _MAX_DETAIL: Final = 500
 _MAX_TAIL: Final = 1_000
 
@@ -81,40 +84,54 @@ def classify(answer: Response, job: Job) -> Classification:
 
 
 def rate_left(answer: Response) -> tuple[int, float] | None:
-    """Returns the requests left of the account's steady limit, and for how many seconds; None if it is not
-    said.
+    """Returns how many requests are left of a minute, and for how many seconds; None if that is not said.
+
+    The headers are of the minute, or of the window that binds, with all windows in a list after its limit:
+    `10, 10;w=1, 150;w=60`. The rest of a second is over before anybody could use it.
     """
     with contextlib.suppress(ValueError):
+        limit, *policies = header(answer, "ratelimit-limit").replace(" ", "").split(",")
+        if policies and not any(policy.startswith(f"{limit};") and ";w=60" in policy for policy in policies):
+            return None
         remaining = int(header(answer, "ratelimit-remaining"))
         return max(0, remaining), parse_seconds(header(answer, "ratelimit-reset"))
     return None
 
 
+def may_be_one_event(tail: str) -> bool:
+    """Tells whether a pointer within an entry leads to it or to its events: then one of them may be why."""
+    return _EVENTS_OF_ENTRY.fullmatch(tail) is not None
+
+
 def _is_about_the_request(errors: list[_Error]) -> bool:
-    """Tells whether a header or parameter is at fault: then no event is, and no job will fare better."""
-    return any(error.parameter for error in errors) and not any(error.pointer for error in errors)
+    """Tells whether a header that every request has is at fault: then no event is, and no job will fare
+    better.
+    """
+    named = {error.parameter.strip().lower().replace("_", "-").replace(" ", "-") for error in errors}
+    return bool(named & _REQUEST_PARAMETERS) and not any(error.pointer for error in errors)
 
 
 def _attributed(errors: list[_Error], job: Job) -> ItemsRejected | None:
     """Returns the items that errors point at, if there are any."""
     faults: dict[tuple[int, int | None], Fault] = {}
-    duplicates: set[tuple[int, int]] = set()
+    duplicates: dict[tuple[int, int], Fault] = {}
     for error in errors:
         if (found := _item(error.pointer, job)) is None:
             continue
         entry, event, tail = found
+        fault = Fault(error.code, error.detail, tail)
         if event is not None and tail in _UNIQUE_ID:
             # Its form is checked before it is sent, so the only cause left is that it is there already.
-            duplicates.add((entry, event))
+            duplicates.setdefault((entry, event), fault)
         else:
-            faults.setdefault((entry, event), Fault(error.code, error.detail, tail))
+            faults.setdefault((entry, event), fault)
     # A recorded event is delivered, whatever else is said of it. An entry's own fault waits until those of
     # its events are handled: it will be named again.
-    in_part = {entry for entry, event in faults.keys() | duplicates if event is not None}
+    in_part = {entry for entry, event in faults.keys() | duplicates.keys() if event is not None}
     for entry, event in list(faults):
         if (entry, event) in duplicates or (event is None and entry in in_part):
             del faults[entry, event]
-    return ItemsRejected(faults, frozenset(duplicates)) if faults or duplicates else None
+    return ItemsRejected(faults, duplicates) if faults or duplicates else None
 
 
 def _item(pointer: str, job: Job) -> tuple[int, int | None, str] | None:

@@ -1,0 +1,358 @@
+"""Tests what Klaviyo's documents leave open: whatever is true, each event gets the outcome it should have.
+
+Each assumption is a setting of the fake upstream. docs/compatibility.md lists them, with who says so.
+"""
+
+import itertools
+from collections import Counter
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from devstack.fake_upstream.rules import ENTRIES
+from sluice.contract import Surface
+from sluice.delivery.responses import Response
+from sluice.klaviyo import parser
+from sluice.message import Message
+from tests.support.pretended_world import World
+from tests.support.workloads import HOUR, KEY, NOW, SITE, all_once, delivered, rejected, single, work
+
+UNREAL: Final = "+15555555555"
+REAL: Final = "+46701234567"
+_receipts = itertools.count()
+
+
+def event(unique_id: str, metric: str = "Placed Order", **attributes: Any) -> dict[str, Any]:
+    named = {"data": {"type": "metric", "attributes": {"name": metric}}}
+    return {"properties": {}, "metric": named, "unique_id": unique_id, **attributes}
+
+
+def of(customer: str, *events: dict[str, Any], **attributes: Any) -> dict[str, Any]:
+    """Makes an entry of a customer's events."""
+    profile = {"type": "profile", "attributes": {"email": f"{customer}@mail.example", **attributes}}
+    content = [{"type": "event", "attributes": each} for each in events]
+    return {
+        "type": "event-bulk-create",
+        "attributes": {"profile": {"data": profile}, "events": {"data": content}},
+    }
+
+
+def bulk(*entries: dict[str, Any], receipt: str | None = None) -> Message[Any]:
+    attributes = {"events-bulk-create": {"data": entries}}
+    body = msgspec.json.encode({"data": {"type": "event-bulk-create-job", "attributes": attributes}})
+    read = parser.read(Surface.BULK, body, "2026-07-15", NOW)
+    return Message(receipt or f"assumed-{next(_receipts)}", SITE, Surface.BULK, NOW, read.entries)
+
+
+def world(**changes: Any) -> World:
+    made = World({SITE: KEY}, workers=1)
+    made.klaviyo.configure(**changes)
+    return made
+
+
+def reasons(of_world: World) -> Counter[str]:
+    return Counter(str(rejection.reason) for rejection in of_world.rejections)
+
+
+LOST_ANSWER: Final = {"kind": "reset", "taken": True, "count": 1}
+
+
+class TestAUniqueIdThatKlaviyoHas:
+    def test_is_visible_where_the_event_was_never_sent_before(self) -> None:
+        klaviyo = world()
+
+        work(klaviyo, bulk(of("ada", event("order:1"))))
+        work(klaviyo, bulk(of("ada", event("order:1", value=5.0))))
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1")
+        assert reasons(klaviyo) == {"duplicate_unique_id": 1}
+        assert klaviyo.counts["DeliveredEvents"] == 1
+
+    def test_is_a_delivery_where_an_answer_was_lost(self) -> None:
+        klaviyo = world(faults=[LOST_ANSWER])
+
+        work(klaviyo, bulk(of("ada", event("order:1"), event("order:2"))), single("order-3"))
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1", "order:2", "order-3")
+        assert klaviyo.rejections == []
+        assert klaviyo.counts["DeliveredEvents"] == 3
+
+    def test_is_a_delivery_of_each_metric_that_shares_it(self) -> None:
+        klaviyo = world(faults=[LOST_ANSWER])
+        shared = [
+            event("order:1", metric) for metric in ("Placed Order", "Fulfilled Order", "Refunded Order")
+        ]
+
+        work(klaviyo, bulk(of("ada", *shared)))
+
+        assert delivered(klaviyo.klaviyo) == {"order:1": 3}
+        assert klaviyo.rejections == []
+        assert klaviyo.counts["DeliveredEvents"] == 3
+
+    def test_is_visible_where_another_content_of_it_was_sent_just_before(self) -> None:
+        klaviyo = world()
+
+        work(klaviyo, bulk(of("ada", event("order:1", value=1.0), event("order:1", value=2.0))))
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1")
+        assert reasons(klaviyo) == {"duplicate_unique_id": 1}
+
+    @pytest.mark.parametrize("scope", ["profile", "account"])
+    def test_costs_few_requests_where_metrics_do_not_count(self, scope: str) -> None:
+        klaviyo = world(duplicate_scope=scope)
+        metrics = ("Placed Order", "Fulfilled Order", "Refunded Order")
+        entries = [of(f"c{n}", *(event(f"order:{n}", metric) for metric in metrics)) for n in range(100)]
+
+        work(klaviyo, bulk(*entries))
+
+        assert delivered(klaviyo.klaviyo) == all_once(*(f"order:{n}" for n in range(100)))
+        assert reasons(klaviyo) == {"duplicate_unique_id": 200}
+        assert klaviyo.requests <= 6
+
+
+class TestARefusalAfterALostAnswer:
+    @pytest.mark.parametrize("pointer", ["event", "entry", "events", "none"])
+    def test_is_told_as_probably_recorded(self, pointer: str) -> None:
+        klaviyo = world(duplicate_pointer=pointer, faults=[LOST_ANSWER])
+
+        work(klaviyo, single("order-1"))
+
+        assert reasons(klaviyo) == {"probably_recorded": 1}
+        assert klaviyo.requests == 2
+
+    @pytest.mark.parametrize("pointer", ["entry", "events", "none"])
+    def test_costs_a_whole_message_few_requests(self, pointer: str) -> None:
+        klaviyo = world(duplicate_pointer=pointer, faults=[LOST_ANSWER])
+
+        work(klaviyo, bulk(of("ada", *(event(f"order:{n}") for n in range(1_000)))))
+
+        assert rejected(klaviyo) == all_once(*(f"order:{n}" for n in range(1_000)))
+        assert reasons(klaviyo).keys() == {"probably_recorded"}
+        assert klaviyo.requests <= 5
+
+    def test_is_an_events_own_where_others_of_its_message_are_taken(self) -> None:
+        klaviyo = world(faults=[{"kind": "reset", "taken": False, "count": 1}], attribution="none")
+        klaviyo.klaviyo.configure(poison=[{"contains": "Bad", "attributed": False}])
+        names = [f"order:{n}" for n in range(100)]
+
+        work(klaviyo, bulk(of("ada", event("bad", "Bad"), *map(event, names))))
+
+        assert delivered(klaviyo.klaviyo) == all_once(*names)
+        assert rejected(klaviyo) == all_once("bad")
+        assert reasons(klaviyo) == {"refused_by_upstream": 1}
+
+
+class TestAFieldThatIsRefused:
+    @pytest.mark.parametrize("attribution", ["all", "first", "none", "entry", "parameter"])
+    def test_an_unreal_phone_number_is_left_out_beside_another_identifier(self, attribution: str) -> None:
+        klaviyo = world(unreal_phone_numbers="refuse", attribution=attribution)
+
+        work(
+            klaviyo,
+            bulk(
+                of("ada", event("order:1"), phone_number=UNREAL),
+                of("bob", event("order:2"), phone_number=REAL),
+            ),
+        )
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1", "order:2")
+        assert klaviyo.rejections == []
+        assert klaviyo.counts["PartialFailures"] == 1
+        profiles = [taken.profile["attributes"] for taken in klaviyo.klaviyo.events()]
+        assert sorted(profile.get("phone_number", "") for profile in profiles) == ["", REAL]
+
+    @pytest.mark.parametrize("attribution", ["all", "none"])
+    def test_an_unreal_phone_number_alone_is_a_rejection(self, attribution: str) -> None:
+        klaviyo = world(unreal_phone_numbers="refuse", attribution=attribution)
+
+        work(
+            klaviyo, bulk(of("ada", event("order:1"), email=None, phone_number=UNREAL), of("bob", event("2")))
+        )
+
+        assert delivered(klaviyo.klaviyo) == all_once("2")
+        assert rejected(klaviyo) == all_once("order:1")
+
+    def test_one_that_klaviyo_ignores_is_counted(self) -> None:
+        klaviyo = world(unreal_phone_numbers="ignore")
+
+        work(klaviyo, bulk(of("ada", event("order:1"), phone_number=UNREAL)))
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1")
+        assert klaviyo.counts["PartialFailures"] == 1
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("first_name", "Ada"),
+            ("locale", "xx-XX"),
+            ("location", {"city": "Lund"}),
+            ("external_id", "7"),
+            ("value", 9.5),
+            ("value_currency", "XTS"),
+        ],
+    )
+    def test_any_field_is_left_out_that_an_event_can_do_without(self, name: str, value: Any) -> None:
+        klaviyo = world(refused_fields=[name])
+        is_of_event = name.startswith("value")
+        spoiled = event("order:1", **{name: value}) if is_of_event else event("order:1")
+
+        work(klaviyo, bulk(of("ada", spoiled, event("order:2"), **({} if is_of_event else {name: value}))))
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1", "order:2")
+        assert klaviyo.rejections == []
+        assert klaviyo.counts["PartialFailures"] == 1
+
+    @pytest.mark.parametrize("name", ["email", "metric", "time"])
+    def test_none_is_left_out_that_makes_it_another_event(self, name: str) -> None:
+        klaviyo = world(refused_fields=[name])
+
+        work(klaviyo, bulk(of("ada", event("order:1", time="2026-10-01T00:00:00Z"))))
+
+        assert delivered(klaviyo.klaviyo) == {}
+        assert rejected(klaviyo) == all_once("order:1")
+
+    def test_an_event_whose_every_property_is_refused_costs_few_requests(self) -> None:
+        klaviyo = world()
+        properties = {f"p{n}": n for n in range(100)}
+
+        def refuse_next(body: bytes) -> Response:
+            kept = msgspec.json.decode(body)["data"]["attributes"]["events-bulk-create"]["data"][0]
+            names = list(kept["attributes"]["events"]["data"][0]["attributes"]["properties"])
+            return refusal(f"{ENTRIES}/0/attributes/events/data/0/attributes/properties/{names[0]}")
+
+        klaviyo.answer = refuse_next
+
+        work(klaviyo, bulk(of("ada", event("order:1", properties=properties))))
+
+        assert rejected(klaviyo) == all_once("order:1")
+        assert klaviyo.requests <= 12
+
+
+def refusal(pointer: str) -> Response:
+    errors = [{"code": "invalid", "detail": "Invalid.", "source": {"pointer": pointer}}]
+    return Response(400, {"content-type": "application/json"}, msgspec.json.encode({"errors": errors}))
+
+
+@pytest.mark.parametrize("attribution", ["entry", "events"])
+def test_a_pointer_at_a_list_of_events_takes_only_the_bad_one(attribution: str) -> None:
+    klaviyo = world(attribution=attribution, poison=[{"contains": "Bad"}])
+    names = [f"order:{n}" for n in range(200)]
+
+    work(
+        klaviyo,
+        bulk(
+            of("bob", event("before")),
+            of("ada", event("bad", "Bad"), *map(event, names)),
+            of("cy", event("after")),
+        ),
+    )
+
+    assert delivered(klaviyo.klaviyo) == all_once("before", "after", *names)
+    assert rejected(klaviyo) == all_once("bad")
+    assert klaviyo.requests <= 25
+
+
+@pytest.mark.parametrize("name", ["revision", "Authorization", "content_type", "Content-Type"])
+def test_a_parameter_that_every_request_has_is_the_accounts(name: str) -> None:
+    assert bulk_with_parameter(name).circuits == {SITE: 400}
+
+
+@pytest.mark.parametrize("name", ["events", "filter", "profile", "include"])
+def test_any_other_parameter_is_not(name: str) -> None:
+    found = bulk_with_parameter(name)
+
+    assert found.circuits == {}
+    assert delivered(found.klaviyo) == all_once("order:1")
+
+
+def bulk_with_parameter(name: str) -> World:
+    """Returns a world whose upstream refuses one event by only naming a parameter."""
+    errors = [{"code": "invalid", "detail": "Invalid.", "source": {"parameter": name}}]
+    given = Response(400, {"content-type": "application/json"}, msgspec.json.encode({"errors": errors}))
+    made = world()
+    is_account = name.lower().startswith(("rev", "auth", "cont"))
+    made.answer = lambda body: given if is_account or b"bad" in body else None
+    work(made, bulk(of("ada", event("bad"), event("order:1"))), limit=30)
+    return made
+
+
+LOST: Final = st.builds(
+    dict,
+    kind=st.sampled_from(["reset", "hang"]),
+    taken=st.booleans(),
+    count=st.just(1),
+    probability=st.sampled_from([0.3, 1.0]),
+)
+WORLDS: Final = st.fixed_dictionaries(
+    {
+        "attribution": st.sampled_from(["all", "first", "none", "entry", "events", "parameter"]),
+        "duplicates": st.sampled_from(["fail", "ignore"]),
+        "duplicate_scope": st.sampled_from(["metric", "profile", "account"]),
+        "duplicate_pointer": st.sampled_from(["unique_id", "event", "entry", "events", "none"]),
+        "unreal_phone_numbers": st.sampled_from(["take", "ignore", "refuse"]),
+        "nulls": st.sampled_from(["take", "refuse"]),
+        "rate_limit_headers": st.sampled_from(["steady", "binding", "none"]),
+        # A second lost answer in a world in which metrics do not count can hide which event is recorded.
+        "faults": st.lists(LOST, max_size=1),
+        "seed": st.integers(0, 99),
+    }
+)
+EVENTS: Final = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # the message
+        st.sampled_from("abc"),  # the customer
+        st.sampled_from(["Placed Order", "Fulfilled Order", "Bad"]),
+        st.sampled_from(["1", "2", "3", "own", "own", "own", "own"]),  # the unique_id
+        st.sampled_from([None, None, REAL, UNREAL]),
+        st.booleans(),  # whether anything else identifies the customer
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@pytest.mark.rule
+@given(WORLDS, EVENTS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_true_each_event_gets_the_outcome_it_should_have(
+    upstream: dict[str, Any], drawn: list[Any]
+) -> None:
+    klaviyo = world(**upstream, poison=[{"contains": "Bad"}])
+    messages: dict[int, list[dict[str, Any]]] = {}
+    unique_ids: dict[int, str] = {}
+    is_bad: dict[int, bool] = {}
+    for number, (message, customer, metric, name, phone_number, has_email) in enumerate(drawn):
+        identifiers = {"phone_number": phone_number} if phone_number else {}
+        if phone_number and not has_email:
+            identifiers["email"] = None
+        unique_ids[number] = f"own:{number}" if name == "own" else f"{customer}:{name}"
+        is_alone = phone_number == UNREAL and not has_email
+        is_bad[number] = metric == "Bad" or (is_alone and upstream["unreal_phone_numbers"] != "take")
+        content = event(unique_ids[number], metric, properties={"number": number})
+        messages.setdefault(message, []).append(of(f"{customer}{number % 2}", content, **identifiers))
+
+    work(klaviyo, *(bulk(*entries) for entries in messages.values()), limit=3 * HOUR)
+
+    everything = set(unique_ids)
+    recorded = {taken.event["properties"]["number"] for taken in klaviyo.klaviyo.events()}
+    recorded_ids = {unique_ids[number] for number in recorded}
+    reason_of = {
+        refused["properties"]["number"]: str(rejection.reason)
+        for rejection in klaviyo.rejections
+        for refused in msgspec.json.decode(rejection.payload)["events"]
+    }
+    counted = everything - reason_of.keys()
+    assert not klaviyo.queue
+    assert klaviyo.queue.dead == []
+    assert klaviyo.circuits == {}
+    for number in counted - recorded:
+        # It repeats an event that is recorded, and Klaviyo answered 202 to it.
+        assert upstream["duplicates"] == "ignore"
+        assert unique_ids[number] in recorded_ids
+    for number, reason in reason_of.items():
+        is_there = unique_ids[number] in recorded_ids
+        assert is_bad[number] or (is_there and reason in {"duplicate_unique_id", "probably_recorded"})
+    assert klaviyo.counts["DeliveredEvents"] == len(counted)
