@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import bad_event_cost, cost, hotpath, report, saturation, scale, singles
+from benchmarks import bad_event_cost, cost, hotpath, rate_left, report, saturation, scale, singles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "singles": lambda: singles.run(*((500, 1) if quick else (3_000, 5))),
         "saturation": lambda: saturation.run(*((1, 3.0) if quick else (10, 15.0))),
         "waste": bad_event_cost.run,
+        "rate_left": rate_left.run,
         "scale": lambda: scale.run(
             *((10**5, (50_000, 10**5)) if quick else (10**6, (10**5, 3 * 10**5, 10**6)))
         ),

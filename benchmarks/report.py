@@ -134,6 +134,7 @@ def markdown(results: Results) -> str:
         *_saturation(results["saturation"]),
         *_scale(results["scale"]),
         *_waste(results["waste"]),
+        *_rate_left(results["rate_left"]),
         *_cost(results["cost"]),
     ]
     return "\n".join(parts).rstrip() + "\n"
@@ -367,6 +368,22 @@ def _waste(waste: Results) -> list[str]:
         "as to be retried, and leaves the retry to its platform. `klaviyo-api` raises and `dtex` fails the stream, so "
         "the caller has to handle the whole request again. Sending one event a request needs no search, but takes "
         "1,000 requests.",
+        "",
+    ]
+
+
+def _rate_left(ways: Results) -> list[str]:
+    return [
+        "## Rate left by others",
+        "",
+        "Other clients of an account use its rate, too. The table shows, for a simulated hour with more to send "
+        "than fits, what share of the requests that others leave is used, and how many 429s it costs to learn "
+        "what they leave ([benchmarks/rate_left.py](../benchmarks/rate_left.py)).",
+        "",
+        *_table(
+            ("Left by others", "Used", "429s in an hour"),
+            [(name, f"{100 * use['share']:.1f} %", str(use["throttles"])) for name, use in ways.items()],
+        ),
         "",
     ]
 

@@ -1,6 +1,7 @@
 """Tests the rate limiter over the shared item: racing workers, pauses for all of them, and its cost."""
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -116,6 +117,32 @@ async def turns(paced, count):
 
 async def one_by_one(paced, count):
     return [await paced.acquire() for _ in range(count)]
+
+
+def test_what_one_worker_learned_the_others_know(database, clock):
+    async def scenario():
+        slots = await one_by_one(worker(clock), 3)
+        await worker(clock).pause(1.0, slots[-1])
+        return await one_by_one(worker(clock), 3)
+
+    slots = clock.run(scenario())
+
+    distances = [later - earlier for earlier, later in itertools.pairwise(slots)]
+    assert distances == [550, 550]  # two were taken in the second of the refused one
+
+
+def test_a_worker_whose_clock_is_a_day_ahead_holds_nobody_up(database, clock):
+    async def scenario():
+        wrong = RateLimiter(TABLE, "AbC123", clock() + 86_420, lambda: clock() + 86_400, clock.sleep)
+        slot = await wrong.acquire()
+        await wrong.observe(slot, 0, 60)
+        await wrong.pause(900)
+        return await one_by_one(worker(clock), 2)
+
+    begin = int(clock() * 1_000)
+    slots = clock.run(scenario())
+
+    assert slots[-1] - begin < 1_000
 
 
 class TestCost:

@@ -197,13 +197,11 @@ class _RateLimiter:
         await asyncio.sleep(slots[0] / 1_000 - self._world.clock())
         return slots[0]
 
-    async def pause(self, seconds: float | None) -> None:
+    async def pause(self, seconds: float | None, slot: int) -> None:
         self._world.meet_trouble()
         wait = rate_limiter.DEFAULT_PAUSE_SECONDS if seconds is None else seconds
-        window = self._world.windows[self._site_id]
-        self._world.windows[self._site_id] = rate_limiter.pause(
-            window, int((self._world.clock() + wait) * 1_000)
-        )
+        now, window = int(self._world.clock() * 1_000), self._world.windows[self._site_id]
+        self._world.windows[self._site_id] = rate_limiter.refuse(window, slot, now, int(wait * 1_000))
 
     async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
         window = self._world.windows[self._site_id]

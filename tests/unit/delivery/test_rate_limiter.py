@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from devstack.fake_upstream.windows import FixedWindow, busiest
 from sluice.delivery import rate_limiter
 from sluice.delivery.rate_limiter import (
+    LearnedLimit,
     NoSlotBeforeDeadline,
     ReportedQuota,
     SlotWindow,
@@ -19,6 +20,7 @@ from sluice.delivery.rate_limiter import (
     next_slot,
     observe,
     pause,
+    refuse,
     reserve,
 )
 from tests.support.pretended_world import run
@@ -237,6 +239,85 @@ class TestObserve:
         assert is_still_valid(window, self.RESET)
 
 
+class TestAClockThatIsWrong:
+    """Tests that what one worker wrote with its clock a day ahead holds nobody up."""
+
+    TOMORROW = NOW + 24 * 60 * MINUTE
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            SlotWindow((TOMORROW,)),
+            SlotWindow((NOW - 150, TOMORROW, TOMORROW + 150)),
+            SlotWindow(paused_until=TOMORROW),
+            SlotWindow(reported_quota=ReportedQuota(NOW - 1, TOMORROW, 0)),
+            SlotWindow(learned=LearnedLimit(3_000, 3_000, 1, TOMORROW)),
+        ],
+        ids=["slot", "slots", "pause", "quota", "learned limit"],
+    )
+    def test_is_ignored(self, written):
+        slots, window = reserve(written, NOW, 2, FOREVER)
+
+        assert slots == [NOW, NOW + rate_limiter.SPACING_MS]
+        assert next_slot(written, NOW) == NOW
+        assert all(is_still_valid(window, slot) for slot in slots)
+
+    def test_what_can_be_meant_is_not(self):
+        assert next_slot(pause(SlotWindow(), NOW + 900_000), NOW) > NOW + 900_000
+        assert next_slot(SlotWindow((NOW + 20_000,)), NOW) > NOW + 20_000
+        quota = ReportedQuota(NOW - 1, NOW + MINUTE, 0)
+        assert next_slot(SlotWindow(reported_quota=quota), NOW) > NOW + MINUTE
+
+
+class TestRefuse:
+    def test_a_refused_request_is_not_counted_as_one(self):
+        slots, window = reserve(SlotWindow(), NOW, 3, FOREVER)
+
+        window = refuse(window, slots[2], slots[2], 1_000)
+
+        assert window.slots == tuple(slots[:2])
+        assert window.paused_until == slots[2] + 1_000 + rate_limiter.GUARD_MS
+
+    @pytest.mark.parametrize(("taken", "spacing"), [(0, 1_100), (1, 1_100), (2, 550), (5, 220)])
+    def test_a_short_pause_tells_what_a_second_takes(self, taken, spacing):
+        slots, window = reserve(SlotWindow(), NOW, taken + 1, FOREVER)
+
+        assert refuse(window, slots[-1], slots[-1], 1_000).learned.spacing == spacing
+
+    def test_a_long_pause_tells_what_a_minute_takes(self):
+        slots, window = reserve(SlotWindow(), NOW, 13, FOREVER)
+
+        assert refuse(window, slots[-1], slots[-1], 40_000).learned.per_minute == 12
+
+    def test_requests_that_were_on_their_way_teach_nothing_more(self):
+        slots, window = reserve(SlotWindow(), NOW, 6, FOREVER)
+        window = refuse(window, slots[2], slots[4], 1_000)
+
+        assert refuse(window, slots[3], slots[5], 1_000).learned == window.learned
+
+    def test_slots_that_were_reserved_closer_together_are_lost(self):
+        slots, window = reserve(SlotWindow(), NOW, 20, FOREVER)
+        window = refuse(window, slots[1], slots[1] + 100, 1_000)
+
+        after = [slot for slot in slots[2:] if slot >= window.paused_until]
+        assert after
+        assert not any(is_still_valid(window, slot) for slot in after[1:])
+
+    def test_what_was_learned_is_tried_again_ever_less_often(self):
+        window = SlotWindow()
+        kept_for = []
+        now = NOW
+        for _ in range(6):
+            slots, window = reserve(window, now, 2, now + 60_000)
+            window = refuse(window, slots[-1], slots[-1], 1_000)
+            kept_for.append(window.learned.kept_for)
+            now = window.learned.until + MINUTE
+
+        assert kept_for[0] == rate_limiter.LEARNED_FOR_MS
+        assert kept_for == sorted(kept_for)
+        assert kept_for[-1] <= rate_limiter.MAX_LEARNED_FOR_MS
+
+
 class Workers(RuleBasedStateMachine):
     """Draws any sequence of reservations, pauses and answers, by any number of workers that see one
     window.
@@ -248,7 +329,7 @@ class Workers(RuleBasedStateMachine):
         self.window = SlotWindow()
         self.slots = []
 
-    @rule(count=st.integers(1, 64), ahead=st.integers(-1_000, 90_000))
+    @rule(count=st.integers(1, 64), ahead=st.integers(-1_000, 20_000))
     def reserve_some(self, count, ahead):
         latest = self.now + ahead
 

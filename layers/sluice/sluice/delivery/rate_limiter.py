@@ -29,11 +29,23 @@ SPACING_MS: Final = BURST_WINDOW_MS // BURST_LIMIT
 GUARD_MS: Final = 500  # added to a pause or a reset, because clocks and networks differ
 DEFAULT_PAUSE_SECONDS: Final = 10.0  # used after a 429 without Retry-After
 MAX_PAUSE_SECONDS: Final = 900.0  # used when Retry-After asks for more
+# Anything further ahead was written by a worker whose clock is wrong, and is ignored.
+MAX_SLOT_AHEAD_MS: Final = 60_000  # three times as long as a worker waits for one
+MAX_QUOTA_AHEAD_MS: Final = 65_000
+MAX_PAUSE_AHEAD_MS: Final = int(MAX_PAUSE_SECONDS * 1_000) + 60_000
+BURST_PAUSE_MS: Final = 2_000  # a pause up to this is for a second's limit, a longer one for a minute's
+LEARNED_BURST_MS: Final = 1_100  # holds as many slots as the upstream took requests in a second
+MAX_LEARNED_SPACING_MS: Final = 3_000
+LEARNED_FOR_MS: Final = 300_000  # then more is tried; doubled each time the limit is still there
+MAX_LEARNED_FOR_MS: Final = 3_600_000
+TRIAL_MS: Final = 60_000  # the next trial follows after this
+TRIAL_STEP: Final = 0.7  # a trial multiplies the time between slots by this
 FRESH_SECONDS: Final = 1.0  # a window read longer ago is read again
 # A later request misses its slot. The rest of the half second by which windows are longer is for the network,
 # and for workers whose clocks differ.
 SLOT_TOLERANCE_SECONDS: Final = 0.2
 QUOTA_TOLERANCE: Final = 10  # requests; a smaller difference of counts is no sign of other clients
+_NOBODY_ELSE: Final = 2  # requests; a larger difference means that other clients send
 _MINUTE_MS: Final = 60_000
 _ATTEMPTS: Final = 12
 
@@ -72,6 +84,20 @@ class ReportedQuota(msgspec.Struct, frozen=True):
     remaining: int
 
 
+class LearnedLimit(msgspec.Struct, frozen=True):
+    """Holds what 429s say that others leave: how far apart slots must be, and how many fit into a minute.
+
+    Where the upstream says what is left of a minute, slots are spread over it, `least_spacing` apart.
+    `until` is when more is tried, because others may leave more by then; `kept_for` is how long that is.
+    """
+
+    spacing: int
+    least_spacing: int
+    per_minute: int
+    until: int
+    kept_for: int = LEARNED_FOR_MS
+
+
 class SlotWindow(msgspec.Struct, frozen=True):
     """Holds an account's recent and reserved slots (ascending), its pause, and the quota left by others.
 
@@ -81,12 +107,14 @@ class SlotWindow(msgspec.Struct, frozen=True):
     slots: tuple[int, ...] = ()
     paused_until: int = 0
     reported_quota: ReportedQuota | None = None
+    learned: LearnedLimit | None = None
 
 
 def reserve(
     window: SlotWindow, now: int, count: int, latest: int, rate: RateLimit = KLAVIYO
 ) -> tuple[list[int], SlotWindow]:
     """Returns up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
+    window = believable(window, now)
     slots = [slot for slot in window.slots if slot > now - rate.kept]
     reserved: list[int] = []
     while len(reserved) < count and (slot := _next(slots, window, now, rate)) <= latest:
@@ -97,12 +125,52 @@ def reserve(
 
 def next_slot(window: SlotWindow, now: int, rate: RateLimit = KLAVIYO) -> int:
     """Returns the first free slot."""
+    window = believable(window, now)
     return _next([slot for slot in window.slots if slot > now - rate.kept], window, now, rate)
 
 
 def pause(window: SlotWindow, until: int) -> SlotWindow:
     """Returns the window in which nobody may send before `until`."""
     return msgspec.structs.replace(window, paused_until=max(window.paused_until, until + GUARD_MS))
+
+
+def believable(window: SlotWindow, now: int) -> SlotWindow:
+    """Returns a window without what is further ahead than anybody can have meant."""
+    quota, learned = window.reported_quota, window.learned
+    return SlotWindow(
+        tuple(slot for slot in window.slots if slot <= now + MAX_SLOT_AHEAD_MS),
+        window.paused_until if window.paused_until <= now + MAX_PAUSE_AHEAD_MS else 0,
+        quota if quota is not None and quota.until <= now + MAX_QUOTA_AHEAD_MS else None,
+        learned if learned is not None and learned.until <= now + MAX_LEARNED_FOR_MS + 60_000 else None,
+    )
+
+
+def refuse(window: SlotWindow, slot: int, now: int, pause_ms: int) -> SlotWindow:
+    """Returns the window when the request of `slot` was answered 429, and nobody may send for a while.
+
+    The requests that were taken just before it are what others leave of the limit that it met.
+    """
+    taken = tuple(other for other in window.slots if other != slot)
+    window = pause(msgspec.structs.replace(window, slots=taken), now + pause_ms)
+    known = window.learned or LearnedLimit(0, 0, 0, 0)
+    if slot < known.until - known.kept_for:
+        return window  # it was on its way when that was learned
+    spacing, least, per_minute = known.spacing, known.least_spacing, known.per_minute
+    if pause_ms <= BURST_PAUSE_MS:
+        count = sum(slot - 1_000 < other < slot for other in taken)
+        spacing = LEARNED_BURST_MS // max(1, count)
+        if known.spacing and spacing <= known.spacing and now < known.until:
+            spacing = known.spacing * 5 // 4
+        spacing = min(spacing, MAX_LEARNED_SPACING_MS)
+        quota = window.reported_quota
+        is_spread = known.spacing and quota is not None and quota.since < slot < quota.until
+        least = spacing if is_spread else known.least_spacing
+    else:
+        per_minute = max(1, sum(now + pause_ms - _MINUTE_MS < other < slot for other in taken))
+    is_confirmed = window.learned and spacing >= 0.8 * known.spacing and per_minute <= 1.25 * known.per_minute
+    kept_for = min(2 * known.kept_for, MAX_LEARNED_FOR_MS) if is_confirmed else LEARNED_FOR_MS
+    learned = LearnedLimit(spacing, least, per_minute, now + kept_for, kept_for)
+    return msgspec.structs.replace(window, learned=learned)
 
 
 def observe(window: SlotWindow, slot: int, remaining: int, reset: int) -> SlotWindow | None:
@@ -115,7 +183,11 @@ def observe(window: SlotWindow, slot: int, remaining: int, reset: int) -> SlotWi
     known = window.reported_quota
     if known is not None and known.since <= slot < known.until:
         expected = known.remaining - sum(known.since < sent <= slot for sent in window.slots)
-    if remaining >= expected - QUOTA_TOLERANCE:
+    is_alone = ours > STEADY_LIMIT // 2 and remaining >= STEADY_LIMIT - ours - _NOBODY_ELSE
+    if is_alone and window.learned is not None and slot > window.learned.until:
+        return msgspec.structs.replace(window, learned=None)
+    is_new = known is None or slot >= known.until
+    if remaining >= expected - min(QUOTA_TOLERANCE, remaining // 2) and not (is_new and window.learned):
         return None
     return msgspec.structs.replace(window, reported_quota=ReportedQuota(slot, reset, remaining))
 
@@ -125,6 +197,11 @@ def is_still_valid(window: SlotWindow, slot: int) -> bool:
     left = window.reported_quota
     if slot < window.paused_until:
         return False
+    if (known := window.learned) is not None:
+        # It was reserved before that was learned.
+        near = known.spacing * TRIAL_STEP
+        if slot <= known.until and any(slot - near < other < slot for other in window.slots):
+            return False
     if left is None or not left.since < slot < left.until:
         return True
     return sum(left.since < sent <= slot for sent in window.slots) <= left.remaining
@@ -133,13 +210,35 @@ def is_still_valid(window: SlotWindow, slot: int) -> bool:
 def _next(slots: list[int], window: SlotWindow, now: int, rate: RateLimit) -> int:
     slot = max(now, window.paused_until)
     if slots:
-        slot = max(slot, slots[-1] + rate.spacing)
+        slot = max(slot, slots[-1] + max(rate.spacing, _learned_spacing(slots, window, now)))
     if len(slots) >= rate.share_limit:
         slot = max(slot, slots[-rate.share_limit] + rate.share)
     left = window.reported_quota
     if left is not None and slot < left.until and sum(sent > left.since for sent in slots) >= left.remaining:
         slot = left.until + GUARD_MS
     return slot
+
+
+def _learned_spacing(slots: list[int], window: SlotWindow, now: int) -> int:
+    """Returns how far apart slots must be at least, by what was learned from 429s."""
+    learned, quota = window.learned, window.reported_quota
+    if learned is None:
+        return 0
+    trials = 0 if now < learned.until else 1 + (now - learned.until) // TRIAL_MS
+    factor = TRIAL_STEP ** min(trials, 50)
+    spacing = learned.spacing * factor
+    if quota is not None and quota.since <= max(now, slots[-1]) < quota.until:
+        left = quota.remaining - sum(sent > quota.since for sent in slots)
+        spread = (quota.until - BURST_PAUSE_MS - max(slots[-1], quota.since)) / max(1, left)
+        # A minute that leaves far more than that allows is not the one in which it was learned.
+        spacing = (
+            max(spread, least) if spread > TRIAL_STEP * (least := learned.least_spacing * factor) else spread
+        )
+    elif quota is not None:
+        spacing = max(spacing, LEARNED_BURST_MS)  # the first answer of a minute will say what is left of it
+    elif learned.per_minute:
+        spacing = max(spacing, STEADY_WINDOW_MS * factor / learned.per_minute)
+    return int(spacing)
 
 
 class RateLimiter:
@@ -184,13 +283,22 @@ class RateLimiter:
             if is_still_valid(self._known, slot) and self._clock() - slot / 1_000 <= SLOT_TOLERANCE_SECONDS:
                 return slot
 
-    async def pause(self, seconds: float | None) -> None:
-        """Keeps every worker of the account from sending for so long."""
+    async def pause(self, seconds: float | None, slot: int | None = None) -> None:
+        """Keeps every worker of the account from sending for so long.
+
+        If the request of `slot` was answered 429, the limit that it met is learned.
+        """
         wait = DEFAULT_PAUSE_SECONDS if seconds is None else min(seconds, MAX_PAUSE_SECONDS)
-        until = int((self._clock() + wait) * 1_000)
+        now, pause_ms = self._now(), int(wait * 1_000)
+
+        def change(window: SlotWindow) -> tuple[None, SlotWindow]:
+            if slot is None:
+                return None, pause(window, now + pause_ms)
+            return None, refuse(window, slot, now, pause_ms)
+
         async with self._lock:
-            if until > self._known.paused_until:
-                await asyncio.to_thread(self._change, lambda window: (None, pause(window, until)))
+            if slot is not None or now + pause_ms > self._known.paused_until:
+                await asyncio.to_thread(self._change, change)
 
     async def observe(self, slot: int, remaining: int, reset_seconds: float) -> None:
         """Records the quota that an answer reports, if other clients of the account used some of it.
@@ -264,7 +372,7 @@ class RateLimiter:
         item = answer.get("Item")
         if item is None:
             return SlotWindow(), 0
-        return _window(item), int(item["version"]["N"])
+        return believable(_window(item), self._now()), int(item["version"]["N"])
 
     def _store(self, window: SlotWindow, version: int) -> bool:
         item: Any = {
@@ -294,6 +402,8 @@ def _attributes(window: SlotWindow) -> dict[str, Any]:
     if window.reported_quota is not None:
         numbers = msgspec.structs.astuple(window.reported_quota)
         item["allowance"] = {"L": [{"N": str(number)} for number in numbers]}
+    if window.learned is not None:
+        item["learned"] = {"L": [{"N": str(number)} for number in msgspec.structs.astuple(window.learned)]}
     return item
 
 
@@ -303,6 +413,7 @@ def _window(item: Mapping[str, Any]) -> SlotWindow:
         _unpack(item["slots"]["B"]),
         int(item["paused_until"]["N"]),
         ReportedQuota(*numbers) if numbers else None,
+        LearnedLimit(*(int(number["N"]) for number in item["learned"]["L"])) if "learned" in item else None,
     )
 
 

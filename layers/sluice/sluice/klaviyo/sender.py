@@ -70,10 +70,9 @@ class JobSender:
             except _AccountPaused:
                 return None
             match verdict:
-                case RateLimited(after):
+                case RateLimited():
                     self._counts["UpstreamRateLimited"] += 1
                     self.rate_limited = True
-                    await self._rate_limiter.pause(after)
                 case AccountRejected(status) if verdict.is_certain:
                     self.account_error = status
                 case _:
@@ -115,4 +114,7 @@ class JobSender:
         if (left := responses.rate_left(answer)) is not None:
             with contextlib.suppress(Retryable):  # the outcome of the job matters more
                 await self._rate_limiter.observe(slot, *left)
-        return number, responses.classify(answer, job)
+        verdict = responses.classify(answer, job)
+        if isinstance(verdict, RateLimited):
+            await self._rate_limiter.pause(verdict.after, slot)
+        return number, verdict
