@@ -285,9 +285,10 @@ class Ledger:
         reasons = set(event.archived.values())
         if "dead_letter" in reasons:
             self.break_("no healthy dead letter", "it is a dead letter", event.mark)
-        if reasons - {"refused_by_upstream"}:
+        told_apart = {"probably_recorded", "duplicate_unique_id"} if event.upstream else set()
+        if reasons - {"refused_by_upstream"} - told_apart:
             self.break_("no healthy rejection", f"it was rejected: {sorted(reasons)}", event.mark)
-        if reasons and not event.refused_alone:
+        if "refused_by_upstream" in reasons and not event.refused_alone:
             self.break_("no healthy rejection", "nobody refused it", event.mark)
         if reasons and event.upstream and not event.repeat_refused:
             self.break_("one outcome", "it is upstream and archived", event.mark)
