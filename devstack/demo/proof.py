@@ -13,6 +13,8 @@ from typing import Any
 
 from devstack.demo.purchases import CURRENCY, METRIC, Order
 
+_REPEAT = "duplicate_unique_id"  # the reason of an event that was accepted and delivered before
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -20,8 +22,8 @@ class Proof:
 
     altered: lost ones that did arrive, but not as they were sent; the fields that differ, by unique_id.
     duplicated: arrivals of an accepted event beyond its first. stray: events that arrived or were archived
-    without having been accepted, or although they were delivered. reasons: the archive's reasons for the
-    rejected ones, each with its count.
+    without having been accepted, or although they were delivered, repeats apart. reasons: the archive's
+    reasons for the rejected ones, each with its count.
     """
 
     accepted: int
@@ -60,6 +62,7 @@ def prove(
 
     delivered = accepted.keys() & arrived.keys() - altered.keys()
     rejected = accepted.keys() & archived.keys() - delivered
+    repeated = {unique_id for unique_id, reason in archived.items() if reason.startswith(_REPEAT)}
     strangers = (arrived.keys() | archived.keys()) - accepted.keys()
     return Proof(
         accepted=len(accepted),
@@ -68,7 +71,7 @@ def prove(
         lost=len(accepted) - len(delivered) - len(rejected),
         duplicated=sum(arrived[unique_id] - 1 for unique_id in accepted.keys() & arrived.keys()),
         altered=altered,
-        stray=len(strangers) + len(delivered & archived.keys()),
+        stray=len(strangers) + len(delivered & archived.keys() - repeated),
         reasons=dict(Counter(archived[unique_id] for unique_id in rejected)),
     )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEAD_LETTER = "dead_letter"
+REPEAT = "duplicate_unique_id"
 CONTROL_SECONDS = 60
 
 
@@ -73,6 +74,8 @@ class Archive:
         for line in lines:
             marks = marks_in(line)
             rejection = json.loads(line)
+            if rejection["reason"] == REPEAT:
+                continue  # of an event that has its outcome, or is lost
             if rejection["reason"] == DEAD_LETTER:
                 self.dead |= marks
                 self.dead_letters.add(rejection["id"])

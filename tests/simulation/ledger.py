@@ -290,7 +290,7 @@ class Ledger:
             self.break_("no healthy rejection", f"it was rejected: {sorted(reasons)}", event.mark)
         if "refused_by_upstream" in reasons and not event.refused_alone:
             self.break_("no healthy rejection", "nobody refused it", event.mark)
-        if reasons and event.upstream and not event.repeat_refused:
+        if reasons - {"duplicate_unique_id"} and event.upstream and not event.repeat_refused:
             self.break_("one outcome", "it is upstream and archived", event.mark)
 
     def _check_receives(self, queue: Queue, message: Message) -> None:
