@@ -88,7 +88,7 @@ def serving() -> Iterator[str]:
 def environment(url: str) -> dict[str, str]:
     """Returns the variables with which ingest and boto3 find this process instead of AWS."""
     given = {"events_queue_url": url + QUEUE_PATH, "allowed_origins": "*", "inbound_limits": "off"}
-    names = [field.name for field in msgspec.structs.fields(IngestSettings)]
+    names = [field.name for field in msgspec.structs.fields(IngestSettings) if field.required]
     return {
         **{f"SLUICE_{name.upper()}": given.get(name, name) for name in names},
         "AWS_ENDPOINT_URL": url,
