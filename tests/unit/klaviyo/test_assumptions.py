@@ -16,6 +16,7 @@ from devstack.fake_upstream.rules import ENTRIES
 from sluice.contract import Surface
 from sluice.delivery.responses import Response
 from sluice.klaviyo import parser
+from sluice.klaviyo.bisection import RECORDED_SAMPLES
 from sluice.message import Message
 from tests.support.pretended_world import World
 from tests.support.workloads import HOUR, KEY, NOW, SITE, all_once, delivered, rejected, single, work
@@ -131,7 +132,21 @@ class TestARefusalAfterALostAnswer:
 
         assert rejected(klaviyo) == all_once(*(f"order:{n}" for n in range(1_000)))
         assert reasons(klaviyo).keys() == {"probably_recorded"}
-        assert klaviyo.requests <= 5
+        assert klaviyo.requests <= 2 + RECORDED_SAMPLES
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_does_not_condemn_good_events_beside_several_bad_ones(self, seed: int) -> None:
+        klaviyo = World({SITE: KEY}, workers=1, seed=seed)
+        klaviyo.klaviyo.configure(
+            faults=[{"kind": "reset", "taken": False, "count": 1}],
+            poison=[{"contains": "Bad", "attributed": False}],
+        )
+        good = [f"order:{n}" for n in range(12)]
+
+        work(klaviyo, bulk(of("ada", *(event(f"bad:{n}", "Bad") for n in range(5)), *map(event, good))))
+
+        assert delivered(klaviyo.klaviyo) == all_once(*good)
+        assert rejected(klaviyo) == all_once(*(f"bad:{n}" for n in range(5)))
 
     def test_is_an_events_own_where_others_of_its_message_are_taken(self) -> None:
         klaviyo = world(faults=[{"kind": "reset", "taken": False, "count": 1}], attribution="none")

@@ -21,6 +21,7 @@ from sluice.rejection import Reason
 
 SEARCH_REQUESTS: Final = 60  # per job, after the first request
 SAMPLES: Final = 2  # sent alone, to tell a job's fault from its account's
+RECORDED_SAMPLES: Final = 6  # sent alone, to tell a recorded message from one with bad events
 MAX_FIELDS_LEFT_OUT: Final = 10  # per event or profile; each costs a request
 LONG_PAUSE_SECONDS: Final = 61.0  # longer than any rate limit takes to recover
 
@@ -120,11 +121,11 @@ class JobDelivery:
     async def _check_recorded(self, job: Job, fault: Fault) -> None:
         """Finds out whether a refused job is recorded already, and looks for its fault only if it is not.
 
-        It is one message, which was taken whole or not at all. So two of its events that are refused alone
+        It is one message, which was taken whole or not at all. So some of its events that are refused alone
         speak for the others.
         """
         asked: _Samples = {}
-        for entry, event in _sample_positions(job):
+        for entry, event in _drawn_positions(job)[:RECORDED_SAMPLES]:
             sample = packing.alone(job, job.entries[entry].events[event])
             reply = await self._send(sample)
             if reply is None:
@@ -307,10 +308,18 @@ class JobDelivery:
 
 
 def _sample_positions(job: Job) -> list[tuple[int, int]]:
-    """Returns the positions of events to send alone, of different messages if there are several.
+    """Returns the positions of events to send alone, of different messages if there are several."""
+    drawn = _drawn_positions(job)
+    by_message = {job.entries[e].events[n].origins[0].message: (e, n) for e, n in drawn}
+    of_each = set(by_message.values())
+    return sorted(drawn, key=lambda place: place not in of_each)[:SAMPLES]
 
-    They are drawn by chance, so that a bad event is not drawn again and again. Only events that say of their
-    profile what its first one says are drawn, because newer attributes must not go before older ones.
+
+def _drawn_positions(job: Job) -> list[tuple[int, int]]:
+    """Returns the positions of events that may be sent alone, in an order that chance decides.
+
+    So a bad event is not drawn again and again. Only events that say of their profile what its first one says
+    are drawn, because newer attributes must not go before older ones.
     """
     firsts = {entry.key: index for index, entry in reversed(list(enumerate(job.entries)))}
     drawn = [
@@ -320,6 +329,4 @@ def _sample_positions(job: Job) -> list[tuple[int, int]]:
         if event.profile == job.entries[index].events[0].profile
     ]
     runtime.chance().shuffle(drawn)
-    by_message = {job.entries[e].events[n].origins[0].message: (e, n) for e, n in drawn}
-    of_each = set(by_message.values())
-    return sorted(drawn, key=lambda place: place not in of_each)[:SAMPLES]
+    return drawn
