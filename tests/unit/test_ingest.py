@@ -15,7 +15,7 @@ from sluice.errors import Refused, Retryable
 from sluice.ingest import Accepted, Ports
 from sluice.jsonapi import Problem, pointer
 from sluice.klaviyo.lenient import InvalidEvents
-from sluice.message import Body
+from sluice.message import Body, Message
 from sluice.receipts import Receipt
 from sluice.rejection import Rejection
 from tests.support.factories import (
@@ -73,7 +73,9 @@ class Queue:
         if self.full:
             raise Refused(429, [])
 
-    def enter_metrics(self, site_id: str, names: Iterable[str], partly: bool) -> frozenset[str]:
+    def enter_metrics(
+        self, site_id: str, names: Iterable[str], partly: bool, anonymous: bool
+    ) -> frozenset[str]:
         raise AssertionError("no account here limits its metrics")
 
     def store(self, body: Body, account: str) -> None:
@@ -127,6 +129,7 @@ def test_a_request_is_stored_as_one_message(
 
     [(body, account)] = queue.stored
     stored = message.decode(body.text, lambda _: body.claim_bytes)
+    assert isinstance(stored, Message)
     assert (accepted.account, account, stored.account) == (SITE_ID, SITE_ID, SITE_ID)
     assert (stored.receipt, stored.surface, stored.accepted) == (accepted.receipt, surface, NOON)
     assert stored.flat == (document == flat())

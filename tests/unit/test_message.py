@@ -32,6 +32,7 @@ def message_of(properties: Any, **fields: Any) -> Message[Any]:
 
 def round_trip(body: Body) -> Any:
     stored = message.decode(body.text, {body.claim_key: body.claim_bytes}.__getitem__)
+    assert isinstance(stored, Message)
     return msgspec.json.decode(stored.entries[0].events[0].attributes)["properties"]
 
 
@@ -138,6 +139,7 @@ def test_a_body_that_grows_most_is_still_read_back() -> None:
 
     assert len(body) < MAX_BODY_BYTES_IN
     stored = message.decode(packed.text, lambda _: packed.claim_bytes)
+    assert isinstance(stored, Message)
     assert sum(len(bytes(each.attributes)) for each in stored.entries[0].events) > 3.5 * len(body)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.ledger import Accepted, Archive, count
+from tests.chaos.ledger import Accepted, Archive, Count, count
 from tests.chaos.plan import BRIEF_WEATHERS, WEATHERS, Blow, Plan, Sending, Way, plan
 
 SENDING = Sending(0.0, Way.BULK, b"", ("chaos-000001", "chaos-000002", "chaos-000003"))
@@ -14,30 +14,30 @@ ALL_IS_WELL = {"chaos-000001": 1, "chaos-000002": 1}
 
 
 @pytest.fixture
-def archive():
+def archive() -> Archive:
     archive = Archive(s3=None, bucket="")  # type: ignore[arg-type]
     archive.take([line("1", "refused_by_upstream", "chaos-000003"), line("2", "dead_letter", "chaos-000009")])
     return archive
 
 
 @pytest.fixture
-def accepted():
+def accepted() -> Accepted:
     accepted = Accepted()
     accepted.add(SENDING, "r1")
     accepted.add(POISON, "r2")
     return accepted
 
 
-def line(id, reason, mark):
+def line(id: str, reason: str, mark: str) -> bytes:
     return json.dumps({"id": id, "reason": reason, "payload": {"mark": mark}}).encode()
 
 
-def figures(accepted, archive, taken, throttled=0):
+def figures(accepted: Accepted, archive: Archive, taken: dict[str, int], throttled: int = 0) -> Count:
     bad = Plan(0, (), frozenset({"chaos-000003"}), (), {}, ())
     return count(bad, accepted, archive, Counter(taken), throttled)
 
 
-def test_the_same_seed_is_the_same_run():
+def test_the_same_seed_is_the_same_run() -> None:
     one, again, other = plan(5, 60), plan(5, 60), plan(6, 60)
 
     assert one == again
@@ -47,7 +47,7 @@ def test_the_same_seed_is_the_same_run():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_run_has_every_kind_of_trouble(seed):
+def test_a_run_has_every_kind_of_trouble(seed: int) -> None:
     chosen = plan(seed, 150)
 
     assert {weather.name for weather in chosen.weather} == {*WEATHERS, "fair"}
@@ -61,7 +61,7 @@ def test_a_run_has_every_kind_of_trouble(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_brief_run_waits_for_nothing(seed):
+def test_a_brief_run_waits_for_nothing(seed: int) -> None:
     chosen = plan(seed, 15, brief=True)
 
     assert {weather.name for weather in chosen.weather} == {*BRIEF_WEATHERS, "fair"}
@@ -69,13 +69,13 @@ def test_a_brief_run_waits_for_nothing(seed):
     assert {strike.blow for strike in chosen.strikes.values()} == set(Blow)
 
 
-def test_marks_are_never_used_twice():
+def test_marks_are_never_used_twice() -> None:
     marks = [mark for sending in plan(5, 60).sendings for mark in sending.marks]
 
     assert len(marks) == len(set(marks)) > 1_000
 
 
-def test_a_run_in_which_all_is_well(accepted, archive):
+def test_a_run_in_which_all_is_well(accepted: Accepted, archive: Archive) -> None:
     figure = figures(accepted, archive, ALL_IS_WELL)
 
     assert figure.faults == []
@@ -94,11 +94,13 @@ def test_a_run_in_which_all_is_well(accepted, archive):
         (ALL_IS_WELL, 1, "429s caused by us"),
     ],
 )
-def test_what_is_not_well_is_named(accepted, archive, taken, throttled, fault):
+def test_what_is_not_well_is_named(
+    accepted: Accepted, archive: Archive, taken: dict[str, int], throttled: int, fault: str
+) -> None:
     assert fault in figures(accepted, archive, taken, throttled).faults
 
 
-def test_a_good_event_refused_is_named(accepted, archive):
+def test_a_good_event_refused_is_named(accepted: Accepted, archive: Archive) -> None:
     archive.take([line("3", "refused_by_upstream", "chaos-000002")])
 
     faults = figures(accepted, archive, {"chaos-000001": 1}).faults
@@ -106,13 +108,15 @@ def test_a_good_event_refused_is_named(accepted, archive):
     assert faults == ["delivered or rejected wrongly chaos-000002"]
 
 
-def test_a_dead_letter_that_is_not_the_poison_is_named(accepted, archive):
+def test_a_dead_letter_that_is_not_the_poison_is_named(accepted: Accepted, archive: Archive) -> None:
     archive.take([line("3", "dead_letter", "chaos-000002")])
 
     assert "dead letters other than the poison" in figures(accepted, archive, {"chaos-000001": 1}).faults
 
 
-def test_what_was_not_answered_is_accepted_whole_where_any_of_it_arrived(accepted, archive):
+def test_what_was_not_answered_is_accepted_whole_where_any_of_it_arrived(
+    accepted: Accepted, archive: Archive
+) -> None:
     accepted.unanswered += [
         Sending(0.0, Way.BULK, b"", ("chaos-000011", "chaos-000012")),
         Sending(0.0, Way.EVENT, b"", ("chaos-000013",)),

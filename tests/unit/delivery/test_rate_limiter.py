@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import random
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -30,13 +31,13 @@ MINUTE = 60_000
 FOREVER = NOW + 10**9
 
 
-def most_in(slots, milliseconds):
+def most_in(slots: Iterable[int], milliseconds: int) -> int:
     return busiest([slot / 1_000 for slot in slots], milliseconds / 1_000)
 
 
-def saturate(window, start, end, rng, workers=8):
+def saturate(window: SlotWindow, start: int, end: int, rng: random.Random, workers: int = 8) -> list[int]:
     """Returns the slots of workers that always want more, each with a view of the near future only."""
-    slots, now = [], start
+    slots, now = list[int](), start
     while now < end:
         for _ in range(workers):
             got, window = reserve(window, now, rng.randrange(1, 9), now + 20_000)
@@ -46,33 +47,33 @@ def saturate(window, start, end, rng, workers=8):
 
 
 class TestReserve:
-    def test_an_idle_account_may_send_at_once(self):
+    def test_an_idle_account_may_send_at_once(self) -> None:
         assert reserve(SlotWindow(), NOW, 1, NOW)[0] == [NOW]
 
-    def test_slots_lie_apart(self):
+    def test_slots_lie_apart(self) -> None:
         slots, _ = reserve(SlotWindow(), NOW, 10, FOREVER)
 
         assert slots == [NOW + number * rate_limiter.SPACING_MS for number in range(10)]
 
-    def test_what_is_reserved_is_taken(self):
+    def test_what_is_reserved_is_taken(self) -> None:
         first, window = reserve(SlotWindow(), NOW, 3, FOREVER)
         second, _ = reserve(window, NOW, 3, FOREVER)
 
         assert first + second == reserve(SlotWindow(), NOW, 6, FOREVER)[0]
 
-    def test_none_is_after_the_latest(self):
+    def test_none_is_after_the_latest(self) -> None:
         slots, window = reserve(SlotWindow(), NOW, 10, NOW + 3 * rate_limiter.SPACING_MS)
 
         assert len(slots) == 4
         assert window.slots == tuple(slots)
 
-    def test_a_share_of_the_minute_is_followed_by_the_next(self):
+    def test_a_share_of_the_minute_is_followed_by_the_next(self) -> None:
         slots, _ = reserve(SlotWindow(), NOW, rate_limiter.SHARE_LIMIT + 1, FOREVER)
 
         assert slots[-1] == NOW + rate_limiter.SHARE_MS
 
     @given(st.integers(60, 6_000), st.integers(1, 50))
-    def test_an_even_rate_is_kept_in_any_minute(self, per_minute, count):
+    def test_an_even_rate_is_kept_in_any_minute(self, per_minute: int, count: int) -> None:
         rate = rate_limiter.evenly_spaced(per_minute)
 
         slots, window = reserve(SlotWindow(), NOW, count, FOREVER, rate)
@@ -81,13 +82,13 @@ class TestReserve:
         assert next_slot(window, NOW, rate) >= NOW + count * MINUTE / per_minute
         assert len(reserve(window, slots[-1] + MINUTE, 1, FOREVER, rate)[1].slots) == 1
 
-    def test_what_is_over_is_forgotten(self):
+    def test_what_is_over_is_forgotten(self) -> None:
         _, window = reserve(SlotWindow(), NOW, 20, FOREVER)
         later = window.slots[-1] + rate_limiter.STEADY_WINDOW_MS
 
         assert reserve(window, later, 1, FOREVER) == ([later], SlotWindow((later,)))
 
-    def test_an_item_stays_small(self):
+    def test_an_item_stays_small(self) -> None:
         window = SlotWindow()
         for second in range(0, 600, 5):
             _, window = reserve(window, NOW + second * 1_000, 64, NOW + second * 1_000 + 20_000)
@@ -95,7 +96,7 @@ class TestReserve:
         assert len(window.slots) <= 150 + 64
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_a_saturated_account_uses_the_limit(self, seed):
+    def test_a_saturated_account_uses_the_limit(self, seed: int) -> None:
         slots = saturate(SlotWindow(), NOW, NOW + 10 * MINUTE, random.Random(seed))
 
         assert len(slots) >= 0.98 * 150 * 10
@@ -105,7 +106,9 @@ class TestReserve:
     @pytest.mark.rule
     @given(st.integers(0, MINUTE), st.integers(0, 2**16))
     @settings(max_examples=20)
-    def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(self, alignment, seed):
+    def test_the_upstream_never_refuses_whatever_its_windows_and_the_networks_delays(
+        self, alignment: int, seed: int
+    ) -> None:
         rng = random.Random(seed)
         slots = saturate(SlotWindow(), NOW, NOW + 3 * MINUTE, rng)
 
@@ -133,22 +136,22 @@ class TestNextSlot:
             (SlotWindow(reported_quota=ReportedQuota(NOW - 9_000, NOW, 0)), NOW),
         ],
     )
-    def test_is_what_would_be_reserved(self, window, expected):
+    def test_is_what_would_be_reserved(self, window: SlotWindow, expected: int) -> None:
         assert next_slot(window, NOW) == expected
         assert reserve(window, NOW, 1, expected)[0] == [expected]
         assert reserve(window, NOW, 1, expected - 1)[0] == []
 
 
 class TestPause:
-    def test_nobody_sends_before_its_end(self):
+    def test_nobody_sends_before_its_end(self) -> None:
         slots, _ = reserve(pause(SlotWindow(), NOW + 5_000), NOW, 3, FOREVER)
 
         assert slots[0] == NOW + 5_000 + rate_limiter.GUARD_MS
 
-    def test_the_longest_counts(self):
+    def test_the_longest_counts(self) -> None:
         assert pause(pause(SlotWindow(), NOW + 9_000), NOW + 5_000) == pause(SlotWindow(), NOW + 9_000)
 
-    def test_a_slot_reserved_before_is_lost(self):
+    def test_a_slot_reserved_before_is_lost(self) -> None:
         slots, window = reserve(SlotWindow(), NOW, 10, FOREVER)
         paused = pause(window, slots[4] - rate_limiter.GUARD_MS)
 
@@ -161,33 +164,39 @@ class TestObserve:
 
     RESET = NOW + MINUTE
 
-    def sent(self, count, start=NOW + 1_000):
+    def sent(self, count: int, start: int = NOW + 1_000) -> tuple[int, SlotWindow]:
         slots, window = reserve(SlotWindow(), start, count, FOREVER)
         return slots[-1], window
 
+    def observed(self, window: SlotWindow, slot: int, remaining: int) -> SlotWindow:
+        found = observe(window, slot, remaining, self.RESET)
+        assert found is not None
+        return found
+
     @pytest.mark.parametrize("ours", [1, 20, 100])
     @pytest.mark.parametrize("astray", [0, rate_limiter.QUOTA_TOLERANCE])
-    def test_our_own_requests_are_no_news(self, ours, astray):
+    def test_our_own_requests_are_no_news(self, ours: int, astray: int) -> None:
         last, window = self.sent(ours)
 
         assert observe(window, last, 150 - ours - astray, self.RESET) is None
 
-    def test_others_requests_are(self):
+    def test_others_requests_are(self) -> None:
         last, window = self.sent(20)
 
         found = observe(window, last, 130 - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET)
 
+        assert found is not None
         assert found.reported_quota == ReportedQuota(last, self.RESET, 130 - rate_limiter.QUOTA_TOLERANCE - 1)
         assert (found.slots, found.paused_until) == (window.slots, 0)
 
-    def test_requests_of_the_window_before_are_not_counted(self):
+    def test_requests_of_the_window_before_are_not_counted(self) -> None:
         last, window = self.sent(25, start=NOW - 4_000)
         inside = sum(slot >= NOW for slot in window.slots)
 
         assert observe(window, last, 150 - inside - rate_limiter.QUOTA_TOLERANCE, self.RESET) is None
         assert observe(window, last, 150 - inside - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET) is not None
 
-    def test_slots_after_the_answered_one_are_not_counted(self):
+    def test_slots_after_the_answered_one_are_not_counted(self) -> None:
         _, window = self.sent(50)
 
         assert observe(window, window.slots[0], 149 - rate_limiter.QUOTA_TOLERANCE, self.RESET) is None
@@ -195,45 +204,41 @@ class TestObserve:
             observe(window, window.slots[0], 149 - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET) is not None
         )
 
-    def test_what_is_known_is_no_news(self):
+    def test_what_is_known_is_no_news(self) -> None:
         last, window = self.sent(10)
-        window = observe(window, last, 40, self.RESET)
-        slots, window = reserve(window, last, 5, FOREVER)
+        slots, window = reserve(self.observed(window, last, 40), last, 5, FOREVER)
 
         assert observe(window, slots[-1], 35 - rate_limiter.QUOTA_TOLERANCE, self.RESET) is None
-        assert (
-            observe(
-                window, slots[-1], 35 - rate_limiter.QUOTA_TOLERANCE - 1, self.RESET
-            ).reported_quota.remaining
-            == 24
-        )
+        observed = self.observed(window, slots[-1], 35 - rate_limiter.QUOTA_TOLERANCE - 1)
+        assert observed.reported_quota is not None
+        assert observed.reported_quota.remaining == 24
 
     @pytest.mark.parametrize("left", [0, 1, 30])
-    def test_what_is_left_is_not_passed(self, left):
+    def test_what_is_left_is_not_passed(self, left: int) -> None:
         last, window = self.sent(10)
 
-        slots, _ = reserve(observe(window, last, left, self.RESET), last, 100, FOREVER)
+        slots, _ = reserve(self.observed(window, last, left), last, 100, FOREVER)
 
         assert sum(slot < self.RESET for slot in slots) == left
         assert slots[left] == self.RESET + rate_limiter.GUARD_MS
 
-    def test_what_was_reserved_beyond_it_is_lost(self):
+    def test_what_was_reserved_beyond_it_is_lost(self) -> None:
         slots, window = reserve(SlotWindow(), NOW, 20, FOREVER)
 
-        window = observe(window, slots[3], 5, self.RESET)
+        window = self.observed(window, slots[3], 5)
 
         assert [is_still_valid(window, slot) for slot in slots] == [True] * 9 + [False] * 11
 
-    def test_a_stale_one_does_not_throttle(self):
+    def test_a_stale_one_does_not_throttle(self) -> None:
         last, window = self.sent(10)
-        window = observe(window, last, 0, self.RESET)
+        window = self.observed(window, last, 0)
         after = self.RESET + rate_limiter.GUARD_MS
 
         slots = saturate(window, after, after + 10 * MINUTE, random.Random(1))
 
         assert len(slots) >= 0.98 * 150 * 10
 
-    def test_a_slot_after_its_end_holds(self):
+    def test_a_slot_after_its_end_holds(self) -> None:
         window = SlotWindow((self.RESET,), reported_quota=ReportedQuota(NOW, self.RESET, 0))
 
         assert is_still_valid(window, self.RESET)
@@ -323,14 +328,14 @@ class Workers(RuleBasedStateMachine):
     window.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.now = NOW
         self.window = SlotWindow()
-        self.slots = []
+        self.slots: list[int] = []
 
     @rule(count=st.integers(1, 64), ahead=st.integers(-1_000, 20_000))
-    def reserve_some(self, count, ahead):
+    def reserve_some(self, count: int, ahead: int) -> None:
         latest = self.now + ahead
 
         slots, self.window = reserve(self.window, self.now, count, latest)
@@ -342,11 +347,11 @@ class Workers(RuleBasedStateMachine):
         self.slots += slots
 
     @rule(milliseconds=st.integers(1, 100_000))
-    def wait(self, milliseconds):
+    def wait(self, milliseconds: int) -> None:
         self.now += milliseconds
 
     @rule(milliseconds=st.integers(0, 30_000))
-    def throttled(self, milliseconds):
+    def throttled(self, milliseconds: int) -> None:
         until = self.now + milliseconds
 
         self.window = pause(self.window, until)
@@ -356,7 +361,7 @@ class Workers(RuleBasedStateMachine):
 
     @precondition(lambda self: any(slot <= self.now for slot in self.slots))
     @rule(remaining=st.integers(0, 150), seconds=st.integers(0, 60))
-    def answered(self, remaining, seconds):
+    def answered(self, remaining: int, seconds: int) -> None:
         answered = max(slot for slot in self.slots if slot <= self.now)
         reset = self.now + seconds * 1_000
 
@@ -371,7 +376,7 @@ class Workers(RuleBasedStateMachine):
             assert len(further) + len(usable) <= remaining
 
     @invariant()
-    def no_limit_is_passed(self):
+    def no_limit_is_passed(self) -> None:
         assert most_in(self.slots, 1_000) <= 10
         assert most_in(self.slots, MINUTE) <= 150
         assert len(set(self.slots)) == len(self.slots)
@@ -387,17 +392,17 @@ class Shared(rate_limiter.RateLimiter):
 
     window, version = SlotWindow(), 0
 
-    def _load(self):
+    def _load(self) -> tuple[SlotWindow, int]:
         return Shared.window, Shared.version
 
-    def _store(self, window, version):
+    def _store(self, window: SlotWindow, version: int) -> bool:
         if Shared.version != version:
             return False
         Shared.window, Shared.version = window, version + 1
         return True
 
 
-AT_WORK = contextvars.ContextVar("worker")
+AT_WORK = contextvars.ContextVar["Worker"]("worker")
 
 
 class Worker:
@@ -405,42 +410,44 @@ class Worker:
     still.
     """
 
-    def __init__(self, seed, table_seconds):
+    def __init__(self, seed: str, table_seconds: float) -> None:
         self.chance = random.Random(seed)
         self.table_seconds = table_seconds
         self.still_until = 0.0
-        self.sent = []
+        self.sent: list[float] = []
 
     @staticmethod
-    def clock():
+    def clock() -> float:
         return NOW / 1_000 + asyncio.get_running_loop().time()
 
-    async def sleep(self, seconds):
+    async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         while (left := self.still_until - self.clock()) > 0:
             await asyncio.sleep(left)
 
-    async def to_thread(self, call, *args):
+    async def to_thread[T](self, call: Callable[..., T], *args: object) -> T:
         await self.sleep(self.table_seconds * self.chance.uniform(0.25, 0.75))
         result = call(*args)
         await self.sleep(self.table_seconds * self.chance.uniform(0.25, 0.75))
         return result
 
-    async def stall(self, every):
+    async def stall(self, every: float) -> None:
         while every:
             await asyncio.sleep(self.chance.expovariate(1 / every))
             self.still_until = self.clock() + self.chance.uniform(0.1, 4.0)
 
-    async def work(self, end):
+    async def work(self, end: float) -> None:
         AT_WORK.set(self)
         while self.clock() < end:
             paced = Shared("state", "AbC123", self.clock() + 20, self.clock, self.sleep)
             jobs = [self._job(paced) for _ in range(self.chance.randrange(4, 13))]
             results = await asyncio.gather(*jobs, return_exceptions=True)
             assert {type(result) for result in results} <= {type(None), NoSlotBeforeDeadline}
-            await self.sleep(min((each.after for each in results if each), default=0.0))
+            waits = [each.after for each in results if isinstance(each, NoSlotBeforeDeadline)]
+            assert None not in waits
+            await self.sleep(min((seconds for seconds in waits if seconds is not None), default=0.0))
 
-    async def _job(self, paced):
+    async def _job(self, paced: Shared) -> None:
         await paced.acquire()
         self.sent.append(self.clock())
         await asyncio.sleep(self.chance.uniform(0.1, 1.0))
@@ -452,15 +459,15 @@ class Worker:
     [(0, 0.01, 0.99), (0, 0.2, 0.98), (300, 0.01, 0.98), (5, 0.01, 0.5), (5, 0.6, 0.5)],
 )
 def test_eight_workers_that_race_and_stall_keep_the_limits_and_use_them(
-    monkeypatch, seed, stall_every, table_seconds, used
-):
+    monkeypatch: pytest.MonkeyPatch, seed: int, stall_every: float, table_seconds: float, used: float
+) -> None:
     monkeypatch.setattr(asyncio, "to_thread", lambda call, *args: AT_WORK.get().to_thread(call, *args))
     monkeypatch.setattr(Shared, "window", SlotWindow())
     monkeypatch.setattr(Shared, "version", 0)
     workers = [Worker(f"{seed}{number}", table_seconds) for number in range(8)]
     seconds = 600
 
-    async def scenario():
+    async def scenario() -> float:
         end = workers[0].clock() + seconds
         stalls = [asyncio.create_task(worker.stall(stall_every)) for worker in workers]
         await asyncio.gather(*(worker.work(end) for worker in workers))

@@ -4,13 +4,16 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
 from devstack.demo import plan, proof, purchases, screen
+from devstack.demo.purchases import Order, Purchase
 from devstack.demo.result import Result
 from devstack.fake_upstream import Klaviyo, Settings
 
@@ -18,16 +21,16 @@ SITE, KEY = "AbC123", "pk_test"
 
 
 @pytest.fixture(scope="module")
-def rows():
+def rows() -> list[Purchase]:
     return purchases.read()
 
 
 @pytest.fixture(scope="module")
-def orders(rows):
+def orders(rows: list[Purchase]) -> list[Order]:
     return [purchases.order(row) for row in rows]
 
 
-def taken(*bodies):
+def taken(*bodies: object) -> list[dict[str, Any]]:
     """Returns what the fake upstream lists after taking bulk requests."""
     klaviyo = Klaviyo({SITE: KEY}, Settings.unlimited())
     headers = {
@@ -38,19 +41,22 @@ def taken(*bodies):
     for body in bodies:
         answer = klaviyo.handle("POST", "/api/event-bulk-create-jobs", headers, json.dumps(body).encode())
         assert answer.status == 202, answer.body
-    return msgspec.to_builtins(list(klaviyo.events()))
+    listed: list[dict[str, Any]] = msgspec.to_builtins(list(klaviyo.events()))
+    return listed
 
 
-def by_id(orders):
+def by_id(orders: Iterable[Order]) -> dict[str, Order]:
     return {order.unique_id: order for order in orders}
 
 
-def rejection(*orders, reason="refused_by_upstream", detail="Invalid email address."):
+def rejection(
+    *orders: Order, reason: str = "refused_by_upstream", detail: str = "Invalid email address."
+) -> dict[str, Any]:
     events = [purchases.create_event(order)["data"]["attributes"] for order in orders]
     return {"reason": reason, "detail": detail, "payload": {"profile": {}, "events": events}}
 
 
-def test_the_data_is_what_its_source_says(rows):
+def test_the_data_is_what_its_source_says(rows: list[Purchase]) -> None:
     alike = Counter(row[1:] for row in rows)
 
     assert len(rows) == 6_919
@@ -61,11 +67,11 @@ def test_the_data_is_what_its_source_says(rows):
     assert {row.day.year for row in rows} == {1997, 1998}
 
 
-def test_equal_rows_are_orders_of_their_own(orders):
+def test_equal_rows_are_orders_of_their_own(orders: list[Order]) -> None:
     assert len(by_id(orders)) == 6_919
 
 
-def test_every_purchase_goes_exactly_one_way(rows, orders):
+def test_every_purchase_goes_exactly_one_way(rows: list[Purchase], orders: list[Order]) -> None:
     planned = plan.plan(rows)
 
     assert [order.unique_id for order in (*planned.bulk, *planned.single)] == list(by_id(orders))
@@ -77,7 +83,7 @@ def test_every_purchase_goes_exactly_one_way(rows, orders):
 
 
 @pytest.mark.parametrize("count", [8, 300])
-def test_a_small_plan_has_all_of_it(rows, count):
+def test_a_small_plan_has_all_of_it(rows: list[Purchase], count: int) -> None:
     planned = plan.plan(rows[:count])
 
     assert len(planned.bulk) + len(planned.single) == count
@@ -86,7 +92,7 @@ def test_a_small_plan_has_all_of_it(rows, count):
     assert len(planned.one_by_one) == len(planned.single) + 3 + len(planned.repeats)
 
 
-def test_what_arrives_as_sent_is_no_difference(orders):
+def test_what_arrives_as_sent_is_no_difference(orders: list[Order]) -> None:
     bulk, single = purchases.backfilled(orders[:600]), orders[600:700]
     arrivals = taken(purchases.bulk_job(bulk), purchases.bulk_job(single))
 
@@ -109,7 +115,9 @@ def test_what_arrives_as_sent_is_no_difference(orders):
         ("location", lambda arrival: arrival["event"].update(location="added")),
     ],
 )
-def test_what_arrives_altered_is_lost_and_named(orders, field, change):
+def test_what_arrives_altered_is_lost_and_named(
+    orders: list[Order], field: str, change: Callable[[dict[str, Any]], object]
+) -> None:
     sent = purchases.backfilled(orders[:2])
     arrivals = taken(purchases.bulk_job(sent))
     change(arrivals[0])
@@ -120,14 +128,14 @@ def test_what_arrives_altered_is_lost_and_named(orders, field, change):
     assert (found.delivered, found.lost, found.holds) == (1, 1, False)
 
 
-def test_the_same_instant_and_a_null_are_no_difference(orders):
+def test_the_same_instant_and_a_null_are_no_difference(orders: list[Order]) -> None:
     [arrival] = taken(purchases.bulk_job(orders[:1]))
     arrival["event"] |= {"time": "1997-01-01T01:00:00.000+01:00", "anything": None}
 
     assert proof.differences(orders[0], arrival) == ()
 
 
-def test_outcomes_add_up_to_what_was_accepted(orders):
+def test_outcomes_add_up_to_what_was_accepted(orders: list[Order]) -> None:
     delivered, rejected, lost = orders[0:3], orders[3:5], orders[5:6]
     arrivals = taken(purchases.bulk_job(delivered))
     archived = [rejection(*rejected), rejection(rejected[0])]
@@ -139,7 +147,7 @@ def test_outcomes_add_up_to_what_was_accepted(orders):
     assert (found.duplicated, found.stray, found.holds) == (0, 0, False)
 
 
-def test_a_second_arrival_is_a_duplicate(orders):
+def test_a_second_arrival_is_a_duplicate(orders: list[Order]) -> None:
     arrivals = taken(purchases.bulk_job(orders[:2]))
 
     found = proof.prove(by_id(orders[:2]), [*arrivals, arrivals[0]], [])
@@ -147,19 +155,19 @@ def test_a_second_arrival_is_a_duplicate(orders):
     assert (found.delivered, found.duplicated, found.holds) == (2, 1, False)
 
 
-def test_what_nobody_sent_is_stray(orders):
+def test_what_nobody_sent_is_stray(orders: list[Order]) -> None:
     found = proof.prove(by_id(orders[:1]), taken(purchases.bulk_job(orders[:2])), [rejection(orders[2])])
 
     assert (found.accepted, found.delivered, found.stray, found.holds) == (1, 1, 2, False)
 
 
-def test_delivered_and_archived_is_one_outcome_too_many(orders):
+def test_delivered_and_archived_is_one_outcome_too_many(orders: list[Order]) -> None:
     found = proof.prove(by_id(orders[:1]), taken(purchases.bulk_job(orders[:1])), [rejection(orders[0])])
 
     assert (found.delivered, found.rejected, found.stray, found.holds) == (1, 0, 1, False)
 
 
-def test_a_dead_letter_tells_its_events_too(orders):
+def test_a_dead_letter_tells_its_events_too(orders: list[Order]) -> None:
     stored = {"sluice": 1, "entries": [{"events": [{"id": "x", "attributes": {"unique_id": "cdnow-1"}}]}]}
     archived = [{"reason": "dead_letter", "detail": "Received often.", "payload": stored}]
 
@@ -167,35 +175,35 @@ def test_a_dead_letter_tells_its_events_too(orders):
     assert proof.reasons_of([{"reason": "malformed_message", "detail": "?", "payload": "not JSON"}]) == {}
 
 
-def result(orders, **changes):
+def result(orders: list[Order], **changes: Any) -> Result:
     found = proof.prove(by_id(orders[:4]), taken(purchases.bulk_job(orders[:3])), [rejection(*orders[3:4])])
     fields = {"refused": {"400 no": 1}, "jobs": [2, 1], "answers": {"202": 2}, "queued": 0}
     return Result(**{"proof": found, "requests": 2, "repeats": 1, "seconds": 1.25, **fields, **changes})
 
 
-def test_the_last_line_is_the_result(orders):
+def test_the_last_line_is_the_result(orders: list[Order]) -> None:
     line = result(orders, jobs=[1_000, 980]).last_line
 
     assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 jobs=2 fill=99%"
 
 
-def test_no_job_is_no_fill(orders):
+def test_no_job_is_no_fill(orders: list[Order]) -> None:
     assert result(orders, jobs=[]).last_line.endswith("jobs=0 fill=0%")
 
 
-def test_something_still_queued_is_no_success(orders):
+def test_something_still_queued_is_no_success(orders: list[Order]) -> None:
     assert result(orders).succeeded
     assert not result(orders, queued=1).succeeded
 
 
-def test_the_document_is_json(orders):
+def test_the_document_is_json(orders: list[Order]) -> None:
     document = json.loads(json.dumps(result(orders).document()))
 
     assert document["proof"]["delivered"] == 3
     assert (document["events_per_job"], document["fill_percent"]) == (1.5, 0.1)
 
 
-def test_the_table_names_trouble_only_if_there_is_any(orders):
+def test_the_table_names_trouble_only_if_there_is_any(orders: list[Order]) -> None:
     names = [name for name, _, _ in result(orders).table()]
     troubled = [name for name, _, _ in result(orders, queued=2).table()]
 
@@ -203,7 +211,7 @@ def test_the_table_names_trouble_only_if_there_is_any(orders):
     assert set(troubled) - set(names) == {"still queued"}
 
 
-def test_without_a_terminal_progress_is_plain_lines(orders):
+def test_without_a_terminal_progress_is_plain_lines(orders: list[Order]) -> None:
     output = io.StringIO()
     console = Console(file=output, width=80)
 
@@ -217,7 +225,7 @@ def test_without_a_terminal_progress_is_plain_lines(orders):
     assert "\x1b" not in output.getvalue()
 
 
-def test_on_a_terminal_progress_is_bars():
+def test_on_a_terminal_progress_is_bars() -> None:
     output = io.StringIO()
     console = Console(file=output, width=80, force_terminal=True)
 

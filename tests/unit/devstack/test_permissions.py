@@ -9,7 +9,7 @@ from moto import mock_aws
 from devstack.permissions import allow_batches, with_batches
 
 
-def statement(actions):
+def statement(actions: str | list[str]) -> dict[str, object]:
     return {"Effect": "Allow", "Action": actions, "Resource": "*"}
 
 
@@ -30,14 +30,14 @@ def statement(actions):
         (["sqs:ReceiveMessage", "s3:PutObject"], ["sqs:ReceiveMessage", "s3:PutObject"]),
     ],
 )
-def test_a_batch_is_allowed_where_its_single_form_is(given, wanted):
+def test_a_batch_is_allowed_where_its_single_form_is(given: str | list[str], wanted: list[str]) -> None:
     document = {"Version": "2012-10-17", "Statement": [statement(given)]}
 
     assert with_batches(document)["Statement"] == [statement(wanted)]
 
 
 @mock_aws
-def test_every_role_is_given_what_it_lacks():
+def test_every_role_is_given_what_it_lacks() -> None:
     iam = boto3.client("iam", region_name="us-east-1")
     for role in ("sender", "reader"):
         iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")

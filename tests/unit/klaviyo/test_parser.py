@@ -370,6 +370,7 @@ def test_an_event_of_the_largest_size_goes_into_a_job() -> None:
     properties["rest"] = "x" * (MAX_EVENT_BYTES - 4_900_000 - 49 * 14 - 200)
     accepted = read(Surface.BULK, bulk(entry(event(properties=properties, unique_id="x" * 255))))
     stored = message.as_stored(Message("receipt", "AbC123", Surface.BULK, NOON, accepted.entries))
+    assert isinstance(stored, Message)
 
     packed = packing.pack([(0, stored)])
 

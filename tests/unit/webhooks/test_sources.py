@@ -245,12 +245,12 @@ class Bucket:
 
 @pytest.fixture
 def shelf() -> tuple[Bucket, SourcesCache, list[str], Callable[[float], None]]:
-    bucket, said, now = Bucket(), [], [100.0]
+    bucket, now = Bucket(), [100.0]
+    reported: list[str] = []
 
     def later(seconds: float) -> None:
         now[0] += seconds
 
-    reported: list[str] = said
     return bucket, SourcesCache(bucket.fetch, reported.append, lambda: now[0]), reported, later
 
 

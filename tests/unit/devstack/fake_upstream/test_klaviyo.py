@@ -2,12 +2,14 @@
 
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
+from devstack.fake_upstream.answers import Answer
 from devstack.fake_upstream.control import control
 from devstack.fake_upstream.windows import FixedWindow, busiest
 
@@ -23,27 +25,29 @@ ITEMS = "/data/attributes/events-bulk-create/data"
 
 
 class Clock:
-    def __init__(self, now=NOON):
+    def __init__(self, now: float = NOON) -> None:
         self.now = now
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds):
+    def sleep(self, seconds: float) -> None:
         self.now += seconds
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def klaviyo(clock):
+def klaviyo(clock: Clock) -> Klaviyo:
     return Klaviyo({SITE: KEY, "XyZ789": "pk_other"}, clock=clock)
 
 
-def entry(email="ann@example.com", *unique_ids, metric="Viewed Product", **event):
+def entry(
+    email: str = "ann@example.com", *unique_ids: str | None, metric: str = "Viewed Product", **event: object
+) -> dict[str, Any]:
     return {
         "type": "event-bulk-create",
         "attributes": {
@@ -66,7 +70,7 @@ def entry(email="ann@example.com", *unique_ids, metric="Viewed Product", **event
     }
 
 
-def job(*entries):
+def job(*entries: dict[str, Any]) -> bytes:
     return msgspec.json.encode(
         {
             "data": {
@@ -77,26 +81,33 @@ def job(*entries):
     )
 
 
-def post(klaviyo, *entries, headers=None):
+def post(klaviyo: Klaviyo, *entries: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
     return klaviyo.handle("POST", ROUTE, HEADERS | (headers or {}), job(*entries))
 
 
-def errors(answer):
+def content(answer: Answer) -> bytes:
+    assert isinstance(answer.body, bytes)
+    return answer.body
+
+
+def errors(answer: Answer) -> list[dict[str, Any]]:
     assert answer.headers["Content-Type"] == "application/vnd.api+json"
-    return msgspec.json.decode(answer.body)["errors"]
+    found: list[dict[str, Any]] = msgspec.json.decode(content(answer))["errors"]
+    return found
 
 
-def pointers(answer):
+def pointers(answer: Answer) -> list[str]:
     return [error["source"].get("pointer") for error in errors(answer)]
 
 
-def account(klaviyo, site_id=SITE):
-    return klaviyo.summary()["accounts"][site_id]
+def account(klaviyo: Klaviyo, site_id: str = SITE) -> dict[str, Any]:
+    found: dict[str, Any] = klaviyo.summary()["accounts"][site_id]
+    return found
 
 
 @pytest.mark.parametrize("path", [ROUTE, ROUTE + "/"])
 @pytest.mark.parametrize("content_type", ["application/json", "Application/vnd.api+json; charset=utf-8"])
-def test_a_job_is_taken_with_an_empty_202(klaviyo, path, content_type):
+def test_a_job_is_taken_with_an_empty_202(klaviyo: Klaviyo, path: str, content_type: str) -> None:
     answer = klaviyo.handle("POST", path, HEADERS | {"Content-Type": content_type}, job(entry("a@b.co", "1")))
 
     assert (answer.status, answer.body) == (202, b"")
@@ -124,7 +135,9 @@ REFUSED_REQUESTS = {
 
 
 @pytest.mark.parametrize("case", REFUSED_REQUESTS.values(), ids=REFUSED_REQUESTS.keys())
-def test_a_request_with_wrong_headers_is_refused(klaviyo, case):
+def test_a_request_with_wrong_headers_is_refused(
+    klaviyo: Klaviyo, case: tuple[dict[str, str], int, str, dict[str, str]]
+) -> None:
     headers, status, code, source = case
 
     answer = post(klaviyo, entry("a@b.co", "1"), headers=headers)
@@ -134,7 +147,7 @@ def test_a_request_with_wrong_headers_is_refused(klaviyo, case):
     assert list(klaviyo.events()) == []
 
 
-def test_other_paths_and_methods_are_refused(klaviyo):
+def test_other_paths_and_methods_are_refused(klaviyo: Klaviyo) -> None:
     assert klaviyo.handle("POST", "/api/events", HEADERS, b"").status == 404
     answer = klaviyo.handle("GET", ROUTE, HEADERS, b"")
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
@@ -142,7 +155,7 @@ def test_other_paths_and_methods_are_refused(klaviyo):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"a": NaN}', b'{"a": "\xff"}', b"[" * 100_000])
-def test_what_is_not_json_is_a_parse_error(klaviyo, body):
+def test_what_is_not_json_is_a_parse_error(klaviyo: Klaviyo, body: bytes) -> None:
     answer = klaviyo.handle("POST", ROUTE, HEADERS, body)
 
     assert answer.status == 400
@@ -151,7 +164,7 @@ def test_what_is_not_json_is_a_parse_error(klaviyo, body):
     ]
 
 
-def test_a_body_may_have_five_mebibytes_and_no_byte_more(klaviyo):
+def test_a_body_may_have_five_mebibytes_and_no_byte_more(klaviyo: Klaviyo) -> None:
     body = job(entry("a@b.co", "1"))
     largest = body + b" " * (5 * 1024 * 1024 - len(body))
 
@@ -171,7 +184,9 @@ ATTRIBUTED = [
 @pytest.mark.parametrize(
     ("attribution", "expected"), [("all", ATTRIBUTED), ("first", ATTRIBUTED[:1]), ("none", ["/data"])]
 )
-def test_bad_items_are_attributed_as_set_and_nothing_is_taken(klaviyo, attribution, expected):
+def test_bad_items_are_attributed_as_set_and_nothing_is_taken(
+    klaviyo: Klaviyo, attribution: str, expected: list[str]
+) -> None:
     klaviyo.configure(attribution=attribution)
 
     answer = post(klaviyo, *BAD_JOB)
@@ -189,7 +204,7 @@ REPEATS = {
 
 
 @pytest.mark.parametrize("entries", REPEATS.values(), ids=REPEATS.keys())
-def test_a_unique_id_twice_in_a_job_fails_the_job(klaviyo, entries):
+def test_a_unique_id_twice_in_a_job_fails_the_job(klaviyo: Klaviyo, entries: list[dict[str, Any]]) -> None:
     answer = post(klaviyo, *entries)
 
     [error] = errors(answer)
@@ -200,7 +215,7 @@ def test_a_unique_id_twice_in_a_job_fails_the_job(klaviyo, entries):
     assert account(klaviyo)["duplicates_refused"] == 1
 
 
-def test_a_unique_id_of_an_earlier_job_fails_the_job_and_takes_nothing(klaviyo):
+def test_a_unique_id_of_an_earlier_job_fails_the_job_and_takes_nothing(klaviyo: Klaviyo) -> None:
     post(klaviyo, entry("a@b.co", "1"))
 
     answer = post(klaviyo, entry("a@b.co", "2", "1"))
@@ -210,7 +225,7 @@ def test_a_unique_id_of_an_earlier_job_fails_the_job_and_takes_nothing(klaviyo):
     assert post(klaviyo, entry("a@b.co", "2")).status == 202
 
 
-def test_profile_metric_and_account_tell_equal_unique_ids_apart(klaviyo):
+def test_profile_metric_and_account_tell_equal_unique_ids_apart(klaviyo: Klaviyo) -> None:
     assert post(klaviyo, entry("a@b.co", "1"), entry("b@b.co", "1")).status == 202
     assert post(klaviyo, entry("a@b.co", "1", metric="Placed Order")).status == 202
     other = {"Authorization": "Klaviyo-API-Key pk_other"}
@@ -218,7 +233,7 @@ def test_profile_metric_and_account_tell_equal_unique_ids_apart(klaviyo):
     assert account(klaviyo, "XyZ789")["events"] == 1
 
 
-def test_duplicates_can_be_set_to_be_ignored_the_first_one_wins(klaviyo):
+def test_duplicates_can_be_set_to_be_ignored_the_first_one_wins(klaviyo: Klaviyo) -> None:
     klaviyo.configure(duplicates="ignore")
 
     assert post(klaviyo, entry("a@b.co", "1", "1", "2")).status == 202
@@ -231,7 +246,7 @@ def test_duplicates_can_be_set_to_be_ignored_the_first_one_wins(klaviyo):
     assert (account(klaviyo)["fill"], account(klaviyo)["silently_lost"]) == ([2, 0], 2)
 
 
-def test_without_unique_id_one_event_a_second_lives(klaviyo, clock):
+def test_without_unique_id_one_event_a_second_lives(klaviyo: Klaviyo, clock: Clock) -> None:
     times = ["2026-07-01T10:00:00.1Z", "2026-07-01T10:00:00.9Z", "2026-07-01T10:00:01Z", None, None]
 
     assert post(klaviyo, *(entry("a@b.co", None, time=time) for time in times)).status == 202
@@ -243,7 +258,7 @@ def test_without_unique_id_one_event_a_second_lives(klaviyo, clock):
     assert account(klaviyo)["events"] == 4
 
 
-def test_a_second_takes_ten_requests_and_the_next_second_ten_more(klaviyo, clock):
+def test_a_second_takes_ten_requests_and_the_next_second_ten_more(klaviyo: Klaviyo, clock: Clock) -> None:
     clock.now = NOON + 0.75
     assert [post(klaviyo).status for _ in range(11)] == [202] * 10 + [429]
 
@@ -254,7 +269,9 @@ def test_a_second_takes_ten_requests_and_the_next_second_ten_more(klaviyo, clock
     assert post(klaviyo).status == 202
 
 
-def test_a_throttled_answer_has_a_whole_retry_after_and_no_ratelimit_headers(klaviyo, clock):
+def test_a_throttled_answer_has_a_whole_retry_after_and_no_ratelimit_headers(
+    klaviyo: Klaviyo, clock: Clock
+) -> None:
     clock.now = NOON + 0.75
     for _ in range(10):
         post(klaviyo)
@@ -268,7 +285,7 @@ def test_a_throttled_answer_has_a_whole_retry_after_and_no_ratelimit_headers(kla
     assert error["detail"] == "Request was throttled. Expected available in 1 second(s)."
 
 
-def test_a_minute_takes_150_requests_whatever_their_answers(klaviyo, clock):
+def test_a_minute_takes_150_requests_whatever_their_answers(klaviyo: Klaviyo, clock: Clock) -> None:
     statuses = []
     for _ in range(15):
         statuses += [post(klaviyo, *BAD_JOB[:1]).status for _ in range(10)]
@@ -283,7 +300,7 @@ def test_a_minute_takes_150_requests_whatever_their_answers(klaviyo, clock):
     assert (answer.status, answer.headers["RateLimit-Remaining"]) == (202, "149")
 
 
-def test_throttled_requests_count_too(klaviyo, clock):
+def test_throttled_requests_count_too(klaviyo: Klaviyo, clock: Clock) -> None:
     klaviyo.configure(burst_limit=None, steady_limit=2)
     assert [post(klaviyo).headers.get("RateLimit-Remaining") for _ in range(4)] == ["1", "0", None, None]
 
@@ -292,7 +309,7 @@ def test_throttled_requests_count_too(klaviyo, clock):
     assert post(klaviyo).status == 429
 
 
-def test_accounts_are_limited_apart_and_strangers_not_at_all(klaviyo):
+def test_accounts_are_limited_apart_and_strangers_not_at_all(klaviyo: Klaviyo) -> None:
     for _ in range(11):
         post(klaviyo)
 
@@ -302,7 +319,7 @@ def test_accounts_are_limited_apart_and_strangers_not_at_all(klaviyo):
     assert account(klaviyo, "XyZ789")["throttled_by_limit"] == 0
 
 
-def test_limits_can_be_off(clock):
+def test_limits_can_be_off(clock: Clock) -> None:
     klaviyo = Klaviyo({SITE: KEY}, Settings.unlimited(), clock)
 
     answers = [post(klaviyo) for _ in range(200)]
@@ -311,7 +328,7 @@ def test_limits_can_be_off(clock):
     assert answers[0].headers == {}
 
 
-def test_arrival_decides_the_window_not_the_handling(klaviyo, clock):
+def test_arrival_decides_the_window_not_the_handling(klaviyo: Klaviyo, clock: Clock) -> None:
     for _ in range(10):
         post(klaviyo)
     clock.sleep(1)
@@ -321,7 +338,7 @@ def test_arrival_decides_the_window_not_the_handling(klaviyo, clock):
 
 
 @pytest.mark.parametrize(("now", "seconds"), [(120.0, 60), (120.1, 60), (121.0, 59), (179.9, 1), (180.0, 60)])
-def test_a_window_ends_in_whole_seconds_never_too_early(now, seconds):
+def test_a_window_ends_in_whole_seconds_never_too_early(now: float, seconds: int) -> None:
     assert FixedWindow(60).ends_in(now) == seconds
 
 
@@ -329,11 +346,11 @@ def test_a_window_ends_in_whole_seconds_never_too_early(now, seconds):
     ("times", "most"),
     [([], 0), ([5.0], 1), ([0.0, 1.0], 1), ([0.0, 0.999, 1.0], 2), ([1.4, 0.5, 3.0, 0.9, 1.49], 4)],
 )
-def test_the_busiest_second_is_found_at_any_alignment(times, most):
+def test_the_busiest_second_is_found_at_any_alignment(times: list[float], most: int) -> None:
     assert busiest(times, 1) == most
 
 
-def test_the_summary_sees_bursts_across_the_fixed_windows(klaviyo, clock):
+def test_the_summary_sees_bursts_across_the_fixed_windows(klaviyo: Klaviyo, clock: Clock) -> None:
     clock.now = NOON + 0.9
     for _ in range(10):
         post(klaviyo)
@@ -345,7 +362,7 @@ def test_the_summary_sees_bursts_across_the_fixed_windows(klaviyo, clock):
     assert (seen["by_status"], seen["max_in_1s"], seen["max_in_60s"]) == ({"202": 20}, 20, 20)
 
 
-def test_taken_events_are_kept_in_order_with_where_they_came_from(klaviyo):
+def test_taken_events_are_kept_in_order_with_where_they_came_from(klaviyo: Klaviyo) -> None:
     first, second = entry("a@b.co", "1", "2"), entry("b@b.co", "3", backfill=True)
     second["attributes"]["backfill"] = False
     post(klaviyo, first, second)
@@ -370,7 +387,7 @@ def test_taken_events_are_kept_in_order_with_where_they_came_from(klaviyo):
     assert list(klaviyo.events("XyZ789")) == []
 
 
-def test_the_summary_counts_jobs_entries_and_events(klaviyo):
+def test_the_summary_counts_jobs_entries_and_events(klaviyo: Klaviyo) -> None:
     post(klaviyo, entry("a@b.co", "1", "2"), entry("b@b.co", "3"))
     post(klaviyo, entry("a@b.co", "4"))
     post(klaviyo, *BAD_JOB)
@@ -383,7 +400,7 @@ def test_the_summary_counts_jobs_entries_and_events(klaviyo):
     assert seen["largest_body"] == len(job(*BAD_JOB))
 
 
-def test_the_log_has_a_line_for_every_request(klaviyo, clock):
+def test_the_log_has_a_line_for_every_request(klaviyo: Klaviyo, clock: Clock) -> None:
     post(klaviyo, entry("a@b.co", "1"))
     clock.sleep(1)
     post(klaviyo, headers={"Authorization": ""})
@@ -396,7 +413,7 @@ def test_the_log_has_a_line_for_every_request(klaviyo, clock):
     assert klaviyo.requests(SITE) == [first]
 
 
-def test_reset_forgets_everything_and_returns_to_the_first_settings(klaviyo):
+def test_reset_forgets_everything_and_returns_to_the_first_settings(klaviyo: Klaviyo) -> None:
     klaviyo.configure(attribution="none", faults=[{"kind": "json", "status": 500}])
     for _ in range(20):
         post(klaviyo)
@@ -408,7 +425,7 @@ def test_reset_forgets_everything_and_returns_to_the_first_settings(klaviyo):
     assert post(klaviyo, entry("a@b.co", "1")).status == 202
 
 
-def strike(klaviyo, **fault):
+def strike(klaviyo: Klaviyo, **fault: object) -> Answer:
     klaviyo.configure(faults=[fault])
     return post(klaviyo, entry("a@b.co", "1"))
 
@@ -417,7 +434,7 @@ def strike(klaviyo, **fault):
     ("retry_after_as", "value"),
     [("seconds", "7"), ("date", "Mon, 20 Jul 2026 12:00:07 GMT"), ("absent", None)],
 )
-def test_throttling_on_demand(klaviyo, retry_after_as, value):
+def test_throttling_on_demand(klaviyo: Klaviyo, retry_after_as: str, value: str | None) -> None:
     answer = strike(klaviyo, kind="throttle", retry_after=7, retry_after_as=retry_after_as)
 
     assert answer.headers.get("Retry-After") == value
@@ -439,7 +456,7 @@ def test_throttling_on_demand(klaviyo, retry_after_as, value):
         (503, "error"),
     ],
 )
-def test_json_errors_on_demand_point_at_the_whole(klaviyo, status, code):
+def test_json_errors_on_demand_point_at_the_whole(klaviyo: Klaviyo, status: int, code: str) -> None:
     answer = strike(klaviyo, kind="json", status=status)
 
     [error] = errors(answer)
@@ -448,17 +465,17 @@ def test_json_errors_on_demand_point_at_the_whole(klaviyo, status, code):
 
 
 @pytest.mark.parametrize("status", [403, 502])
-def test_html_errors_on_demand(klaviyo, status):
+def test_html_errors_on_demand(klaviyo: Klaviyo, status: int) -> None:
     answer = strike(klaviyo, kind="html", status=status)
 
     assert (answer.status, answer.headers["Content-Type"]) == (status, "text/html; charset=UTF-8")
-    assert answer.body.startswith(b"<!DOCTYPE html>")
+    assert content(answer).startswith(b"<!DOCTYPE html>")
     assert list(klaviyo.events()) == []
 
 
 @pytest.mark.parametrize("kind", ["reset", "hang"])
 @pytest.mark.parametrize("taken", [False, True])
-def test_an_answer_that_never_comes(klaviyo, kind, taken):
+def test_an_answer_that_never_comes(klaviyo: Klaviyo, kind: str, taken: bool) -> None:
     answer = strike(klaviyo, kind=kind, taken=taken)
 
     assert answer.ending == {"reset": "reset", "hang": "hung"}[kind]
@@ -468,28 +485,28 @@ def test_an_answer_that_never_comes(klaviyo, kind, taken):
     assert account(klaviyo)["by_status"] == {"no answer": 1}
 
 
-def test_latency_delays_an_answer_that_was_handled(klaviyo):
+def test_latency_delays_an_answer_that_was_handled(klaviyo: Klaviyo) -> None:
     answer = strike(klaviyo, kind="latency", seconds=2.5)
 
     assert (answer.status, answer.delay, len(list(klaviyo.events()))) == (202, 2.5, 1)
 
 
-def test_a_partial_failure_is_announced_on_a_success_only(klaviyo):
+def test_a_partial_failure_is_announced_on_a_success_only(klaviyo: Klaviyo) -> None:
     answer = strike(klaviyo, kind="partial_failure")
     assert (answer.status, answer.headers["X-Klaviyo-Partial-Failure"]) == (202, "phone_number")
 
     assert "X-Klaviyo-Partial-Failure" not in post(klaviyo, *BAD_JOB).headers
 
 
-def test_a_fault_strikes_as_often_as_told_and_only_its_account(klaviyo):
+def test_a_fault_strikes_as_often_as_told_and_only_its_account(klaviyo: Klaviyo) -> None:
     klaviyo.configure(faults=[{"kind": "json", "status": 500, "count": 2, "site_id": SITE}])
 
     assert post(klaviyo, headers={"Authorization": "Klaviyo-API-Key pk_other"}).status == 202
     assert [post(klaviyo).status for _ in range(4)] == [500, 500, 202, 202]
 
 
-def test_chance_is_repeatable_by_its_seed(klaviyo):
-    def statuses(seed):
+def test_chance_is_repeatable_by_its_seed(klaviyo: Klaviyo) -> None:
+    def statuses(seed: int) -> list[int]:
         klaviyo.reset()
         klaviyo.configure(
             burst_limit=None, seed=seed, faults=[{"kind": "json", "status": 500, "probability": 0.3}]
@@ -500,7 +517,7 @@ def test_chance_is_repeatable_by_its_seed(klaviyo):
     assert 15 <= statuses(1).count(500) <= 45
 
 
-def test_faults_add_up_until_one_takes_the_answers_place(klaviyo):
+def test_faults_add_up_until_one_takes_the_answers_place(klaviyo: Klaviyo) -> None:
     latency, failure = {"kind": "latency", "seconds": 1}, {"kind": "json", "status": 500, "count": 1}
     klaviyo.configure(faults=[latency, failure, {"kind": "html", "status": 403, "count": 1}])
 
@@ -510,14 +527,14 @@ def test_faults_add_up_until_one_takes_the_answers_place(klaviyo):
     assert klaviyo.requests()[0].faults == ("latency", "json")
 
 
-def test_the_limits_come_before_the_faults(klaviyo):
+def test_the_limits_come_before_the_faults(klaviyo: Klaviyo) -> None:
     klaviyo.configure(burst_limit=1, faults=[{"kind": "json", "status": 500}])
 
     assert [post(klaviyo).status for _ in range(2)] == [500, 429]
     assert account(klaviyo)["throttled_by_limit"] == 1
 
 
-def test_poison_refuses_chosen_items_that_are_valid(klaviyo):
+def test_poison_refuses_chosen_items_that_are_valid(klaviyo: Klaviyo) -> None:
     klaviyo.configure(poison=[{"contains": "poison"}])
     good, by_email = entry("a@b.co", "1"), entry("poison@b.co", "2")
     by_metric = entry("c@b.co", "3", metric="A poisonous metric")
@@ -531,7 +548,7 @@ def test_poison_refuses_chosen_items_that_are_valid(klaviyo):
     assert post(klaviyo, good).status == 202
 
 
-def test_poison_can_be_unattributed(klaviyo):
+def test_poison_can_be_unattributed(klaviyo: Klaviyo) -> None:
     klaviyo.configure(poison=[{"contains": "poison", "attributed": False}])
 
     assert pointers(post(klaviyo, entry("a@b.co", "1"), entry("poison@b.co", "2"))) == ["/data"]
@@ -555,7 +572,7 @@ def test_poison_can_be_unattributed(klaviyo):
         (b'{"\xff": 1}', "utf-8"),
     ],
 )
-def test_a_wrong_setting_is_named_and_changes_nothing(klaviyo, settings, named):
+def test_a_wrong_setting_is_named_and_changes_nothing(klaviyo: Klaviyo, settings: bytes, named: str) -> None:
     answer = control(klaviyo, "PUT", "/_standin/settings", "", settings)
 
     assert answer.status == 400
@@ -563,22 +580,22 @@ def test_a_wrong_setting_is_named_and_changes_nothing(klaviyo, settings, named):
     assert klaviyo.settings == Settings()
 
 
-def test_settings_named_are_replaced_and_the_others_stay(klaviyo):
+def test_settings_named_are_replaced_and_the_others_stay(klaviyo: Klaviyo) -> None:
     control(
         klaviyo, "PUT", "/_standin/settings", "", b'{"attribution": "first", "faults": [{"kind": "hang"}]}'
     )
     control(klaviyo, "PUT", "/_standin/settings", "", b'{"burst_limit": null}')
 
-    shown = msgspec.json.decode(control(klaviyo, "GET", "/_standin/settings", "", b"").body)
+    shown = msgspec.json.decode(content(control(klaviyo, "GET", "/_standin/settings", "", b"")))
 
     assert (shown["attribution"], shown["burst_limit"], shown["steady_limit"]) == ("first", None, 150)
     assert [fault["kind"] for fault in shown["faults"]] == ["hang"]
 
 
-def test_control_shows_what_the_core_knows(klaviyo):
+def test_control_shows_what_the_core_knows(klaviyo: Klaviyo) -> None:
     post(klaviyo, entry("a@b.co", "1", "2"))
 
-    def get(name, query=""):
+    def get(name: str, query: str = "") -> bytes:
         answer = control(klaviyo, "GET", f"/_standin/{name}", query, b"")
         return answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
 
@@ -590,20 +607,20 @@ def test_control_shows_what_the_core_knows(klaviyo):
     assert get("events", "site_id=XyZ789") == b""
 
 
-def test_control_refuses_what_it_does_not_know(klaviyo):
+def test_control_refuses_what_it_does_not_know(klaviyo: Klaviyo) -> None:
     assert control(klaviyo, "GET", "/_standin/nothing", "", b"").status == 404
     answer = control(klaviyo, "DELETE", "/_standin/settings", "", b"")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, PUT")
 
 
-def test_control_resets(klaviyo):
+def test_control_resets(klaviyo: Klaviyo) -> None:
     post(klaviyo)
 
     assert control(klaviyo, "POST", "/_standin/reset", "", b"").status == 204
     assert klaviyo.requests() == []
 
 
-def test_a_client_reaches_the_core_without_a_socket(klaviyo, clock):
+def test_a_client_reaches_the_core_without_a_socket(klaviyo: Klaviyo, clock: Clock) -> None:
     with httpx2.Client(transport=transport(klaviyo, clock.sleep), base_url="https://a.klaviyo.com") as client:
         klaviyo.configure(faults=[{"kind": "latency", "seconds": 2}])
         answer = client.post(ROUTE, content=job(entry("a@b.co", "1")), headers=HEADERS)
@@ -625,11 +642,11 @@ def test_a_client_reaches_the_core_without_a_socket(klaviyo, clock):
     assert [event.event["unique_id"] for event in klaviyo.events()] == ["1", "2", "4"]
 
 
-def test_threads_share_an_account_safely(clock):
+def test_threads_share_an_account_safely(clock: Clock) -> None:
     klaviyo = Klaviyo({SITE: KEY}, Settings(burst_limit=40, steady_limit=None), clock)
-    statuses = []
+    statuses: list[int] = []
 
-    def send(name):
+    def send(name: int) -> None:
         statuses.extend(post(klaviyo, entry("a@b.co", f"{name}-{n}")).status for n in range(20))
 
     threads = [threading.Thread(target=send, args=(name,)) for name in range(4)]

@@ -1,12 +1,14 @@
 """Tests the fake Pipeless's apps: who may write, what is refused, and what an upsert does."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
 from devstack.fake_upstream import Pipeless, PipelessSettings, transport
+from devstack.fake_upstream.answers import Answer
 from devstack.fake_upstream.control import control_pipeless
 
 NOON = datetime(2026, 7, 20, 12, tzinfo=UTC).timestamp()
@@ -16,11 +18,19 @@ HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
 
 @pytest.fixture
-def pipeless():
+def pipeless() -> Pipeless:
     return Pipeless({APP: KEY, 124: "pl_other"}, clock=lambda: NOON)
 
 
-def event(start="u1", end="a1", *, of="liked", single=None, created_on=None, **dates):
+def event(
+    start: str = "u1",
+    end: str = "a1",
+    *,
+    of: object = "liked",
+    single: object = None,
+    created_on: str | None = None,
+    **dates: str,
+) -> dict[str, Any]:
     """Makes an event in which `u1` likes `a1`; dates are the start object's."""
     relationship = {"type": of, "single": single, "created_on": created_on}
     return {
@@ -30,20 +40,23 @@ def event(start="u1", end="a1", *, of="liked", single=None, created_on=None, **d
     }
 
 
-def post(pipeless, *events, path=ROUTE, method="POST", **document):
+def post(
+    pipeless: Pipeless, *events: object, path: str = ROUTE, method: str = "POST", **document: Any
+) -> Answer:
     body = msgspec.json.encode({"events": events, **document})
     return pipeless.handle(method, path, HEADERS, body)
 
 
-def errors(answer):
+def errors(answer: Answer) -> list[str]:
     assert answer.headers["Content-Type"] == "application/json"
+    assert isinstance(answer.body, bytes)
     found = msgspec.json.decode(answer.body, type=dict[str, list[str]])
     assert found.keys() == {"errors"}
     return found["errors"]
 
 
 @pytest.mark.parametrize(("synchronous", "status"), [({}, 202), ({"synchronous": True}, 201)])
-def test_a_call_is_taken(pipeless, synchronous, status):
+def test_a_call_is_taken(pipeless: Pipeless, synchronous: dict[str, Any], status: int) -> None:
     assert post(pipeless, event(), event(end="a2"), **synchronous).status == status
 
     [call] = pipeless.calls(APP)
@@ -56,7 +69,7 @@ def test_a_call_is_taken(pipeless, synchronous, status):
     assert pipeless.summary()["apps"]["123"]["fill"] == [2]
 
 
-def test_one_object_for_each_type_and_id(pipeless):
+def test_one_object_for_each_type_and_id(pipeless: Pipeless) -> None:
     post(pipeless, event(), event(created_on="2026-01-01T00:00:00"))
     post(pipeless, event(created_on="2026-01-02T00:00:00", modified_on="2026-02-01T00:00:00"))
 
@@ -69,7 +82,7 @@ def test_one_object_for_each_type_and_id(pipeless):
     assert (article.created_on, article.modified_on) == ("2026-07-20T12:00:00",) * 2
 
 
-def test_a_new_object_is_modified_when_it_was_created(pipeless):
+def test_a_new_object_is_modified_when_it_was_created(pipeless: Pipeless) -> None:
     body = event()
     body["end_object"]["created_on"] = "2020-01-01T00:00:00"
 
@@ -80,7 +93,7 @@ def test_a_new_object_is_modified_when_it_was_created(pipeless):
 
 
 @pytest.mark.parametrize(("single", "count"), [(None, 1), (True, 1), (False, 3)])
-def test_a_single_relationship_exists_once(pipeless, single, count):
+def test_a_single_relationship_exists_once(pipeless: Pipeless, single: bool | None, count: int) -> None:
     post(pipeless, *(event(single=single) for _ in range(3)), event(of="viewed"), event(end="a2"))
 
     assert len(list(pipeless.relationships(APP))) == count + 2
@@ -103,7 +116,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("events", BAD.values(), ids=BAD.keys())
-def test_a_bad_call_writes_nothing(pipeless, events):
+def test_a_bad_call_writes_nothing(pipeless: Pipeless, events: list[object]) -> None:
     answer = post(pipeless, *([event("fine"), *events] if 0 < len(events) < 10 else events))
 
     assert answer.status == 400
@@ -111,7 +124,7 @@ def test_a_bad_call_writes_nothing(pipeless, events):
     assert list(pipeless.objects()) == []
 
 
-def test_an_id_of_forty_characters_and_ten_events_are_taken(pipeless):
+def test_an_id_of_forty_characters_and_ten_events_are_taken(pipeless: Pipeless) -> None:
     assert post(pipeless, *([event("u" * 40)] * 10)).status == 202
 
 
@@ -127,7 +140,7 @@ def test_an_id_of_forty_characters_and_ten_events_are_taken(pipeless):
         ("/v1/apps/123/events", f"Bearer {KEY}", 404),
     ],
 )
-def test_who_may_write(pipeless, path, authorization, status):
+def test_who_may_write(pipeless: Pipeless, path: str, authorization: str, status: int) -> None:
     body = msgspec.json.encode({"events": [event()]})
 
     answer = pipeless.handle("POST", path, HEADERS | {"Authorization": authorization}, body)
@@ -136,27 +149,27 @@ def test_who_may_write(pipeless, path, authorization, status):
     assert status == 202 or errors(answer)
 
 
-def test_other_methods_types_and_texts_are_refused(pipeless):
+def test_other_methods_types_and_texts_are_refused(pipeless: Pipeless) -> None:
     assert post(pipeless, event(), method="GET").status == 405
     assert pipeless.handle("POST", ROUTE, HEADERS | {"Content-Type": "text/plain"}, b"{}").status == 415
     assert pipeless.handle("POST", ROUTE, HEADERS, b"{").status == 400
     assert pipeless.handle("POST", ROUTE, HEADERS, b"[]").status == 400
 
 
-def test_poison_refuses_what_is_valid(pipeless):
+def test_poison_refuses_what_is_valid(pipeless: Pipeless) -> None:
     pipeless.configure(poison=["bad"])
 
     assert post(pipeless, event(), event(end="a-bad-1")).status == 400
     assert post(pipeless, event()).status == 202
 
 
-def test_a_limit_counts_the_calls_of_a_second(pipeless):
+def test_a_limit_counts_the_calls_of_a_second(pipeless: Pipeless) -> None:
     pipeless.configure(limit=2)
 
     assert [post(pipeless, event()).status for _ in range(3)] == [202, 202, 429]
 
 
-def test_faults_speak_as_pipeless_does(pipeless):
+def test_faults_speak_as_pipeless_does(pipeless: Pipeless) -> None:
     faults = [
         {"kind": "json", "status": 500, "count": 1},
         {"kind": "throttle", "retry_after": 3, "count": 1},
@@ -177,10 +190,10 @@ def test_faults_speak_as_pipeless_does(pipeless):
     assert len(list(pipeless.calls())) == 2
 
 
-def test_control_shows_sets_and_forgets(pipeless):
+def test_control_shows_sets_and_forgets(pipeless: Pipeless) -> None:
     post(pipeless, event())
 
-    def ask(name, method="GET", query="", body=b""):
+    def ask(name: str, method: str = "GET", query: str = "", body: bytes = b"") -> tuple[int, bytes]:
         answer = control_pipeless(pipeless, method, f"/_standin/pipeless/{name}", query, body)
         content = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
         return answer.status, content
@@ -197,7 +210,7 @@ def test_control_shows_sets_and_forgets(pipeless):
     assert ask("objects")[1] == b""
 
 
-def test_a_client_reaches_it_without_a_socket(pipeless):
+def test_a_client_reaches_it_without_a_socket(pipeless: Pipeless) -> None:
     with httpx2.Client(transport=transport(pipeless)) as client:
         answer = client.post(f"https://api.pipeless.io{ROUTE}", headers=HEADERS, json={"events": [event()]})
 

@@ -2,6 +2,7 @@
 
 import copy
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ WHAT = f"{EVENT}/attributes"
 METRIC = f"{WHAT}/metric/data"
 GONE = object()
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "data": {
         "type": "event-bulk-create-job",
         "attributes": {
@@ -55,10 +56,10 @@ GOOD = {
 }
 
 
-def changed(path, value):
+def changed(path: str, value: object) -> dict[str, Any]:
     document = copy.deepcopy(GOOD)
     *parents, last = path.split("/")
-    place = document
+    place: Any = document
     for step in parents:
         place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
     if value is GONE:
@@ -68,7 +69,7 @@ def changed(path, value):
     return document
 
 
-def pointers(document, revision=REVISION):
+def pointers(document: object, revision: str = REVISION) -> list[str]:
     return [problem.pointer for problem in inspect(document, revision, NOW)]
 
 
@@ -81,7 +82,7 @@ def pointers(document, revision=REVISION):
         f"{PROFILE}/meta/patch_identifiers",
     ],
 )
-def test_a_null_that_says_nothing_is_taken_or_refused_as_it_is_set(path):
+def test_a_null_that_says_nothing_is_taken_or_refused_as_it_is_set(path: str) -> None:
     document = changed(path, None)
 
     assert inspect(document, REVISION, NOW) == []
@@ -89,23 +90,24 @@ def test_a_null_that_says_nothing_is_taken_or_refused_as_it_is_set(path):
     assert problem.pointer == f"/{path}"
 
 
-def deep(levels):
+def deep(levels: int) -> dict[str, Any]:
     """Makes a properties object of that many levels, itself the first."""
-    nested = {}
+    nested: dict[str, Any] = {}
     for _ in range(levels - 1):
         nested = {"a": nested}
     return nested
 
 
-def at(seconds):
+def at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def weighing(size):
+def weighing(size: int) -> dict[str, Any]:
     """Makes a profile's data object of exactly that many bytes."""
-    empty = {"type": "profile", "attributes": {"email": "ann@example.com", "properties": {"a": "", "b": ""}}}
+    attributes: dict[str, Any] = {"email": "ann@example.com", "properties": {"a": "", "b": ""}}
+    empty = {"type": "profile", "attributes": attributes}
     missing = size - len(msgspec.json.encode(empty))
-    empty["attributes"]["properties"] = {"a": "x" * (missing // 2), "b": "x" * (missing - missing // 2)}
+    attributes["properties"] = {"a": "x" * (missing // 2), "b": "x" * (missing - missing // 2)}
     return empty
 
 
@@ -172,7 +174,7 @@ BOUNDARIES = {
 
 
 @pytest.mark.parametrize("rule", BOUNDARIES.values(), ids=BOUNDARIES.keys())
-def test_a_rule_holds_up_to_its_boundary_and_no_further(rule):
+def test_a_rule_holds_up_to_its_boundary_and_no_further(rule: tuple[Any, ...]) -> None:
     path, last_valid, first_invalid, *elsewhere = rule
 
     assert pointers(changed(path, last_valid)) == []
@@ -205,7 +207,7 @@ def test_a_rule_holds_up_to_its_boundary_and_no_further(rule):
         f"{METRIC}/attributes/name",
     ],
 )
-def test_a_required_field_is_missed_by_name(path):
+def test_a_required_field_is_missed_by_name(path: str) -> None:
     [problem] = inspect(changed(path, GONE), REVISION, NOW)
 
     assert problem.pointer == f"/{path}"
@@ -232,7 +234,7 @@ def test_a_required_field_is_missed_by_name(path):
         (f"{METRIC}/attributes/unknown", "metric"),
     ],
 )
-def test_an_unknown_field_is_refused_with_its_resource(path, resource):
+def test_an_unknown_field_is_refused_with_its_resource(path: str, resource: str) -> None:
     [problem] = inspect(changed(path, 1), REVISION, NOW)
 
     assert problem.pointer == f"/{path}"
@@ -242,16 +244,16 @@ def test_an_unknown_field_is_refused_with_its_resource(path, resource):
 @pytest.mark.parametrize(
     "path", ["data/attributes/events-bulk-create/data", f"{ENTRY}/attributes/events/data"]
 )
-def test_lists_are_lists(path):
+def test_lists_are_lists(path: str) -> None:
     assert pointers(changed(path, {})) == [f"/{path}"]
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 1])
-def test_a_document_that_is_no_object_is_refused(document):
+def test_a_document_that_is_no_object_is_refused(document: object) -> None:
     assert pointers(document) == [""]
 
 
-def test_events_are_counted_over_all_entries():
+def test_events_are_counted_over_all_entries() -> None:
     entry = GOOD["data"]["attributes"]["events-bulk-create"]["data"][0]
     half = copy.deepcopy(entry)
     half["attributes"]["events"]["data"] *= 500
@@ -268,12 +270,12 @@ def test_events_are_counted_over_all_entries():
         (f"{WHAT}/time", "1999-12-31T23:59:59Z", "2026-04-15", "2026-07-15"),
     ],
 )
-def test_limits_that_came_with_a_revision(path, value, before, since):
+def test_limits_that_came_with_a_revision(path: str, value: object, before: str, since: str) -> None:
     assert pointers(changed(path, value), before) == [f"/{path}"]
     assert pointers(changed(path, value), since) == []
 
 
-def test_every_problem_is_found_in_document_order():
+def test_every_problem_is_found_in_document_order() -> None:
     document = changed(f"{WHO}/email", "nobody")
     document["data"]["attributes"]["events-bulk-create"]["data"][0]["attributes"]["events"]["data"].append({})
 
@@ -296,5 +298,5 @@ def test_every_problem_is_found_in_document_order():
         ("١٩٧٠-01-01T00:00:00Z", None),
     ],
 )
-def test_a_moment_is_a_date_time_with_utc_as_default(text, seconds):
+def test_a_moment_is_a_date_time_with_utc_as_default(text: str, seconds: float | None) -> None:
     assert moment(text) == seconds
