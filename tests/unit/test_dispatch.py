@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -229,11 +230,11 @@ def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: i
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None:
     class Closed(World):
         def _ports(self, deadline: float) -> dispatch.PartPorts:
-            async def fail(site_id: str, status: int) -> bool:
+            async def fail(account_id: str, status: int) -> bool:
                 raise Retryable("the state table cannot be written")
 
             ports = super()._ports(deadline)
-            circuits = msgspec.structs.replace(ports.delivery.circuits, open=fail)
+            circuits = SimpleNamespace(**vars(ports.delivery.circuits) | {"open": fail})
             return msgspec.structs.replace(
                 ports, delivery=msgspec.structs.replace(ports.delivery, circuits=circuits)
             )
@@ -257,11 +258,11 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_closed() -> None:
     class Open(World):
         def _ports(self, deadline: float) -> dispatch.PartPorts:
-            async def fail(site_id: str) -> None:
+            async def fail(account_id: str) -> None:
                 raise Retryable("the state table cannot be written")
 
             ports = super()._ports(deadline)
-            circuits = msgspec.structs.replace(ports.delivery.circuits, close=fail)
+            circuits = SimpleNamespace(**vars(ports.delivery.circuits) | {"close": fail})
             return msgspec.structs.replace(
                 ports, delivery=msgspec.structs.replace(ports.delivery, circuits=circuits)
             )
@@ -459,7 +460,7 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
 def test_claims_are_read_some_at_a_time_and_stay_in_order() -> None:
     world = World({SITE: KEY}, workers=1)
     reading = most = 0
-    together = threading.Barrier(dispatch.CLAIMS_AT_ONCE)
+    together = threading.Barrier(dispatch.CONCURRENT_CLAIMS)
 
     def fetch(key: str) -> bytes:
         nonlocal reading, most
@@ -469,18 +470,18 @@ def test_claims_are_read_some_at_a_time_and_stay_in_order() -> None:
         reading -= 1
         return packed[key]
 
-    names = [f"c{n}" for n in range(2 * dispatch.CLAIMS_AT_ONCE)]
+    names = [f"c{n}" for n in range(2 * dispatch.CONCURRENT_CLAIMS)]
     packed = {name: zstandard.compress(msgspec.json.encode(request(("ada", name)))) for name in names}
     claims = [msgspec.json.encode({"sluice": 1, "claim": name}).decode() for name in names]
     records = {n: dispatch.Record(str(n), claim, NOW) for n, claim in enumerate(claims)}
     ports = msgspec.structs.replace(world._ports(START + 20), fetch_claim=fetch)
 
     async def scenario() -> Outcome:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * dispatch.CLAIMS_AT_ONCE))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * dispatch.CONCURRENT_CLAIMS))
         return await dispatch.dispatch_part(records, ports)
 
     assert not run(scenario()).retry
-    assert most == dispatch.CLAIMS_AT_ONCE
+    assert most == dispatch.CONCURRENT_CLAIMS
     assert [taken.event["unique_id"] for taken in world.klaviyo.events(SITE)] == names
 
 

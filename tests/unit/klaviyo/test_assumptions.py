@@ -294,7 +294,7 @@ def bulk_with_parameter(name: str) -> World:
     return made
 
 
-LOST: Final = st.builds(
+LOST: Final[st.SearchStrategy[dict[str, Any]]] = st.builds(
     dict,
     kind=st.sampled_from(["reset", "hang"]),
     taken=st.booleans(),

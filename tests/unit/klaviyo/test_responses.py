@@ -541,7 +541,9 @@ class TestRateLeftInItsForms:
             ("150", "40", "soon", None),
         ],
     )
-    def test_is_read_in_both_forms(self, limit, remaining, reset, left):
+    def test_is_read_in_both_forms(
+        self, limit: str, remaining: str, reset: str, left: tuple[int, float] | None
+    ) -> None:
         headers = {"ratelimit-limit": limit, "ratelimit-remaining": remaining, "ratelimit-reset": reset}
 
         assert rate_left(Response(202, headers)) == left

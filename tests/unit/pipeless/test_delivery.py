@@ -125,10 +125,8 @@ class World:
             create_job=never,
             create_events=self._create_events,
             rate_limiter=lambda _: self,  # type: ignore[arg-type,return-value]
-            circuits=SimpleNamespace(  # type: ignore[arg-type]
-                is_open=is_open, open=open_circuit, close=close_circuit, park=park
-            ),
-            receipts=SimpleNamespace(completed=done, record_delivered=delivered),  # type: ignore[arg-type]
+            circuits=SimpleNamespace(is_open=is_open, open=open_circuit, close=close_circuit, park=park),
+            receipts=SimpleNamespace(completed=done, record_delivered=delivered),
             now=lambda: NOON,
         )
 
@@ -392,16 +390,17 @@ def test_without_the_state_table_nothing_is_sent() -> None:
     assert world.pipeless.requests() == []
 
 
+KINDS_OF_FAULT: list[dict[str, object]] = [
+    {"kind": "json", "status": 500},
+    {"kind": "html", "status": 403},
+    {"kind": "throttle"},
+    {"kind": "reset", "taken": False},
+    {"kind": "json", "status": 401},
+]
 faults = st.lists(
-    st.sampled_from(
-        [
-            {"kind": "json", "status": 500},
-            {"kind": "html", "status": 403},
-            {"kind": "throttle"},
-            {"kind": "reset", "taken": False},
-            {"kind": "json", "status": 401},
-        ]
-    ).flatmap(lambda fault: st.integers(1, 3).map(lambda count: {**fault, "count": count})),
+    st.sampled_from(KINDS_OF_FAULT).flatmap(
+        lambda fault: st.integers(1, 3).map(lambda count: {**fault, "count": count})
+    ),
     max_size=4,
 )
 

@@ -27,7 +27,8 @@ from sluicectl import documents, sources_schema
 from sluicectl.cli import sluicectl
 from tests.support.webhook_samples import document, own
 
-SCHEMA = Draft202012Validator(sources_schema.build())
+DOCUMENT = sources_schema.build()
+SCHEMA = Draft202012Validator(DOCUMENT)
 HMAC = {"scheme": "hmac", "header": "X-Signature"}
 
 
@@ -56,9 +57,9 @@ def test_the_command_prints_a_schema() -> None:
         printed = CliRunner().invoke(sluicectl, ["sources", "schema", *options], catch_exceptions=False)
 
         assert printed.exit_code == 0
-        assert json.loads(printed.output) == SCHEMA.schema
-    Draft202012Validator.check_schema(SCHEMA.schema)
-    assert SCHEMA.schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+        assert json.loads(printed.output) == DOCUMENT
+    Draft202012Validator.check_schema(DOCUMENT)
+    assert DOCUMENT["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -272,7 +273,7 @@ def test_it_refuses_whatever_pydantic_refuses_for_its_structure_and_accepts_what
 
 
 def test_an_editor_is_told_what_a_field_means_and_what_it_may_hold() -> None:
-    definitions = SCHEMA.schema["$defs"]
+    definitions = DOCUMENT["$defs"]
     account = definitions["SourceConfig"]["properties"]["account"]
     scheme = definitions["SenderSignature"]["properties"]["scheme"]
 
