@@ -10,7 +10,7 @@ def klaviyo_sdk() -> Callable[[bytes], list[bytes]]:
     """Runs `klaviyo-api`: its models from the request's JSON, its client to the request that it hands to
     urllib3.
     """
-    from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]  # noqa: PLC0415
+    from klaviyo_api import KlaviyoAPI  # noqa: PLC0415
     from openapi_client.models.events_bulk_create_job import EventsBulkCreateJob  # noqa: PLC0415
 
     klaviyo = KlaviyoAPI("pk_benchmark", max_retries=0)

@@ -11,7 +11,7 @@ from itertools import batched
 from typing import Any
 
 import httpx2
-from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]
+from klaviyo_api import KlaviyoAPI
 from openapi_client.exceptions import ApiException
 
 from devstack.demo import purchases

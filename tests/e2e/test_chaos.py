@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_nothing_is_lost_nor_delivered_twice_and_nothing_is_left_running():
+def test_nothing_is_lost_nor_delivered_twice_and_nothing_is_left_running() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--short", "--seed", "2"],
         cwd=ROOT,
@@ -27,7 +27,7 @@ def test_nothing_is_lost_nor_delivered_twice_and_nothing_is_left_running():
     assert processes_of(ROOT / ".local" / "chaos") == []
 
 
-def processes_of(folder):
+def processes_of(folder: Path) -> list[str]:
     """Returns the command lines of processes that use a folder, whoever started them."""
     listed = subprocess.run(["ps", "-ww", "-eo", "command="], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if str(folder) in line]

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_it_accounts_for_every_event_and_leaves_nothing_running():
+def test_it_accounts_for_every_event_and_leaves_nothing_running() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "devstack.demo", "--rows", "300", "--window", "2"],
         cwd=ROOT,
@@ -36,7 +36,7 @@ def test_it_accounts_for_every_event_and_leaves_nothing_running():
     assert processes_of(ROOT / ".local" / "demo") == []
 
 
-def processes_of(folder):
+def processes_of(folder: Path) -> list[str]:
     """Returns the command lines of processes that use a folder, whoever started them."""
     listed = subprocess.run(["ps", "-ww", "-eo", "command="], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if str(folder) in line]

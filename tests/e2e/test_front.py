@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]
+from klaviyo_api import KlaviyoAPI
 from openapi_client.exceptions import ApiException
 
 from tests.e2e.conftest import Stack, eventually

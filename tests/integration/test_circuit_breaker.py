@@ -356,7 +356,7 @@ class TestRegister:
             }
 
             for each in order:
-                queues[each].pop(0)(parking)
+                queues[each].pop(0)(parked)
 
             assert SITE in parked.store.accounts(), order
             for key in parked.objects():

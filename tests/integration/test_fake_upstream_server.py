@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -30,12 +32,12 @@ HEADERS = {
 
 
 @pytest.fixture
-def klaviyo():
+def klaviyo() -> Klaviyo:
     return Klaviyo({SITE: KEY}, Settings.unlimited())
 
 
 @pytest.fixture
-def client(klaviyo):
+def client(klaviyo: Klaviyo) -> Iterator[httpx2.Client]:
     with (
         serving(klaviyo) as url,
         httpx2.Client(base_url=url, headers=HEADERS, timeout=5, trust_env=False) as client,
@@ -43,7 +45,7 @@ def client(klaviyo):
         yield client
 
 
-def job(unique_id, padding=0):
+def job(unique_id: str, padding: int = 0) -> dict[str, Any]:
     profile = {"type": "profile", "attributes": {"email": "ann@example.com"}}
     event = {
         "properties": {"text": ["x" * 100_000] * padding},
@@ -64,21 +66,29 @@ def job(unique_id, padding=0):
     }
 
 
-def taken(client):
+def taken(client: httpx2.Client) -> list[str]:
     return [json.loads(line)["event"]["unique_id"] for line in client.get("/_standin/events").iter_lines()]
 
 
-def set_faults(client, *faults):
+def set_faults(client: httpx2.Client, *faults: dict[str, Any]) -> None:
     assert client.put("/_standin/settings", json={"faults": faults}).status_code == 200
 
 
-def connection(client):
+def connection(client: httpx2.Client) -> int:
     """Returns the local port of the client's connection: it shows whether the connection was kept alive."""
     stream = client.get("/_standin/health").extensions["network_stream"]
-    return stream.get_extra_info("client_addr")
+    port: int = stream.get_extra_info("client_addr")
+    return port
 
 
-def test_jobs_are_taken_over_one_kept_connection(client):
+def address(client: httpx2.Client) -> tuple[str, int]:
+    """Returns where the client's server listens."""
+    port = client.base_url.port
+    assert port is not None
+    return client.base_url.host, port
+
+
+def test_jobs_are_taken_over_one_kept_connection(client: httpx2.Client) -> None:
     before = connection(client)
 
     answers = [client.post(ROUTE, json=job(str(n), padding=n)) for n in (0, 1, 49)]
@@ -88,7 +98,7 @@ def test_jobs_are_taken_over_one_kept_connection(client):
     assert connection(client) == before
 
 
-def test_a_caller_that_asks_first_is_told_to_go_on(klaviyo, client):
+def test_a_caller_that_asks_first_is_told_to_go_on(klaviyo: Klaviyo, client: httpx2.Client) -> None:
     body = json.dumps(job("1")).encode()
     lines = [f"{name}: {value}" for name, value in HEADERS.items()]
     head = [
@@ -99,19 +109,21 @@ def test_a_caller_that_asks_first_is_told_to_go_on(klaviyo, client):
         *lines,
     ]
 
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
+    with socket.create_connection(address(client), timeout=5) as caller:
         caller.sendall("\r\n".join([*head, "", ""]).encode())
         assert caller.recv(1000).startswith(b"HTTP/1.1 100 ")
         caller.sendall(body)
         assert caller.recv(1000).startswith(b"HTTP/1.1 202 ")
 
 
-def test_a_request_arrives_with_its_headers_not_with_the_end_of_its_body(klaviyo, client):
+def test_a_request_arrives_with_its_headers_not_with_the_end_of_its_body(
+    klaviyo: Klaviyo, client: httpx2.Client
+) -> None:
     body = json.dumps(job("1")).encode()
     lines = [f"{name}: {value}" for name, value in HEADERS.items()]
     head = [f"POST {ROUTE} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines]
 
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
+    with socket.create_connection(address(client), timeout=5) as caller:
         caller.sendall("\r\n".join([*head, "", ""]).encode())
         time.sleep(1)
         sent = time.time()
@@ -122,8 +134,8 @@ def test_a_request_arrives_with_its_headers_not_with_the_end_of_its_body(klaviyo
     assert line.time < sent - 0.1
 
 
-def test_a_caller_that_leaves_half_way_has_sent_nothing(klaviyo, client):
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
+def test_a_caller_that_leaves_half_way_has_sent_nothing(klaviyo: Klaviyo, client: httpx2.Client) -> None:
+    with socket.create_connection(address(client), timeout=5) as caller:
         caller.sendall(f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf".encode())
         caller.shutdown(socket.SHUT_WR)
         assert caller.recv(1000) == b""
@@ -131,8 +143,8 @@ def test_a_caller_that_leaves_half_way_has_sent_nothing(klaviyo, client):
     assert klaviyo.requests() == []
 
 
-def test_an_asynchronous_client_reaches_the_core_without_a_socket(klaviyo):
-    async def send():
+def test_an_asynchronous_client_reaches_the_core_without_a_socket(klaviyo: Klaviyo) -> None:
+    async def send() -> httpx2.Response:
         async with httpx2.AsyncClient(transport=transport(klaviyo)) as client:
             return await client.post(f"https://a.klaviyo.com{ROUTE}", json=job("1"), headers=HEADERS)
 
@@ -140,7 +152,7 @@ def test_an_asynchronous_client_reaches_the_core_without_a_socket(klaviyo):
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_a_reset_cuts_the_connection(client, is_taken):
+def test_a_reset_cuts_the_connection(client: httpx2.Client, is_taken: bool) -> None:
     set_faults(client, {"kind": "reset", "taken": is_taken, "count": 1})
 
     with pytest.raises(httpx2.ReadError):
@@ -151,7 +163,7 @@ def test_a_reset_cuts_the_connection(client, is_taken):
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_a_hang_outlasts_the_callers_patience(client, is_taken):
+def test_a_hang_outlasts_the_callers_patience(client: httpx2.Client, is_taken: bool) -> None:
     set_faults(client, {"kind": "hang", "taken": is_taken, "count": 1})
 
     with pytest.raises(httpx2.ReadTimeout):
@@ -161,7 +173,7 @@ def test_a_hang_outlasts_the_callers_patience(client, is_taken):
     assert client.post(ROUTE, json=job("2")).status_code == 202
 
 
-def test_latency_holds_an_answer_but_not_the_requests_behind_it(client):
+def test_latency_holds_an_answer_but_not_the_requests_behind_it(client: httpx2.Client) -> None:
     set_faults(client, {"kind": "latency", "seconds": 1})
 
     began = time.monotonic()
@@ -173,7 +185,7 @@ def test_latency_holds_an_answer_but_not_the_requests_behind_it(client):
     assert 1 <= lasted < 5
 
 
-def test_status_faults_arrive_as_they_are(client):
+def test_status_faults_arrive_as_they_are(client: httpx2.Client) -> None:
     set_faults(
         client,
         {"kind": "html", "status": 403, "count": 1},
@@ -188,7 +200,7 @@ def test_status_faults_arrive_as_they_are(client):
     assert (partial.status_code, partial.headers["x-klaviyo-partial-failure"]) == (202, "phone_number")
 
 
-def test_control_works_over_the_wire(client):
+def test_control_works_over_the_wire(client: httpx2.Client) -> None:
     client.post(ROUTE, json=job("1"))
 
     assert client.get("/_standin/summary").json()["accounts"][SITE]["events"] == 1
@@ -199,25 +211,25 @@ def test_control_works_over_the_wire(client):
     assert taken(client) == []
 
 
-def test_nonsense_ends_its_connection_only(client):
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as caller:
+def test_nonsense_ends_its_connection_only(client: httpx2.Client) -> None:
+    with socket.create_connection(address(client), timeout=5) as caller:
         caller.sendall(b"nonsense\r\n\r\n")
         assert caller.recv(1000) == b""
 
     assert client.get("/_standin/health").status_code == 200
 
 
-def test_serving_says_when_the_port_is_taken(klaviyo, client):
-    with pytest.raises(OSError, match="in use"), serving(klaviyo, client.base_url.port):
+def test_serving_says_when_the_port_is_taken(klaviyo: Klaviyo, client: httpx2.Client) -> None:
+    with pytest.raises(OSError, match="in use"), serving(klaviyo, address(client)[1]):
         pass
 
 
-def test_serving_says_whatever_keeps_it_from_serving(klaviyo):
+def test_serving_says_whatever_keeps_it_from_serving(klaviyo: Klaviyo) -> None:
     with pytest.raises(OverflowError), serving(klaviyo, 2**16):
         pass
 
 
-def run(*arguments):
+def run(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "devstack.fake_upstream", "--max-seconds", "30", *arguments],
         cwd=ROOT,
@@ -227,9 +239,10 @@ def run(*arguments):
     )
 
 
-def test_the_command_serves_until_sigterm(tmp_path):
+def test_the_command_serves_until_sigterm(tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
     with run("--account", f"{SITE}:{KEY}", "--no-limits", "--ready-file", str(ready)) as process:
+        assert process.stdout is not None
         line = process.stdout.readline()
         written = json.loads(ready.read_text())
         answer = httpx2.post(written["url"] + ROUTE, json=job("1"), headers=HEADERS, trust_env=False)
@@ -243,14 +256,14 @@ def test_the_command_serves_until_sigterm(tmp_path):
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_the_command_ends_by_itself_when_told():
+def test_the_command_ends_by_itself_when_told() -> None:
     with run("--account", f"{SITE}:{KEY}", "--max-seconds", "0.1") as process:
         process.communicate(timeout=10)
 
     assert process.returncode == 0
 
 
-def test_a_taken_port_is_one_sentence():
+def test_a_taken_port_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with run("--account", f"{SITE}:{KEY}", "--port", str(port)) as process:
@@ -260,7 +273,7 @@ def test_a_taken_port_is_one_sentence():
     assert err == f"Port {port} on 127.0.0.1 is already in use; choose another with --port.\n"
 
 
-def test_a_malformed_account_is_a_usage_error():
+def test_a_malformed_account_is_a_usage_error() -> None:
     with run("--account", SITE) as process:
         _, err = process.communicate(timeout=10)
 
@@ -268,7 +281,7 @@ def test_a_malformed_account_is_a_usage_error():
     assert "SITE_ID:PRIVATE_KEY" in err
 
 
-def test_the_official_sdk_takes_it_for_the_real_one(client):
+def test_the_official_sdk_takes_it_for_the_real_one(client: httpx2.Client) -> None:
     sdk = KlaviyoAPI(KEY, test_host=str(client.base_url).rstrip("/"), max_retries=1)
 
     sdk.Events.bulk_create_events(job("1"))
@@ -276,7 +289,7 @@ def test_the_official_sdk_takes_it_for_the_real_one(client):
     assert taken(client) == ["1"]
 
 
-def test_pipeless_is_served_beside_klaviyo(klaviyo):
+def test_pipeless_is_served_beside_klaviyo(klaviyo: Klaviyo) -> None:
     body = {
         "events": [
             {
@@ -300,7 +313,7 @@ def test_pipeless_is_served_beside_klaviyo(klaviyo):
     assert klaviyo.requests() == []
 
 
-def test_a_malformed_app_is_a_usage_error():
+def test_a_malformed_app_is_a_usage_error() -> None:
     with run("--app", "name:key") as process:
         _, err = process.communicate(timeout=10)
 

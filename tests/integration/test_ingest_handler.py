@@ -39,6 +39,7 @@ from tests.support.ingest_app import (
     document_of_keys,
     proxy_event,
 )
+from tests.support.parsing import decoded
 
 # Words that must never be logged: each is somewhere in the requests below.
 SECRETS = ["ann@example.com", "s3cret", KEY, READ_ONLY_KEY, "pk_unknown", "pk_upstream"]
@@ -78,7 +79,7 @@ def test_each_route_stores_one_message_and_answers_with_its_receipt(
     answer = front.send(path + slash, document, query=query)
 
     [queued] = front.queued()
-    stored = message.decode(queued, no_claim)
+    stored = decoded(queued, no_claim)
     assert answer.status == 202
     assert answer.headers["Content-Type"] == "application/vnd.api+json"
     assert answer.document["data"]["id"] == stored.receipt
@@ -162,7 +163,7 @@ def test_a_large_body_that_does_not_compress_is_claimed(front: Front) -> None:
     [queued] = front.queued()
     assert answer.status == 202
     assert json.loads(queued) == {"sluice": 1, "claim": key, "size": message.unpacked_size(queued)}
-    stored = message.decode(queued, s3.claim_reader("claims"))
+    stored = decoded(queued, s3.claim_reader("claims"))
     assert len(stored.entries[0].events) == len(events)
     assert noise[:100_000].encode() in bytes(stored.entries[0].events[0].attributes)
 
@@ -206,7 +207,7 @@ def test_every_character_gets_to_the_queue(front: Front, character: str) -> None
     assert front.send(document=bulk(entry(event(properties={"p": character})))).status == 202
 
     [queued] = front.queued()
-    [stored] = message.decode(queued, no_claim).entries
+    [stored] = decoded(queued, no_claim).entries
     assert json.loads(bytes(stored.events[0].attributes))["properties"] == {"p": character}
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from sluice import message
 from tests.support.aws_clients import aws_client
 from tests.support.factories import KEY, SITE_ID, bulk, client_bulk, entry, event, profile, single
 from tests.support.ingest_app import BULK, CLIENT_BULK, EVENT, TABLE, Answer, Front
+from tests.support.parsing import decoded
 
 LENIENT = "handling=lenient"
 ENTRIES = "/data/attributes/events-bulk-create/data"
@@ -42,7 +42,7 @@ def test_good_events_are_taken_and_bad_ones_rejected_and_told(front: Front) -> N
     assert {(error["status"], error["code"]) for error in errors} == {(400, "invalid")}
 
     [queued] = front.queued()
-    stored = message.decode(queued, no_claim)
+    stored = decoded(queued, no_claim)
     [entry] = stored.entries
     assert [(event.entry_index, event.event_index) for event in entry.events] == [(1, 0), (1, 2)]
     first, second = front.rejected()

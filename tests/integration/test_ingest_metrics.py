@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from sluice import message
 from sluice.admission import metric_quota
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients
@@ -32,6 +31,7 @@ from tests.support.ingest_app import (
     Front,
     document_of_keys,
 )
+from tests.support.parsing import decoded
 
 ENTRIES = "/data/attributes/events-bulk-create/data"
 NAME = "attributes/metric/data/attributes/name"
@@ -128,7 +128,7 @@ def test_a_lenient_request_is_taken_but_for_those_too_many(limited: Front) -> No
     told = answer.document["data"]["attributes"]
     assert (answer.status, told["total_count"], told["failed_count"]) == (202, 5, 2)
     assert entered() == {*numbered(2, MAX_METRICS), "one", "two"}
-    [stored] = message.decode(limited.queued()[0], lambda _: b"").entries
+    [stored] = decoded(limited.queued()[0], lambda _: b"").entries
     assert [(each.entry_index, each.event_index) for each in stored.events] == [(1, 0), (1, 1), (1, 3)]
     _, rejection = limited.rejected()
     assert rejection.pointer == f"{ENTRIES}/1/attributes/events/data/2/{NAME}"

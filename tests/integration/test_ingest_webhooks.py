@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
-from sluice import message
 from sluice.aws import clients
 from sluice.contract import Surface
 from sluice.message import StoredMessage
-from sluice.webhooks import accept as webhooks
-from sluice.webhooks import sources
+from sluice.webhooks import mapping, sources
 from tests.support.aws_clients import aws_client
 from tests.support.factories import SITE_ID
 from tests.support.ingest_app import Answer, Front
+from tests.support.parsing import decoded
 from tests.support.signing import SECRETS, SIGNERS, body_of, scheme_of
 from tests.support.webhook_samples import Sample, document, own, sample
 
@@ -48,7 +47,7 @@ def deliver(
     return front.send(path, body, encode=encode, **named)  # type: ignore[arg-type]
 
 
-def order(front: Front, of: Sample = ORDER, **changes: str) -> Answer:
+def order(front: Front, of: Sample = ORDER, /, **changes: str) -> Answer:
     return deliver(
         front, of.body, TOPIC | SIGNERS["shopify"](SECRETS["shopify"], of.body, datetime.now(UTC)) | changes
     )
@@ -62,7 +61,7 @@ def said(front: Front, message: str) -> list[dict[str, Any]]:
 
 def stored(front: Front) -> StoredMessage:
     [body] = front.queued()
-    return message.decode(body, lambda _: b"")
+    return decoded(body, lambda _: b"")
 
 
 @pytest.mark.parametrize("encode", [False, True])
@@ -245,7 +244,7 @@ def test_a_process_outlives_its_wait_for_a_newer_document(front: Front) -> None:
     """Checks that the process does not end, and its document with it."""
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]
     timeout = resources["IngestFunction"]["Properties"]["Timeout"]
-    config = clients.low_latency_s3().meta.config
+    config: Any = clients.low_latency_s3().meta.config  # its options are attributes that no stub names
 
     longest = config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
 
@@ -378,7 +377,7 @@ def test_a_delivery_that_comes_again_is_the_same_events(front: Front) -> None:
     for _ in range(2):
         deliver(front, b'{"email": "a@b.example"}', {"Authorization": "Bearer token"})
 
-    first, second = (message.decode(body, lambda _: b"") for body in front.queued())
+    first, second = (decoded(body, lambda _: b"") for body in front.queued())
 
     assert first.receipt != second.receipt
     assert first.entries[0].events[0].id == second.entries[0].events[0].id
@@ -406,7 +405,7 @@ def test_no_fault_of_ours_tells_of_the_payload(
     def broken(*_: object, **__: object) -> None:
         raise ValueError("jon@example.com")
 
-    monkeypatch.setattr(webhooks.mapping, "events", broken)
+    monkeypatch.setattr(mapping, "events", broken)
 
     assert order(front).status == 500
     assert "jon@example.com" not in front.said.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
@@ -326,7 +326,12 @@ def test_of_an_object_that_is_one_line_without_end_no_more_is_read(
     split = line_reader.split
 
     def counted(given: Iterator[bytes], *where: int) -> Iterator[Any]:
-        return split((pieces.append(len(piece)) or piece for piece in given), *where)
+        def noted() -> Iterator[bytes]:
+            for piece in given:
+                pieces.append(len(piece))
+                yield piece
+
+        return split(noted(), *where)
 
     monkeypatch.setattr(line_reader, "split", counted)
     drops.cloud.send(drops.drop(line("a"), b"x" * 100_000, packed=packed))

@@ -40,8 +40,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     instead(monkeypatch, "DescribeStacks", described)
     with mock_aws():
-        place = {"LocationConstraint": "eu-central-1"}
-        boto3.client("s3").create_bucket(Bucket="documents", CreateBucketConfiguration=place)
+        boto3.client("s3").create_bucket(
+            Bucket="documents", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
 
         def command(*arguments: str, document: str = DOCUMENT, answer: str = "") -> Result:
             Path("s.yaml").write_text(document)

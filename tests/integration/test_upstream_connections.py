@@ -177,7 +177,7 @@ def serving_over_tls(
 
     def run() -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as server_runner:
-            server_runner.run(serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+            server_runner.run(serve(app, config, shutdown_trigger=stop.wait))
 
     thread = threading.Thread(target=run, name="tls")
     thread.start()

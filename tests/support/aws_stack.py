@@ -19,7 +19,7 @@ import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from sluice import accounts, settings
@@ -221,7 +221,8 @@ class Cloud:
 
     def item(self, pk: str) -> dict[str, Any] | None:
         """Returns an item of the state table."""
-        return self.dynamodb.get_item(TableName="state", Key={"pk": {"S": pk}}).get("Item")
+        answer: dict[str, Any] = self.dynamodb.get_item(TableName="state", Key={"pk": {"S": pk}})
+        return answer.get("Item")
 
 
 class Function:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID  # type: ignore[attr-defined]
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from sluice import message

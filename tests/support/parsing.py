@@ -1,5 +1,6 @@
 """Shows the parser's result for a body: the upstream's view of the accepted part, or the problems."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -48,9 +49,14 @@ def delivered(read: ParsedRequest, surface: Surface = Surface.BULK) -> list[dict
 def stored(read: ParsedRequest, surface: Surface = Surface.BULK) -> StoredMessage:
     """Returns the entries read as a message on the queue."""
     body = message.encode(Message("receipt", SITE_ID, surface, NOON, read.entries, flat=read.flat))
-    decoded = message.decode(body.text, lambda _: body.claim_bytes)
-    assert isinstance(decoded, Message)
-    return decoded
+    return decoded(body.text, lambda _: body.claim_bytes)
+
+
+def decoded(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage:
+    """Decodes the body of a message for Klaviyo."""
+    found = message.decode(body, fetch_claim)
+    assert isinstance(found, Message)
+    return found
 
 
 def only_event(read: ParsedRequest) -> dict[str, Any]:

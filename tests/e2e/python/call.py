@@ -9,7 +9,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]
+from klaviyo_api import KlaviyoAPI
 from openapi_client.exceptions import ApiException
 
 METHODS = {"bulk": "bulk_create_events", "single": "create_event"}
