@@ -389,7 +389,7 @@ class TestContention:
     def test_that_does_not_end_gives_the_job_back(self, database: Database, clock: Time) -> None:
         rivals = self.compete(database, clock, 1_000)
 
-        with pytest.raises(Retryable, match="contended"):
+        with pytest.raises(Retryable, match="reserve slots of the account at the same time"):
             clock.run(worker(clock, seconds=500).acquire())
 
         assert len(rivals) == rate_limiter._ATTEMPTS

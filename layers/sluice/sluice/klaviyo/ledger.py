@@ -75,9 +75,13 @@ class EventLedger:
         self._unanswered.update((event.key, event.id) for entry in job.entries for event in entry.events)
 
     def may_be_recorded(self, event: PackedEvent) -> bool:
-        """Tells whether an event may have been sent before, so that the upstream may have it."""
+        """Tells whether an event may have been sent before, so that the upstream may have it.
+
+        The lines of an S3 object may be put on the queue twice, each time in a new message.
+        """
         return (event.key, event.id) in self._unanswered or any(
-            origin.message in self._redelivered for origin in event.origins
+            origin.message in self._redelivered or self.messages[origin.message].line is not None
+            for origin in event.origins
         )
 
     def is_probably_recorded(self, event: PackedEvent) -> bool:
