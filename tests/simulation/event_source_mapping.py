@@ -76,7 +76,10 @@ class Invoker:
 
 
 class Mapping:
-    """Runs the pollers of one queue; each gathers a batch and invokes with it, at most `invokers` at once."""
+    """Runs the pollers of one queue; each gathers a batch and invokes with it, at most `invokers` at once.
+
+    If they work `together`, only one gathers at a time, so that batches are as full as they can be.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class Mapping:
         loses: Callable[[Message], bool],
         ended: Callable[[str, BaseException], None],
         watch: Callable[[Strand], Strand],
+        together: bool = False,
     ) -> None:
         self.queue = queue
         self.invokers = invokers
@@ -99,6 +103,8 @@ class Mapping:
         self._ended = ended
         self._idle: list[Any] = []
         self._stopping = False
+        self._together = together
+        self._gathering = False
         for invoker in invokers:
             watch(process.spawn(functools.partial(self._poll, invoker)))
 
@@ -114,10 +120,16 @@ class Mapping:
     def _poll(self, invoker: Invoker) -> None:
         while not self._stopping:
             due = self.queue.next_visible()
+            if self._gathering:
+                due = None
             if due is None or due > self.queue.clock():
                 self._wait(due)
                 continue
+            self._gathering = self._together
             batch = self._gather()
+            self._gathering = False
+            if self._together:
+                self.wake()
             if batch:
                 self._run(invoker, batch)
 

@@ -39,7 +39,7 @@ class Upstream:
     `arrive` handles a request: its process, path, headers and body. `counted` is told of each request that
     something else answers, `heard` of each answer that gets back. `protocol` names the HTTP that is spoken,
     `network` how long a request and an answer travel. `slow` is the probability that a connection opens
-    slowly. If `killed` says so after an answer, its process ends.
+    slowly, and `openings` what the next ones take. If `killed` says so after an answer, its process ends.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Upstream:
         slow: float = 0.0,
         killed: Callable[[], bool] = lambda: False,
         heard: Callable[[Process, int, bytes], None] = lambda process, status, body: None,
+        openings: list[float] | None = None,
     ) -> None:
         self.outside = outside
         self.arrive = arrive
@@ -66,6 +67,7 @@ class Upstream:
         self.slow = slow
         self.killed = killed
         self.heard = heard
+        self.openings = [] if openings is None else openings
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -96,7 +98,8 @@ class Transport(httpx2.AsyncBaseTransport):
                 outside.stall(process, chance)
             status, headers, content = await self._exchange(request, body, account, fault, chance)
             how = str(status)
-            self._upstream.heard(process, status, body)
+            if fault not in _INSTEAD:
+                self._upstream.heard(process, status, body)
             if fault is Fault.CRASH_AFTER or self._upstream.killed():
                 outside.crash(process, operation, to, Fault.CRASH_AFTER)
         except Killed:
@@ -117,7 +120,7 @@ class Transport(httpx2.AsyncBaseTransport):
         await self._connect(request, fault, chance)
         trace = request.extensions.get("trace")
         if trace is not None:
-            await trace(_STEP[self._upstream.protocol], {})
+            await self._show(trace)
         there, back = (self._upstream.chance.uniform(*self._upstream.network) for _ in range(2))
         answers: list[Answer] = []
         arrival = scheduler.now + there
@@ -139,10 +142,22 @@ class Transport(httpx2.AsyncBaseTransport):
         [answer] = answers
         return answer
 
+    async def _show(self, trace: Callable[[str, Any], Any]) -> None:
+        """Tells the client that the first byte is about to leave; which may take the request back."""
+        try:
+            await trace(_STEP[self._upstream.protocol], {})
+        except Exception:
+            if self._upstream.protocol == "http2":
+                self._free.append(self._upstream.outside.scheduler.now + CONNECTION_SECONDS)
+            raise
+
     async def _connect(self, request: httpx2.Request, fault: Fault | None, chance: random.Random) -> None:
         now = self._upstream.outside.scheduler.now
         limit = request.extensions["timeout"]["connect"]
         self._free = [until for until in self._free if until > now]
+        if self._upstream.openings:
+            await asyncio.sleep(self._upstream.openings.pop(0))
+            return
         if fault is Fault.NO_CONNECTION:
             await asyncio.sleep(0.05)
             raise httpx2.ConnectError("connection refused")

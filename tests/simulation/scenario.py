@@ -9,9 +9,8 @@ import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import msgspec
@@ -23,9 +22,10 @@ from sluice.message import Message
 from sluice.rejection import Rejection
 from tests.simulation import http
 from tests.simulation.aws.dynamodb import DynamoDB
+from tests.simulation.aws.errors import error
 from tests.simulation.aws.s3 import S3
 from tests.simulation.aws.secrets_manager import SecretsManager
-from tests.simulation.aws.sqs import SQS, Disorder, Queue
+from tests.simulation.aws.sqs import SQS, Queue
 from tests.simulation.aws.sqs import Message as QueuedMessage
 from tests.simulation.environment import Environment
 from tests.simulation.event_loop import EventLoop
@@ -35,20 +35,15 @@ from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Process, Scheduler, Strand, Stuck
 from tests.simulation.trace import Trace
 
+if TYPE_CHECKING:
+    from sluice.delivery.responses import Response
+
 FOREVER = 1e9
+SLOT_BYTES = 6
 SECONDS = {"dispatch": 120.0, "reject": 60.0, "resume": 55.0}
 VISIBILITY = 1_380.0
 _QUEUES = ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
 _environments: dict[str, list[Environment]] = defaultdict(list)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Says what the upstream answers instead of taking a request."""
-
-    status: int
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
 
 
 class Scenario:
@@ -71,7 +66,7 @@ class Scenario:
         max_receives: int = 50,
         latency: float = 0.3,
         trouble: float = 0.0,
-        window: float = 0.0,
+        window: float = 0.2,
         knobs: dict[tuple[str, str], Any] | None = None,
     ) -> None:
         self.seed = seed
@@ -82,9 +77,10 @@ class Scenario:
         weather = Weather(FOREVER, aws=trouble) if trouble else Weather()
         self.outside = Outside(self.scheduler, Faults(seed, weather), self.trace, random.Random(seed))
         self.klaviyo = Klaviyo(accounts, clock=self.clock)
-        self.answer: Callable[[bytes], Answer | None] = lambda body: None
+        self.answer: Callable[[bytes], Response | None] = lambda body: None
         self.kill_at: set[int] = set()
         self.poison: str | None = None
+        self.openings: list[float] = []  # seconds that the next connections take to open
         self.requests = 0
         self.killed = 0
         self._latency = latency
@@ -154,7 +150,12 @@ class Scenario:
     async def working(self) -> AsyncIterator[None]:
         """Runs the workers and the minute's tick; at the end of the block they finish their work."""
         workers = Process(self.scheduler, "aws")
-        common: dict[str, Any] = {"loses": lambda _: False, "ended": self._ended, "watch": self._watch}
+        common: dict[str, Any] = {
+            "loses": lambda _: False,
+            "ended": self._ended,
+            "watch": self._watch,
+            "together": True,
+        }
         size, window = self._batch, self._window
         mapping = Mapping(workers, self.queue, self._dispatch, batch_size=size, window=window, **common)
         self._mappings.append(mapping)
@@ -186,6 +187,26 @@ class Scenario:
                 found[key.split("/")[1]].append(lines)
         return found
 
+    def open_circuit(self, account: str, status: int) -> None:
+        """Opens an account's circuit."""
+        item = {"pk": {"S": f"circuit#{account}"}, "status": {"N": str(status)}, "opened_at": {"N": "0"}}
+        self.dynamodb.put_item(TableName="state", Item=item)
+
+    def fail(self, model: Any, operation: str, *, when: Callable[[dict[str, Any]], bool]) -> None:
+        """Lets AWS refuse some calls of an operation."""
+        real = getattr(model, operation)
+
+        def refuse(**given: Any) -> Any:
+            if when(given):
+                raise error("ServiceUnavailable", operation, status=503)
+            return real(**given)
+
+        setattr(model, operation, refuse)
+
+    def slots(self, account: str) -> int:
+        """Returns how many slots of an account are in its window."""
+        return len(self.dynamodb.tables["state"][f"pace#{account}"]["slots"]["B"]) // SLOT_BYTES
+
     @property
     def circuits(self) -> dict[str, int]:
         """Returns the statuses that opened the circuits which are open, by site id."""
@@ -211,7 +232,6 @@ class Scenario:
         return self.s3.objects("claims")[key].content
 
     def _make_aws(self, max_receives: int) -> None:
-        disorder = Disorder(random.Random(f"{self.seed}/queue"))
         common: dict[str, Any] = {"retention": 1_209_600.0, "visibility": VISIBILITY}
         self.dead = Queue("dead", self.clock, **common)
         self.queue = Queue(
@@ -219,7 +239,6 @@ class Scenario:
             self.clock,
             dead_letters=self.dead,
             max_receives=max_receives,
-            disorder=disorder,
             heard=self._heard,
             **common,
         )
@@ -248,6 +267,7 @@ class Scenario:
             chance=random.Random(self.seed),
             network=(self._latency / 4, self._latency * 3 / 4),  # there, and back
             killed=self._is_killed,
+            openings=self.openings,
         )
 
     def _bind(self, workers: int) -> None:
@@ -292,7 +312,8 @@ class Scenario:
         self.requests += 1
         instead = self.answer(body)
         if instead is not None:
-            return instead.status, instead.headers, instead.body
+            assert instead.status is not None
+            return instead.status, dict(instead.headers), instead.body
         given = self.klaviyo.handle("POST", path, headers, body)
         content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
         return given.status, {**given.headers}, content
