@@ -3,6 +3,7 @@ way.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,7 @@ class Mapping:
         loses: Callable[[Message], bool],
         ended: Callable[[str, BaseException], None],
         watch: Callable[[Strand], Strand],
+        overlaps: Callable[[Message], None] = lambda message: None,
         together: bool = False,
     ) -> None:
         self.queue = queue
@@ -103,6 +105,8 @@ class Mapping:
         self._ended = ended
         self._idle: list[Any] = []
         self._stopping = False
+        self._overlaps = overlaps
+        self._in_hand: Counter[str] = Counter()  # messages of invocations that have not ended
         self._together = together
         self._gathering = False
         for invoker in invokers:
@@ -150,6 +154,9 @@ class Mapping:
         end = self._scheduler.now + self._window
         while len(batch) < self._batch_size and size < MAX_PAYLOAD:
             received = self.queue.receive(min(RECEIVES, self._batch_size - len(batch)))
+            for message in received:
+                if self._in_hand[message.id]:
+                    self._overlaps(message)
             batch += received
             size += sum(len(message.body) for message in received)
             if not received:
@@ -162,11 +169,15 @@ class Mapping:
     def _run(self, invoker: Invoker, batch: list[Message]) -> None:
         handles = [message.handles[-1] for message in batch]
         event = {"Records": [_record(message) for message in batch]}
+        ids = [message.id for message in batch]
+        self._in_hand.update(ids)
         try:
             answer = invoker.invoke(event)
         except (Killed, Exception) as error:
             self._ended(invoker.environment.function, error)
             return
+        finally:
+            self._in_hand.subtract(ids)
         failed = _failed(answer, {message.id for message in batch})
         for message, handle in zip(batch, handles, strict=True):
             if message.id not in failed and not self._loses(message):

@@ -372,6 +372,7 @@ class World:
     def _begin(self, aws: Process) -> None:
         reject = self.invokers["reject"]
         common: dict[str, Any] = {"loses": self._loses, "ended": self._ended, "watch": self._watch}
+        common["overlaps"] = self.ledger.lose_deletion  # its first receiver has not noted all of it yet
         self.mappings = {
             "events": Mapping(
                 aws,
