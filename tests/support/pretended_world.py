@@ -42,7 +42,7 @@ REQUEST_SECONDS = 20.0
 PROBES = 2
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Ends the process of an invocation: nothing after this runs, and no answer is given."""
 
 
@@ -317,7 +317,7 @@ class World:
                     if self.poison and any(
                         self.poison in r.body and not r.is_poison for r in records.values()
                     ):
-                        raise ExceptionGroup("killed", [Killed()])
+                        raise BaseExceptionGroup("killed", [Killed()])
                     outcome = await dispatch.dispatch_part(
                         records, self._ports(min(last_send, self.clock() + 20))
                     )

@@ -274,7 +274,7 @@ class RateLimiter:
         self._exhausted = False
 
     async def acquire(self) -> int:
-        """Waits for a slot and returns it; raises `NoSlotBeforeDeadline` where none is before the deadline."""
+        """Waits for a slot and returns it; raises `NoSlotBeforeDeadline` if none is before the deadline."""
         while True:
             slot = await self._take_slot()
             await self._wait_until(slot / 1_000 - self._ahead)
