@@ -34,6 +34,7 @@ class Kind(StrEnum):
     REFUSED = "refused upstream"  # by a rule that only the upstream knows
     INVALID = "invalid"  # by the contract: it is rejected without being sent
     POISON = "ends its process"
+    SPOILED = "its profile has a name that is refused"  # it may be taken without the name
     FAILING = "the upstream fails on it for ever"
 
 
@@ -202,7 +203,7 @@ class Ledger:
             event = self.events[mark]
             if event.account != account:
                 self.break_("upstream once", f"{account} has an event of {event.account}", mark)
-            if event.kind not in {Kind.GOOD, Kind.FAILING}:
+            if event.kind not in {Kind.GOOD, Kind.SPOILED, Kind.FAILING}:
                 self.break_("upstream once", f"the upstream took what is {event.kind}", mark)
             name = identity or (f"write {len(event.upstream) + 1}",)
             if event.kind is Kind.GOOD and event.archived:
@@ -278,7 +279,7 @@ class Ledger:
             self._check_good(event)
             if reasons and event.upstream:
                 self.exceptions["delivered, and its repeat refused without naming it"] += 1
-        elif event.kind is not Kind.FAILING and not reasons:
+        elif event.kind not in {Kind.SPOILED, Kind.FAILING} and not reasons:
             self.break_("nothing lost", f"it is {event.kind} and not archived", mark)
 
     def _check_good(self, event: Event) -> None:

@@ -114,6 +114,7 @@ class Mix:
     refused: float = 0.0
     poison: float = 0.0
     failing: float = 0.0
+    spoiled: float = 0.0  # an entry whose profile has a name that is refused
     large: float = 0.0  # a request that needs a claim check
 
 
@@ -315,15 +316,18 @@ class Maker:
         places: dict[int, int] = {}
         for number, size in enumerate(sizes):
             events = []
-            refused = self._chance.random() < self._mix.refused / 3
+            spoiled = self._chance.random() < self._mix.spoiled
+            refused = spoiled or self._chance.random() < self._mix.refused / 3
             for position in range(size):
                 event, mark = self._event(account, route, invalid=invalid, plain=plain)
                 events.append(event)
                 places[number * 1_000 + position] = mark
-                if refused and self._load.events[mark].kind is not Kind.INVALID:
-                    self._load.events[mark].kind = Kind.REFUSED
+                made = self._load.events[mark]
+                if refused and made.kind is not Kind.INVALID:
+                    is_named = spoiled and made.kind is not Kind.REFUSED
+                    made.kind = Kind.SPOILED if is_named else Kind.REFUSED
             profile = self._profile(account)
-            if refused and self._chance.random() < 0.5:
+            if spoiled:
                 profile["attributes"]["last_name"] = SPOILED
                 for event in events:
                     event["attributes"]["properties"].pop("note", None)

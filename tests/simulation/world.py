@@ -135,6 +135,7 @@ def plan(seed: int) -> Plan:
             refused=chance.choice((0.0, 0.01, 0.05)),
             poison=chance.choice((0.0, 0.0, 0.0, 0.01)),
             failing=chance.choice((0.0, 0.0, 0.005)),
+            spoiled=chance.choice((0.0, 0.0, 0.1)),
             large=chance.choice((0.0, 0.0, 0.0, 1.0)) if chance.random() < 0.4 else 0.0,
         ),
         load_seconds=load_seconds,
