@@ -37,9 +37,10 @@ class Upstream:
     """Connects the processes with the vendors.
 
     `arrive` handles a request: its process, path, headers and body. `counted` is told of each request that
-    something else answers, `heard` of each answer that gets back. `protocol` names the HTTP that is spoken,
-    `network` how long a request and an answer travel. `slow` is the probability that a connection opens
-    slowly, and `openings` what the next ones take. If `killed` says so after an answer, its process ends.
+    something else answers, `heard` of each answer that gets back, `left` of each request that leaves.
+    `protocol` names the HTTP that is spoken, `network` how long a request and an answer travel. `slow` is the
+    probability that a connection opens slowly, and `openings` what the next ones take. If `killed` says so
+    after an answer, its process ends.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Upstream:
         killed: Callable[[], bool] = lambda: False,
         heard: Callable[[Process, int, bytes], None] = lambda process, status, body: None,
         openings: list[float] | None = None,
+        left: Callable[[Process, str], None] = lambda process, account: None,
     ) -> None:
         self.outside = outside
         self.arrive = arrive
@@ -67,6 +69,7 @@ class Upstream:
         self.slow = slow
         self.killed = killed
         self.heard = heard
+        self.left = left
         self.openings = [] if openings is None else openings
 
 
@@ -121,6 +124,7 @@ class Transport(httpx2.AsyncBaseTransport):
         trace = request.extensions.get("trace")
         if trace is not None:
             await self._show(trace)
+        self._upstream.left(self._process, account)
         there, back = (self._upstream.chance.uniform(*self._upstream.network) for _ in range(2))
         answers: list[Answer] = []
         arrival = scheduler.now + there

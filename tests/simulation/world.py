@@ -13,6 +13,7 @@ import msgspec
 from devstack.fake_upstream import Klaviyo, Pipeless
 from tests.simulation import http
 from tests.simulation.aws.dynamodb import DynamoDB
+from tests.simulation.aws.expressions import Item
 from tests.simulation.aws.s3 import S3
 from tests.simulation.aws.secrets_manager import SecretsManager
 from tests.simulation.aws.sqs import SQS, Disorder, Message, Queue
@@ -63,6 +64,8 @@ KNOBS: dict[tuple[str, str], Any] = {
     ("receipts", "_BATCH"): 2,
 }
 ASKED = 0.3  # of the bulk requests
+SLOT_BYTES = 6
+SLOT_MS = 202  # after its beginning, in which a request of a slot has to leave
 MOST_PROBES = 8  # on the queue at a time, of an account that is never named
 MOST_SWITCHES = 1_000_000  # of strands in a run
 CALLS_A_RECEIVE, CALLS_AN_INVOCATION = 30, 20  # to AWS, at most
@@ -207,7 +210,7 @@ class World:
         self.scheduler = Scheduler(self._chance("order"))
         self.faults = Faults(plan.seed, plan.weather, **limits)
         self.outside = Outside(self.scheduler, self.faults, self.trace, self._chance("latency"))
-        self.ledger = Ledger()
+        self.ledger = Ledger(requests_a_receive=150 if plan.attribution == "first" else 20)
         self.load: Load = Maker(self._chance("load"), plan.mix, plan.load_seconds).make()
         self._actions = len(self.load.actions)
         self.load.actions = [
@@ -288,7 +291,7 @@ class World:
         self.mappings: dict[str, Mapping] = {}
         self.sqs = SQS(self.queues)
         self.s3 = S3(("claims", "archive", DROPS, "configuration"), clock, self.ledger.object_changed)
-        self.dynamodb = DynamoDB(("state",), self.ledger.item_changed)
+        self.dynamodb = DynamoDB(("state",), self._item_changed)
         self.secrets = SecretsManager({"accounts": accounts_document(late=False)})
         self.services = {
             "sqs": self.sqs,
@@ -331,6 +334,9 @@ class World:
         self._accounts |= {private_key(f"pipeless-{each}"): f"pipeless-{each}" for each in APPS}
         self._sent: dict[Process, set[int]] = defaultdict(set)  # in an invocation, by its process
         self._unheard: dict[tuple[Process, bytes], set[int]] = {}
+        # Reserved and not used, by the process that reserved them.
+        self._slots: dict[tuple[Process, str], set[int]] = defaultdict(set)
+        self._known_slots: dict[str, set[int]] = defaultdict(set)
         self.arrivals: dict[str, list[float]] = defaultdict(list)
         self.upstream = http.Upstream(
             self.outside,
@@ -340,6 +346,7 @@ class World:
             protocol=self.plan.protocol,
             slow=self.plan.slow_connections,
             heard=self._heard_answer,
+            left=self._left,
             chance=self._chance("network"),
         )
 
@@ -499,12 +506,12 @@ class World:
         status, body = self._call(Request(0.0, path, request.headers, {}, b"", {}))
         if status == 200:
             self.ledger.told(receipt, msgspec.json.decode(body)["data"]["attributes"])
-        elif status not in {0, 503} and not (status == 404 and self._table_failed()):
+        elif status not in {0, 503} and not (status == 404 and (self._has_poison or self._table_failed())):
             self.ledger.break_("receipts", f"asking about {receipt} was answered {status}: {body[:200]}")
 
     def _table_failed(self) -> bool:
         """Tells whether anything kept outcomes from being noted."""
-        return self._has_poison or any(
+        return any(
             operation.startswith("dynamodb.") or fault in CRASHES or fault is Fault.STALL
             for operation, fault in self.faults.met
         )
@@ -542,6 +549,29 @@ class World:
         self.trace.add(self.scheduler.now, "sqs", f"{what}: {queue.name}", message.id, str(message.receives))
         if what in {"sent", "moved"} and queue.name in self.mappings:
             self.mappings[queue.name].wake()
+
+    def _item_changed(self, table: str, before: Item | None, after: Item | None) -> None:
+        self.ledger.item_changed(table, before, after)
+        if after is not None and after["pk"]["S"].startswith("pace#"):
+            account, packed = after["pk"]["S"].removeprefix("pace#"), after["slots"]["B"]
+            starts = range(0, len(packed), SLOT_BYTES)
+            slots = {int.from_bytes(packed[start : start + SLOT_BYTES]) for start in starts}
+            current = self.scheduler.current
+            assert current is not None
+            self._slots[current.process, account] |= slots - self._known_slots[account]
+            self._known_slots[account] |= slots
+
+    def _left(self, process: Process, account: str) -> None:
+        """Hears of a request that leaves. To Klaviyo each leaves in a slot of its own, by its own clock."""
+        if account.startswith("pipeless-") or not self.plan.limits_hold:
+            return  # clocks that are far apart may reserve one slot twice
+        now = process.time() * 1_000
+        slots = self._slots[process, account]
+        slot = min((each for each in slots if now - SLOT_MS <= each <= now + 1), default=None)
+        if slot is None:
+            self.ledger.break_("limits", f"{process.name} sends a request of {account} outside its slots")
+        else:
+            slots.remove(slot)
 
     def _ended(self, function: str, error: BaseException) -> None:
         """Hears of an invocation that ended without an answer."""
@@ -595,7 +625,8 @@ class World:
             return refusal
         vendor = self.pipeless if account.startswith("pipeless-") else self.klaviyo
         answer = vendor.handle("POST", path, headers, body)
-        self._count_arrival(account, answer.status, body)
+        content = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+        self._count_arrival(account, answer.status, body, named=b"/events-bulk-create/data/" in content)
         if 200 <= answer.status < 300:
             identities = _pipeless_identities if vendor is self.pipeless else _klaviyo_identities
             self.ledger.taken(account, identities(body))
@@ -603,7 +634,6 @@ class World:
             unheard = {mark for mark in marks_in(body) if not self.ledger.events[mark].may_repeat}
             self._unheard[process, body] = unheard
             self.ledger.let_repeat(unheard)
-        content = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
         return answer.status, {name.lower(): value for name, value in answer.headers.items()}, content
 
     def _refuse_names(self, body: bytes) -> http.Answer:
@@ -620,12 +650,12 @@ class World:
         ]
         return 400, {"content-type": "application/vnd.api+json"}, msgspec.json.encode({"errors": errors})
 
-    def _count_arrival(self, account: str, status: int, body: bytes) -> None:
+    def _count_arrival(self, account: str, status: int, body: bytes, *, named: bool = False) -> None:
+        """Notes a request that arrives, and whether its answer `named` what it refuses."""
         if b'"synchronous":true' not in body:  # a caller's own call, which takes nobody's turn
             self.arrivals[account].append(self.scheduler.now + START)
         self.ledger.requested(marks_in(body))
         if 400 <= status < 500 and status not in {408, 425, 429}:
-            named = self.plan.attribution != "none" and not account.startswith("pipeless-")
             self.ledger.refused(marks_in(body), named=named)
 
     # Rest, and what must hold then.
@@ -670,7 +700,7 @@ class World:
     def _check_rest(self) -> None:
         self.ledger.check_rest()
         if not self._table_failed():
-            self.ledger.check_receipts()
+            self.ledger.check_receipts(poison_only=self._has_poison)
         self._check_calls()
         if self.plan.limits_hold:
             for account, times in self.arrivals.items():
