@@ -121,11 +121,15 @@ class JobDelivery:
     async def _check_recorded(self, job: Job, fault: Fault) -> None:
         """Finds out whether a refused job is recorded already, and looks for its fault only if it is not.
 
-        It is one message, which was taken whole or not at all. So some of its events that are refused alone
-        speak for the others.
+        It is one message, which was taken whole or not at all. So several events that are refused alone speak
+        for the others. Where there are not so many to send, each is asked about.
         """
         asked: _Samples = {}
-        for entry, event in _drawn_positions(job)[:RECORDED_SAMPLES]:
+        drawn = _drawn_positions(job)[:RECORDED_SAMPLES]
+        if len(drawn) < RECORDED_SAMPLES:
+            await self._bisect(job)
+            return
+        for entry, event in drawn:
             sample = packing.alone(job, job.entries[entry].events[event])
             reply = await self._send(sample)
             if reply is None:
