@@ -53,7 +53,9 @@ def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     }
     written = json.dumps({"sources": {"hook": source}}).encode()
     aws_client("s3").put_object(Bucket="configuration", Key=sources.KEY, Body=written)
-    receipts.create(TABLE, RECEIPT, account=SITE_ID, created=datetime.now(UTC), total=1)
+    receipts.create(
+        TABLE, receipts.scoped(SITE_ID, RECEIPT), account=SITE_ID, created=datetime.now(UTC), total=1
+    )
     secrets = aws_client("secretsmanager")
     secrets.create_secret(Name="sluice/webhooks/hook", SecretString=HOOK_TOKEN)
     document = json.loads(secrets.get_secret_value(SecretId="accounts")["SecretString"])

@@ -40,9 +40,9 @@ _MAY_ASK: Final = frozenset({contract.SCOPE_EVENTS_WRITE, contract.SCOPE_EVENTS_
 class Ports(msgspec.Struct, frozen=True):
     """Holds everything through which accepting a request reaches AWS.
 
-    - `count` takes the caller of an admitted request, the surface and the time. It raises `Refused` if the
-      caller sends too many.
-    - `enter_metrics` takes the site id of an account with a limited number of metrics, the names in a
+    - `consume_rate_limit` takes the caller of an admitted request, the surface and the time. It raises
+      `Refused` if the caller sends too many.
+    - `reserve_metrics` takes the site id of an account with a limited number of metrics, the names in a
       request, whether it may reserve some of them only, and whether the caller is anonymous. It returns
       those that are too many.
     - `store` takes the encoded message and the account's site id. Once it returns, the events are safe.

@@ -21,7 +21,7 @@ from sluice.rejection import Reason
 
 SEARCH_REQUESTS: Final = 60  # per job, after the first request
 SAMPLES: Final = 2  # sent alone, to tell a job's fault from its account's
-RECORDED_SAMPLES: Final = 6  # sent alone, to tell a recorded message from one with bad events
+RECORDED_SAMPLES: Final = 20  # sent alone, to tell a recorded message from one with bad events
 MAX_FIELDS_LEFT_OUT: Final = 10  # per event or profile; each costs a request
 LONG_PAUSE_SECONDS: Final = 61.0  # longer than any rate limit takes to recover
 
@@ -34,9 +34,9 @@ type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's
 class JobDelivery:
     """Delivers one job's events; a `long_failing` job has messages that have been failing for long."""
 
-    def __init__(self, asker: JobSender, books: EventLedger, *, long_failing: bool) -> None:
-        self._sender = asker
-        self._ledger = books
+    def __init__(self, sender: JobSender, ledger: EventLedger, *, long_failing: bool) -> None:
+        self._sender = sender
+        self._ledger = ledger
         self._long_failing = long_failing
         self._requests_left = SEARCH_REQUESTS
         self._job_faults: set[type[_UnexplainedRefusal]] = set()  # these refusals have their cause in the job
@@ -125,7 +125,7 @@ class JobDelivery:
         for the others. Where there are not so many to send, each is asked about.
         """
         asked: _Samples = {}
-        drawn = _drawn_positions(job)[:RECORDED_SAMPLES]
+        drawn = _of_many_profiles(_drawn_positions(job))[:RECORDED_SAMPLES]
         if len(drawn) < RECORDED_SAMPLES:
             await self._bisect(job)
             return
@@ -317,6 +317,16 @@ def _sample_positions(job: Job) -> list[tuple[int, int]]:
     by_message = {job.entries[e].events[n].origins[0].message: (e, n) for e, n in drawn}
     of_each = set(by_message.values())
     return sorted(drawn, key=lambda place: place not in of_each)[:SAMPLES]
+
+
+def _of_many_profiles(positions: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns positions with one of each entry first: all events of one profile may be bad alike."""
+    seen: Counter[int] = Counter()
+    ranked = []
+    for position in positions:
+        ranked.append((seen[position[0]], position))
+        seen[position[0]] += 1
+    return [position for _, position in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _drawn_positions(job: Job) -> list[tuple[int, int]]:
