@@ -1,5 +1,6 @@
 """Describes the routes: the bodies each takes, and each of its answers."""
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -497,8 +498,8 @@ def text() -> str:
 
 
 def description() -> Part:
-    """Returns the whole description."""
-    return {
+    """Returns the whole description, which its reader may change: the parts are copied."""
+    whole = {
         "openapi": "3.1.1",
         "info": _INFO,
         "servers": [{"url": "."}],
@@ -512,3 +513,4 @@ def description() -> Part:
             "schemas": models.schemas(),
         },
     }
+    return copy.deepcopy(whole)
