@@ -9,22 +9,22 @@ from sluice import runtime
 from sluice.aws import clients, state_table
 
 
-def is_open(table: str, site_id: str) -> bool:
+def is_open(table: str, account_id: str) -> bool:
     """Tells whether an account's circuit is open."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
         return "Item" in client.get_item(
-            TableName=table, Key=state_table.CIRCUIT.key(site_id), ConsistentRead=True
+            TableName=table, Key=state_table.CIRCUIT.key(account_id), ConsistentRead=True
         )
 
 
-def open_circuit(table: str, site_id: str, status: int) -> bool:
+def open_circuit(table: str, account_id: str, status: int) -> bool:
     """Opens an account's circuit because of an answer's `status`; True if it was closed."""
     item = {"status": {"N": str(status)}, "opened_at": {"N": str(int(runtime.time()))}}
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         try:
             client.put_item(
                 TableName=table,
-                Item={**state_table.CIRCUIT.key(site_id), **item},
+                Item={**state_table.CIRCUIT.key(account_id), **item},
                 ConditionExpression="attribute_not_exists(pk)",
             )
         except client.exceptions.ConditionalCheckFailedException:
@@ -32,7 +32,7 @@ def open_circuit(table: str, site_id: str, status: int) -> bool:
     return True
 
 
-def close_circuit(table: str, site_id: str) -> None:
+def close_circuit(table: str, account_id: str) -> None:
     """Closes an account's circuit; what is parked goes back to the queue at the next tick."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
-        client.delete_item(TableName=table, Key=state_table.CIRCUIT.key(site_id))
+        client.delete_item(TableName=table, Key=state_table.CIRCUIT.key(account_id))

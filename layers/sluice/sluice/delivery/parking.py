@@ -23,19 +23,19 @@ REGISTERED_SECONDS: Final = 1_200.0  # a third longer than any function may run
 _REGISTER: Final = state_table.PARKED.key()
 
 
-def park(table: str, bucket: str, site_id: str, messages: Iterable[bytes]) -> None:
+def park(table: str, bucket: str, account_id: str, messages: Iterable[bytes]) -> None:
     """Parks an account's messages (each one's JSON) until its circuit closes."""
     with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
         client.update_item(
             TableName=table,
             Key=_REGISTER,
             UpdateExpression="SET #site = :mark",
-            ExpressionAttributeNames={"#site": site_id},
+            ExpressionAttributeNames={"#site": account_id},
             ExpressionAttributeValues={":mark": {"S": _unique_time()}},
         )
     for lines in _objects(messages):
         # The time comes first in a key, so that a listing begins with the oldest.
-        s3.put_object(bucket, f"{PARKED_PREFIX}{site_id}/{_unique_time()}.jsonl.zst", lines)
+        s3.put_object(bucket, f"{PARKED_PREFIX}{account_id}/{_unique_time()}.jsonl.zst", lines)
 
 
 def registered_accounts(table: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ def registered_accounts(table: str) -> dict[str, str]:
     return {name: value["S"] for name, value in item.items() if name != "pk"}
 
 
-def deregister(table: str, site_id: str, mark: str) -> None:
+def deregister(table: str, account_id: str, mark: str) -> None:
     """Removes an account from the register if nobody can be parking for it since its mark was read."""
     if runtime.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
         return
@@ -58,15 +58,15 @@ def deregister(table: str, site_id: str, mark: str) -> None:
             Key=_REGISTER,
             UpdateExpression="REMOVE #site",
             ConditionExpression="#site = :mark",
-            ExpressionAttributeNames={"#site": site_id},
+            ExpressionAttributeNames={"#site": account_id},
             ExpressionAttributeValues={":mark": {"S": mark}},
         )
 
 
-def parked_objects(bucket: str, site_id: str) -> dict[str, int]:
+def parked_objects(bucket: str, account_id: str) -> dict[str, int]:
     """Returns an account's parked objects, their sizes by key, the oldest first; the first 1,000 of them."""
     with clients.translating_errors("parked messages cannot be listed"):
-        answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=f"{PARKED_PREFIX}{site_id}/")
+        answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=f"{PARKED_PREFIX}{account_id}/")
     return {found["Key"]: found["Size"] for found in answer.get("Contents", [])}
 
 
