@@ -146,6 +146,26 @@ def test_what_was_written_of_a_message_is_not_written_again(dispatch: Dispatch) 
     assert [each["pointer"] for each in dispatch.rejections()] == ["/events/3"]
 
 
+def test_a_replay_leaves_what_is_done_of_it_in_its_receipt(dispatch: Dispatch) -> None:
+    dispatch.pipeless.configure(poison=["u2"])
+    replay = stored("u0", "u1", "u2", receipt="replay-1-0")
+    replay.replayed = ["record-0", "record-1", "record-2"]
+
+    dispatch.put(replay)
+    dispatch.invoke()
+    dispatch.put(replay)  # once more, as one who died before it knew
+    dispatch.invoke()
+
+    assert dispatch.written() == ["u0", "u1"]
+    assert [(each["replays"], each.get("pointer")) for each in dispatch.rejections()] == [("record-2", None)]
+    item = dispatch.cloud.item("receipt#pipeless-123#replay-1-0")
+    assert item is not None
+    assert {name: sorted(item[name]["NS"]) for name in ("delivered", "rejected")} == {
+        "delivered": ["0", "1"],
+        "rejected": ["2"],
+    }
+
+
 def test_a_refused_app_is_paused_without_its_neighbours(dispatch: Dispatch) -> None:
     dispatch.pipeless.configure(faults=[{"kind": "json", "status": 401}])
     dispatch.put(stored("u1"), stored("u2", receipt="r2"))

@@ -527,6 +527,34 @@ def test_a_redelivered_bulk_request_sends_nothing_that_its_receipt_says_is_done(
     assert summary(world)["requests"] == 4
 
 
+def test_a_replay_that_is_refused_again_says_of_each_event_which_record_it_was() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(attribution="none", poison=[{"contains": "badone"}])
+    names = [f"badone-{n}" for n in range(24)] + ["mended"]
+    replay = request(*((n, n) for n in names), surface=Surface.EVENT)
+    replay.replayed = [f"record of {n}" for n in names]
+
+    work(world, replay)
+
+    assert delivered(world.klaviyo) == all_once("mended")
+    refused = {each.replays: (each.reason, each.pointer) for each in world.rejections}
+    # The replay is sent for the first time, so a refusal without a name is no sign that it was taken before.
+    assert refused == {f"record of {n}": (Reason.REFUSED, None) for n in names[:-1]}
+    assert world.receipts[f"{SITE}#{replay.receipt}"] == {n * 1_000 for n in range(25)}
+
+
+def test_a_replayed_dead_letter_is_one_record_whatever_its_positions() -> None:
+    world = World({SITE: KEY}, workers=1)
+    world.klaviyo.configure(poison=[{"contains": "badone"}])
+    letter = request(("ann", "a"), ("bob", "badone"), ("cy", "badone-2"))
+    letter.replayed = ["letter"]
+
+    work(world, letter)
+
+    assert delivered(world.klaviyo) == all_once("a")
+    assert [each.replays for each in world.rejections] == ["letter", "letter"]
+
+
 @pytest.mark.parametrize("named", ["line", "badone"])
 def test_of_lines_that_travel_together_what_is_settled_is_not_asked_about_again(named: str) -> None:
     world = World({SITE: KEY}, workers=1)

@@ -83,6 +83,22 @@ def test_the_documented_example_is_what_is_written() -> None:
     assert json.loads(example) == json.loads(written.text)
 
 
+@pytest.mark.parametrize(
+    ("replayed", "index", "record"),
+    [
+        (None, 0, None),
+        (["a"], 0, "a"),
+        (["a"], 1_000_000, "a"),
+        (["a", "b"], 1, "b"),
+        (["a", "b"], 2, None),
+    ],
+)
+def test_an_entry_says_which_record_it_replays(
+    replayed: list[str] | None, index: int, record: str | None
+) -> None:
+    assert message.record_of(replayed, index) == record
+
+
 def test_a_message_is_compressed_above_one_billing_unit() -> None:
     plain, packed = message.encode(padded(PLAIN_BYTES)), message.encode(padded(PLAIN_BYTES + 1))
 

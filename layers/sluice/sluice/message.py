@@ -33,6 +33,7 @@ _ZSTD: Final = '{"sluice":1,"zstd":"'
 type Receipt = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 type Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 type Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+type Replayed = Annotated[list[Annotated[str, msgspec.Meta(max_length=200)]], msgspec.Meta(min_length=1)]
 
 
 class Event[Part](msgspec.Struct, gc=False, omit_defaults=True):
@@ -71,7 +72,8 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
 
     `source` is the name of the webhook source it came by. `line` is s3://bucket/key:number if the caller's
     document was a line of an S3 object. For the surface of single events it is s3://bucket/key, because each
-    event was a line of its own, and that line is its `entry`.
+    event was a line of its own, and that line is its `entry`. `replayed` names the records of a replayed
+    message, as `record_of` reads it.
     """
 
     receipt: Receipt
@@ -82,6 +84,7 @@ class Message[Part](msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=
     flat: bool = False  # the caller's document had the deprecated flat shape
     line: str | None = None
     source: str | None = None
+    replayed: Replayed | None = None
 
 
 type StoredMessage = Message[msgspec.Raw]
@@ -122,13 +125,14 @@ class PipelessEvent(_PipelessPart):
 
 
 class PipelessMessage(msgspec.Struct, omit_defaults=True, tag_field="sluice", tag=2):
-    """Holds one accepted request for Pipeless, its events stamped."""
+    """Holds one accepted request for Pipeless, its events stamped; `replayed` has a record for each event."""
 
     receipt: Receipt
     app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
     accepted: Moment
     events: list[PipelessEvent]
     line: str | None = None
+    replayed: Replayed | None = None
 
     @property
     def account(self) -> str:
@@ -163,6 +167,19 @@ _decoder: Final[msgspec.json.Decoder[StoredMessage | PipelessMessage]] = msgspec
     Message[msgspec.Raw] | PipelessMessage
 )
 _packed_decoder: Final = msgspec.json.Decoder(_Packed)
+
+
+def record_of(replayed: Replayed | None, index: int) -> str | None:
+    """Returns the id of the record that a replayed entry (or event of Pipeless) replays; None if it does not.
+
+    `index` is its position in the caller's document. A message of one record, such as a dead letter that goes
+    back as it was, may have any positions.
+    """
+    if not replayed:
+        return None
+    if len(replayed) == 1:
+        return replayed[0]
+    return replayed[index] if index < len(replayed) else None
 
 
 def encode(message: Message[Any] | PipelessMessage) -> Body:

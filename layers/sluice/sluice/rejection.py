@@ -37,6 +37,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     `pointer` leads into the caller's own document. `line` names that document if it was a line of an S3
     object (s3://bucket/key:number), and `source` is the webhook source that it came by. `payload` is the
     profile and events as they were going upstream, or the body as a string if it could not be read.
+    `replays` is the id of the record that was replayed, whose pointer it keeps: this one has none of its own.
     """
 
     reason: Reason
@@ -52,6 +53,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     receipt: str | None = None
     accepted: datetime | None = None
     line: str | None = None
+    replays: str | None = None
     id: str = msgspec.field(default_factory=runtime.unique_id)
 
 

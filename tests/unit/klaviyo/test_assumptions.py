@@ -72,6 +72,18 @@ class TestAUniqueIdThatKlaviyoHas:
         assert reasons(klaviyo) == {"duplicate_unique_id": 1}
         assert klaviyo.counts["DeliveredEvents"] == 1
 
+    def test_is_a_delivery_of_a_replay_because_the_event_may_have_been_taken_before(self) -> None:
+        klaviyo = world()
+        work(klaviyo, bulk(of("ada", event("order:1"))))
+
+        again = bulk(of("ada", event("order:1")), of("bob", event("order:2")), receipt="replay-1-0")
+        again.replayed = ["record-1", "record-2"]
+        work(klaviyo, again)
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:1", "order:2")
+        assert klaviyo.rejections == []
+        assert klaviyo.receipts[f"{SITE}#replay-1-0"] == {0, 1_000}
+
     def test_is_a_delivery_where_an_answer_was_lost(self) -> None:
         klaviyo = world(faults=[LOST_ANSWER])
 

@@ -20,7 +20,7 @@ from sluice.delivery.responses import Fault
 from sluice.errors import Retryable
 from sluice.klaviyo import packing, pointers
 from sluice.klaviyo.packing import Job, Origin, PackedEvent
-from sluice.message import StoredMessage
+from sluice.message import StoredMessage, record_of
 from sluice.rejection import Reason, Rejection, UpstreamPayload, rejection_id
 
 
@@ -48,11 +48,11 @@ class EventLedger:
         self._now = now
 
     async def skip_completed(self, again: Set[int]) -> None:
-        """Leaves out of redelivered messages the events that their receipts say are done."""
+        """Leaves out of redelivered and replayed messages the events that their receipts say are done."""
         self._redelivered = again
         found: dict[str, list[int]] = defaultdict(list)
         for number, message in self.messages.items():
-            if number in again and _has_receipt(message):
+            if (number in again or message.replayed) and _has_receipt(message):
                 found[_receipt(message)].append(number)
         if found:
             for receipt, places in (await self._receipts.completed(receipts=list(found))).items():
@@ -77,17 +77,15 @@ class EventLedger:
     def may_be_recorded(self, event: PackedEvent) -> bool:
         """Tells whether an event may have been sent before, so that the upstream may have it.
 
-        The lines of an S3 object may be put on the queue twice, each time in a new message.
+        An event that is replayed may have been taken before it was rejected or became a dead letter.
         """
-        return (event.key, event.id) in self._unanswered or any(
-            origin.message in self._redelivered or self.messages[origin.message].line is not None
-            for origin in event.origins
-        )
+        is_replayed = any(self.messages[origin.message].replayed for origin in event.origins)
+        return is_replayed or self._may_be_sent_twice(event)
 
     def is_probably_recorded(self, event: PackedEvent) -> bool:
         """Tells whether an event that is refused may have been taken before, with the rest of its message."""
         messages = {origin.message for origin in event.origins}
-        return self.may_be_recorded(event) and messages.isdisjoint(self._accepted_messages)
+        return self._may_be_sent_twice(event) and messages.isdisjoint(self._accepted_messages)
 
     def refusal_reason(self, event: PackedEvent) -> Reason:
         """Returns why an event is refused, where the upstream does not point at anything in it."""
@@ -166,7 +164,9 @@ class EventLedger:
         for (number, entry), found in by_entry.items():
             source = self.messages[number]
             at_event = None if whole_entry else found[0][0].event
+            at_caller = pointers.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail)
             places = tuple(positions.position(origin.entry, origin.event) for origin, _ in found)
+            replays = record_of(source.replayed, entry)
             rejection = Rejection(
                 reason,
                 fault.detail,
@@ -174,17 +174,28 @@ class EventLedger:
                 self._now(),
                 account=source.account,
                 code=fault.code or None,
-                pointer=pointers.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail),
+                pointer=None if replays else at_caller,
                 surface=source.surface,
                 source=source.source,
                 receipt=source.receipt,
                 accepted=source.accepted,
                 line=pointers.caller_line(source.surface, source.line, entry),
+                replays=replays,
                 id=rejection_id(_receipt(source), places),
             )
             self._outcome.refusals.append(
                 Refusal(number, rejection, _receipt(source) if _has_receipt(source) else "", places)
             )
+
+    def _may_be_sent_twice(self, event: PackedEvent) -> bool:
+        """Tells whether an event may have been sent under the receipt of its message before.
+
+        The lines of an S3 object may be put on the queue twice, each time in a new message.
+        """
+        return (event.key, event.id) in self._unanswered or any(
+            origin.message in self._redelivered or self.messages[origin.message].line is not None
+            for origin in event.origins
+        )
 
     def _is_recorded(self, event: PackedEvent) -> bool:
         """Tells whether the upstream has this event, and not only another one with its unique_id.
@@ -239,10 +250,13 @@ def _receipt(stored: StoredMessage) -> str:
 
 
 def _has_receipt(stored: StoredMessage) -> bool:
-    """Tells whether the completed events of a message are recorded, because finding out again would cost
-    much.
+    """Tells whether the completed events of a message are recorded.
+
+    They are where finding out again would cost much, or where a replay waits to know.
     """
-    return stored.surface in receipts.SURFACES or sum(len(entry.events) for entry in stored.entries) > 1
+    if stored.surface in receipts.SURFACES or stored.replayed:
+        return True
+    return sum(len(entry.events) for entry in stored.entries) > 1
 
 
 def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:

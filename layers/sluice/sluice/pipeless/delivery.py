@@ -20,7 +20,7 @@ from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Accepted, AccountRejected, Fault, JobRejected, RateLimited, Transient
 from sluice.errors import Retryable
 from sluice.jsonapi import pointer
-from sluice.message import PipelessMessage
+from sluice.message import PipelessMessage, record_of
 from sluice.pipeless import packing
 from sluice.pipeless.packing import PackedEvent, Thing, Value
 from sluice.pipeless.responses import classify
@@ -61,9 +61,11 @@ class _Delivery:
         return None if self._rejected_account is None else self._rejected_account.status
 
     async def prepare(self) -> Mapping[int, PipelessMessage]:
-        """Finds the completed events of redelivered messages; may raise `Retryable`."""
+        """Finds the completed events of redelivered and replayed messages; may raise `Retryable`."""
         messages = self._batch.messages
-        redelivered = {n: _receipt(messages[n]) for n in messages if n in self._batch.redelivered}
+        redelivered = {
+            n: _receipt(each) for n, each in messages.items() if n in self._batch.redelivered or each.replayed
+        }
         if redelivered:
             by_receipt = await self._ports.receipts.completed(receipts=list(set(redelivered.values())))
             self._completed = {n: by_receipt.get(receipt, frozenset()) for n, receipt in redelivered.items()}
@@ -153,17 +155,19 @@ class _Delivery:
     def _reject(self, refused: PackedEvent, fault: Fault) -> None:
         for origin in refused.origins:
             source = self._batch.messages[origin.message]
+            replays = record_of(source.replayed, origin.event)
             rejection = Rejection(
                 Reason.REFUSED,
                 fault.detail,
                 msgspec.Raw(msgspec.json.encode({"events": [refused.event]})),
                 self._ports.now(),
                 account=self._app.id,
-                pointer=pointer("events", origin.event),
+                pointer=None if replays else pointer("events", origin.event),
                 surface=contract.PIPELESS_SURFACE,
                 receipt=source.receipt,
                 accepted=source.accepted,
                 line=source.line,
+                replays=replays,
                 id=rejection_id(_receipt(source), (origin.event,)),
             )
             places = (origin.event,)
@@ -173,10 +177,13 @@ class _Delivery:
         """Records the delivered events of messages that come again, because sending them again would write
         them again.
 
-        A message with a rejection comes again if the rejection cannot be stored.
+        A message with a rejection comes again if the rejection cannot be stored. Of a replayed message, the
+        replay waits to know.
         """
         refused = {refusal.record for refusal in self._outcome.refusals}
-        for number in (self._outcome.retry.keys() | self.to_park | refused) & self._delivered.keys():
+        replayed = {number for number, message in self._batch.messages.items() if message.replayed}
+        recorded = self._outcome.retry.keys() | self.to_park | refused | replayed
+        for number in recorded & self._delivered.keys():
             receipt = _receipt(self._batch.messages[number])
             try:
                 await self._ports.receipts.record_delivered(
