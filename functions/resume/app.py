@@ -3,6 +3,7 @@ again.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
@@ -11,9 +12,11 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import __version__, resume, runtime, settings
 from sluice.errors import Retryable, place_of
+from sluice.resume import ParkedAccount
 from sluice.settings import ResumeSettings
 
 _WRAP_UP_SECONDS: Final = 10.0
+_ACCOUNTS_LOGGED: Final = 20
 
 logger = Logger(version=__version__)
 metrics = Metrics()
@@ -25,21 +28,35 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     """Handles a tick of the schedule for Lambda."""
     end = runtime.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _WRAP_UP_SECONDS
     store = resume.Store(settings.load(ResumeSettings))
-    accounts = store.accounts()
+    open_circuits = _resume(store, store.parked_accounts(), end)
+    metrics.add_metric("OpenCircuits", MetricUnit.Count, open_circuits)
+    # Known accounts come first, so that unknown ones take no time from them.
+    unknown = store.unknown_accounts()
+    metrics.add_metric("UnknownAccounts", MetricUnit.Count, len(unknown))
+    if unknown:
+        logger.warning("unknown accounts", accounts=unknown[:_ACCOUNTS_LOGGED], number=len(unknown))
+        _resume(store, store.known(unknown), end)
+
+
+def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) -> int:
+    """Resumes accounts until `end`; returns how many of them have an open circuit."""
     open_circuits = 0
-    for done, (site_id, mark) in enumerate(accounts.items()):
+    for done, account in enumerate(accounts):
         # Each gets a share of the time left, so that a large one does not take all of it.
         now = runtime.monotonic()
+        if now >= end:
+            logger.warning("no time left", accounts=len(accounts) - done)
+            break
         share_end = now + (end - now) / (len(accounts) - done)
         try:
-            is_open, sent = resume.resume(store, site_id, mark, functools.partial(_is_before, share_end))
+            is_open, sent = resume.resume(store, account, functools.partial(_is_before, share_end))
         except Exception as error:
             cause = str(error) if isinstance(error, Retryable) else place_of(error)
-            logger.error("not resumed", account=site_id, error=type(error).__name__, cause=cause)
+            logger.error("not resumed", account=account.id, error=type(error).__name__, cause=cause)
             continue
         open_circuits += is_open
-        logger.info("resumed", account=site_id, circuit_open=is_open, messages=sent)
-    metrics.add_metric("OpenCircuits", MetricUnit.Count, open_circuits)
+        logger.info("resumed", account=account.id, circuit_open=is_open, messages=sent)
+    return open_circuits
 
 
 def _is_before(end: float) -> bool:

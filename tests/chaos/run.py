@@ -213,10 +213,11 @@ class Run:
     def _waiting(self, dispatchers: list[Runtime]) -> tuple[int, ...]:
         """Returns the messages on the queues, visible or hidden, parked objects, and dispatches that run."""
         names = ("EventsQueue", "EventsDeadLetterQueue", "RejectedQueue", "RejectedDeadLetterQueue")
-        parked = self._s3.list_objects_v2(Bucket=self._stack.outputs["ClaimBucketName"], Prefix="parked/")
+        bucket = self._stack.outputs["ClaimBucketName"]
+        parked = [self._s3.list_objects_v2(Bucket=bucket, Prefix=each) for each in ("parked/", "unknown/")]
         return (
             *(self._on(self._stack.outputs[f"{name}Url"]) for name in names),
-            parked["KeyCount"],
+            sum(found["KeyCount"] for found in parked),
             sum(each.busy for each in dispatchers),
         )
 

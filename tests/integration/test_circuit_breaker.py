@@ -46,15 +46,18 @@ class Parking:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.store = resume.Store(ResumeSettings(cloud.events, "state", "claims"))
+        self.store = resume.Store(ResumeSettings(cloud.events, "state", "claims", "accounts"))
 
     def park(self, *messages: bytes, site_id: str = SITE) -> None:
-        parking.park("state", "claims", site_id, messages)
+        parking.park("claims", site_id, messages)
 
     def tick(self, has_time: Callable[[], bool] = always, site_id: str = SITE) -> tuple[bool, int] | None:
-        """Does for an account what the function does each minute; returns None if it is not registered."""
-        marks = self.store.accounts()
-        return resume.resume(self.store, site_id, marks[site_id], has_time) if site_id in marks else None
+        """Does for an account what the function does each minute; returns None if nothing of it is parked."""
+        found = [each for each in self.store.parked_accounts() if each.id == site_id]
+        return resume.resume(self.store, found[0], has_time) if found else None
+
+    def accounts(self) -> set[str]:
+        return {each.id for each in self.store.parked_accounts()}
 
     def parked(self) -> Counter[bytes]:
         return Counter(line for key in self.objects() for line in parking.parked_messages("claims", key))
@@ -71,9 +74,7 @@ class Parking:
 
 
 @pytest.fixture
-def parked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Parking:
-    """Parks without delay, so that an account may be forgotten at once."""
-    monkeypatch.setattr(parking, "REGISTERED_SECONDS", 0.0)
+def parked(cloud: Cloud) -> Parking:
     return Parking(cloud)
 
 
@@ -101,10 +102,9 @@ def test_a_circuit_is_open_until_it_is_closed_and_opening_is_said_once(cloud: Cl
         ("GetItem", lambda: circuit_breaker.is_open("state", SITE)),
         ("PutItem", lambda: circuit_breaker.open_circuit("state", SITE, 401)),
         ("DeleteItem", lambda: circuit_breaker.close_circuit("state", SITE)),
-        ("PutObject", lambda: parking.park("state", "claims", SITE, [b"{}"])),
-        ("UpdateItem", lambda: parking.park("state", "claims", SITE, [b"{}"])),
-        ("GetItem", lambda: parking.registered_accounts("state")),
-        ("UpdateItem", lambda: parking.deregister("state", SITE, "0-mark")),
+        ("PutObject", lambda: parking.park("claims", SITE, [b"{}"])),
+        ("ListObjectsV2", lambda: parking.parked_accounts("claims")),
+        ("ListObjectsV2", lambda: parking.unknown_accounts("claims")),
         ("ListObjectsV2", lambda: parking.parked_objects("claims", SITE)),
         ("GetObject", lambda: parking.parked_messages("claims", "key")),
         ("PutObject", lambda: parking.keep_only("claims", "key", [b"{}"])),
@@ -195,9 +195,8 @@ def test_while_the_circuit_is_open_one_message_is_sent_each_time(parked: Parking
     [entry] = call["Entries"]
     assert entry["MessageAttributes"].keys() == {"resumed", "probe"}
 
-    assert [parked.tick() for _ in range(3)] == [(True, 1), (True, 1), (True, 0)]
+    assert [parked.tick() for _ in range(3)] == [(True, 1), (True, 1), None]
     assert parked.queued() == Counter(messages)
-    assert SITE in parked.store.accounts()
 
 
 def test_probes_that_came_back_wait_behind_what_was_not_asked_about(parked: Parking) -> None:
@@ -279,17 +278,48 @@ def test_it_stops_when_time_is_short_and_goes_on_at_the_next_tick(parked: Parkin
     assert parked.queued().total() == 5
 
 
-def test_an_account_is_registered_until_nothing_of_it_is_parked(parked: Parking) -> None:
+def test_an_account_is_found_as_long_as_something_of_it_is_parked(parked: Parking) -> None:
     parked.park(plain("a"))
     parked.park(plain("b"), site_id="XyZ789")
-    assert parked.store.accounts().keys() == {SITE, "XyZ789"}
+    assert parked.accounts() == {SITE, "XyZ789"}
 
     parked.tick()
-    assert SITE in parked.store.accounts()
 
-    assert parked.tick() == (False, 0)
-    assert parked.store.accounts().keys() == {"XyZ789"}
+    assert parked.accounts() == {"XyZ789"}
     assert parked.tick() is None
+
+
+def test_a_thousand_accounts_and_more_are_found_with_a_request_for_each_thousand(parked: Parking) -> None:
+    names = {f"A{number:05}" for number in range(1_001)}
+    for name in names:
+        parked.park(plain(name), site_id=name)
+    parked.cloud.calls.clear()
+
+    assert parked.accounts() == names
+
+    assert [name for name, _ in parked.cloud.calls.made] == ["ListObjectsV2", "ListObjectsV2"]
+
+
+def test_no_account_is_always_the_last(parked: Parking) -> None:
+    for number in range(20):
+        parked.park(plain("a"), site_id=f"Site{number:02}")
+
+    assert len({tuple(each.id for each in parked.store.parked_accounts()) for _ in range(5)}) > 1
+
+
+def test_unknown_accounts_take_no_room_from_known_ones(
+    parked: Parking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "MAX_UNKNOWN_ACCOUNTS", 10)
+    for number in range(30):
+        parking.park("claims", f"Unkn{number:02}", [plain("a")], prefix=parking.UNKNOWN_PREFIX)
+    parked.park(plain("b"))
+    parked.cloud.calls.clear()
+
+    assert parked.accounts() == {SITE}
+    assert parked.tick() == (False, 1)
+    assert len(parked.store.unknown_accounts()) == 10
+    assert parked.queued() == Counter([plain("b")])
 
 
 def test_more_objects_than_one_listing_shows_all_come_back(parked: Parking) -> None:
@@ -303,98 +333,8 @@ def test_more_objects_than_one_listing_shows_all_come_back(parked: Parking) -> N
 
     parked.cloud.calls.instead("ListObjectsV2", list_ten)
 
-    assert [parked.tick() for _ in range(4)] == [(False, 10), (False, 10), (False, 3), (False, 0)]
+    assert [parked.tick() for _ in range(4)] == [(False, 10), (False, 10), (False, 3), None]
     assert parked.queued() == Counter(messages)
-    assert SITE not in parked.store.accounts()
-
-
-class TestRegister:
-    """Tests that messages parked during a resumption are not forgotten, in whatever order the steps run."""
-
-    @pytest.fixture(autouse=True)
-    def _as_ever(self, parked: Parking, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.patch = monkeypatch
-        monkeypatch.setattr(parking, "REGISTERED_SECONDS", 1_200.0)
-
-    def register(self, *, seconds_ago: float = 0.0) -> None:
-        now = time.time()
-        with self.patch.context() as patch:
-            patch.setattr(runtime, "time", lambda: now - seconds_ago)
-            parking.park("state", "claims", SITE, [])
-
-    def steps_of_parking(self, name: str) -> list[Callable[[Parking], None]]:
-        key = f"parked/{SITE}/{time.time():.3f}-{name}.jsonl.zst"
-
-        return [lambda _: self.register(), lambda _: parking.keep_only("claims", key, [plain(name)])]
-
-    def steps_of_resuming(self) -> list[Callable[[Parking], None]]:
-        seen: dict[str, Any] = {}
-
-        def read(parked: Parking) -> None:
-            seen["mark"] = parking.registered_accounts("state").get(SITE)
-
-        def list_objects(parked: Parking) -> None:
-            seen["keys"] = parking.parked_objects("claims", SITE)
-
-        def forget(parked: Parking) -> None:
-            if seen["mark"] is not None and not seen["keys"]:
-                parking.deregister("state", SITE, seen["mark"])
-
-        return [read, list_objects, forget]
-
-    @pytest.mark.parametrize("before", ["nothing", "registered"])
-    def test_one_parks_while_two_resume(self, parked: Parking, before: str) -> None:
-        kinds = {"park": 2, "one": 3, "two": 3}
-        orders = set(itertools.permutations("".join(name[0] * count for name, count in kinds.items())))
-        for order in random.Random(1).sample(sorted(orders), 60):
-            if before == "registered":
-                self.register(seconds_ago=1_201)
-            queues = {
-                "p": self.steps_of_parking("a"),
-                "o": self.steps_of_resuming(),
-                "t": self.steps_of_resuming(),
-            }
-
-            for each in order:
-                queues[each].pop(0)(parked)
-
-            assert SITE in parked.store.accounts(), order
-            for key in parked.objects():
-                parking.keep_only("claims", key, [])
-            parked.cloud.dynamodb.delete_item(TableName="state", Key={"pk": {"S": "parked"}})
-
-    def test_parking_runs_in_the_order_assumed_above(self, parked: Parking) -> None:
-        parked.park(plain("a"))
-
-        assert [name for name, _ in parked.cloud.calls.made] == ["UpdateItem", "PutObject"]
-
-    def test_resuming_runs_in_the_order_assumed_above(self, parked: Parking) -> None:
-        self.register(seconds_ago=1_201)
-        parked.cloud.calls.clear()
-
-        parked.tick()
-
-        names = [name for name, _ in parked.cloud.calls.made]
-        assert names == ["GetItem", "GetItem", "ListObjectsV2", "UpdateItem"]
-
-    def test_a_register_that_was_forgotten_and_written_again_is_another(self, parked: Parking) -> None:
-        self.register(seconds_ago=1_202)
-        seen = parked.store.accounts()[SITE]
-        parking.deregister("state", SITE, seen)
-        assert SITE not in parked.store.accounts()
-        self.register(seconds_ago=1_201)
-
-        parking.deregister("state", SITE, seen)
-
-        assert SITE in parked.store.accounts()
-
-    def test_nobody_is_forgotten_who_may_be_about_to_park(self, parked: Parking) -> None:
-        self.register(seconds_ago=1_100)
-
-        assert parked.tick() == (False, 0)
-
-        assert SITE in parked.store.accounts()
-        assert parked.cloud.calls.of("UpdateItem")[1:] == []
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
@@ -420,7 +360,6 @@ def test_a_crash_of_resume_loses_nothing(parked: Parking, number: int, is_open: 
     parked.cloud.calls.clear()
     assert crashed == (calls > number)
     assert parked.queued().keys() | parked.parked().keys() == everything
-    assert SITE in parked.store.accounts()
     # And the next ticks bring all of it back.
     circuit_breaker.close_circuit("state", SITE)
     while parked.tick() is not None:
@@ -440,8 +379,8 @@ def test_the_crashes_above_reach_every_call(parked: Parking) -> None:
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", range(3))
-def test_parking_says_it_failed_unless_it_is_all_there_and_registered(
+@pytest.mark.parametrize("number", range(2))
+def test_parking_says_it_failed_unless_it_is_all_there(
     parked: Parking, monkeypatch: pytest.MonkeyPatch, number: int, done: bool
 ) -> None:
     monkeypatch.setattr(parking, "OBJECT_MESSAGES", 2)
@@ -451,11 +390,9 @@ def test_parking_says_it_failed_unless_it_is_all_there_and_registered(
     with pytest.raises(Crash):
         parked.park(*messages)
 
-    # They are still on the queue, because the process that parked them did not delete them. They are found
-    # where they are parked:
+    # They are still on the queue, because the process that parked them did not delete them. They are parked
+    # again:
     parked.cloud.calls.clear()
-    assert SITE in parked.store.accounts() or parked.objects() == []
-    # And parked again:
     parked.park(*messages)
     assert parked.parked().keys() == set(messages)
     while parked.tick() is not None:

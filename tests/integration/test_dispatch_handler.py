@@ -130,7 +130,7 @@ def test_a_batch_is_delivered_refused_and_kept_as_each_message_deserves(dispatch
     assert dispatch.cloud.left() == []
     reasons = Counter(rejection["reason"] for rejection in dispatch.rejections())
     assert reasons == {"refused_by_upstream": 1, "malformed_message": 3, "invalid": 3}
-    assert len(dispatch.cloud.keys("claims", "parked/NoSuch/")) == 1
+    assert len(dispatch.cloud.keys("claims", "unknown/NoSuch/")) == 1
     [found] = [each for each in dispatch.rejections() if each["reason"] == "refused_by_upstream"]
     assert found["pointer"].startswith(
         "/data/attributes/events-bulk-create/data/0/attributes/events/data/1/attributes/metric"
@@ -330,7 +330,7 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
         for each in parking.parked_messages("claims", key)
     ]
     assert sorted(parked) == ["r-ann", "r-bob", "r-cy"]
-    assert parking.registered_accounts("state").keys() == {SITE_ID}
+    assert parking.parked_accounts("claims") == [SITE_ID]
     assert dispatch.function.metrics()["ParkedMessages"] == 3
     assert dispatch.function.metrics()["CircuitsOpened"] == 1
 

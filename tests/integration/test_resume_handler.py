@@ -27,7 +27,13 @@ class Resume:
         """Parks each message in an object of its own."""
         for name in names:
             made = stored((name, name), receipt=name, account=site_id, surface=Surface.EVENT)
-            parking.park("state", "claims", site_id, [msgspec.json.encode(made)])
+            parking.park("claims", site_id, [msgspec.json.encode(made)])
+
+    def park_unknown(self, *names: str) -> None:
+        """Parks a message for each of accounts that the document did not name at that time."""
+        for name in names:
+            made = msgspec.json.encode(stored((name, name), receipt=name, account=name))
+            parking.park("claims", name, [made], prefix=parking.UNKNOWN_PREFIX)
 
     def tick(self, seconds: float = 55.0) -> None:
         self.function({}, Context(seconds))
@@ -50,8 +56,8 @@ def resume(cloud: Cloud) -> Resume:
 def test_with_nothing_parked_it_says_that_no_circuit_is_open(resume: Resume) -> None:
     resume.tick()
 
-    assert resume.function.metrics() == {"OpenCircuits": 0}
-    assert resume.cloud.calls.of("ListObjectsV2") == []
+    assert resume.function.metrics() == {"OpenCircuits": 0, "UnknownAccounts": 0}
+    assert [name for name, _ in resume.cloud.calls.made] == ["ListObjectsV2"] * 2
 
 
 def test_the_sample_event_is_a_tick(resume: Resume) -> None:
@@ -144,9 +150,59 @@ class _Minute(Context):
         return 55_000
 
 
-def test_a_state_table_out_of_reach_is_the_invocations_failure(resume: Resume) -> None:
+def test_a_bucket_out_of_reach_is_the_invocations_failure(resume: Resume) -> None:
     resume.park("a1")
-    resume.cloud.calls.fail("GetItem")
+    resume.cloud.calls.fail("ListObjectsV2")
 
     with pytest.raises(resume.function.app.Retryable), pytest.warns(UserWarning, match="No application"):
         resume.tick()
+
+
+def test_unknown_accounts_are_counted_and_told_and_cost_nothing_else(resume: Resume) -> None:
+    resume.park("a1")
+    resume.park_unknown("Unkn01", "Unkn02")
+
+    resume.tick()
+
+    assert resume.queued() == Counter(["a1"])
+    assert resume.function.metrics()["UnknownAccounts"] == 2
+    [line] = resume.function.lines("unknown accounts")
+    assert (line["accounts"], line["number"]) == (["Unkn01", "Unkn02"], 2)
+
+
+def test_an_unknown_account_gets_its_messages_back_once_the_document_names_it(resume: Resume) -> None:
+    resume.park_unknown("Unkn01", "Unkn02")
+    resume.cloud.name_accounts(
+        {"site_id": SITE_ID, "private_key": "key"}, {"site_id": "Unkn02", "private_key": "key"}
+    )
+
+    resume.tick()
+
+    assert resume.queued() == Counter(["Unkn02"])
+    assert resume.cloud.keys("claims", "unknown/Unkn02/") == []
+    assert len(resume.cloud.keys("claims", "unknown/Unkn01/")) == 1
+
+
+def test_known_accounts_come_first_when_time_is_short(
+    resume: Resume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume.park("a1")
+    resume.park_unknown(OTHER)
+    resume.cloud.name_accounts(
+        {"site_id": SITE_ID, "private_key": "key"}, {"site_id": OTHER, "private_key": "key"}
+    )
+    clock = 1_000.0
+    monkeypatch.setattr(runtime, "monotonic", lambda: clock)
+
+    def slowly(parameters: object, real: object) -> object:
+        nonlocal clock
+        clock += 50
+        return real()  # type: ignore[operator]
+
+    resume.cloud.calls.instead("SendMessageBatch", slowly)
+
+    resume.function({}, _Minute())
+
+    assert resume.queued() == Counter(["a1"])
+    [line] = resume.function.lines("no time left")
+    assert line["accounts"] == 1

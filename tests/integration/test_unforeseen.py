@@ -213,7 +213,7 @@ def test_one_account_of_a_tick_is_left_and_the_others_are_resumed(
     function = cloud.load("resume")
     for account in (SITE_ID, OTHER):
         made = stored(("a", "a"), receipt=account, account=account, surface=Surface.EVENT)
-        parking.park("state", "claims", account, [msgspec.json.encode(made)])
+        parking.park("claims", account, [msgspec.json.encode(made)])
     fail_on(monkeypatch, resume, "resume", SITE_ID)
 
     function({}, Context(55))

@@ -22,7 +22,7 @@ from tests.simulation.aws.sqs import Message, Queue
 
 _MARK = re.compile(rb"<(\d+)>")
 MOST_SOON = 12  # receives of a message before its waits grow
-PARKED = "parked/"
+PARKED = ("parked/", "unknown/")
 ARCHIVED = "rejections/"
 
 

@@ -31,6 +31,7 @@ from tests.simulation.environment import Environment
 from tests.simulation.event_loop import EventLoop
 from tests.simulation.event_source_mapping import Invoker, Mapping
 from tests.simulation.faults import Faults, Weather
+from tests.simulation.ledger import PARKED
 from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Process, Scheduler, Strand, Stuck
 from tests.simulation.trace import Trace
@@ -182,7 +183,7 @@ class Scenario:
         """Returns the messages of each account's parked objects, the oldest first."""
         found: dict[str, list[list[bytes]]] = defaultdict(list)
         for key in sorted(self.s3.objects("claims")):
-            if key.startswith("parked/"):
+            if key.startswith(PARKED):
                 lines = zstandard.decompress(self.s3.objects("claims")[key].content).split(b"\n")
                 found[key.split("/")[1]].append(lines)
         return found
@@ -256,7 +257,10 @@ class Scenario:
         }
         values = ("https://sqs.test/events", "https://sqs.test/rejected", "state", "claims", "accounts")
         settings = dict(zip(_QUEUES, values, strict=True))
-        resume = {name: settings[name] for name in ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET")}
+        resume = {
+            name: settings[name]
+            for name in ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
+        }
         self.settings = {"dispatch": settings, "resume": resume}
         self.upstream = http.Upstream(
             self.outside,
@@ -287,7 +291,7 @@ class Scenario:
     def _tick(self) -> None:
         while True:
             self.scheduler.sleep(60.0)
-            if not self._resume.busy and self.dynamodb.tables["state"].get("parked"):
+            if not self._resume.busy and any(self.parked.values()):
                 with contextlib.suppress(Exception):
                     self._resume.invoke({})
 

@@ -208,6 +208,15 @@ SCENARIOS: dict[str, list[Step]] = {
         ("s3", "list_objects_v2", {"Bucket": "claims", "Prefix": "none/"}),
         ("s3", "list_objects_v2", {"Bucket": "nowhere", "Prefix": ""}),
     ],
+    "folders are listed once each": [
+        *(
+            _object("put_object", key, Body=b"x")
+            for key in ("p/a/1", "p/a/2", "p/b", "p/c/1", "p/d", "q/a/1")
+        ),
+        ("s3", "list_objects_v2", {"Bucket": "claims", "Prefix": "p/", "Delimiter": "/"}),
+        ("s3", "list_objects_v2", {"Bucket": "claims", "Prefix": "p/", "Delimiter": "/", "MaxKeys": 4}),
+        ("s3", "list_objects_v2", {"Bucket": "claims", "Prefix": "none/", "Delimiter": "/"}),
+    ],
     "a secret": [
         ("secrets", "get_secret_value", {"SecretId": "accounts"}),
         ("secrets", "get_secret_value", {"SecretId": "none"}),
@@ -233,7 +242,6 @@ _LEFT_OUT = {
     "Name",
     "EncodingType",
     "MaxKeys",
-    "Prefix",
     "NextContinuationToken",
     "ConsumedCapacity",
 }

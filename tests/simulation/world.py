@@ -29,7 +29,7 @@ from tests.simulation.faults import (
     Outage,
     Weather,
 )
-from tests.simulation.ledger import Broken, Kind, Ledger, marks_in
+from tests.simulation.ledger import PARKED, Broken, Kind, Ledger, marks_in
 from tests.simulation.load import (
     APPS,
     BULK,
@@ -317,7 +317,7 @@ class World:
             "ingest": chosen(*_FIELDS) | _INGEST_ONLY | {"INBOUND_LIMITS": self.plan.inbound_limits},
             "dispatch": chosen(*_FIELDS, "IMPORT_BUCKETS"),
             "reject": chosen("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE"),
-            "resume": chosen("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+            "resume": chosen("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
         }
 
     def _make_upstreams(self) -> None:
@@ -520,13 +520,13 @@ class World:
         self.secrets.secrets["accounts"] = accounts_document(late=True)
 
     def _tick(self) -> None:
-        """Runs the schedule of resume; a tick with nothing registered is left out, because it would read
-        one item.
+        """Runs the schedule of resume; a tick with nothing parked is left out, because it would only list
+        nothing.
         """
         [invoker] = self.invokers["resume"]
         while True:
             self.scheduler.sleep(60.0)
-            if len(self.dynamodb.tables["state"].get("parked", {})) <= 1 or invoker.busy:
+            if invoker.busy or not any(key.startswith(PARKED) for key in self.s3.objects("claims")):
                 continue
             try:
                 invoker.invoke({})

@@ -170,8 +170,9 @@ class Cloud:
             self._monkeypatch.delenv(name)
         for name in environment:
             self._monkeypatch.setenv(f"SLUICE_{name}", values[name])
-        if function == "dispatch":
+        if function in {"dispatch", "resume"}:
             self._monkeypatch.setenv("SLUICE_ACCOUNTS_SECRET", "accounts")
+        if function == "dispatch":
             self._monkeypatch.setenv("SLUICE_IMPORT_BUCKETS", "exports,drops")
         self._monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", f"sluice-{function}")
         forget()

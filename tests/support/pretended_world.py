@@ -375,7 +375,7 @@ class World:
         async def close_circuit(account_id: str) -> None:
             self.circuits.pop(account_id, None)
 
-        async def park(account_id: str, messages: list[bytes]) -> None:
+        async def park(account_id: str, messages: list[bytes], is_known: bool = True) -> None:
             self.parked[account_id].append(messages)
 
         async def done(receipts: list[str]) -> dict[str, frozenset[int]]:

@@ -277,6 +277,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
         ("", "OldestRetriedMessageAge"),
         ("", "OpenCircuits"),
+        ("", "UnknownAccounts"),
         ("", "DeadLetters"),
         ("", "SourcesLoadFailures"),
         ("", "UnforeseenFailures"),
@@ -324,7 +325,8 @@ def claims_outlive_their_messages(template: Template) -> Iterator[str]:
     for rule in template["Resources"]["ClaimBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]:
         if rule["ExpirationInDays"] * DAY <= longest and rule.get("Prefix") != poison.JOURNAL_PREFIX:
             yield f"ClaimBucket: a message may outlive its claim by {rule['Id']}"
-        if parking.PARKED_PREFIX.startswith(rule.get("Prefix", "")):
+        prefix = rule.get("Prefix", "")
+        if any(each.startswith(prefix) for each in (parking.PARKED_PREFIX, parking.UNKNOWN_PREFIX)):
             yield f"ClaimBucket: parked messages expire by {rule['Id']}"
 
 

@@ -93,6 +93,11 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: tuple[KlaviyoAccount, ...]
     pipeless: tuple[PipelessApp, ...] = ()
 
+    def names(self, account_id: str) -> bool:
+        """Tells whether this is the `id` of an account or an app of the document."""
+        ids = [*(account.id for account in self.accounts), *(app.id for app in self.pipeless)]
+        return account_id in ids
+
     def by_site_id(self, site_id: str) -> KlaviyoAccount | None:
         """Returns the account with this public site id."""
         return next((account for account in self.accounts if account.site_id == site_id), None)

@@ -18,7 +18,6 @@ from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
 from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.errors import Misconfigured, Retryable, Undeliverable, place_of
 from sluice.klaviyo import delivery
-from sluice.klaviyo.sender import NO_ANSWER
 from sluice.message import PipelessMessage, StoredMessage
 from sluice.pipeless import delivery as pipeless
 from sluice.producers import accept as producers
@@ -381,13 +380,7 @@ async def _park_unknown(
 ) -> None:
     """Parks messages for an account that the document does not name (any more), which may be a mistake."""
     account = next(iter(messages.values())).account
-    try:
-        if await ports.delivery.circuits.open(account_id=account, status=NO_ANSWER):
-            outcome.counts["CircuitsOpened"] += 1
-    except Retryable as error:
-        outcome.retry.update(dict.fromkeys(messages, Retry(error.after)))
-    else:
-        await half_open.park(account, messages, ports.delivery.circuits, outcome)
+    await half_open.park(account, messages, ports.delivery.circuits, outcome, is_known=False)
 
 
 async def _read_objects(

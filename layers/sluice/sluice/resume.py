@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from sluice import runtime
+from sluice import accounts, runtime
 from sluice.aws import sqs
 from sluice.delivery import circuit_breaker, parking
 from sluice.errors import Retryable
@@ -19,55 +19,75 @@ from sluice.settings import ResumeSettings
 PROBES: Final = 2  # two, because one of them may be bad itself
 
 
+class ParkedAccount(msgspec.Struct, frozen=True):
+    """Names an account with parked messages; `was_unknown` if the document did not name it at that time."""
+
+    id: str
+    was_unknown: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """Returns the prefix below which its messages are parked."""
+        return parking.UNKNOWN_PREFIX if self.was_unknown else parking.PARKED_PREFIX
+
+
 class Store(msgspec.Struct, frozen=True):
     """Names the places that a resumption works on."""
 
     settings: ResumeSettings
 
-    def accounts(self) -> dict[str, str]:
-        """Returns the accounts that may have messages parked, by site id, with their marks."""
-        return parking.registered_accounts(self.settings.state_table)
+    def parked_accounts(self) -> list[ParkedAccount]:
+        """Returns the accounts that have messages parked, by chance, so that none is always the last."""
+        found = list(map(ParkedAccount, parking.parked_accounts(self.settings.claim_bucket)))
+        runtime.chance().shuffle(found)
+        return found
 
-    def send(self, site_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
+    def unknown_accounts(self) -> list[str]:
+        """Returns the ids of accounts that were unknown when messages of them were parked."""
+        return parking.unknown_accounts(self.settings.claim_bucket)
+
+    def known(self, unknown: Sequence[str]) -> list[ParkedAccount]:
+        """Returns those of these accounts that the accounts document names by now."""
+        document = accounts.load(self.settings.accounts_secret)
+        return [ParkedAccount(id, was_unknown=True) for id in unknown if document.names(id)]
+
+    def send(self, account_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
         """Sends messages to the events queue and returns those that could not be sent."""
         unsent = sqs.send_messages(
             self.settings.events_queue_url,
             [_body(message) for message in messages],
             claim_bucket=self.settings.claim_bucket,
-            group=site_id,
+            group=account_id,
             attributes={"resumed": "1"} | ({"probe": "1"} if probe else {}),
         )
         return [messages[index] for index in sorted(unsent)]
 
 
-def resume(store: Store, site_id: str, mark: str, has_time: Callable[[], bool]) -> tuple[bool, int]:
+def resume(store: Store, account: ParkedAccount, has_time: Callable[[], bool]) -> tuple[bool, int]:
     """Sends a message or two if the account's circuit is open, else all while there is time.
 
-    `mark` is the account's from `Store.accounts`. Returns whether the circuit is open, and how many
-    messages were sent. `Retryable` says that some did not get to the queue; they are still parked.
+    Returns whether the circuit is open, and how many messages were sent. `Retryable` says that some did not
+    get to the queue; they are still parked.
     """
-    table, bucket = store.settings.state_table, store.settings.claim_bucket
-    is_open = circuit_breaker.is_open(table, site_id)
-    parked = parking.parked_objects(bucket, site_id)
+    is_open = circuit_breaker.is_open(store.settings.state_table, account.id)
+    parked = parking.parked_objects(store.settings.claim_bucket, account.id, prefix=account.prefix)
     if is_open:
         # The oldest are sent. A probe that came back is the newest, so a bad one blocks no other.
-        return True, sum(_send(store, site_id, key, probe=True) for key in list(parked)[:PROBES])
+        return True, sum(_send(store, account.id, key, probe=True) for key in parked[:PROBES])
     sent = 0
     for key in parked:
         if not has_time():
             break
-        sent += _send(store, site_id, key, probe=False)
-    if not parked:
-        parking.deregister(table, site_id, mark)
+        sent += _send(store, account.id, key, probe=False)
     return False, sent
 
 
-def _send(store: Store, site_id: str, key: str, *, probe: bool) -> int:
+def _send(store: Store, account_id: str, key: str, *, probe: bool) -> int:
     """Sends a parked object's messages, or the first of them as a probe; what is not sent stays in it."""
     bucket = store.settings.claim_bucket
     messages = parking.parked_messages(bucket, key)
     due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
-    unsent = store.send(site_id, due, probe=probe)
+    unsent = store.send(account_id, due, probe=probe)
     if len(unsent) < len(due):
         parking.keep_only(bucket, key, unsent + rest)
     if unsent:

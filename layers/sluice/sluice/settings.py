@@ -48,11 +48,14 @@ class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds resume's settings: where messages are parked, and where they go back to."""
+    """Holds resume's settings: where messages are parked, where they go back to, and which accounts are
+    known.
+    """
 
     events_queue_url: str
     state_table: str
     claim_bucket: str
+    accounts_secret: str
 
 
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

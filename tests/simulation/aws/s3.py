@@ -104,18 +104,33 @@ class S3:
         return {}
 
     def list_objects_v2(self, **given: Any) -> dict[str, Any]:
-        """Lists the first keys that begin with a prefix, in order."""
-        _only(given, {"Bucket", "Prefix", "MaxKeys"})
+        """Lists the keys that begin with a prefix, or the folders in which they are, a page at a time."""
+        _only(given, {"Bucket", "Prefix", "MaxKeys", "Delimiter", "ContinuationToken"})
         bucket = self._bucket(given["Bucket"], "ListObjectsV2")
         prefix, most = given.get("Prefix", ""), min(MAX_KEYS, given.get("MaxKeys", MAX_KEYS))
-        start = bisect_left(bucket.keys, prefix)
-        found = []
-        for key in bucket.keys[start : start + most + 1]:
-            if not key.startswith(prefix):
+        keys: list[dict[str, Any]] = []
+        folders: list[dict[str, str]] = []
+        place = bisect_left(bucket.keys, max(prefix, given.get("ContinuationToken", "")))
+        while place < len(bucket.keys) and (key := bucket.keys[place]).startswith(prefix):
+            if len(keys) + len(folders) == most:
                 break
-            found.append({"Key": key, "Size": len(bucket.objects[key].content)})
-        answer: dict[str, Any] = {"IsTruncated": len(found) > most, "KeyCount": min(most, len(found))}
-        return answer | ({"Contents": found[:most]} if found else {})
+            below, delimiter, _ = key.removeprefix(prefix).partition(given.get("Delimiter") or "\0")
+            if delimiter:
+                folders.append({"Prefix": prefix + below + delimiter})
+                place = bisect_left(bucket.keys, folders[-1]["Prefix"] + "\U0010ffff")
+            else:
+                keys.append({"Key": key, "Size": len(bucket.objects[key].content)})
+                place += 1
+        is_truncated = place < len(bucket.keys) and bucket.keys[place].startswith(prefix)
+        answer: dict[str, Any] = {"IsTruncated": is_truncated, "KeyCount": len(keys) + len(folders)}
+        answer |= {name: given[name] for name in ("Prefix", "Delimiter") if name in given}
+        if is_truncated:
+            answer["NextContinuationToken"] = bucket.keys[place]
+        if keys:
+            answer["Contents"] = keys
+        if folders:
+            answer["CommonPrefixes"] = folders
+        return answer
 
     def _bucket(self, name: str, operation: str) -> _Bucket:
         try:

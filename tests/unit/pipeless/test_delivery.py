@@ -110,7 +110,7 @@ class World:
         async def close_circuit(account_id: str) -> None:
             self.is_open = False
 
-        async def park(account_id: str, messages: list[bytes]) -> None:
+        async def park(account_id: str, messages: list[bytes], is_known: bool = True) -> None:
             self._reach("parking")
             self.parked += [msgspec.json.decode(each, type=PipelessMessage) for each in messages]
 

@@ -26,6 +26,19 @@ def delete_object(bucket: str, key: str) -> None:
         clients.s3().delete_object(Bucket=bucket, Key=key)
 
 
+def folders(bucket: str, prefix: str) -> Iterator[str]:
+    """Yields the names of the folders directly below a prefix that ends in a slash, in order."""
+    wanted: Any = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+    while True:
+        with clients.translating_errors("a bucket cannot be listed"):
+            answer = clients.s3().list_objects_v2(**wanted)
+        for found in answer.get("CommonPrefixes", []):
+            yield found["Prefix"].removeprefix(prefix).removesuffix("/")
+        if not answer["IsTruncated"]:
+            return
+        wanted["ContinuationToken"] = answer["NextContinuationToken"]
+
+
 def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:
     """Returns an object's ETag and bytes, or None if it still has the given ETag.
 

@@ -81,13 +81,17 @@ async def park(
     messages: Mapping[int, StoredMessage | PipelessMessage],
     circuits: Circuits,
     outcome: Outcome,
+    *,
+    is_known: bool = True,
 ) -> None:
     """Parks messages of an account. Those that cannot be parked stay on the queue."""
     if not messages:
         return
     try:
         await circuits.park(
-            account_id=account_id, messages=[msgspec.json.encode(message) for message in messages.values()]
+            account_id=account_id,
+            messages=[msgspec.json.encode(message) for message in messages.values()],
+            is_known=is_known,
         )
     except Retryable as error:
         outcome.retry.update(dict.fromkeys(messages, Retry(error.after)))

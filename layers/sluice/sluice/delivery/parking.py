@@ -1,73 +1,50 @@
 """Parks an account's messages in S3 while its circuit is open, where waiting costs nothing.
 
-The item `parked` of the state table is a register. It names each account that may have parked messages, with
-a mark that changes each time something is parked. An account is registered before anything of it is parked,
-so no object lies where nobody looks. It is not deregistered while a worker that registered it may still be
-about to park.
+Each account has a folder of its own, below one of two: `parked/`, or `unknown/` for accounts that the
+accounts document does not name. S3's listing of the folders, which is always up to date, says which accounts
+have something parked. So no record of it can be full, late or wrong, and unknown accounts take no room or
+time from known ones.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import zstandard
 
 from sluice import runtime
-from sluice.aws import clients, s3, state_table
+from sluice.aws import clients, s3
 
 PARKED_PREFIX: Final = "parked/"
+UNKNOWN_PREFIX: Final = "unknown/"
 # Limits of one object, which a function with little memory sends without looking at the clock.
 OBJECT_MESSAGES: Final = 500
 OBJECT_BYTES: Final = 16 * 2**20
-REGISTERED_SECONDS: Final = 1_200.0  # a third longer than any function may run
-_REGISTER: Final = state_table.PARKED.key()
+MAX_UNKNOWN_ACCOUNTS: Final = 5_000  # looked at in one tick
 
 
-def park(table: str, bucket: str, account_id: str, messages: Iterable[bytes]) -> None:
-    """Parks an account's messages (each one's JSON) until its circuit closes."""
-    with clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client:
-        client.update_item(
-            TableName=table,
-            Key=_REGISTER,
-            UpdateExpression="SET #site = :mark",
-            ExpressionAttributeNames={"#site": account_id},
-            ExpressionAttributeValues={":mark": {"S": _unique_time()}},
-        )
+def park(bucket: str, account_id: str, messages: Iterable[bytes], *, prefix: str = PARKED_PREFIX) -> None:
+    """Parks an account's messages (each one's JSON) until its circuit closes, or until it is known."""
     for lines in _objects(messages):
         # The time comes first in a key, so that a listing begins with the oldest.
-        s3.put_object(bucket, f"{PARKED_PREFIX}{account_id}/{_unique_time()}.jsonl.zst", lines)
+        s3.put_object(bucket, f"{prefix}{account_id}/{_unique_time()}.jsonl.zst", lines)
 
 
-def registered_accounts(table: str) -> dict[str, str]:
-    """Returns the accounts that may have something parked, by site id, with their marks."""
-    with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
-        item = client.get_item(TableName=table, Key=_REGISTER, ConsistentRead=True).get("Item", {})
-    return {name: value["S"] for name, value in item.items() if name != "pk"}
+def parked_accounts(bucket: str) -> list[str]:
+    """Returns the ids of the accounts that have something parked."""
+    return list(s3.folders(bucket, PARKED_PREFIX))
 
 
-def deregister(table: str, account_id: str, mark: str) -> None:
-    """Removes an account from the register if nobody can be parking for it since its mark was read."""
-    if runtime.time() - float(mark.partition("-")[0]) < REGISTERED_SECONDS:
-        return
-    with (
-        clients.failing_fast(clients.dynamodb, "the state table cannot be written") as client,
-        contextlib.suppress(client.exceptions.ConditionalCheckFailedException),
-    ):
-        client.update_item(
-            TableName=table,
-            Key=_REGISTER,
-            UpdateExpression="REMOVE #site",
-            ConditionExpression="#site = :mark",
-            ExpressionAttributeNames={"#site": account_id},
-            ExpressionAttributeValues={":mark": {"S": mark}},
-        )
+def unknown_accounts(bucket: str) -> list[str]:
+    """Returns the ids of accounts that were unknown when something of them was parked."""
+    return list(islice(s3.folders(bucket, UNKNOWN_PREFIX), MAX_UNKNOWN_ACCOUNTS))
 
 
-def parked_objects(bucket: str, account_id: str) -> dict[str, int]:
-    """Returns an account's parked objects, their sizes by key, the oldest first; the first 1,000 of them."""
+def parked_objects(bucket: str, account_id: str, *, prefix: str = PARKED_PREFIX) -> list[str]:
+    """Returns the keys of an account's parked objects, the oldest first; the first 1,000 of them."""
     with clients.translating_errors("parked messages cannot be listed"):
-        answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=f"{PARKED_PREFIX}{account_id}/")
-    return {found["Key"]: found["Size"] for found in answer.get("Contents", [])}
+        answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}{account_id}/")
+    return [found["Key"] for found in answer.get("Contents", [])]
 
 
 def parked_messages(bucket: str, key: str) -> list[bytes]:

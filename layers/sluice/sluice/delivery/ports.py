@@ -27,7 +27,7 @@ class Circuits(Protocol):
         """Closes an account's circuit."""
         ...
 
-    async def park(self, *, account_id: str, messages: list[bytes]) -> None:
+    async def park(self, *, account_id: str, messages: list[bytes], is_known: bool = True) -> None:
         """Parks an account's messages, each as its JSON."""
         ...
 

@@ -151,8 +151,9 @@ class _Circuits(msgspec.Struct, frozen=True):
         await asyncio.to_thread(circuit_breaker.close_circuit, self.table, account_id)
         self.log.info("circuit closed", account=account_id)
 
-    async def park(self, *, account_id: str, messages: list[bytes]) -> None:
-        await asyncio.to_thread(parking.park, self.table, self.bucket, account_id, messages)
+    async def park(self, *, account_id: str, messages: list[bytes], is_known: bool = True) -> None:
+        prefix = parking.PARKED_PREFIX if is_known else parking.UNKNOWN_PREFIX
+        await asyncio.to_thread(parking.park, self.bucket, account_id, messages, prefix=prefix)
 
 
 class _Receipts:
