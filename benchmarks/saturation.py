@@ -28,6 +28,7 @@ from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
 from sluice.delivery import http, rate_limiter
 from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.rate_limiter import RateLimiter, SlotWindow
+from sluice.klaviyo import api
 
 KEY: Final = "pk_upstream"
 WORKERS: Final = 2
@@ -150,7 +151,7 @@ class _Worker:
             return {}
 
         async def create_job(account: KlaviyoAccount, body: bytes, turn: Any) -> Any:
-            return await http.create_job(http.client(), account, body, turn)
+            return await api.create_job(http.client(), account, body, turn)
 
         return dispatch.PartPorts(
             accounts=lambda: self._accounts,

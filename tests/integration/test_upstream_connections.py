@@ -24,6 +24,7 @@ from sluice.accounts import KlaviyoAccount
 from sluice.delivery import http
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Response
+from sluice.klaviyo import api
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event
 
 KEY = "pk_test"
@@ -68,7 +69,7 @@ def test_a_connection_outlasts_an_invocation(connections: list[object], runner: 
         account = KlaviyoAccount(SITE_ID, KEY, url)
 
         for number in range(5):
-            answer = runner.run(http.create_job(http.client(), account, job(f"e{number}"), turn))
+            answer = runner.run(api.create_job(http.client(), account, job(f"e{number}"), turn))
             assert answer.status == 202
 
     assert len(connections) == 1
@@ -86,7 +87,7 @@ def test_jobs_at_the_same_time_have_a_connection_each(
         async def at_once(round_: int) -> list[Response]:
             client = http.client()
             return await asyncio.gather(
-                *(http.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
+                *(api.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
             )
 
         for round_ in range(2):
@@ -104,7 +105,7 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
     with serving(klaviyo) as url:
         account = KlaviyoAccount(SITE_ID, KEY, url)
 
-        answers = [runner.run(http.create_job(http.client(), account, job(f"e{n}"), turn)) for n in range(2)]
+        answers = [runner.run(api.create_job(http.client(), account, job(f"e{n}"), turn)) for n in range(2)]
 
     assert [answer.status for answer in answers] == [None, 202]
     assert answers[0].failure in {"ReadError", "RemoteProtocolError", "WriteError"}
@@ -115,7 +116,7 @@ def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asynci
         unused.bind(("127.0.0.1", 0))
         account = KlaviyoAccount(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
 
-        answer = runner.run(http.create_job(http.client(), account, b"{}", turn))
+        answer = runner.run(api.create_job(http.client(), account, b"{}", turn))
 
     assert answer == Response(None, failure="ConnectError")
 
@@ -197,8 +198,8 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
 
     async def jobs(account: KlaviyoAccount) -> list[Response]:
         async with _client() as client:
-            await http.create_job(client, account, b"{}", turn)
-            return await asyncio.gather(*(http.create_job(client, account, b"{}", turn) for _ in range(3)))
+            await api.create_job(client, account, b"{}", turn)
+            return await asyncio.gather(*(api.create_job(client, account, b"{}", turn) for _ in range(3)))
 
     with serving_over_tls(certificate, requests) as url:
         answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
@@ -245,7 +246,7 @@ def test_what_waited_for_its_connection_leaves_in_a_later_turn_on_that_connectio
     async def jobs(url: str) -> list[Response]:
         async with opening_slowly(url, 2 * seconds, opened) as slow_url, _client() as client:
             account = KlaviyoAccount(SITE_ID, KEY, slow_url)
-            return [await http.create_job(client, account, b"{}", turn) for _ in range(3)]
+            return [await api.create_job(client, account, b"{}", turn) for _ in range(3)]
 
     with serving_over_tls(certificate, requests, version) as url:
         answers = asyncio.run(jobs(url))
@@ -271,7 +272,7 @@ def test_what_is_late_on_an_open_connection_leaves_in_a_later_turn_on_that_conne
 
     async def jobs(account: KlaviyoAccount) -> list[Response]:
         async with _client() as client:
-            return [await http.create_job(client, account, b"{}", turn) for _ in range(2)]
+            return [await api.create_job(client, account, b"{}", turn) for _ in range(2)]
 
     with serving_over_tls(certificate, requests, version) as url:
         answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
@@ -297,9 +298,9 @@ def test_what_gets_no_further_turn_is_not_sent(
     async def jobs(account: KlaviyoAccount) -> Response:
         async with _client() as client:
             with pytest.raises(NoSlotBeforeDeadline):
-                await http.create_job(client, account, b"{}", late_turn)
+                await api.create_job(client, account, b"{}", late_turn)
             assert requests == []
-            return await http.create_job(client, account, b"{}", turn)
+            return await api.create_job(client, account, b"{}", turn)
 
     with serving_over_tls(certificate, requests, version) as url:
         answer = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
@@ -313,7 +314,7 @@ def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
 ) -> None:
     async def post(account: KlaviyoAccount) -> Response:
         async with _client() as client:
-            return await http.create_job(client, account, b"{}", turn)
+            return await api.create_job(client, account, b"{}", turn)
 
     requests: list[tuple[str, Any]] = []
     with serving_over_tls(certificate, requests) as url:

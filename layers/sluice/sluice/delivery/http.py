@@ -1,8 +1,8 @@
 """Does all HTTP to the upstreams: a request in, a `Response` out, no error but the slot's.
 
-The client lives as long as the process, so connections outlast an invocation. A request leaves in its slot or
-takes a new one. If it waited for a connection or a busy process, it would otherwise go beside the requests
-whose slots are now.
+The client lives as long as the process, so connections outlast an invocation. A request that has a slot
+leaves in it or takes a new one. If it waited for a connection or a busy process, it would otherwise go beside
+the requests whose slots are now.
 """
 
 import asyncio
@@ -14,22 +14,20 @@ from typing import Any, Final
 import httpx2
 
 from sluice import runtime
-from sluice.accounts import KlaviyoAccount, PipelessApp
-from sluice.contract import BULK_CREATE_JOBS_PATH, PIPELESS_EVENTS_PATH, UPSTREAM_REVISION
 from sluice.delivery.responses import Response
-from sluice.jsonapi import MEDIA_TYPE
 
 TOTAL_SECONDS: Final = 20.0  # for one request, whatever its parts take
 MAX_RESPONSE_BYTES: Final = 4 * 2**20  # four times the size of a thousand errors
 _TIMEOUT: Final = httpx2.Timeout(connect=3.0, read=15.0, write=10.0, pool=5.0)
 _LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=50.0)
 
+type Client = httpx2.AsyncClient
 type AcquireSlot = Callable[[], Awaitable[float]]
 type _Look = Callable[[str, Any], Awaitable[None]]
 
 
 @functools.cache
-def client() -> httpx2.AsyncClient:
+def client() -> Client:
     """Returns the process's client; it belongs to the one event loop that the process runs."""
     # Cookies of the upstream's network belong to one account's requests and to no other's.
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
@@ -47,22 +45,15 @@ class _SlotMissed(Exception):
     """Says that a request missed its slot, and the connection is kept without it."""
 
 
-async def create_job(
-    http: httpx2.AsyncClient, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
+async def post_in_slot(
+    http: Client, url: str, headers: Mapping[str, str], body: bytes, acquire_slot: AcquireSlot
 ) -> Response:
-    """Posts one bulk job for an account, in its slot.
+    """Posts a body in its slot.
 
     `acquire_slot` waits for a slot and returns until when (epoch seconds) the request may leave in it. If its
     connection is there only later, the request takes a new slot. An error of `acquire_slot` is raised here,
     and nothing was sent.
     """
-    headers = {
-        "Authorization": f"Klaviyo-API-Key {account.private_key}",
-        "revision": UPSTREAM_REVISION,
-        "Accept": MEDIA_TYPE,
-        "Content-Type": MEDIA_TYPE,
-    }
-    url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
     while True:
         latest = await acquire_slot()
         limit = asyncio.timeout(TOTAL_SECONDS)
@@ -74,21 +65,13 @@ async def create_job(
             pass
 
 
-async def create_events(
-    http: httpx2.AsyncClient, app: PipelessApp, body: bytes, seconds: float = TOTAL_SECONDS
-) -> Response:
-    """Posts one batch for an app at Pipeless, which has no windows that it could be late for."""
-    headers = {
-        "Authorization": f"Bearer {app.api_key}",
-        "Accept": "application/json",
-        "Content-Type": "application/json",
-    }
-    url = app.base_url.rstrip("/") + PIPELESS_EVENTS_PATH.format(app_id=app.app_id)
+async def post(http: Client, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Response:
+    """Posts a body at once, and waits at most `seconds` for the answer."""
     return await _post(http, url, headers, body, limit=asyncio.timeout(seconds))
 
 
 async def _post(
-    http: httpx2.AsyncClient,
+    http: Client,
     url: str,
     headers: Mapping[str, str],
     body: bytes,

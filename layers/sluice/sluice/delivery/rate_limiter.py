@@ -252,7 +252,7 @@ class RateLimiter:
     def __init__(
         self,
         table: str,
-        site_id: str,
+        account_id: str,
         deadline: float,
         clock: Callable[[], float] = runtime.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -260,7 +260,7 @@ class RateLimiter:
         rate: RateLimit = KLAVIYO,
     ) -> None:
         self._table = table
-        self._key: Any = state_table.RATE_LIMIT.key(site_id)
+        self._key: Any = state_table.RATE_LIMIT.key(account_id)
         self._latest = int(deadline * 1_000)
         self._clock = clock
         self._sleep = sleep

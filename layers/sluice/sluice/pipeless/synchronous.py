@@ -14,6 +14,7 @@ from sluice import runtime
 from sluice.accounts import PipelessApp
 from sluice.delivery import http, responses
 from sluice.delivery.responses import Accepted, JobRejected, RateLimited, Response
+from sluice.pipeless import api
 from sluice.pipeless.responses import classify, errors
 from sluice.pipeless.schemas import BatchDocument
 from sluice.validation.json_text import NOT_DECODED
@@ -32,7 +33,7 @@ class Reply(msgspec.Struct, frozen=True):
 def create(app: PipelessApp, batch: BatchDocument) -> Reply:
     """Sends a batch to Pipeless and returns the outcome."""
     body = msgspec.json.encode(batch)
-    return reply(runner().run(http.create_events(http.client(), app, body, SECONDS)))
+    return reply(runner().run(api.create_events(http.client(), app, body, SECONDS)))
 
 
 @functools.cache

@@ -19,6 +19,8 @@ from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.rate_limiter import RateLimiter
 from sluice.dispatch import BatchPorts, Deadlines, PartPorts, Record
 from sluice.errors import Misconfigured, Retryable
+from sluice.klaviyo import api as klaviyo
+from sluice.pipeless import api as pipeless
 from sluice.producers import s3_objects
 from sluice.producers.envelopes import Object
 from sluice.rejection import Rejection
@@ -61,8 +63,8 @@ def _part_ports(settings: DispatchSettings, log: Log, deadlines: Deadlines) -> P
         accounts=functools.partial(_load_accounts, settings.accounts_secret, log),
         fetch_claim=s3.claim_reader(settings.claim_bucket),
         delivery=DeliveryPorts(
-            create_job=functools.partial(http.create_job, http.client()),
-            create_events=functools.partial(http.create_events, http.client()),
+            create_job=functools.partial(klaviyo.create_job, http.client()),
+            create_events=functools.partial(pipeless.create_events, http.client()),
             rate_limiter=limiter,
             circuits=_Circuits(settings.state_table, settings.claim_bucket, log),
             receipts=_Receipts(settings.state_table, deadlines.last_record),
