@@ -306,6 +306,7 @@ class World:
             "CLAIM_BUCKET": "claims",
             "ACCOUNTS_SECRET": "accounts",
             "ARCHIVE_BUCKET": "archive",
+            "RECORDS_TABLE": "records",
             "IMPORT_BUCKETS": DROPS,
         }
 
@@ -316,7 +317,7 @@ class World:
         self.settings = {
             "ingest": chosen(*_FIELDS) | _INGEST_ONLY | {"INBOUND_LIMITS": self.plan.inbound_limits},
             "dispatch": chosen(*_FIELDS, "IMPORT_BUCKETS"),
-            "reject": chosen("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE"),
+            "reject": chosen("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE", "RECORDS_TABLE"),
             "resume": chosen("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
         }
 

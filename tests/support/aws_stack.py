@@ -132,14 +132,18 @@ class Cloud:
         attributes = {"VisibilityTimeout": "1380"}
         self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
         self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
-        for bucket in ("claims", "archive", "drops"):
+        for bucket in ("claims", "archive", "drops", "configuration"):
             self.s3.create_bucket(Bucket=bucket)
-        self.dynamodb.create_table(
-            TableName="state",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-        )
+        for table, keys in {"state": ["pk"], "records": ["pk", "sk"]}.items():
+            self.dynamodb.create_table(
+                TableName=table,
+                BillingMode="PAY_PER_REQUEST",
+                AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+                KeySchema=[
+                    {"AttributeName": key, "KeyType": kind}
+                    for key, kind in zip(keys, ("HASH", "RANGE"), strict=False)
+                ],
+            )
         self.secrets.create_secret(Name="accounts", SecretString="{}")
         self.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY})
         self.calls = Calls(monkeypatch, (self.sqs, self.s3, self.dynamodb, self.secrets))
@@ -155,25 +159,33 @@ class Cloud:
     def load(self, function: str) -> "Function":
         """Loads a function, as in a new process."""
         environment = {
-            "dispatch": ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-            "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-            "reject": ("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE"),
+            "dispatch": (
+                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+                *("ACCOUNTS_SECRET", "IMPORT_BUCKETS"),
+            ),
+            "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
+            "reject": ("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE", "RECORDS_TABLE"),
+            "operate": (
+                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "RECORDS_TABLE"),
+                *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNTS_SECRET", "WEBHOOK_SECRETS"),
+            ),
         }[function]
         values = {
             "EVENTS_QUEUE_URL": self.events,
             "REJECTED_QUEUE_URL": self.rejected,
             "STATE_TABLE": "state",
+            "RECORDS_TABLE": "records",
+            "CONFIG_BUCKET": "configuration",
+            "ACCOUNTS_SECRET": "accounts",
+            "WEBHOOK_SECRETS": "sluice/webhooks/",
             "CLAIM_BUCKET": "claims",
             "ARCHIVE_BUCKET": "archive",
+            "IMPORT_BUCKETS": "exports,drops",
         }
         for name in [name for name in os.environ if name.startswith("SLUICE_")]:
             self._monkeypatch.delenv(name)
         for name in environment:
             self._monkeypatch.setenv(f"SLUICE_{name}", values[name])
-        if function in {"dispatch", "resume"}:
-            self._monkeypatch.setenv("SLUICE_ACCOUNTS_SECRET", "accounts")
-        if function == "dispatch":
-            self._monkeypatch.setenv("SLUICE_IMPORT_BUCKETS", "exports,drops")
         self._monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", f"sluice-{function}")
         forget()
         return Function(function)

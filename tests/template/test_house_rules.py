@@ -38,6 +38,7 @@ SETTINGS: dict[str, type[msgspec.Struct] | None] = {
     "DispatchFunction": settings.DispatchSettings,
     "RejectFunction": settings.RejectSettings,
     "ResumeFunction": settings.ResumeSettings,
+    "OperateFunction": settings.OperateSettings,
 }
 
 
@@ -332,7 +333,7 @@ def claims_outlive_their_messages(template: Template) -> Iterator[str]:
 
 def what_cannot_be_made_again_is_kept(template: Template) -> Iterator[str]:
     """Finds stores that a deletion of the stack deletes, or a replacement empties."""
-    for name in ("ArchiveBucket", "ConfigBucket", "AccountsSecret"):
+    for name in ("ArchiveBucket", "RecordsTable", "ConfigBucket", "AccountsSecret"):
         if template["Resources"][name].get("DeletionPolicy") != "Retain":
             yield f"{name}: goes with the stack"
     for kind in (QUEUE, BUCKET, "AWS::DynamoDB::Table", "AWS::SecretsManager::Secret"):

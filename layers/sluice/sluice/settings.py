@@ -59,11 +59,32 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds reject's settings: the archive, the claim checks that dead letters may point to, the receipts."""
+    """Holds reject's settings: the archive, the claim checks that dead letters may point to, and two tables.
+
+    `state_table` has the receipts, `records_table` the records of rejections.
+    """
 
     archive_bucket: str
     claim_bucket: str
     state_table: str
+    records_table: str
+
+
+class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds operate's settings: everything that operators look at or change.
+
+    `webhook_secrets` is the prefix of the names of all webhook sources' secrets.
+    """
+
+    events_queue_url: str
+    rejected_queue_url: str
+    state_table: str
+    records_table: str
+    claim_bucket: str
+    archive_bucket: str
+    config_bucket: str
+    accounts_secret: str
+    webhook_secrets: str
 
 
 def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T:

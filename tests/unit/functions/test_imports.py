@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 FUNCTIONS = ["docs", "ingest", "dispatch", "reject", "resume"]
+PACKAGES = ["boto3", "requests", "aws_xray_sdk", "phonenumbers", "moto", "devstack"]
 
 
 @cache
@@ -23,15 +24,19 @@ def after(code: str, *paths: str) -> frozenset[str]:
     return frozenset(done.stdout.split())
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize(
-    "package", ["pydantic", "boto3", "requests", "aws_xray_sdk", "phonenumbers", "moto", "devstack"]
-)
+@pytest.mark.parametrize("function", [*FUNCTIONS, "operate"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_function_loads(function: str, package: str) -> None:
     assert package not in loaded(function)
 
 
-@pytest.mark.parametrize("function", ["ingest", "reject", "resume"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_only_operate_loads_pydantic(function: str) -> None:
+    assert "pydantic" not in loaded(function)
+    assert "pydantic" in loaded("operate")
+
+
+@pytest.mark.parametrize("function", ["ingest", "reject", "resume", "operate"])
 @pytest.mark.parametrize("package", ["httpx2", "sluice.delivery.http", "sluice.dispatch"])
 def test_only_dispatch_speaks_http(function: str, package: str) -> None:
     assert package not in loaded(function)
@@ -56,7 +61,7 @@ def test_a_function_loads_none_of_the_others_work(function: str, modules: list[s
     assert not [name for name in loaded(function) if name.startswith(tuple(others))]
 
 
-@pytest.mark.parametrize("function", ["ingest", "dispatch", "reject", "resume"])
+@pytest.mark.parametrize("function", ["ingest", "dispatch", "reject", "resume", "operate"])
 def test_no_function_loads_a_resolver(function: str) -> None:
     assert "aws_lambda_powertools.event_handler" not in loaded(function)
     assert ("sluice.http_api" in loaded(function)) == (function == "ingest")

@@ -22,7 +22,14 @@ _failing_until: Final[dict[Callable[[], Any], float]] = {}
 _one_at_a_time: Final = threading.Lock()
 
 
-def _client(service: str, *, connect_timeout: float = 2, read_timeout: float = 5, attempts: int = 3) -> Any:
+def _client(
+    service: str,
+    *,
+    connect_timeout: float = 2,
+    read_timeout: float = 5,
+    attempts: int = 3,
+    signature: str | None = None,
+) -> Any:
     import boto3  # noqa: PLC0415 - importing it costs more than a warm request
     from botocore.config import Config  # noqa: PLC0415
 
@@ -31,6 +38,7 @@ def _client(service: str, *, connect_timeout: float = 2, read_timeout: float = 5
         read_timeout=read_timeout,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=32,
+        signature_version=signature,
     )
     with _one_at_a_time:  # clients may be used by several threads, but not made by them
         return boto3.client(service, config=config)  # type: ignore[call-overload]
@@ -66,6 +74,20 @@ def low_latency_s3() -> "S3Client":
     process.
     """
     return _client("s3", connect_timeout=1, read_timeout=2, attempts=2)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def presigning_s3() -> "S3Client":
+    """Returns the process's S3 client for presigned URLs; in old regions boto3 signs them as S3 no longer
+    recommends.
+    """
+    return _client("s3", signature="s3v4")  # type: ignore[no-any-return]
+
+
+@functools.cache
+def sts_endpoint() -> str:
+    """Returns the URL of STS in this partition and region, or of the endpoint that is configured."""
+    return _client("sts").meta.endpoint_url  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from sluice.errors import Retryable
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
 
+_OTHERS_WROTE: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "PreconditionFailed"})
 
 
@@ -37,6 +38,55 @@ def folders(bucket: str, prefix: str) -> Iterator[str]:
         if not answer["IsTruncated"]:
             return
         wanted["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+class ObjectChanged(Exception):
+    """Says that an object is not the one that was to be replaced."""
+
+
+def replace_object(bucket: str, key: str, content: bytes, *, etag: str | None) -> None:
+    """Writes an object in place of the one with this ETag; without one, where there is none.
+
+    Raises `ObjectChanged`, and `Retryable` if it is not safe there.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    condition: Any = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+    with clients.translating_errors("an object cannot be written"):
+        try:
+            clients.s3().put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _OTHERS_WROTE:
+                raise ObjectChanged from error
+            raise
+
+
+def get_object(bucket: str, key: str) -> tuple[str, bytes] | None:
+    """Returns an object's ETag and bytes, or None if there is none. Raises `Retryable`."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    with clients.translating_errors("an object cannot be read"):
+        try:
+            answer = clients.s3().get_object(Bucket=bucket, Key=key)
+            return answer["ETag"], answer["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchKey":
+                return None
+            raise
+
+
+def presign_get(bucket: str, key: str, *, seconds: int) -> str:
+    """Returns a URL by which anybody can read an object for so many seconds."""
+    return clients.presigning_s3().generate_presigned_url(
+        "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+    )
+
+
+def presign_put(bucket: str, key: str, *, size: int, seconds: int) -> str:
+    """Returns a URL by which anybody can write an object of this many bytes for so many seconds."""
+    return clients.presigning_s3().generate_presigned_url(
+        "put_object", Params={"Bucket": bucket, "Key": key, "ContentLength": size}, ExpiresIn=seconds
+    )
 
 
 def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:

@@ -1,0 +1,1 @@
+"""Does the operator's work: one door, and behind it a command for each thing that operators ask for."""

@@ -1,0 +1,13 @@
+"""Lists every command of operators, by name."""
+
+from typing import Final
+
+from sluice.operate import sources, transfers
+from sluice.operate.command import AnyCommand
+
+_ALL: Final[tuple[AnyCommand, ...]] = (
+    sources.SHOW,
+    sources.PUT,
+    transfers.UPLOAD,
+)
+COMMANDS: Final = {each.name: each for each in _ALL}

@@ -1,0 +1,95 @@
+"""Declares what the commands of operators reach."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from sluice.accounts import Accounts
+
+
+class Conflict(Exception):
+    """Says that somebody else has stored something since it was read."""
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """Holds the text of a stored document, and the ETag that names this writing of it."""
+
+    text: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """Holds a presigned URL for one object, and when it expires."""
+
+    key: str
+    url: str
+    expires_at: datetime
+
+
+class SourcesDocument(Protocol):
+    """Keeps the sources document. Its methods may raise `Retryable`."""
+
+    def read(self) -> StoredDocument | None:
+        """Returns the document, or None if there is none yet."""
+        ...
+
+    def replace(self, *, content: bytes, etag: str | None) -> None:
+        """Writes the document in place of the one with this ETag, or where there is none yet.
+
+        Raises `Conflict` if another one is stored.
+        """
+        ...
+
+
+class Secrets(Protocol):
+    """Looks at secrets. Its methods may raise `Retryable`."""
+
+    def accounts(self) -> Accounts:
+        """Returns the accounts document; raises `Misconfigured` if it is not valid."""
+        ...
+
+    def full_name(self, *, secret: str) -> str:
+        """Returns the name in Secrets Manager of a webhook source's secret."""
+        ...
+
+    def has_value(self, *, secret: str) -> bool:
+        """Tells whether a webhook source's secret exists and has a value."""
+        ...
+
+
+class Transfers(Protocol):
+    """Keeps requests and answers that exceed an invocation. Its methods may raise `Retryable`."""
+
+    def store_answer(self, *, content: bytes) -> Link:
+        """Stores an answer, and returns where it can be read for a short time."""
+        ...
+
+    def offer_upload(self, *, size: int) -> Link:
+        """Returns where the arguments of a request, of this many bytes, can be written for a short time."""
+        ...
+
+    def fetch_request(self, *, key: str) -> bytes | None:
+        """Returns uploaded arguments, or None if there are none under this key."""
+        ...
+
+
+class Identities(Protocol):
+    """Asks STS who somebody is."""
+
+    def whose(self, *, url: str) -> str | None:
+        """Returns the ARN of who presigned this `GetCallerIdentity` for this function; None if STS does not
+        say so.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Holds everything through which commands reach AWS."""
+
+    sources: SourcesDocument
+    secrets: Secrets
+    transfers: Transfers
+    identities: Identities

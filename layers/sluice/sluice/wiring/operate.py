@@ -1,0 +1,91 @@
+"""Builds the AWS-backed ports of operate."""
+
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from sluice import accounts, runtime
+from sluice.accounts import Accounts
+from sluice.aws import clients, s3, sts
+from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
+from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
+from sluice.settings import OperateSettings
+from sluice.webhooks import sources
+
+LINK_SECONDS: Final = 300  # for which a presigned URL is good
+
+
+def operate_ports(settings: OperateSettings, function: str) -> Ports:
+    """Builds what commands reach; `function` is the name of the function that runs them."""
+    return Ports(
+        sources=_SourcesDocument(settings.config_bucket),
+        secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
+        transfers=_Transfers(settings.archive_bucket),
+        identities=_Identities(function),
+    )
+
+
+class _SourcesDocument(msgspec.Struct, frozen=True):
+    bucket: str
+
+    def read(self) -> StoredDocument | None:
+        found = s3.get_object(self.bucket, sources.KEY)
+        return StoredDocument(found[1].decode("utf-8", "replace"), found[0]) if found else None
+
+    def replace(self, *, content: bytes, etag: str | None) -> None:
+        try:
+            s3.replace_object(self.bucket, sources.KEY, content, etag=etag)
+        except s3.ObjectChanged as error:
+            raise Conflict from error
+
+
+class _Secrets(msgspec.Struct, frozen=True):
+    accounts_secret: str
+    prefix: str
+
+    def accounts(self) -> Accounts:
+        accounts.forget_secrets()  # an operator may have written it a moment ago
+        return accounts.load(self.accounts_secret)
+
+    def full_name(self, *, secret: str) -> str:
+        return self.prefix + secret
+
+    def has_value(self, *, secret: str) -> bool:
+        client = accounts.secrets()
+        name = self.full_name(secret=secret)
+        with clients.translating_errors(f"the secret {name} cannot be looked up"):
+            try:
+                found = client.describe_secret(SecretId=name)
+            except client.exceptions.ResourceNotFoundException:
+                return False
+        stages = found.get("VersionIdsToStages", {}).values()
+        return "DeletedDate" not in found and any("AWSCURRENT" in each for each in stages)
+
+
+class _Transfers(msgspec.Struct, frozen=True):
+    bucket: str
+
+    def store_answer(self, *, content: bytes) -> Link:
+        key = f"{ANSWER_PREFIX}{runtime.unique_id()}.json"
+        s3.put_object(self.bucket, key, content)
+        return _link(key, s3.presign_get(self.bucket, key, seconds=LINK_SECONDS))
+
+    def offer_upload(self, *, size: int) -> Link:
+        key = REQUEST_PREFIX + runtime.unique_id()
+        return _link(key, s3.presign_put(self.bucket, key, size=size, seconds=LINK_SECONDS))
+
+    def fetch_request(self, *, key: str) -> bytes | None:
+        found = s3.get_object(self.bucket, key)
+        return found[1] if found else None
+
+
+def _link(key: str, url: str) -> Link:
+    return Link(key, url, runtime.now() + timedelta(seconds=LINK_SECONDS))
+
+
+class _Identities(msgspec.Struct, frozen=True):
+    function: str
+
+    def whose(self, *, url: str) -> str | None:
+        return sts.caller_arn(url, function=self.function)
