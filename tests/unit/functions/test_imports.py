@@ -51,7 +51,7 @@ def test_only_dispatch_speaks_http(function: str, package: str) -> None:
         ("reject", ["delivery", "dispatch", "producers", "klaviyo"]),
         (
             "resume",
-            ["accounts", "archive", "delivery.rate_limiter", "producers", "klaviyo", "receipts", "rejection"],
+            ["archive", "delivery.rate_limiter", "producers", "klaviyo", "receipts", "rejection"],
         ),
     ],
 )
