@@ -110,6 +110,13 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Returns the account, if there is exactly one."""
         return self.accounts[0] if len(self.accounts) == 1 else None
 
+    def account_of(self, named: str | None) -> str | None:
+        """Returns the account's `id` that a producer named; without a valid one, that of the only account."""
+        if named and is_account_id(named):
+            return named
+        only = self.single_account()
+        return None if only is None else only.id
+
     def by_app_id(self, app_id: int) -> PipelessApp | None:
         """Returns the app with this id."""
         return next((app for app in self.pipeless if app.app_id == app_id), None)

@@ -14,7 +14,7 @@ import msgspec
 from sluice import message, positions, receipts, runtime
 from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable, place_of
-from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
+from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection, for_dead_letter, with_message
 from sluice.telemetry import Log
 from sluice.validation.json_text import NOT_DECODED
 
@@ -122,8 +122,7 @@ def _groups(
 def _as_it_is(unread: QueuedMessage, error: Exception, now: datetime) -> Rejection:
     """Returns a message that cannot be understood as a rejection that holds its body as text."""
     detail = f"Reading it failed unexpectedly ({type(error).__name__} at {place_of(error)})."
-    body = msgspec.Raw(msgspec.json.encode(unread.body))
-    return Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=unread.sent, id=unread.id)
+    return for_dead_letter(unread.body, detail, sent=unread.sent, now=now, id=unread.id)
 
 
 def _record(rejection: Rejection, ports: Ports, log: Log, counts: Counter[str]) -> None:
@@ -144,8 +143,7 @@ def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: dateti
         rejection = msgspec.json.decode(plain, type=Rejection)
     except NOT_DECODED:
         detail = f"Received {letter.receives} times without an outcome."
-        body = msgspec.Raw(msgspec.json.encode(letter.body))
-        rejection = Rejection(Reason.DEAD_LETTER, detail, body, now, accepted=letter.sent, id=letter.id)
+        rejection = for_dead_letter(letter.body, detail, sent=letter.sent, now=now, id=letter.id)
         return _with_origin(rejection, plain)
     if rejection.reason is Reason.DEAD_LETTER:
         # Its payload is a queue message's body as it was received, not yet read.
@@ -197,16 +195,7 @@ def _with_origin(rejection: Rejection, plain: bytes) -> Rejection:
         stored = msgspec.json.decode(plain, type=message.Message[msgspec.Raw] | message.PipelessMessage)
     except NOT_DECODED:
         return rejection
-    return msgspec.structs.replace(
-        rejection,
-        payload=msgspec.Raw(plain),
-        account=stored.account,
-        surface=stored.surface,
-        source=stored.source,
-        receipt=stored.receipt,
-        accepted=stored.accepted,
-        line=stored.line,
-    )
+    return with_message(rejection, plain, stored)
 
 
 def _line(rejection: Rejection) -> bytes:

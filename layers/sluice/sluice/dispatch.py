@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from sluice import message, runtime
-from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, is_account_id, is_site_id
+from sluice import message, rejection, runtime
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, is_site_id
 from sluice.delivery import backoff, half_open, poison
 from sluice.delivery.backoff import Retry
 from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
@@ -23,7 +23,7 @@ from sluice.pipeless import delivery as pipeless
 from sluice.producers import accept as producers
 from sluice.producers import envelopes
 from sluice.producers.envelopes import Body, Object, Objects
-from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
+from sluice.rejection import Reason, Rejection
 from sluice.telemetry import Log
 
 CONCURRENT_CLAIMS: Final = 8
@@ -274,7 +274,7 @@ async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outc
             case Unforeseen() as unforeseen:
                 not_read[number] = unforeseen
             case Undeliverable() as error:
-                refused = _undeliverable(record, error, accounts.single_account(), ports.delivery.now())
+                refused = _undeliverable(record, error, accounts, ports.delivery.now())
                 outcome.refusals.append(Refusal(number, refused))
             case Retryable() as error:
                 outcome.retry[number] = Retry(error.after)
@@ -317,7 +317,7 @@ def _keep_or_give_up(
         if is_old and others_succeed:
             detail = f"Handling it failed unexpectedly {record.receives} times ({unforeseen.error})."
             gone = Undeliverable(Reason.DEAD_LETTER, detail)
-            refused = _rejection(_body(record), record.id, gone, accounts.single_account(), now)
+            refused = _rejection(_body(record), record.id, gone, accounts, now)
             outcome.refusals.append(Refusal(number, refused))
         else:
             outcome.retry[number] = Retry()
@@ -456,26 +456,14 @@ def _body(record: Record) -> Body:
     return Body(record.body, record.sent, record.account, record.surface)
 
 
-def _undeliverable(
-    record: Record, error: Undeliverable, only: KlaviyoAccount | None, now: datetime
-) -> Rejection:
+def _undeliverable(record: Record, error: Undeliverable, accounts: Accounts, now: datetime) -> Rejection:
     body = _body(record)
     if not record.is_poison and isinstance(opened := envelopes.unwrap(body), Body):
         body = opened
-    return _rejection(body, record.id, error, only, now)
+    return _rejection(body, record.id, error, accounts, now)
 
 
-def _rejection(
-    body: Body, id: str, error: Undeliverable, only: KlaviyoAccount | None, now: datetime
-) -> Rejection:
-    known = only.site_id if only else UNKNOWN_ACCOUNT
-    return Rejection(
-        Reason(error.reason),
-        error.detail,
-        msgspec.Raw(msgspec.json.encode(body.text)),
-        now,
-        account=body.account if body.account and is_account_id(body.account) else known,
-        pointer=error.pointer,
-        surface=body.surface,
-        id=id,
+def _rejection(body: Body, id: str, error: Undeliverable, accounts: Accounts, now: datetime) -> Rejection:
+    return rejection.for_undeliverable_body(
+        body.text, error, account=accounts.account_of(body.account), surface=body.surface, now=now, id=id
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import contract, jsonapi, message, positions, receipts, runtime
+from sluice import contract, jsonapi, message, positions, receipts, rejection, runtime
 from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.admission import metric_quota, request
 from sluice.contract import Surface
@@ -22,7 +22,7 @@ from sluice.klaviyo.parser import ParsedRequest
 from sluice.klaviyo.problems import CLIENT
 from sluice.message import Body, Message
 from sluice.receipts import Receipt
-from sluice.rejection import Reason, Rejection
+from sluice.rejection import Rejection
 
 RECEIPT_TYPE: Final = "event-bulk-create-job"
 MAX_PROBLEMS_PER_EVENT: Final = 5  # reported to the caller
@@ -152,20 +152,14 @@ def accepted_document(accepted: Accepted) -> bytes:
     return msgspec.json.encode(document)
 
 
-def _rejection(bad: InvalidEvents, source: Message[Any]) -> Rejection:
+def _rejection(bad: InvalidEvents, stored: Message[Any]) -> Rejection:
     first = bad.problems[0]
-    return Rejection(
-        Reason.INVALID,
-        " ".join(problem.detail for problem in bad.problems[:MAX_PROBLEMS_PER_EVENT]),
-        msgspec.Raw(bad.payload),
-        source.accepted,
-        account=source.account,
+    return rejection.for_invalid_events(
+        stored,
+        bad.payload,
         code=first.code,
-        status=400,
+        detail=" ".join(problem.detail for problem in bad.problems[:MAX_PROBLEMS_PER_EVENT]),
         pointer=first.pointer,
-        surface=source.surface,
-        receipt=source.receipt,
-        accepted=source.accepted,
     )
 
 

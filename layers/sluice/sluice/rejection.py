@@ -1,17 +1,21 @@
 """Describes one refused event or message, with everything needed to understand it, mend it and send it
 again.
+
+Every rejection is made here: of invalid events that ingest does not store, of events that are refused on
+delivery, of a body that nobody can read, and of a dead letter.
 """
 
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from sluice import runtime
-from sluice.message import Body, wrap
+from sluice.errors import Undeliverable
+from sluice.message import Body, Message, PipelessMessage, StoredMessage, record_of, wrap
 
 UNKNOWN_ACCOUNT: Final = "unknown"
 
@@ -65,6 +69,91 @@ class UpstreamPayload(msgspec.Struct):
     backfill: bool
 
 
+def for_invalid_events(
+    stored: Message[Any],
+    payload: bytes,
+    *,
+    reason: Reason = Reason.INVALID,
+    code: str,
+    detail: str,
+    pointer: str | None,
+) -> Rejection:
+    """Returns the rejection of what ingest leaves out of a request, before it stores the rest."""
+    return _with_origin(
+        Rejection(
+            reason, detail, msgspec.Raw(payload), stored.accepted, code=code, status=400, pointer=pointer
+        ),
+        stored,
+    )
+
+
+def for_refused_events(
+    stored: StoredMessage | PipelessMessage,
+    payload: bytes,
+    *,
+    index: int,
+    reason: Reason,
+    code: str,
+    detail: str,
+    pointer: str,
+    line: str | None,
+    now: datetime,
+    id: str,
+) -> Rejection:
+    """Returns the rejection of events of one message that are refused on delivery.
+
+    They are of the entry at `index`, or are the event of Pipeless there. `id` is their `rejection_id`.
+    """
+    replays = record_of(stored.replayed, index)
+    refused = Rejection(
+        reason,
+        detail,
+        msgspec.Raw(payload),
+        now,
+        code=code or None,
+        pointer=None if replays else pointer,
+        replays=replays,
+        id=id,
+    )
+    return msgspec.structs.replace(_with_origin(refused, stored), line=line)
+
+
+def for_undeliverable_body(
+    body: str,
+    error: Undeliverable,
+    *,
+    account: str | None,
+    surface: str | None,
+    now: datetime,
+    id: str,
+    accepted: datetime | None = None,
+    line: str | None = None,
+) -> Rejection:
+    """Returns the rejection of a producer's message or line, with its body as a string."""
+    return Rejection(
+        Reason(error.reason),
+        error.detail,
+        _quoted(body),
+        now,
+        account=account or UNKNOWN_ACCOUNT,
+        pointer=error.pointer,
+        surface=surface,
+        accepted=accepted,
+        line=line,
+        id=id,
+    )
+
+
+def for_dead_letter(body: str, detail: str, *, sent: datetime, now: datetime, id: str) -> Rejection:
+    """Returns the rejection of a message that nobody could bring to an outcome, with its body as a string."""
+    return Rejection(Reason.DEAD_LETTER, detail, _quoted(body), now, accepted=sent, id=id)
+
+
+def with_message(letter: Rejection, plain: bytes, stored: Message[Any] | PipelessMessage) -> Rejection:
+    """Returns a dead letter with its message unpacked, and with the origin that the message states."""
+    return msgspec.structs.replace(_with_origin(letter, stored), payload=msgspec.Raw(plain))
+
+
 def rejection_id(receipt: str, places: Iterable[int]) -> str:
     """Returns the same id for the same events, so that a rejection stored twice can be told from two."""
     return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
@@ -74,3 +163,20 @@ def encode(rejection: Rejection) -> Body:
     """Encodes a rejection as a message of RejectedQueue."""
     key = f"rejections/{rejection.rejected_at:%Y/%m/%d}/{rejection.id}.json.zst"
     return wrap(msgspec.json.encode(rejection), key)
+
+
+def _with_origin(rejection: Rejection, stored: Message[Any] | PipelessMessage) -> Rejection:
+    return msgspec.structs.replace(
+        rejection,
+        account=stored.account,
+        surface=stored.surface,
+        source=stored.source,
+        receipt=stored.receipt,
+        accepted=stored.accepted,
+        line=stored.line,
+    )
+
+
+def _quoted(body: str) -> msgspec.Raw:
+    """Returns a body as a JSON string."""
+    return msgspec.Raw(msgspec.json.encode(body))

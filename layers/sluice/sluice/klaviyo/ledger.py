@@ -11,7 +11,7 @@ from datetime import datetime
 
 import msgspec
 
-from sluice import positions, receipts
+from sluice import positions, receipts, rejection
 from sluice.delivery import backoff
 from sluice.delivery.backoff import Retry
 from sluice.delivery.outcome import Outcome, Refusal
@@ -20,8 +20,8 @@ from sluice.delivery.responses import Fault
 from sluice.errors import Retryable
 from sluice.klaviyo import packing, pointers
 from sluice.klaviyo.packing import Job, Origin, PackedEvent
-from sluice.message import StoredMessage, record_of
-from sluice.rejection import Reason, Rejection, UpstreamPayload, rejection_id
+from sluice.message import StoredMessage
+from sluice.rejection import Reason, UpstreamPayload
 
 
 class EventLedger:
@@ -166,25 +166,20 @@ class EventLedger:
             at_event = None if whole_entry else found[0][0].event
             at_caller = pointers.caller_pointer(source.surface, source.flat, entry, at_event, fault.tail)
             places = tuple(positions.position(origin.entry, origin.event) for origin, _ in found)
-            replays = record_of(source.replayed, entry)
-            rejection = Rejection(
-                reason,
-                fault.detail,
+            refused = rejection.for_refused_events(
+                source,
                 _payload(profile, [event for _, event in found]),
-                self._now(),
-                account=source.account,
-                code=fault.code or None,
-                pointer=None if replays else at_caller,
-                surface=source.surface,
-                source=source.source,
-                receipt=source.receipt,
-                accepted=source.accepted,
+                reason=reason,
+                code=fault.code,
+                detail=fault.detail,
+                index=entry,
+                pointer=at_caller,
                 line=pointers.caller_line(source.surface, source.line, entry),
-                replays=replays,
-                id=rejection_id(_receipt(source), places),
+                now=self._now(),
+                id=rejection.rejection_id(_receipt(source), places),
             )
             self._outcome.refusals.append(
-                Refusal(number, rejection, _receipt(source) if _has_receipt(source) else "", places)
+                Refusal(number, refused, _receipt(source) if _has_receipt(source) else "", places)
             )
 
     def _may_be_sent_twice(self, event: PackedEvent) -> bool:
@@ -273,7 +268,6 @@ def _without(stored: StoredMessage, done: frozenset[int]) -> StoredMessage:
     return msgspec.structs.replace(stored, entries=entries)
 
 
-def _payload(profile: bytes, events: list[PackedEvent]) -> msgspec.Raw:
+def _payload(profile: bytes, events: list[PackedEvent]) -> bytes:
     attributes = [msgspec.Raw(event.attributes) for event in events]
-    payload = UpstreamPayload(msgspec.Raw(profile), attributes, events[0].backfill)
-    return msgspec.Raw(msgspec.json.encode(payload))
+    return msgspec.json.encode(UpstreamPayload(msgspec.Raw(profile), attributes, events[0].backfill))

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from sluice import contract, receipts
+from sluice import receipts, rejection
 from sluice.accounts import PipelessApp
 from sluice.delivery import backoff, half_open
 from sluice.delivery.backoff import Retry
@@ -20,11 +20,11 @@ from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Accepted, AccountRejected, Fault, JobRejected, RateLimited, Transient
 from sluice.errors import Retryable
 from sluice.jsonapi import pointer
-from sluice.message import PipelessMessage, record_of
+from sluice.message import PipelessMessage
 from sluice.pipeless import packing
 from sluice.pipeless.packing import PackedEvent, Thing, Value
 from sluice.pipeless.responses import classify
-from sluice.rejection import Reason, Rejection, rejection_id
+from sluice.rejection import Reason
 
 MAX_FAILED_CALLS: Final = 2  # in a row; the next call would fail as well
 
@@ -155,23 +155,20 @@ class _Delivery:
     def _reject(self, refused: PackedEvent, fault: Fault) -> None:
         for origin in refused.origins:
             source = self._batch.messages[origin.message]
-            replays = record_of(source.replayed, origin.event)
-            rejection = Rejection(
-                Reason.REFUSED,
-                fault.detail,
-                msgspec.Raw(msgspec.json.encode({"events": [refused.event]})),
-                self._ports.now(),
-                account=self._app.id,
-                pointer=None if replays else pointer("events", origin.event),
-                surface=contract.PIPELESS_SURFACE,
-                receipt=source.receipt,
-                accepted=source.accepted,
-                line=source.line,
-                replays=replays,
-                id=rejection_id(_receipt(source), (origin.event,)),
-            )
             places = (origin.event,)
-            self._outcome.refusals.append(Refusal(origin.message, rejection, _receipt(source), places))
+            rejected = rejection.for_refused_events(
+                source,
+                msgspec.json.encode({"events": [refused.event]}),
+                reason=Reason.REFUSED,
+                code=fault.code,
+                detail=fault.detail,
+                index=origin.event,
+                pointer=pointer("events", origin.event),
+                line=source.line,
+                now=self._ports.now(),
+                id=rejection.rejection_id(_receipt(source), places),
+            )
+            self._outcome.refusals.append(Refusal(origin.message, rejected, _receipt(source), places))
 
     async def record_progress(self) -> None:
         """Records the delivered events of messages that come again, because sending them again would write

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from sluice import rejection, runtime
-from sluice.accounts import Accounts, is_account_id
+from sluice.accounts import Accounts
 from sluice.aws import clients, s3, sqs, state_table
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.errors import Retryable, Undeliverable
@@ -27,7 +27,7 @@ from sluice.producers import envelopes, line_reader
 from sluice.producers.accept import NotABody
 from sluice.producers.envelopes import Body, Object
 from sluice.producers.line_reader import Line
-from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
+from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
 
 MAX_OBJECT_BYTES: Final = 2**30  # unpacked: reading on in a gzipped object begins at its beginning
@@ -294,19 +294,15 @@ def _opened(body: Body, line: Line) -> Body:
 
 def _rejection(source: Source, line: int, error: Undeliverable, body: Body | None = None) -> Rejection:
     said = body or Body("", source.object.written, source.account, source.surface)
-    only = source.accounts.single_account()
-    known = only.site_id if only else UNKNOWN_ACCOUNT
-    return Rejection(
-        Reason(error.reason),
-        error.detail,
-        msgspec.Raw(msgspec.json.encode(said.text)),
-        runtime.now(),
-        account=said.account if said.account and is_account_id(said.account) else known,
-        pointer=error.pointer,
+    return rejection.for_undeliverable_body(
+        said.text,
+        error,
+        account=source.accounts.account_of(said.account),
         surface=said.surface,
+        now=runtime.now(),
+        id=source.receipt(line),
         accepted=source.object.written,
         line=f"{source.name}:{line}",
-        id=source.receipt(line),
     )
 
 

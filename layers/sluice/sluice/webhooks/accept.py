@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice import message, runtime
+from sluice import message, rejection, runtime
 from sluice.admission import request
 from sluice.contract import Surface
 from sluice.errors import Misconfigured, Refused
@@ -99,8 +99,7 @@ def accept(
     except Refused as refused:
         if source.refuses:
             raise
-        rejection = _rejection(Reason.MALFORMED, refused.problems, _quoted(body), stored)
-        ports.reject([rejection])
+        ports.reject([_rejection(Reason.MALFORMED, refused.problems, _quoted(body), stored)])
         return Delivered(receipt, source.account, rejected=1)
     validated = [validate_event(event, now) for event in mapped.events]
     if source.refuses and (problems := list(_all_problems(mapped, validated))):
@@ -261,19 +260,13 @@ def _rejection(
     reason: Reason, problems: Sequence[Problem], payload: bytes, stored: Message[Any]
 ) -> Rejection:
     first = problems[0]
-    return Rejection(
-        reason,
-        " ".join(_told(problem) for problem in problems[:MAX_PROBLEMS_PER_REJECTION]),
-        msgspec.Raw(payload),
-        stored.accepted,
-        account=stored.account,
+    return rejection.for_invalid_events(
+        stored,
+        payload,
+        reason=reason,
         code=first.code,
-        status=400,
+        detail=" ".join(_told(problem) for problem in problems[:MAX_PROBLEMS_PER_REJECTION]),
         pointer=first.pointer if first.pointer and first.pointer.startswith("/data/") else None,
-        surface=stored.surface,
-        source=stored.source,
-        receipt=stored.receipt,
-        accepted=stored.accepted,
     )
 
 
