@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sluice import __version__
-from sluicectl import sources
+from sluicectl import accounts, sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.screen import Screen
@@ -71,6 +71,25 @@ def _targeted(command: Callable[..., int]) -> Callable[..., int]:
         return command(*arguments, target=Target(stack, region, profile, local), **options)
 
     return run
+
+
+@sluicectl.group("accounts", short_help="Which accounts events are sent to, and who may send.")
+def _accounts() -> None:
+    """Looks at the accounts document: which accounts events are sent to, and who may send.
+
+    A file that is given as - is standard input.
+    """
+
+
+@_accounts.command("check")
+@click.argument("file", type=_FILE)
+@_said
+def _check_accounts(screen: Screen, file: str) -> int:
+    """Shows every mistake of an accounts document, before it is stored.
+
+    It asks no deployment, and prints no key.
+    """
+    return accounts.check(screen, file)
 
 
 @sluicectl.group("sources", short_help="Who may post webhooks, and which events they become.")

@@ -14,6 +14,7 @@ from sluice import __version__, resume, runtime, settings
 from sluice.errors import Retryable, place_of
 from sluice.resume import ParkedAccount
 from sluice.settings import ResumeSettings
+from sluice.wiring import accounts as wiring
 
 _WRAP_UP_SECONDS: Final = 10.0
 _ACCOUNTS_LOGGED: Final = 20
@@ -35,7 +36,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     metrics.add_metric("UnknownAccounts", MetricUnit.Count, len(unknown))
     if unknown:
         logger.warning("unknown accounts", accounts=unknown[:_ACCOUNTS_LOGGED], number=len(unknown))
-        _resume(store, store.known(unknown), end)
+        accounts = wiring.load(store.settings.accounts_secret, _report)
+        _resume(store, resume.now_known(unknown, accounts), end)
 
 
 def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) -> int:
@@ -57,6 +59,10 @@ def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) 
         open_circuits += is_open
         logger.info("resumed", account=account.id, circuit_open=is_open, messages=sent)
     return open_circuits
+
+
+def _report(cause: str) -> None:
+    logger.critical("accounts not loaded", cause=cause)
 
 
 def _is_before(end: float) -> bool:

@@ -5,8 +5,7 @@ import os
 import pytest
 
 from benchmarks import bad_event_cost, fake_aws, first_webhook, scale, singles
-from sluice import accounts
-from sluice.aws import clients
+from sluice.aws import clients, secrets
 from tests.support.aws_stack import forget
 
 
@@ -18,7 +17,7 @@ def forget_clients() -> None:
         clients.dynamodb,
         clients.low_latency_dynamodb,
         clients.low_latency_s3,
-        accounts.secrets,
+        secrets.client,
     ):
         made.cache_clear()
     forget()

@@ -358,16 +358,44 @@ def test_what_cannot_be_parked_stays_on_the_queue(dispatch: Dispatch) -> None:
 
 @pytest.mark.parametrize("secret", ["", "{}", "not JSON", '{"accounts": [{"site_id": "pk_secret_one"}]}'])
 def test_an_invalid_secret_costs_no_message(dispatch: Dispatch, secret: str) -> None:
-    dispatch.cloud.write_secret(secret or " ")
+    for _ in range(2):  # or the version before is used
+        dispatch.cloud.write_secret(secret or " ")
     dispatch.put(one("ann"), "mail.example, but not JSON")
 
     assert len(dispatch.invoke()) == 2
 
     assert dispatch.rejections() == []
     assert dispatch.klaviyo.requests() == []
-    [line] = dispatch.function.lines("the accounts secret is not valid")
-    assert line["level"] == "ERROR"
+    [line] = dispatch.function.lines("accounts not loaded")
+    assert line["level"] == "CRITICAL"
+    assert line["cause"].startswith("the accounts secret is not valid: ")
     assert "pk_secret_one" not in dispatch.function.said
+
+
+@pytest.mark.parametrize("field", [{"name": "Main shop"}, {"private_key": 5}, {"keys": [{"sha256": "x"}]}])
+def test_a_mistake_in_one_account_costs_that_account_only(dispatch: Dispatch, field: dict[str, Any]) -> None:
+    bad = {"site_id": "XyZ789", "private_key": "pk_secret_two"} | field
+    for _ in range(2):
+        dispatch.cloud.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY}, bad)
+    dispatch.put(one("ann"), stored(("bob", "bob"), account="XyZ789"))
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["ann"])
+    assert parking.unknown_accounts("claims") == ["XyZ789"]
+    assert dispatch.function.metrics()["AccountsLoadFailures"] == 1
+    [line] = dispatch.function.lines("accounts not loaded")
+    assert "accounts[1]" in line["cause"]
+    assert "pk_secret_two" not in dispatch.function.said
+
+
+def test_a_broken_secret_is_replaced_by_its_version_before(dispatch: Dispatch) -> None:
+    dispatch.cloud.write_secret("not JSON")
+    dispatch.put(one("ann"))
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["ann"])
 
 
 def test_a_secret_that_cannot_be_read_costs_no_message(dispatch: Dispatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sluice import accounts, message, runtime, settings
+from sluice import accounts_cache, message, runtime, settings
 from sluice.aws import s3
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.klaviyo import parser
@@ -33,6 +33,7 @@ from tests.support.ingest_app import (
     CLIENT_BULK,
     CLIENT_EVENT,
     EVENT,
+    OTHER_KEY,
     READ_ONLY_KEY,
     Answer,
     Front,
@@ -341,8 +342,9 @@ def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
 
 
 @pytest.mark.parametrize("secret", ["not JSON", '{"accounts": [{"site_id": "pk_upstream"}]}'])
-def test_accounts_that_cannot_be_right_are_this_sides_fault(front: Front, secret: str) -> None:
-    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=secret)
+def test_accounts_of_which_there_is_no_good_version_are_this_sides_fault(front: Front, secret: str) -> None:
+    for _ in range(2):
+        aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=secret)
 
     answer = front.send()
 
@@ -350,6 +352,38 @@ def test_accounts_that_cannot_be_right_are_this_sides_fault(front: Front, secret
     assert "misconfigured" in front.said.getvalue()
     assert "pk_upstream" not in front.said.getvalue()
     assert front.is_empty()
+
+
+@pytest.mark.parametrize("is_new_process", [False, True], ids=["running", "new"])
+@pytest.mark.parametrize(
+    "broken", ["not JSON", "", '{"accounts": 5}', document_of_keys((KEY, "events:write"))[:-40]]
+)
+def test_a_broken_accounts_document_stops_no_request(
+    front: Front, monkeypatch: pytest.MonkeyPatch, broken: str, is_new_process: bool
+) -> None:
+    if not is_new_process:
+        assert front.send().status == 202
+    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=broken or " ")
+    later = runtime.monotonic() + accounts_cache.CACHE_SECONDS
+    monkeypatch.setattr(runtime, "monotonic", lambda: later)
+
+    assert front.send().status == 202
+    assert front.send(Authorization="Klaviyo-API-Key pk_unknown").status == 401
+
+    assert front.said.getvalue().count("accounts not loaded") == 1
+    assert front.said.getvalue().count('"AccountsLoadFailures":[1.0]') == 1
+    assert "pk_upstream" not in front.said.getvalue()
+
+
+def test_an_account_without_a_usable_copy_is_told_to_try_later_and_costs_no_other(front: Front) -> None:
+    document = json.loads(document_of_keys((KEY, "events:write")))
+    document["accounts"][1]["name"] = "Main shop"
+    for _ in range(2):
+        aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+
+    assert front.send().status == 202
+    assert front.send(Authorization=f"Klaviyo-API-Key {OTHER_KEY}").status == 503
+    assert front.send(CLIENT_EVENT, single(), query={"company_id": "XyZ789"}).status == 503
 
 
 @pytest.mark.parametrize(("path", "document"), [(BULK, bulk()), (CLIENT_EVENT, single())])
@@ -391,7 +425,7 @@ def test_a_new_key_works_once_the_cached_accounts_expire(
     )
 
     before = front.send(Authorization="Klaviyo-API-Key pk_new").status
-    later = runtime.monotonic() + accounts.CACHE_SECONDS
+    later = runtime.monotonic() + accounts_cache.CACHE_SECONDS
     monkeypatch.setattr(runtime, "monotonic", lambda: later)
 
     assert before == 401

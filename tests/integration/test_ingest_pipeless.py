@@ -201,7 +201,8 @@ def test_nothing_is_accepted_that_cannot_be_stored(app: Front) -> None:
 
 
 def test_a_broken_accounts_document_is_our_fault(app: Front) -> None:
-    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString='{"pipeless": 1}')
+    for _ in range(2):  # or the version before is used
+        aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString='{"pipeless": 1}')
     forget_secrets()
 
     answer = send(app)

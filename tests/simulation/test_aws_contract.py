@@ -219,6 +219,8 @@ SCENARIOS: dict[str, list[Step]] = {
     ],
     "a secret": [
         ("secrets", "get_secret_value", {"SecretId": "accounts"}),
+        ("secrets", "get_secret_value", {"SecretId": "accounts", "VersionStage": "AWSCURRENT"}),
+        ("secrets", "get_secret_value", {"SecretId": "accounts", "VersionStage": "AWSPREVIOUS"}),
         ("secrets", "get_secret_value", {"SecretId": "none"}),
     ],
 }

@@ -22,11 +22,12 @@ from moto import mock_aws
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import accounts, settings
-from sluice.aws import clients
+from sluice import settings
+from sluice.aws import clients, secrets
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import parser
 from sluice.message import Message
+from sluice.wiring import accounts
 from sluice.wiring import dispatch as wiring
 from tests.support.aws_clients import aws_client
 from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
@@ -307,7 +308,8 @@ def forget() -> None:
 
 def forget_secrets() -> None:
     """Lets secrets be read again."""
-    accounts.forget_secrets()
+    secrets.forget()
+    accounts.forget()
 
 
 @contextlib.contextmanager

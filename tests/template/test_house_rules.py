@@ -281,6 +281,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("", "UnknownAccounts"),
         ("", "DeadLetters"),
         ("", "SourcesLoadFailures"),
+        ("", "AccountsLoadFailures"),
         ("", "UnforeseenFailures"),
         ("ApiStage", "5XXError"),
     ]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sluice import accounts
-from sluice.errors import Misconfigured
+from sluice.errors import Misconfigured, Retryable
 from tests.support.factories import KEY, SITE_ID
 
 DIGEST = sha256(KEY.encode()).hexdigest()
@@ -152,3 +152,57 @@ def test_an_app_is_found_by_id_by_key_or_alone() -> None:
 def test_an_app_that_cannot_be_right_is_a_misconfiguration(apps: list[Any], fault: str) -> None:
     with pytest.raises(Misconfigured, match=fault):
         with_apps(*apps)
+
+
+VALID = account()
+FLAWED: list[Any] = [
+    account(site_id="XyZ789", name="Main shop", keys=[]),
+    account(site_id="XyZ789", keys=[{"sha256": "short"}]),
+    account(site_id="XyZ789", private_key="a b", keys=[]),
+    account(site_id="XyZ789", base_url="http://example.com", keys=[]),
+    account(site_id="XyZ789"),  # with the key of the valid one
+    account(keys=[]),  # with the id of the valid one
+    {"site_id": "XyZ789"},
+    {"private_key": "key"},
+    {"site_id": 7, "private_key": "key"},
+    "XyZ789",
+    None,
+    [],
+]
+
+
+@pytest.mark.parametrize("flawed", FLAWED)
+def test_one_bad_account_costs_no_other(flawed: object) -> None:
+    stored = accounts.read(json.dumps({"accounts": [VALID, flawed], "pipeless": [APP]}))
+
+    assert [each.site_id for each in stored.accounts.accounts] == [SITE_ID]
+    assert [each.id for each in stored.accounts.pipeless] == ["pipeless-123"]
+    assert len(stored.flaws) == len(stored.flawed) == 1
+    assert "accounts[1]" in stored.flaws[0]
+
+
+@pytest.mark.parametrize("flawed", [APP | {"name": "x"}, APP, {"app_id": "1"}, 5])
+def test_one_bad_app_costs_no_other(flawed: object) -> None:
+    stored = accounts.read(json.dumps({"accounts": [VALID], "pipeless": [APP, flawed]}))
+
+    assert (len(stored.accounts.accounts), len(stored.accounts.pipeless)) == (1, 1)
+    assert "pipeless[1]" in stored.flaws[0]
+
+
+def test_an_unknown_field_beside_the_accounts_is_told_and_costs_none() -> None:
+    stored = accounts.read(json.dumps({"accounts": [VALID], "comment": "main shop"}))
+
+    assert [each.site_id for each in stored.accounts.accounts] == [SITE_ID]
+    assert stored.flaws == ("the accounts secret is not valid: 'comment' is not a field of it",)
+
+
+def test_an_account_is_not_the_only_one_because_another_cannot_be_used() -> None:
+    document = parsed(account())
+    missing_one = accounts.Accounts(document.accounts, with_apps(APP).pipeless, unusable=1)
+
+    assert missing_one.single_account() is None
+    assert missing_one.app(None) is None
+    assert missing_one.app("pipeless-123") is not None
+    with pytest.raises(Retryable):
+        missing_one.check_complete()
+    document.check_complete()

@@ -4,20 +4,18 @@ An account is one of Klaviyo's (`KlaviyoAccount`) or an app at Pipeless (`Pipele
 no other account has and that may be part of a key. It names the account on the queue, in the state table and
 in the archive.
 
-The document is JSON in Secrets Manager, cached for `CACHE_SECONDS`, so a new key works within that time.
+The document is JSON in Secrets Manager. `accounts_cache` keeps a process's copy of it.
 """
 
-import functools
 import hashlib
 import hmac
 import re
 import urllib.parse
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from sluice import runtime
 from sluice.contract import (
     CALLS_PER_MINUTE,
     KLAVIYO_BASE_URL,
@@ -26,12 +24,8 @@ from sluice.contract import (
     PIPELESS_BASE_URL,
 )
 from sluice.errors import Misconfigured, Retryable
-from sluice.validation.json_text import encode_text
+from sluice.validation.json_text import NOT_DECODED, encode_text
 
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
-CACHE_SECONDS: Final = 60
 _SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
 _APP: Final = re.compile(r"pipeless-[1-9][0-9]{0,18}")
 _HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line end can never be sent
@@ -87,16 +81,30 @@ class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"App({self.app_id})"  # as above
 
 
-class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds every account of this deployment; `pipeless` are the apps, and ids and ingest keys are unique."""
+class Accounts(msgspec.Struct, frozen=True):
+    """Holds every account of this deployment; `pipeless` are the apps, and ids and ingest keys are unique.
+
+    `flaws` are the mistakes of the stored document, and `unusable` is how many accounts are missing here
+    because of them.
+    """
 
     accounts: tuple[KlaviyoAccount, ...]
     pipeless: tuple[PipelessApp, ...] = ()
+    flaws: tuple[str, ...] = ()
+    unusable: int = 0
+
+    def check_complete(self) -> None:
+        """Raises `Retryable` if an account that is not found here may only be missing by mistake."""
+        if self.unusable:
+            raise Retryable("the accounts secret is not valid, and there is no copy of all its accounts")
 
     def names(self, account_id: str) -> bool:
         """Tells whether this is the `id` of an account or an app of the document."""
-        ids = [*(account.id for account in self.accounts), *(app.id for app in self.pipeless)]
-        return account_id in ids
+        return any(each.id == account_id for each in self.every())
+
+    def every(self) -> list[KlaviyoAccount | PipelessApp]:
+        """Returns the accounts and the apps."""
+        return [*self.accounts, *self.pipeless]
 
     def by_site_id(self, site_id: str) -> KlaviyoAccount | None:
         """Returns the account with this public site id."""
@@ -108,7 +116,7 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def single_account(self) -> KlaviyoAccount | None:
         """Returns the account, if there is exactly one."""
-        return self.accounts[0] if len(self.accounts) == 1 else None
+        return self.accounts[0] if len(self.accounts) == 1 and not self.unusable else None
 
     def account_of(self, named: str | None) -> str | None:
         """Returns the account's `id` that a producer named; without a valid one, that of the only account."""
@@ -128,7 +136,7 @@ class Accounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def app(self, named: str | None) -> PipelessApp | None:
         """Returns the app with this `id`; without one, the app if there is exactly one."""
         apps = [app for app in self.pipeless if named in {None, app.id}]
-        return apps[0] if len(apps) == 1 else None
+        return apps[0] if len(apps) == 1 and (named or not self.unusable) else None
 
 
 def is_site_id(text: str) -> bool:
@@ -141,73 +149,104 @@ def is_account_id(text: str) -> bool:
     return is_site_id(text) or _APP.fullmatch(text) is not None
 
 
+class StoredAccounts(msgspec.Struct, frozen=True):
+    """Holds what can be read of a document: the accounts that are valid, and what is wrong with the rest.
+
+    `flawed` has the id of each entry that is not valid, or None where that cannot be told. Without
+    `is_readable` there are no entries at all.
+    """
+
+    accounts: Accounts
+    flaws: tuple[str, ...] = ()
+    flawed: tuple[str | None, ...] = ()
+    is_readable: bool = True
+
+
 def parse(document: bytes | str) -> Accounts:
-    """Reads accounts from the secret's JSON; `Misconfigured` names the mistake without quoting the
+    """Reads accounts from the secret's JSON; `Misconfigured` names the first mistake without quoting the
     document.
     """
-    try:
-        accounts = msgspec.json.decode(document, type=Accounts)
-    except msgspec.MsgspecError as error:
-        raise Misconfigured(f"the accounts secret is not valid: {error}") from error
-    except (UnicodeError, RecursionError):
-        raise Misconfigured("the accounts secret is not valid: it is not JSON") from None
-    _check_unique("site_id", [account.site_id for account in accounts.accounts])
-    _check_unique("app_id", [app.app_id for app in accounts.pipeless])
-    every: list[KlaviyoAccount | PipelessApp] = [*accounts.accounts, *accounts.pipeless]
-    _check_unique("key", [key.sha256 for account in every for key in account.keys])
-    for account in every:
-        _check_base_url(account)
-    return accounts
+    stored = read(document)
+    if stored.flaws:
+        raise Misconfigured(stored.flaws[0])
+    return stored.accounts
 
 
-def load(secret: str) -> Accounts:
-    """Reads accounts from Secrets Manager by the secret's name or ARN, cached."""
-    return _parse_once(read_secret(secret, "the accounts secret cannot be read"))
-
-
-def read_secret(secret: str, otherwise: str) -> str:
-    """Reads a secret's text by its name or ARN, cached; raises `Retryable` with `otherwise` if there is
-    none.
+def read(document: bytes | str) -> StoredAccounts:
+    """Reads the accounts that are valid. A mistake in one costs no other, nor does an unknown field beside
+    them.
     """
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    cached = _secrets.get(secret)
-    if cached is not None and runtime.monotonic() < cached.until:
-        return cached.text
     try:
-        text = secrets().get_secret_value(SecretId=secret)["SecretString"]
-    except (BotoCoreError, ClientError) as error:
-        raise Retryable(otherwise) from error
-    _secrets[secret] = _CachedSecret(text, runtime.monotonic() + CACHE_SECONDS)
-    return text
+        entries = msgspec.json.decode(document)
+    except NOT_DECODED:
+        return _unreadable("it is not JSON")
+    if not isinstance(entries, dict) or not isinstance(entries.get("accounts"), list):
+        return _unreadable("it has no list 'accounts'")
+    if not isinstance(entries.get("pipeless", []), list):
+        return _unreadable("'pipeless' is no list")
+    reader = _Reader()
+    accounts = reader.read("accounts", entries["accounts"], KlaviyoAccount)
+    apps = reader.read("pipeless", entries.get("pipeless", []), PipelessApp)
+    unknown = sorted(entries.keys() - {"accounts", "pipeless"})
+    flaws = (*reader.flaws, *(_flaw(f"'{name}' is not a field of it") for name in unknown))
+    return StoredAccounts(Accounts(accounts, apps), flaws, tuple(reader.flawed))
 
 
-def forget_secrets() -> None:
-    """Empties the cache of secrets."""
-    _secrets.clear()
+class _Reader:
+    """Reads entries one by one. Of two with the same id or ingest key, the later one is wrong."""
+
+    def __init__(self) -> None:
+        self.flaws: list[str] = []
+        self.flawed: list[str | None] = []
+        self._ids: set[str] = set()
+        self._keys: set[str] = set()
+
+    def read[Kind: (KlaviyoAccount, PipelessApp)](
+        self, name: str, entries: list[Any], kind: type[Kind]
+    ) -> tuple[Kind, ...]:
+        """Returns the entries that are valid."""
+        valid: list[Kind] = []
+        for index, entry in enumerate(entries):
+            try:
+                account = msgspec.convert(entry, kind)
+                self._check(account)
+            except (msgspec.ValidationError, Misconfigured) as error:
+                self.flaws.append(_flaw(f"{name}[{index}]: {error}"))
+                self.flawed.append(_id_of(entry))
+            else:
+                self._ids.add(account.id)
+                self._keys.update(key.sha256 for key in account.keys)
+                valid.append(account)
+        return tuple(valid)
+
+    def _check(self, account: KlaviyoAccount | PipelessApp) -> None:
+        keys = [key.sha256 for key in account.keys]
+        if account.id in self._ids:
+            name = "site_id" if isinstance(account, KlaviyoAccount) else "app_id"
+            raise Misconfigured(f"the accounts secret has one {name} twice")
+        if len(set(keys)) != len(keys) or not self._keys.isdisjoint(keys):
+            raise Misconfigured("the accounts secret has one key twice")
+        if not _is_safe(account.base_url):
+            raise Misconfigured(f"the base_url of account {account.id} must be https")
 
 
-class _CachedSecret(msgspec.Struct, frozen=True):
-    """Holds a secret's text, and until when it is believed, in seconds of the monotonic clock."""
+def _id_of(entry: object) -> str | None:
+    """Returns the id of an entry that is not valid, if that much of it is."""
+    match entry:
+        case {"site_id": str(id)}:
+            return id
+        case {"app_id": int(number)}:
+            return f"pipeless-{number}"
+        case _:
+            return None
 
-    text: str
-    until: float
+
+def _unreadable(what: str) -> StoredAccounts:
+    return StoredAccounts(Accounts(()), (_flaw(what),), is_readable=False)
 
 
-_secrets: Final[dict[str, _CachedSecret]] = {}
-
-
-@functools.cache
-def secrets() -> "SecretsManagerClient":
-    """Returns the process's Secrets Manager client."""
-    # Imported on first use, as no pure code needs it.
-    import boto3  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
-
-    # Its own timeouts are minutes. A function that waited for them would time out, and its messages would
-    # look like poison.
-    retries: Any = {"mode": "standard", "total_max_attempts": 3}
-    return boto3.client("secretsmanager", config=Config(connect_timeout=2, read_timeout=3, retries=retries))
+def _flaw(what: str) -> str:
+    return f"the accounts secret is not valid: {what}"
 
 
 def _holder[Holder: (KlaviyoAccount, PipelessApp)](
@@ -222,16 +261,6 @@ def _holder[Holder: (KlaviyoAccount, PipelessApp)](
     return found
 
 
-def _check_unique(name: str, values: list[str] | list[int]) -> None:
-    if len(set(values)) != len(values):
-        raise Misconfigured(f"the accounts secret has one {name} twice")
-
-
-def _check_base_url(account: KlaviyoAccount | PipelessApp) -> None:
-    if not _is_safe(account.base_url):
-        raise Misconfigured(f"the base_url of account {account.id} must be https")
-
-
 def _is_safe(base_url: str) -> bool:
     try:
         url = urllib.parse.urlsplit(base_url)
@@ -240,6 +269,3 @@ def _is_safe(base_url: str) -> bool:
         return False
     local = url.hostname in {"127.0.0.1", "localhost", "::1"}
     return bool(url.hostname) and (url.scheme == "https" or (url.scheme == "http" and local))
-
-
-_parse_once: Final = functools.lru_cache(maxsize=1)(parse)

@@ -263,7 +263,7 @@ async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outc
     except (Misconfigured, Retryable):
         # An operator's mistake or a passing fault must not cost events: they wait for its end.
         return Outcome(dict.fromkeys(records, Retry()), counts=Counter(AccountsLoadFailures=1))
-    outcome = Outcome()
+    outcome = Outcome(counts=Counter(AccountsLoadFailures=bool(accounts.flaws)))
     by_account: dict[str, dict[int, StoredMessage]] = defaultdict(dict)
     notified: dict[int, Objects] = {}
     by_app: dict[int, dict[int, PipelessMessage]] = defaultdict(dict)

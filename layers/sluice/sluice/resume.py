@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from sluice import accounts, runtime
+from sluice import runtime
+from sluice.accounts import Accounts
 from sluice.aws import sqs
 from sluice.delivery import circuit_breaker, parking
 from sluice.errors import Retryable
@@ -46,11 +47,6 @@ class Store(msgspec.Struct, frozen=True):
         """Returns the ids of accounts that were unknown when messages of them were parked."""
         return parking.unknown_accounts(self.settings.claim_bucket)
 
-    def known(self, unknown: Sequence[str]) -> list[ParkedAccount]:
-        """Returns those of these accounts that the accounts document names by now."""
-        document = accounts.load(self.settings.accounts_secret)
-        return [ParkedAccount(id, was_unknown=True) for id in unknown if document.names(id)]
-
     def send(self, account_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
         """Sends messages to the events queue and returns those that could not be sent."""
         unsent = sqs.send_messages(
@@ -61,6 +57,11 @@ class Store(msgspec.Struct, frozen=True):
             attributes={"resumed": "1"} | ({"probe": "1"} if probe else {}),
         )
         return [messages[index] for index in sorted(unsent)]
+
+
+def now_known(unknown: Sequence[str], accounts: Accounts) -> list[ParkedAccount]:
+    """Returns those of these accounts that the accounts document names by now."""
+    return [ParkedAccount(id, was_unknown=True) for id in unknown if accounts.names(id)]
 
 
 def resume(store: Store, account: ParkedAccount, has_time: Callable[[], bool]) -> tuple[bool, int]:

@@ -45,6 +45,7 @@ def authorized(headers: Mapping[str, str], accounts: Accounts, scopes: Set[str])
         raise Refused(401, [Problem("not_authenticated", detail, "/data/")])
     found = accounts.by_key(match[1])
     if found is None:
+        accounts.check_complete()
         raise Refused(401, [Problem("authentication_failed", "Incorrect API key.", "/data/")])
     account, key = found
     if key.scopes.isdisjoint(scopes):
@@ -115,6 +116,7 @@ def _by_site_id(headers: Mapping[str, str], query: Mapping[str, str], accounts: 
         raise Refused(400, [Problem("invalid", detail, parameter="company_id")])
     account = accounts.by_site_id(site_id)
     if account is None:
+        accounts.check_complete()
         detail = "'company_id' must be the public API key (site ID) of an account."
         raise Refused(400, [Problem("invalid", detail, parameter="company_id")])
     return account

@@ -40,6 +40,7 @@ def admit(app_id: str, headers: Mapping[str, str], accounts: Accounts) -> Pipele
         raise _refused(401, "not_authenticated", "Send 'Authorization: Bearer' with an API key.")
     found = accounts.by_app_key(match[1])
     if found is None:
+        accounts.check_complete()
         raise _refused(401, "authentication_failed", "Incorrect API key.")
     app = accounts.by_app_id(int(app_id)) if _APP_ID.fullmatch(app_id) else None
     if app is None:

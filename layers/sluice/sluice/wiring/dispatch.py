@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from sluice import accounts, dispatch, receipts, rejection, runtime
+from sluice import dispatch, receipts, rejection, runtime
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.aws import clients, s3, sqs
 from sluice.delivery import circuit_breaker, http, parking, poison, rate_limiter
@@ -18,7 +18,7 @@ from sluice.delivery.outcome import Outcome
 from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.rate_limiter import RateLimiter
 from sluice.dispatch import BatchPorts, Deadlines, PartPorts, Record
-from sluice.errors import Misconfigured, Retryable
+from sluice.errors import Retryable
 from sluice.klaviyo import api as klaviyo
 from sluice.pipeless import api as pipeless
 from sluice.producers import s3_objects
@@ -26,6 +26,7 @@ from sluice.producers.envelopes import Object
 from sluice.rejection import Rejection
 from sluice.settings import DispatchSettings
 from sluice.telemetry import Log
+from sluice.wiring import accounts
 
 CONCURRENT_RECEIPT_WRITES: Final = 8  # so that threads are left for the calls that sending waits for
 _TOO_LATE: Final = "there is no time left to record it"
@@ -75,11 +76,7 @@ def _part_ports(settings: DispatchSettings, log: Log, deadlines: Deadlines) -> P
 
 
 def _load_accounts(secret: str, log: Log) -> Accounts:
-    try:
-        return accounts.load(secret)
-    except Misconfigured as error:
-        log.error("the accounts secret is not valid", cause=str(error))
-        raise
+    return accounts.load(secret, lambda cause: log.critical("accounts not loaded", cause=cause))
 
 
 class _Queue(msgspec.Struct, frozen=True):

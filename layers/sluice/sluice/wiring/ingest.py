@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sluice import accounts, ingest, receipts, rejection, runtime, settings
+from sluice import ingest, receipts, rejection, runtime, settings
 from sluice.accounts import Accounts
 from sluice.admission import rate_limit
 from sluice.admission.metric_quota import MetricQuota
-from sluice.aws import s3, sqs
+from sluice.aws import s3, secrets, sqs
 from sluice.contract import Surface
 from sluice.errors import Retryable
 from sluice.message import Body
@@ -18,6 +18,7 @@ from sluice.receipts import Receipt
 from sluice.rejection import Rejection
 from sluice.settings import IngestSettings
 from sluice.telemetry import Log, Metrics
+from sluice.wiring import accounts
 
 if TYPE_CHECKING:
     from sluice.webhooks.accept import Ports as WebhookPorts
@@ -40,7 +41,12 @@ class IngestPorts:
 
     def accounts(self) -> Accounts:
         """Returns the accounts of the secret."""
-        return accounts.load(self._settings.accounts_secret)
+
+        def report(cause: str) -> None:
+            self._metrics.count("AccountsLoadFailures")
+            self._log.critical("accounts not loaded", cause=cause)
+
+        return accounts.load(self._settings.accounts_secret, report)
 
     def requests(self, *, tell_rate_limit: Callable[[Mapping[str, str]], None]) -> ingest.Ports:
         """Returns the ports of accepting one request."""
@@ -116,7 +122,7 @@ class IngestPorts:
 
     def _webhook_secret(self, name: str) -> Any:
         full_name = self._settings.webhook_secrets + name
-        return accounts.read_secret(full_name, f"the secret {full_name} cannot be read")
+        return secrets.read_secret(full_name, f"the secret {full_name} cannot be read")
 
     @contextlib.contextmanager
     def _optional(self, metric: str, warning: str, **fields: Any) -> Iterator[None]:

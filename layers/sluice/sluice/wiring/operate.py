@@ -7,7 +7,7 @@ import msgspec
 
 from sluice import accounts, runtime
 from sluice.accounts import Accounts
-from sluice.aws import clients, s3, sts
+from sluice.aws import clients, s3, secrets, sts
 from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
 from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
 from sluice.settings import OperateSettings
@@ -45,14 +45,16 @@ class _Secrets(msgspec.Struct, frozen=True):
     prefix: str
 
     def accounts(self) -> Accounts:
-        accounts.forget_secrets()  # an operator may have written it a moment ago
-        return accounts.load(self.accounts_secret)
+        # Not from a copy: an operator may have written it a moment ago.
+        return accounts.parse(
+            secrets.read_version(self.accounts_secret, "the accounts secret cannot be read").text
+        )
 
     def full_name(self, *, secret: str) -> str:
         return self.prefix + secret
 
     def has_value(self, *, secret: str) -> bool:
-        client = accounts.secrets()
+        client = secrets.client()
         name = self.full_name(secret=secret)
         with clients.translating_errors(f"the secret {name} cannot be looked up"):
             try:
