@@ -288,7 +288,8 @@ def test_what_becomes_nothing_valid_is_a_rejection_and_a_success(
     write(own(**event))
     keep_secret("token")
 
-    answer = deliver(front, body, {"Authorization": "Bearer token"}, encode=True)
+    headers = {"Authorization": "Bearer token", "X-Topic": "seen", "X-Forwarded-For": "192.0.2.7"}
+    answer = deliver(front, body, headers, encode=True)
 
     assert (answer.status, answer.document["meta"]["rejected"]) == (200, 1)
     [rejection] = front.rejected()
@@ -298,6 +299,10 @@ def test_what_becomes_nothing_valid_is_a_rejection_and_a_success(
     assert said in rejection.detail
     payload = json.loads(bytes(rejection.payload))
     assert payload["events"] if where else payload == body.decode(errors="replace")
+    # A delivery that is kept whole can be mapped again, but what it was signed with is not kept.
+    kept = rejection.headers or {}
+    assert kept.get("x-topic") == (None if where else "seen")
+    assert kept.keys().isdisjoint({"authorization", "x-forwarded-for"})
     assert front.queued() == []
     assert "a@b.example" not in front.said.getvalue()
 

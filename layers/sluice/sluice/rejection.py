@@ -6,7 +6,7 @@ delivery, of a body that nobody can read, and of a dead letter.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -42,6 +42,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     object (s3://bucket/key:number), and `source` is the webhook source that it came by. `payload` is the
     profile and events as they were going upstream, or the body as a string if it could not be read.
     `replays` is the id of the record that was replayed, whose pointer it keeps: this one has none of its own.
+    `headers` are those of a webhook's delivery that is kept as its body, without its credentials.
     """
 
     reason: Reason
@@ -58,6 +59,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     accepted: datetime | None = None
     line: str | None = None
     replays: str | None = None
+    headers: Mapping[str, str] | None = None
     id: str = msgspec.field(default_factory=runtime.unique_id)
 
 

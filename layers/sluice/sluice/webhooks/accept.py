@@ -37,6 +37,8 @@ from sluice.webhooks.sources import Source
 
 MAX_PROBLEMS_PER_REJECTION: Final = 5  # told in its text
 _MISNAMED: Final = "A character that had to be replaced stands in an identifier or the metric."
+# Headers that the network adds. They may hold addresses, and no mapping is about them.
+_TRANSPORT: Final = ("x-forwarded-", "x-amz", "cloudfront-", "via", "host")
 _PING: Final = re.compile(rb"webhook_id=[0-9]{1,20}")
 
 
@@ -94,19 +96,21 @@ def accept(
         return Delivered(receipt, source.account)
     _verify(source, headers, body, ports, now)
     stored: Message[Any] = Message(receipt, source.account, Surface.WEBHOOK, now, [], source=source.name)
+    shown = _without_credentials(source, headers)
     try:
         delivery, mapped = map_payload(source, headers, body)
     except Refused as refused:
         if source.refuses:
             raise
-        ports.reject([_rejection(Reason.MALFORMED, refused.problems, _quoted(body), stored)])
+        ports.reject([_delivery_rejection(Reason.MALFORMED, refused.problems, shown, body, stored)])
         return Delivered(receipt, source.account, rejected=1)
     validated = [validate_event(event, now) for event in mapped.events]
     if source.refuses and (problems := list(_all_problems(mapped, validated))):
         raise Refused(400, listed(problems))
     result = _sort(validated, stored, ports.records)
     if mapped.problems:
-        result.rejections.append(_rejection(Reason.INVALID, mapped.problems, _quoted(body), stored))
+        rejection = _delivery_rejection(Reason.INVALID, mapped.problems, shown, body, stored)
+        result.rejections.append(rejection)
     if result.rejections:
         # Stored first: if the delivery then fails, only rejections are stored, and the sender sends it again.
         ports.reject(result.rejections)
@@ -129,8 +133,7 @@ def accept(
 def map_payload(source: Source, headers: Mapping[str, str], body: bytes) -> tuple[Delivery, Mapped]:
     """Maps a delivery to events, which are not checked yet; `Refused` (400) if its body cannot be read."""
     payload, replaced = read_payload(headers, body)
-    credentials = {"authorization", "cookie", *(scheme.header for scheme in source.schemes)}
-    shown = {name: value for name, value in headers.items() if name not in credentials}
+    shown = _without_credentials(source, headers)
     delivery = mapping.identify(source.delivery_id, source.topic, payload, body, shown)
     mapped = mapping.events(source.mappings, payload, delivery)
     if not replaced:
@@ -270,10 +273,28 @@ def _rejection(
     )
 
 
+def _delivery_rejection(
+    reason: Reason,
+    problems: Sequence[Problem],
+    headers: Mapping[str, str],
+    body: bytes,
+    stored: Message[Any],
+) -> Rejection:
+    """Returns the rejection of a whole delivery, with all that is needed to map it again."""
+    rejection = _rejection(reason, problems, _quoted(body), stored)
+    rejection.headers = {name: value for name, value in headers.items() if not name.startswith(_TRANSPORT)}
+    return rejection
+
+
 def _told(problem: Problem) -> str:
     """Returns a problem's text, with its place if that is in the source and not in the events."""
     place = problem.pointer or ""
     return f"{place.removeprefix('/')}: {problem.detail}" if place.startswith("/events/") else problem.detail
+
+
+def _without_credentials(source: Source, headers: Mapping[str, str]) -> dict[str, str]:
+    credentials = {"authorization", "cookie", *(scheme.header for scheme in source.schemes)}
+    return {name: value for name, value in headers.items() if name not in credentials}
 
 
 def _quoted(body: bytes) -> bytes:
