@@ -1,8 +1,8 @@
 """Reads an archived payload again, by the product's own rules and on the way in that it came by.
 
-An anonymous caller's event stays anonymous, and a mend lifts nothing. An event without a time gets that of its
-acceptance, and one without a unique_id gets one that follows from its record's id. So reading a payload again
-gives the same events each time, and those that are sent twice count once.
+An anonymous caller's event stays anonymous, and a mend lifts nothing. An event without a time gets that of
+its acceptance, and one without a unique_id gets one that follows from its record's id. So reading a payload
+again gives the same events each time, and those that are sent twice count once.
 """
 
 import re
