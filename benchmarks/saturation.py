@@ -26,8 +26,9 @@ from sluice import dispatch, message
 from sluice.accounts import Accounts, KlaviyoAccount
 from sluice.contract import MAX_EVENTS_PER_REQUEST, STEADY_LIMIT
 from sluice.delivery import http, rate_limiter
-from sluice.delivery.ports import Ports as DeliveryPorts
+from sluice.delivery.http import AcquireSlot
 from sluice.delivery.rate_limiter import RateLimiter, SlotWindow
+from sluice.delivery.responses import Response
 from sluice.klaviyo import api
 
 KEY: Final = "pk_upstream"
@@ -143,23 +144,23 @@ class _Worker:
         plain = plain.replace(b"0" * 32, b"%032x" % number, 1)
         return message.wrap(plain, "claim").text
 
-    def _ports(self, deadline: float) -> dispatch.PartPorts:
+    def _ports(self, deadline: float) -> SimpleNamespace:
         async def is_open(**_: str) -> bool:
             return False
 
         async def nothing(*_: Any, **__: Any) -> Any:
             return {}
 
-        async def create_job(account: KlaviyoAccount, body: bytes, turn: Any) -> Any:
-            return await api.create_job(http.client(), account, body, turn)
+        async def create_job(account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot) -> Response:
+            return await api.create_job(http.client(), account, body, acquire_slot)
 
-        return dispatch.PartPorts(
+        return SimpleNamespace(
             accounts=lambda: self._accounts,
             fetch_claim=lambda _: b"",
-            delivery=DeliveryPorts(
+            delivery=SimpleNamespace(
                 create_job=create_job,
                 create_events=nothing,
-                rate_limiter=lambda _: self._pace(self._item, deadline),
+                rate_limiter=lambda **_: self._pace(self._item, deadline),
                 circuits=SimpleNamespace(is_open=is_open, open=nothing, close=nothing, park=nothing),
                 receipts=SimpleNamespace(completed=nothing, record_delivered=nothing),
                 now=lambda: datetime.now(UTC),

@@ -26,7 +26,6 @@ from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.delivery import backoff, poison, rate_limiter
 from sluice.delivery.http import AcquireSlot
-from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.responses import Response
 from sluice.errors import Retryable
 from sluice.message import Message
@@ -363,7 +362,7 @@ class World:
                         self.queue.send(body.decode(), resumed=True, probe=is_open)
                 objects[:] = filter(None, objects)
 
-    def _ports(self, deadline: float) -> dispatch.PartPorts:
+    def _ports(self, deadline: float) -> SimpleNamespace:
         async def is_open(account_id: str) -> bool:
             return account_id in self.circuits
 
@@ -389,13 +388,13 @@ class World:
 
         hard = self._hardly
 
-        return dispatch.PartPorts(
+        return SimpleNamespace(
             accounts=lambda: self.accounts,
             fetch_claim=lambda key: b"",
-            delivery=DeliveryPorts(
+            delivery=SimpleNamespace(
                 create_job=self._create_job,
                 create_events=_never,
-                rate_limiter=lambda account: _RateLimiter(self, account.id, deadline),  # type: ignore[arg-type,return-value]
+                rate_limiter=lambda account: _RateLimiter(self, account.id, deadline),
                 circuits=SimpleNamespace(
                     is_open=hard(is_open), open=hard(open_circuit), close=hard(close_circuit), park=hard(park)
                 ),
@@ -421,8 +420,8 @@ class World:
         if self._trouble and self.chance.random() < self._trouble:
             raise Retryable("AWS does not answer")
 
-    async def _create_job(self, account: KlaviyoAccount, body: bytes, turn: AcquireSlot) -> Response:
-        await turn()
+    async def _create_job(self, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot) -> Response:
+        await acquire_slot()
         self.requests += 1
         number = self.requests
         headers = {

@@ -1,7 +1,7 @@
 """Delivers webhooks to a source, and holds in memory what that reaches."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from sluice import message
 from sluice.message import Body
 from sluice.rejection import Rejection
 from sluice.webhooks import accept
-from sluice.webhooks.accept import Delivered, Ports
+from sluice.webhooks.accept import Delivered
 from sluice.webhooks.object_records import Identity, ObjectRecord
 from sluice.webhooks.sources import Source
 from tests.support.signing import SECRETS, SIGNERS
@@ -26,7 +26,7 @@ class MemoryRecords:
     last: dict[str, Identity] = field(default_factory=dict)
     stored: dict[str, set[bytes]] = field(default_factory=dict)
 
-    def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
+    def open(self, *, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
         kept = self.people.setdefault(object_id, {})
         for metric, found in people.items():
             kept.setdefault(metric, found)
@@ -34,17 +34,17 @@ class MemoryRecords:
         stored = frozenset(self.stored.get(object_id, ()))
         return ObjectRecord(dict(kept), self.last.get(object_id), stored)
 
-    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+    def mark_stored(self, *, object_id: str, event_ids: Collection[bytes]) -> None:
         self.stored.setdefault(object_id, set()).update(event_ids)
 
 
 class NoRecords:
     """Plays records while the state table is out of reach."""
 
-    def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
+    def open(self, *, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
         return ObjectRecord()
 
-    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+    def mark_stored(self, *, object_id: str, event_ids: Collection[bytes]) -> None:
         return
 
 
@@ -62,10 +62,15 @@ class Receiver:
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         secret = SECRETS[self.source.scheme]
         signed = SIGNERS[self.source.scheme](secret, body, NOW)
-        ports = Ports(lambda _: secret, self._store, self.rejections.extend, self.records)
-        return accept.accept(self.source, {**(headers or {}), **signed}, body, ports=ports, now=NOW)
+        return accept.accept(self.source, {**(headers or {}), **signed}, body, ports=self, now=NOW)
 
-    def _store(self, body: Body, account: str) -> None:
+    def secret(self, *, name: str) -> str:
+        return SECRETS[self.source.scheme]
+
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
+        self.rejections.extend(rejections)
+
+    def store(self, *, body: Body, account_id: str) -> None:
         stored = message.decode(body.text, lambda _: body.claim_bytes)
         assert isinstance(stored, message.Message)
         for entry in stored.entries:

@@ -229,15 +229,13 @@ def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: i
 
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None:
     class Closed(World):
-        def _ports(self, deadline: float) -> dispatch.PartPorts:
+        def _ports(self, deadline: float) -> SimpleNamespace:
             async def fail(account_id: str, status: int) -> bool:
                 raise Retryable("the state table cannot be written")
 
             ports = super()._ports(deadline)
-            circuits = SimpleNamespace(**vars(ports.delivery.circuits) | {"open": fail})
-            return msgspec.structs.replace(
-                ports, delivery=msgspec.structs.replace(ports.delivery, circuits=circuits)
-            )
+            ports.delivery.circuits.open = fail
+            return ports
 
     world = Closed({SITE: KEY}, workers=1)
     world.answer = lambda body: Response(401) if 1 < world.requests < 3 else None
@@ -257,15 +255,13 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None
 
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_closed() -> None:
     class Open(World):
-        def _ports(self, deadline: float) -> dispatch.PartPorts:
+        def _ports(self, deadline: float) -> SimpleNamespace:
             async def fail(account_id: str) -> None:
                 raise Retryable("the state table cannot be written")
 
             ports = super()._ports(deadline)
-            circuits = SimpleNamespace(**vars(ports.delivery.circuits) | {"close": fail})
-            return msgspec.structs.replace(
-                ports, delivery=msgspec.structs.replace(ports.delivery, circuits=circuits)
-            )
+            ports.delivery.circuits.close = fail
+            return ports
 
     world = Open({SITE: KEY}, workers=1)
     world.klaviyo.configure(poison=[{"contains": "badone"}])
@@ -442,12 +438,12 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
     world = World({SITE: KEY}, workers=1)
     create_job = world._create_job
 
-    async def late_at_first(account: Any, body: bytes, turn: Any) -> Any:
+    async def late_at_first(account: Any, body: bytes, acquire_slot: Any) -> Any:
         for _ in range(3):
-            assert await turn() == pytest.approx(
+            assert await acquire_slot() == pytest.approx(
                 world.clock() + rate_limiter.SLOT_TOLERANCE_SECONDS, abs=0.002
             )
-        return await create_job(account, body, turn)
+        return await create_job(account, body, acquire_slot)
 
     world._create_job = late_at_first  # type: ignore[method-assign]
     work(world, request(("ada", "a1"), ("ada", "a2")))
@@ -474,7 +470,8 @@ def test_claims_are_read_some_at_a_time_and_stay_in_order() -> None:
     packed = {name: zstandard.compress(msgspec.json.encode(request(("ada", name)))) for name in names}
     claims = [msgspec.json.encode({"sluice": 1, "claim": name}).decode() for name in names]
     records = {n: dispatch.Record(str(n), claim, NOW) for n, claim in enumerate(claims)}
-    ports = msgspec.structs.replace(world._ports(START + 20), fetch_claim=fetch)
+    ports = world._ports(START + 20)
+    ports.fetch_claim = fetch
 
     async def scenario() -> Outcome:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * dispatch.CONCURRENT_CLAIMS))
@@ -493,7 +490,8 @@ def test_a_claim_that_cannot_be_read_keeps_its_message_alone() -> None:
 
     bodies = ['{"sluice":1,"claim":"none"}', encode(single("s1")).text]
     records = {n: dispatch.Record(str(n), body, NOW) for n, body in enumerate(bodies)}
-    ports = msgspec.structs.replace(world._ports(START + 20), fetch_claim=fetch)
+    ports = world._ports(START + 20)
+    ports.fetch_claim = fetch
 
     outcome = run(dispatch.dispatch_part(records, ports))
 

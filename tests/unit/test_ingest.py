@@ -1,7 +1,7 @@
 """Tests that a request is stored once and whole, or not at all."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from sluice import accounts, ingest, message
-from sluice.contract import Surface
+from sluice.contract import MAX_CLIENT_BODY_BYTES, Surface
 from sluice.errors import Refused, Retryable
-from sluice.ingest import Accepted, Ports
+from sluice.ingest import Accepted
 from sluice.jsonapi import Problem, pointer
 from sluice.klaviyo.lenient import InvalidEvents
 from sluice.message import Body, Message
@@ -63,35 +63,33 @@ class Queue:
         self.rejections: list[Rejection] = []
         self.counted: list[str] = []
         self.full = False
+        self.max_client_body_bytes = MAX_CLIENT_BODY_BYTES
         self.fails = fails
 
-    def ports(self) -> Ports:
-        return Ports(self.count, self.enter_metrics, self.store, self.reject, self.open_receipt)
-
-    def count(self, caller: str, surface: Surface, now: datetime) -> None:
+    def consume_rate_limit(self, *, caller: str, surface: Surface, now: datetime) -> None:
         self.counted.append(caller)
         if self.full:
             raise Refused(429, [])
 
-    def enter_metrics(
-        self, site_id: str, names: Iterable[str], partly: bool, anonymous: bool
+    def reserve_metrics(
+        self, *, site_id: str, names: Iterable[str], partly: bool, is_anonymous: bool
     ) -> frozenset[str]:
         raise AssertionError("no account here limits its metrics")
 
-    def store(self, body: Body, account: str) -> None:
+    def store(self, *, body: Body, account_id: str) -> None:
         if self.fails:
             raise Retryable("the events queue cannot be reached")
-        self.stored.append((body, account))
+        self.stored.append((body, account_id))
 
-    def reject(self, rejections: list[Rejection]) -> None:
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
         assert self.stored == []
         self.rejections += rejections
 
     def open_receipt(
-        self, receipt: str, account: str, created: datetime, total: int, rejected: list[int]
+        self, *, receipt: str, account_id: str, created: datetime, total: int, rejected: list[int]
     ) -> None:
         assert not [body for body, _ in self.stored if receipt in body.text]
-        self.receipts.append((receipt, account, created, total, rejected))
+        self.receipts.append((receipt, account_id, created, total, rejected))
 
 
 @pytest.fixture
@@ -107,9 +105,7 @@ def accept(
     query: Mapping[str, str] | None = None,
 ) -> Accepted:
     body = document if isinstance(document, bytes) else encoded(document or bulk())
-    return ingest.accept(
-        surface, headers, query or {}, body, accounts=ACCOUNTS, ports=queue.ports(), now=NOON
-    )
+    return ingest.accept(surface, headers, query or {}, body, accounts=ACCOUNTS, ports=queue, now=NOON)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -62,21 +62,28 @@ class Record(msgspec.Struct, frozen=True):
     is_poison: bool = False
 
 
-class ObjectReader(Protocol):
-    """Puts the lines of S3 objects on the queue as requests of their own."""
+class PartPorts(Protocol):
+    """Reaches what a part needs. Methods may raise `Retryable`, `accounts` also `Misconfigured`."""
 
-    async def __call__(self, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
-        """Reads on in an object and counts; returns why it has to be called again, if it has to."""
+    @property
+    def delivery(self) -> DeliveryPorts:
+        """Returns the ports of delivering."""
         ...
 
+    def accounts(self) -> Accounts:
+        """Returns the accounts."""
+        ...
 
-class PartPorts(msgspec.Struct, frozen=True):
-    """Holds what dispatching a part reaches. All may raise `Retryable`, `accounts` also `Misconfigured`."""
+    def fetch_claim(self, key: str) -> bytes:
+        """Returns the bytes of a claim check."""
+        ...
 
-    accounts: Callable[[], Accounts]
-    fetch_claim: Callable[[str], bytes]
-    delivery: DeliveryPorts
-    read_object: ObjectReader
+    async def read_object(self, *, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
+        """Puts the next lines of an S3 object on the queue, as requests of their own, and counts.
+
+        Returns why it has to be called again, if it has to.
+        """
+        ...
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -131,14 +138,32 @@ class RejectedQueue(Protocol):
         ...
 
 
-class BatchPorts(msgspec.Struct, frozen=True):
-    """Holds what dispatching a batch reaches. `dispatch` runs `dispatch_part` in the process's event loop."""
+class BatchPorts(Protocol):
+    """Reaches what dispatching a batch needs."""
 
-    dispatch: Callable[[Mapping[int, Record], Deadlines], Outcome]
-    queue: Queue
-    journal: Journal
-    rejected_queue: RejectedQueue
-    log: Log
+    @property
+    def queue(self) -> Queue:
+        """Returns EventsQueue."""
+        ...
+
+    @property
+    def journal(self) -> Journal:
+        """Returns the in-flight journal."""
+        ...
+
+    @property
+    def rejected_queue(self) -> RejectedQueue:
+        """Returns RejectedQueue."""
+        ...
+
+    @property
+    def log(self) -> Log:
+        """Returns the log."""
+        ...
+
+    def dispatch_part(self, *, records: Mapping[int, Record], deadlines: Deadlines) -> Outcome:
+        """Runs the function of this name in the process's event loop."""
+        ...
 
 
 class BatchResult(msgspec.Struct, frozen=True):
@@ -172,7 +197,7 @@ def dispatch_batch(
         with _journaled(batch, ports.journal, deadlines.end) as is_poison:
             if is_poison:
                 batch = {n: msgspec.structs.replace(record, is_poison=True) for n, record in batch.items()}
-            outcome = ports.dispatch(batch, limits)
+            outcome = ports.dispatch_part(records=batch, deadlines=limits)
             for error, times in outcome.unforeseen.items():
                 ports.log.error("unforeseen failure", error=error, messages=times)
             _store_rejections(outcome, ports, limits)
@@ -401,7 +426,7 @@ async def _read_notified(
     for each in objects:
         counts: Counter[str] = Counter()
         try:
-            wait = await ports.read_object(each, accounts, counts)
+            wait = await ports.read_object(object=each, accounts=accounts, counts=counts)
         except Retryable as error:
             wait = Retry(error.after)
         finally:

@@ -6,7 +6,7 @@ Of a bulk request it also tells later what became of it.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -37,26 +37,43 @@ _RECEIPT_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAY_ASK: Final = frozenset({contract.SCOPE_EVENTS_WRITE, contract.SCOPE_EVENTS_READ})
 
 
-class Ports(msgspec.Struct, frozen=True):
-    """Holds everything through which accepting a request reaches AWS.
+class Ports(Protocol):
+    """Reaches AWS for accepting one request. `store` and `reject` may raise `Retryable`."""
 
-    - `consume_rate_limit` takes the caller of an admitted request, the surface and the time. It raises
-      `Refused` if the caller sends too many.
-    - `reserve_metrics` takes the site id of an account with a limited number of metrics, the names in a
-      request, whether it may reserve some of them only, and whether the caller is anonymous. It returns
-      those that are too many.
-    - `store` takes the encoded message and the account's site id. Once it returns, the events are safe.
-    - `reject` does the same for rejections.
-    - `open_receipt` takes a bulk request's receipt id, site id, time, number of events and the positions of
-      those rejected. It never raises, because a missing receipt is no reason to refuse the events.
-    """
+    @property
+    def max_client_body_bytes(self) -> int:
+        """Returns how large the body of a client route may be."""
+        ...
 
-    consume_rate_limit: Callable[[str, Surface, datetime], None]
-    reserve_metrics: Callable[[str, Iterable[str], bool, bool], Set[str]]
-    store: Callable[[Body, str], None]
-    reject: Callable[[list[Rejection]], None]
-    open_receipt: Callable[[str, str, datetime, int, list[int]], None]
-    max_client_body_bytes: int = contract.MAX_CLIENT_BODY_BYTES
+    def consume_rate_limit(self, *, caller: str, surface: Surface, now: datetime) -> None:
+        """Counts a request of an admitted caller. Raises `Refused` if the caller sends too many."""
+        ...
+
+    def reserve_metrics(
+        self, *, site_id: str, names: Iterable[str], partly: bool, is_anonymous: bool
+    ) -> Set[str]:
+        """Reserves room for metrics of an account that has a limited number of them.
+
+        Returns those that are too many. Unless it may be done `partly`, then none are reserved.
+        """
+        ...
+
+    def store(self, *, body: Body, account_id: str) -> None:
+        """Stores an encoded message. Once this returns, its events are safe."""
+        ...
+
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
+        """Stores rejections, as `store` does a message."""
+        ...
+
+    def open_receipt(
+        self, *, receipt: str, account_id: str, created: datetime, total: int, rejected: list[int]
+    ) -> None:
+        """Opens the receipt of a bulk request, with its number of events and the positions of those rejected.
+
+        It never raises, because a missing receipt is no reason to refuse the events.
+        """
+        ...
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -93,7 +110,7 @@ def accept(
     `headers` are by lower-case name. Raises `Refused`, or what `ports.store` and `ports.reject` raise.
     """
     account = request.admit(surface, headers, query, accounts)
-    ports.consume_rate_limit(request.caller(account, headers), surface, now)
+    ports.consume_rate_limit(caller=request.caller(account, headers), surface=surface, now=now)
     revision = request.revision(headers, now)
     applied = request.preferences(headers) & _PREFERENCES[surface]
     most = ports.max_client_body_bytes if surface in CLIENT else contract.MAX_BODY_BYTES_IN
@@ -109,10 +126,16 @@ def accept(
     rejected = [positions.position(bad.entry, event) for bad in read.bad for event in bad.events]
     if read.bad:
         # Stored first: if the request then fails, only rejections are stored, and the caller sends it again.
-        ports.reject([_rejection(bad, stored) for bad in read.bad])
+        ports.reject(rejections=[_rejection(bad, stored) for bad in read.bad])
     if surface in receipts.SURFACES:
-        ports.open_receipt(receipt, account.site_id, now, read.events + len(rejected), rejected)
-    ports.store(message.encode(stored), account.site_id)
+        ports.open_receipt(
+            receipt=receipt,
+            account_id=account.site_id,
+            created=now,
+            total=read.events + len(rejected),
+            rejected=rejected,
+        )
+    ports.store(body=message.encode(stored), account_id=account.site_id)
     return Accepted(
         receipt, account.site_id, read.events, now, read.ignored, applied, read.bad, len(rejected)
     )
@@ -126,7 +149,9 @@ def _within_metrics(
     Refuses it if it may not be taken `partly`, or if there is nothing else in it.
     """
     names = metric_quota.names(read)
-    excess = ports.reserve_metrics(account.site_id, names, partly, surface in CLIENT)
+    excess = ports.reserve_metrics(
+        site_id=account.site_id, names=names, partly=partly, is_anonymous=surface in CLIENT
+    )
     if not excess:
         return read
     left = metric_quota.without(read, surface, excess)

@@ -94,7 +94,7 @@ class World:
         return Response(given.status, lower, given.body)
 
     def _ports(self) -> Ports:
-        async def never(*_: Any) -> Any:
+        async def never(**_: Any) -> Any:
             raise AssertionError("nothing here is Klaviyo's")
 
         async def is_open(account_id: str) -> bool:
@@ -121,10 +121,10 @@ class World:
             self._reach("receipts")
             self._note(receipt, positions)
 
-        return Ports(
+        return SimpleNamespace(
             create_job=never,
             create_events=self._create_events,
-            rate_limiter=lambda _: self,  # type: ignore[arg-type,return-value]
+            rate_limiter=lambda account: self,
             circuits=SimpleNamespace(is_open=is_open, open=open_circuit, close=close_circuit, park=park),
             receipts=SimpleNamespace(completed=done, record_delivered=delivered),
             now=lambda: NOON,

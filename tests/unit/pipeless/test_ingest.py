@@ -99,7 +99,10 @@ def test_a_batch_is_stored_as_one_message() -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     request = ingest.read(app, headers, encoded(batch(happening(), happening("u2"))))
 
-    accepted = ingest.accept(app, request, lambda *each: sent.append(each), NOON)
+    def store(*, body: Body, account_id: str) -> None:
+        sent.append((body, account_id))
+
+    accepted = ingest.accept(app, request, store, NOON)
 
     assert (accepted.account, accepted.events) == (APP, 2)
     [(body, account)] = sent
@@ -119,7 +122,7 @@ def test_a_batch_is_stored_as_one_message() -> None:
 def test_what_is_not_stored_is_not_accepted() -> None:
     [app, _] = ACCOUNTS.pipeless
 
-    def fail(*_: Any) -> None:
+    def fail(**_: Any) -> None:
         raise Retryable("no queue")
 
     with pytest.raises(Retryable):

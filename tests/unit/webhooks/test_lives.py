@@ -624,7 +624,7 @@ def test_the_attributes_of_another_person_do_not_come_with_an_event_that_stays()
     life = next(each for each in SHOPIFY if each.name == "a guest who becomes known")
     to = receiver(life)
     ann = order(email=None, customer={"email": ANN, "first_name": "Ann"}, **FULFILLED)
-    to.records.open("order:5001", {"Fulfilled Order": {"email": JON}})
+    to.records.open(object_id="order:5001", people={"Fulfilled Order": {"email": JON}})
 
     deliver(to, life, [("orders/fulfilled", ann)])
 

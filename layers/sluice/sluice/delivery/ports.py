@@ -1,10 +1,7 @@
 """Declares what a delivery reaches: circuits, receipts, slots and upstreams."""
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
-
-import msgspec
 
 from sluice.accounts import KlaviyoAccount, PipelessApp
 from sluice.delivery.http import AcquireSlot
@@ -44,15 +41,33 @@ class Receipts(Protocol):
         ...
 
 
-class Ports(msgspec.Struct, frozen=True):
-    """Holds everything through which a delivery reaches AWS and Klaviyo; all but `now` may raise `Retryable`.
+class Ports(Protocol):
+    """Reaches AWS and the upstreams for a delivery. The circuits and receipts may raise `Retryable`."""
 
-    `create_job` waits for the slot it is given, sends the job in it or in a new one, and raises its errors.
-    """
+    @property
+    def circuits(self) -> Circuits:
+        """Returns the circuit breakers."""
+        ...
 
-    create_job: Callable[[KlaviyoAccount, bytes, AcquireSlot], Awaitable[Response]]
-    create_events: Callable[[PipelessApp, bytes], Awaitable[Response]]
-    rate_limiter: Callable[[KlaviyoAccount | PipelessApp], RateLimiter]
-    circuits: Circuits
-    receipts: Receipts
-    now: Callable[[], datetime]
+    @property
+    def receipts(self) -> Receipts:
+        """Returns the receipts."""
+        ...
+
+    async def create_job(
+        self, *, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
+    ) -> Response:
+        """Waits for a slot, sends a job to Klaviyo in it or in a new one, and raises the slot's errors."""
+        ...
+
+    async def create_events(self, *, app: PipelessApp, body: bytes) -> Response:
+        """Sends a batch to Pipeless."""
+        ...
+
+    def rate_limiter(self, *, account: KlaviyoAccount | PipelessApp) -> RateLimiter:
+        """Returns the rate limiter of an account or app."""
+        ...
+
+    def now(self) -> datetime:
+        """Returns the time."""
+        ...

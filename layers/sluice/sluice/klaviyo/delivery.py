@@ -38,7 +38,7 @@ class _Delivery:
     def __init__(self, account: KlaviyoAccount, batch: AccountBatch, ports: Ports, outcome: Outcome) -> None:
         self._batch = batch
         self._ledger = EventLedger(batch.messages, outcome, ports.receipts, ports.now)
-        self._sender = JobSender(account, ports.rate_limiter(account), ports.create_job, outcome.counts)
+        self._sender = JobSender(account, ports, outcome.counts)
         self.to_park = self._ledger.to_park
 
     @property

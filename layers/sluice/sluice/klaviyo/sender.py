@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sluice.accounts import KlaviyoAccount
-from sluice.delivery.http import AcquireSlot
-from sluice.delivery.rate_limiter import SLOT_TOLERANCE_SECONDS, RateLimiter
-from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, RateLimited, Response, Transient
+from sluice.delivery.ports import Ports
+from sluice.delivery.rate_limiter import SLOT_TOLERANCE_SECONDS
+from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, RateLimited, Transient
 from sluice.errors import Retryable
 from sluice.klaviyo import responses
 from sluice.klaviyo.packing import Job
@@ -42,8 +41,7 @@ class JobSender:
     def __init__(
         self,
         account: KlaviyoAccount,
-        pace: RateLimiter,
-        create_job: Callable[[KlaviyoAccount, bytes, AcquireSlot], Awaitable[Response]],
+        ports: Ports,
         counts: Counter[str],
     ) -> None:
         self.last_sent = 0
@@ -53,8 +51,8 @@ class JobSender:
         self.account_error: int | None = None
         self.account_check = asyncio.Lock()
         self._account = account
-        self._rate_limiter = pace
-        self._create_job = create_job
+        self._rate_limiter = ports.rate_limiter(account=account)
+        self._ports = ports
         self._counts = counts
 
     async def send(self, job: Job, *, sample: bool = False) -> Reply | None:
@@ -109,7 +107,7 @@ class JobSender:
             self.last_sent = number = self.last_sent + 1
             return slot / 1_000 + SLOT_TOLERANCE_SECONDS
 
-        answer = await self._create_job(self._account, body, acquire_slot)
+        answer = await self._ports.create_job(account=self._account, body=body, acquire_slot=acquire_slot)
         self._counts["UpstreamRequests"] += 1
         if (left := responses.rate_left(answer)) is not None:
             with contextlib.suppress(Retryable):  # the outcome of the job matters more

@@ -46,7 +46,7 @@ class _Delivery:
         self._batch = batch
         self._ports = ports
         self._outcome = outcome
-        self._rate_limiter = ports.rate_limiter(app)
+        self._rate_limiter = ports.rate_limiter(account=app)
         self._rejected_account: AccountRejected | None = None
         self._failures = 0  # failed calls in a row
         self._completed: Mapping[int, Set[int]] = {}  # indexes of events, by message
@@ -111,7 +111,7 @@ class _Delivery:
             except Retryable as error:
                 return Retry(error.after, rate_limited=isinstance(error, NoSlotBeforeDeadline))
             self._outcome.counts["UpstreamRequests"] += 1
-            verdict = classify(await self._ports.create_events(self._app, body))
+            verdict = classify(await self._ports.create_events(app=self._app, body=body))
             match verdict:
                 case RateLimited(after):
                     self._outcome.counts["UpstreamRateLimited"] += 1

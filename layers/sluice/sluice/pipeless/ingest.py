@@ -1,9 +1,9 @@
 """Accepts one batch: admitted, read, stamped, stored as one message. 202 means stored."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,6 +19,14 @@ from sluice.pipeless.schemas import BatchDocument
 _AUTHORIZATION: Final = re.compile(r"(?:Bearer[ ]+)?([^\s]+)", re.IGNORECASE)
 _WHOLE: Final = {None, "/", "/data", "/data/"}  # pointers to no part of a batch
 _APP_ID: Final = re.compile(r"[1-9][0-9]{0,18}")
+
+
+class Store(Protocol):
+    """Stores an encoded message. Once it returns, the events are safe; it may raise `Retryable`."""
+
+    def __call__(self, *, body: Body, account_id: str) -> None:
+        """Stores a message."""
+        ...
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -59,13 +67,11 @@ def read(app: PipelessApp, headers: Mapping[str, str], body: bytes) -> BatchDocu
     return parser.read(request.decode_body(headers, body, contract.PIPELESS_MEDIA_TYPES), app)
 
 
-def accept(
-    app: PipelessApp, batch: BatchDocument, store: Callable[[Body, str], None], now: datetime
-) -> Accepted:
+def accept(app: PipelessApp, batch: BatchDocument, store: Store, now: datetime) -> Accepted:
     """Stores a batch, whole or not at all: once `store` returns, it is safe. Raises what `store` raises."""
     receipt = runtime.unique_id()
     stored = PipelessMessage(receipt, app.app_id, now, parser.stamped(batch.events, now))
-    store(message.encode(stored), app.id)
+    store(body=message.encode(stored), account_id=app.id)
     return Accepted(receipt, app.id, len(batch.events))
 
 

@@ -5,9 +5,9 @@ payload, so a rejection is stored and the answer is 2xx. Senders disable webhook
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -42,17 +42,25 @@ _TRANSPORT: Final = ("x-forwarded-", "x-amz", "cloudfront-", "via", "host")
 _PING: Final = re.compile(rb"webhook_id=[0-9]{1,20}")
 
 
-class Ports(msgspec.Struct, frozen=True):
-    """Holds everything through which accepting a delivery reaches AWS.
+class Ports(Protocol):
+    """Reaches AWS for accepting a delivery. Methods may raise `Retryable`."""
 
-    `secret` gives the text of the secret with a name. `store` and `reject` are those of `ingest.Ports`.
-    `records` are those of the source's objects.
-    """
+    @property
+    def records(self) -> ObjectRecords:
+        """Returns the records of the source's objects."""
+        ...
 
-    secret: Callable[[str], str]
-    store: Callable[[Body, str], None]
-    reject: Callable[[list[Rejection]], None]
-    records: ObjectRecords
+    def secret(self, *, name: str) -> str:
+        """Returns the text of a secret."""
+        ...
+
+    def store(self, *, body: Body, account_id: str) -> None:
+        """Stores an encoded message. Once this returns, its events are safe."""
+        ...
+
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
+        """Stores rejections, as `store` does a message."""
+        ...
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -102,21 +110,22 @@ def accept(
     except Refused as refused:
         if source.refuses:
             raise
-        ports.reject([_delivery_rejection(Reason.MALFORMED, refused.problems, shown, body, stored)])
+        whole = _delivery_rejection(Reason.MALFORMED, refused.problems, shown, body, stored)
+        ports.reject(rejections=[whole])
         return Delivered(receipt, source.account, rejected=1)
     validated = [validate_event(event, now) for event in mapped.events]
     if source.refuses and (problems := list(_all_problems(mapped, validated))):
         raise Refused(400, listed(problems))
     result = _sort(validated, stored, ports.records)
     if mapped.problems:
-        rejection = _delivery_rejection(Reason.INVALID, mapped.problems, shown, body, stored)
-        result.rejections.append(rejection)
+        whole = _delivery_rejection(Reason.INVALID, mapped.problems, shown, body, stored)
+        result.rejections.append(whole)
     if result.rejections:
         # Stored first: if the delivery then fails, only rejections are stored, and the sender sends it again.
-        ports.reject(result.rejections)
+        ports.reject(rejections=result.rejections)
     if result.chosen:
         stored.entries = [entry for _, entry in result.chosen]
-        ports.store(message.encode(stored), source.account)
+        ports.store(body=message.encode(stored), account_id=source.account)
         _mark_stored([event for event, _ in result.chosen], ports.records)
     return Delivered(
         receipt,
@@ -177,7 +186,7 @@ def _is_ping(source: Source, headers: Mapping[str, str], body: bytes) -> bool:
 
 def _verify(source: Source, headers: Mapping[str, str], body: bytes, ports: Ports, now: datetime) -> None:
     try:
-        secrets = signatures.live_secrets(ports.secret(source.secret))
+        secrets = signatures.live_secrets(ports.secret(name=source.secret))
         known = signatures.verified(source.schemes, secrets, headers, body, now)
     except Misconfigured as error:
         raise Misconfigured(f"{error}: {source.secret}, of the source {source.name}") from None
@@ -233,7 +242,10 @@ def _open_records(events: Sequence[ValidatedEvent], records: ObjectRecords) -> d
             found = identity(each.event)
             if each.entry is not None and names_a_person(found):
                 of_object.setdefault(metric_of(each.event), found)
-    return {object_id: records.open(object_id, of_object) for object_id, of_object in people.items()}
+    return {
+        object_id: records.open(object_id=object_id, people=of_object)
+        for object_id, of_object in people.items()
+    }
 
 
 def _mark_stored(events: Sequence[MappedEvent], records: ObjectRecords) -> None:
@@ -242,7 +254,7 @@ def _mark_stored(events: Sequence[MappedEvent], records: ObjectRecords) -> None:
         if event.object_id is not None:
             by_object.setdefault(event.object_id, []).append(event_id(event))
     for object_id, ids in by_object.items():
-        records.mark_stored(object_id, ids)
+        records.mark_stored(object_id=object_id, event_ids=ids)
 
 
 def _event_rejection(index: int, refused: ValidatedEvent, stored: Message[Any]) -> Rejection:
@@ -281,9 +293,9 @@ def _delivery_rejection(
     stored: Message[Any],
 ) -> Rejection:
     """Returns the rejection of a whole delivery, with all that is needed to map it again."""
-    rejection = _rejection(reason, problems, _quoted(body), stored)
-    rejection.headers = {name: value for name, value in headers.items() if not name.startswith(_TRANSPORT)}
-    return rejection
+    whole = _rejection(reason, problems, _quoted(body), stored)
+    whole.headers = {name: value for name, value in headers.items() if not name.startswith(_TRANSPORT)}
+    return whole
 
 
 def _told(problem: Problem) -> str:

@@ -39,11 +39,11 @@ class ObjectRecord(msgspec.Struct, frozen=True):
 class ObjectRecords(Protocol):
     """Keeps the records of a source's objects. Neither method raises: events go on without a record."""
 
-    def open(self, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
+    def open(self, *, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
         """Returns an object's record, after adding `people` by metric if there is none yet."""
         ...
 
-    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+    def mark_stored(self, *, object_id: str, event_ids: Collection[bytes]) -> None:
         """Adds events to the stored ones of an object."""
         ...
 

@@ -5,6 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -14,10 +15,11 @@ from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.aws import clients, s3, sqs
 from sluice.delivery import circuit_breaker, http, parking, poison, rate_limiter
 from sluice.delivery.backoff import Retry
+from sluice.delivery.http import AcquireSlot
 from sluice.delivery.outcome import Outcome
-from sluice.delivery.ports import Ports as DeliveryPorts
 from sluice.delivery.rate_limiter import RateLimiter
-from sluice.dispatch import BatchPorts, Deadlines, PartPorts, Record
+from sluice.delivery.responses import Response
+from sluice.dispatch import BatchPorts, Deadlines, Record
 from sluice.errors import Retryable
 from sluice.klaviyo import api as klaviyo
 from sluice.pipeless import api as pipeless
@@ -40,43 +42,73 @@ def _event_loop() -> runtime.Runner:
 
 def dispatch_ports(settings: DispatchSettings, log: Log) -> BatchPorts:
     """Builds what dispatching a batch reaches."""
-
-    def run(batch: Mapping[int, Record], deadlines: Deadlines) -> Outcome:
-        return _event_loop().run(dispatch.dispatch_part(batch, _part_ports(settings, log, deadlines)))
-
-    return BatchPorts(
-        dispatch=run,
-        queue=_Queue(settings.events_queue_url),
-        journal=_Journal(settings.claim_bucket, settings.state_table),
-        rejected_queue=_RejectedQueue(settings, log),
-        log=log,
+    return _BatchPorts(
+        _Queue(settings.events_queue_url),
+        _Journal(settings.claim_bucket, settings.state_table),
+        _RejectedQueue(settings, log),
+        log,
+        settings,
     )
 
 
-def _part_ports(settings: DispatchSettings, log: Log, deadlines: Deadlines) -> PartPorts:
-    def limiter(account: KlaviyoAccount | PipelessApp) -> RateLimiter:
+class _BatchPorts(msgspec.Struct, frozen=True):
+    queue: "_Queue"
+    journal: "_Journal"
+    rejected_queue: "_RejectedQueue"
+    log: Log
+    settings: DispatchSettings
+
+    def dispatch_part(self, *, records: Mapping[int, Record], deadlines: Deadlines) -> Outcome:
+        settings, log = self.settings, self.log
+        circuits = _Circuits(settings.state_table, settings.claim_bucket, log)
+        receipts = _Receipts(settings.state_table, deadlines.last_record)
+        delivery = _DeliveryPorts(circuits, receipts, settings.state_table, deadlines.last_send)
+        reader = _ObjectReader(settings, log, deadlines.last_send)
+        ports = _PartPorts(delivery, settings, log, reader)
+        return _event_loop().run(dispatch.dispatch_part(records, ports))
+
+
+class _PartPorts(msgspec.Struct, frozen=True):
+    delivery: "_DeliveryPorts"
+    settings: DispatchSettings
+    log: Log
+    reader: "_ObjectReader"
+
+    def accounts(self) -> Accounts:
+        return accounts.load(self.settings.accounts_secret, self._report)
+
+    def fetch_claim(self, key: str) -> bytes:
+        return s3.claim_reader(self.settings.claim_bucket)(key)
+
+    async def read_object(self, *, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
+        return await self.reader.read(object, accounts, counts)
+
+    def _report(self, cause: str) -> None:
+        self.log.critical("accounts not loaded", cause=cause)
+
+
+class _DeliveryPorts(msgspec.Struct, frozen=True):
+    circuits: "_Circuits"
+    receipts: "_Receipts"
+    table: str
+    last_send: float
+
+    async def create_job(
+        self, *, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
+    ) -> Response:
+        return await klaviyo.create_job(http.client(), account, body, acquire_slot)
+
+    async def create_events(self, *, app: PipelessApp, body: bytes) -> Response:
+        return await pipeless.create_events(http.client(), app, body)
+
+    def rate_limiter(self, *, account: KlaviyoAccount | PipelessApp) -> RateLimiter:
         rate = rate_limiter.KLAVIYO
         if isinstance(account, PipelessApp):
             rate = rate_limiter.evenly_spaced(account.calls_per_minute)
-        return RateLimiter(settings.state_table, account.id, deadlines.last_send, rate=rate)
+        return RateLimiter(self.table, account.id, self.last_send, rate=rate)
 
-    return PartPorts(
-        accounts=functools.partial(_load_accounts, settings.accounts_secret, log),
-        fetch_claim=s3.claim_reader(settings.claim_bucket),
-        delivery=DeliveryPorts(
-            create_job=functools.partial(klaviyo.create_job, http.client()),
-            create_events=functools.partial(pipeless.create_events, http.client()),
-            rate_limiter=limiter,
-            circuits=_Circuits(settings.state_table, settings.claim_bucket, log),
-            receipts=_Receipts(settings.state_table, deadlines.last_record),
-            now=runtime.now,
-        ),
-        read_object=_ObjectReader(settings, log, deadlines.last_send),
-    )
-
-
-def _load_accounts(secret: str, log: Log) -> Accounts:
-    return accounts.load(secret, lambda cause: log.critical("accounts not loaded", cause=cause))
+    def now(self) -> datetime:
+        return runtime.now()
 
 
 class _Queue(msgspec.Struct, frozen=True):
@@ -187,7 +219,7 @@ class _ObjectReader:
         self._deadline = deadline
         self._has_begun = False
 
-    async def __call__(self, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
+    async def read(self, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
         if self._has_begun and not self._has_time():
             return dispatch.NOT_TRIED
         self._has_begun = True

@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sluice import ingest, receipts, rejection, runtime, settings
 from sluice.accounts import Accounts
@@ -50,42 +53,7 @@ class IngestPorts:
 
     def requests(self, *, tell_rate_limit: Callable[[Mapping[str, str]], None]) -> ingest.Ports:
         """Returns the ports of accepting one request."""
-        configuration = self._settings
-        table = configuration.state_table
-
-        def consume_rate_limit(caller: str, surface: Surface, now: datetime) -> None:
-            if configuration.inbound_limits == "documented":
-                with self._optional("RateLimitCheckFailures", "request not counted"):
-                    tell_rate_limit(rate_limit.consume(table, caller, surface, now).headers())
-
-        def reserve_metrics(site_id: str, names: Iterable[str], partly: bool, is_anonymous: bool) -> Set[str]:
-            with self._optional("MetricQuotaCheckFailures", "metrics not counted"):
-                return self._metric_quota.reserve(
-                    table, site_id, names, partly=partly, is_anonymous=is_anonymous
-                )
-            return frozenset()
-
-        def open_receipt(
-            receipt: str, account: str, created: datetime, total: int, rejected: list[int]
-        ) -> None:
-            with self._optional("ReceiptWriteFailures", "receipt not written", receipt=receipt):
-                receipts.create(
-                    table,
-                    receipts.scoped(account, receipt),
-                    account=account,
-                    created=created,
-                    total=total,
-                    rejected=rejected,
-                )
-
-        return ingest.Ports(
-            consume_rate_limit,
-            reserve_metrics,
-            self._store,
-            self._reject,
-            open_receipt,
-            max_client_body_bytes=configuration.client_body_bytes,
-        )
+        return _RequestPorts(self._settings, self._optional, self._metric_quota, tell_rate_limit)
 
     def find_receipt(self, *, receipt: str) -> Receipt | None:
         """Returns a receipt of the state table."""
@@ -97,32 +65,13 @@ class IngestPorts:
 
     def webhooks(self, *, source: str) -> "WebhookPorts":
         """Returns the ports of accepting one delivery."""
-        from sluice.webhooks.accept import Ports  # noqa: PLC0415 - most deployments have no webhooks
-
-        return Ports(
-            secret=self._webhook_secret,
-            store=self._store,
-            reject=self._reject,
-            records=_Records(self._settings.state_table, source, self._optional),
-        )
+        records = _Records(self._settings.state_table, source, self._optional)
+        return _WebhookPorts(self._settings, records)
 
     @property
     def _settings(self) -> IngestSettings:
         loaded: IngestSettings = settings.load(IngestSettings)
         return loaded
-
-    def _store(self, body: Body, account: str) -> None:
-        queue_url, bucket = self._settings.events_queue_url, self._settings.claim_bucket
-        sqs.send_message(body, account, queue_url=queue_url, claim_bucket=bucket)
-
-    def _reject(self, rejections: list[Rejection]) -> None:
-        queue_url, bucket = self._settings.rejected_queue_url, self._settings.claim_bucket
-        if sqs.send_messages(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
-            raise Retryable("the rejected queue cannot be reached")
-
-    def _webhook_secret(self, name: str) -> Any:
-        full_name = self._settings.webhook_secrets + name
-        return secrets.read_secret(full_name, f"the secret {full_name} cannot be read")
 
     @contextlib.contextmanager
     def _optional(self, metric: str, warning: str, **fields: Any) -> Iterator[None]:
@@ -150,6 +99,67 @@ class IngestPorts:
         )
 
 
+class _Storage(msgspec.Struct, frozen=True):
+    """Stores what is accepted and what is rejected."""
+
+    settings: IngestSettings
+
+    def store(self, *, body: Body, account_id: str) -> None:
+        queue_url, bucket = self.settings.events_queue_url, self.settings.claim_bucket
+        sqs.send_message(body, account_id, queue_url=queue_url, claim_bucket=bucket)
+
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
+        queue_url, bucket = self.settings.rejected_queue_url, self.settings.claim_bucket
+        if sqs.send_messages(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
+            raise Retryable("the rejected queue cannot be reached")
+
+
+class _RequestPorts(_Storage, frozen=True):
+    optional: Callable[..., AbstractContextManager[None]]
+    metric_quota: MetricQuota
+    tell_rate_limit: Callable[[Mapping[str, str]], None]
+
+    @property
+    def max_client_body_bytes(self) -> int:
+        return self.settings.client_body_bytes
+
+    def consume_rate_limit(self, *, caller: str, surface: Surface, now: datetime) -> None:
+        if self.settings.inbound_limits == "documented":
+            with self.optional("RateLimitCheckFailures", "request not counted"):
+                consumed = rate_limit.consume(self.settings.state_table, caller, surface, now)
+                self.tell_rate_limit(consumed.headers())
+
+    def reserve_metrics(
+        self, *, site_id: str, names: Iterable[str], partly: bool, is_anonymous: bool
+    ) -> Set[str]:
+        with self.optional("MetricQuotaCheckFailures", "metrics not counted"):
+            return self.metric_quota.reserve(
+                self.settings.state_table, site_id, names, partly=partly, is_anonymous=is_anonymous
+            )
+        return frozenset()
+
+    def open_receipt(
+        self, *, receipt: str, account_id: str, created: datetime, total: int, rejected: list[int]
+    ) -> None:
+        with self.optional("ReceiptWriteFailures", "receipt not written", receipt=receipt):
+            receipts.create(
+                self.settings.state_table,
+                receipts.scoped(account_id, receipt),
+                account=account_id,
+                created=created,
+                total=total,
+                rejected=rejected,
+            )
+
+
+class _WebhookPorts(_Storage, frozen=True):
+    records: "_Records"
+
+    def secret(self, *, name: str) -> str:
+        full_name = self.settings.webhook_secrets + name
+        return secrets.read_secret(full_name, f"the secret {full_name} cannot be read")
+
+
 class _Records:
     """Reads and writes the records of a source's objects; events go on without them if the table is down."""
 
@@ -158,14 +168,14 @@ class _Records:
         self._source = source
         self._optional = optional
 
-    def open(self, object_id: str, people: "Mapping[str, Identity]") -> "ObjectRecord":
+    def open(self, *, object_id: str, people: "Mapping[str, Identity]") -> "ObjectRecord":
         from sluice.webhooks import object_records  # noqa: PLC0415
 
         with self._optional("ObjectRecordFailures", "object record not opened"):
             return object_records.open_record(self._table, self._source, object_id, people, runtime.now())
         return object_records.ObjectRecord()
 
-    def mark_stored(self, object_id: str, event_ids: Collection[bytes]) -> None:
+    def mark_stored(self, *, object_id: str, event_ids: Collection[bytes]) -> None:
         from sluice.webhooks import object_records  # noqa: PLC0415
 
         with self._optional("ObjectRecordFailures", "object record not written"):
