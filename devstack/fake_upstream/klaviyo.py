@@ -5,10 +5,8 @@ Every method may be called from any thread.
 """
 
 import re
-import threading
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -18,7 +16,8 @@ import msgspec
 
 from devstack.fake_upstream import rules
 from devstack.fake_upstream.answers import JSON_API, Answer, Problem, Refused, error, invalid
-from devstack.fake_upstream.settings import FaultDeck, Settings, throttled
+from devstack.fake_upstream.service import LogLine, Service, count_statuses
+from devstack.fake_upstream.settings import Settings, throttled
 from devstack.fake_upstream.windows import FixedWindow, busiest
 
 ROUTE = "/api/event-bulk-create-jobs"
@@ -40,15 +39,11 @@ class TakenEvent(msgspec.Struct, frozen=True):
     backfill: dict[str, bool | None]
 
 
-class RequestLine(msgspec.Struct):
-    """Holds one line of the request log; `status` is None without an answer, `events` counts those taken."""
+class RequestLine(LogLine, kw_only=True):
+    """Holds one line of the request log, with the size of the request's body."""
 
-    time: float
     bytes: int
     site_id: str | None = None
-    status: int | None = None
-    events: int = 0
-    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +105,28 @@ class Klaviyo:
         settings: Settings = _DEFAULTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.clock = clock
         self._keys = {key: site_id for site_id, key in accounts.items()}
-        self._initial = settings
-        self._lock = threading.RLock()
+        self._service = Service[Settings, RequestLine](settings, clock)
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything taken, logged and counted, and returns to the settings of the start."""
-        with self._lock:
-            self._settings = self._initial
-            self._deal()
+        with self._service.lock:
+            self._service.reset()
             self._accounts = {site_id: _Account(site_id) for site_id in self._keys.values()}
             self._jobs: list[_Job] = []
-            self._log: list[RequestLine] = []
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return self._service.clock
 
     @property
     def settings(self) -> Settings:
-        return self._settings
+        return self._service.settings
 
     def configure(self, /, **changes: object) -> Settings:
         """Replaces the named settings; naming `faults` or `seed` deals the faults anew."""
-        with self._lock:
-            self._settings = self._settings.changed(changes)
-            if changes.keys() & {"faults", "seed"}:
-                self._deal()
-            return self._settings
+        return self._service.configure(changes)
 
     def handle(
         self,
@@ -146,20 +137,13 @@ class Klaviyo:
         arrived: float | None = None,
     ) -> Answer:
         """Answers one request; `arrived` is when it came if that was before now."""
-        with self._lock:
+        with self._service.lock:
             arrived = self.clock() if arrived is None else arrived
             request = _Request(
                 method, path, {key.lower(): value for key, value in headers.items()}, body, arrived
             )
             line = RequestLine(time=arrived, bytes=len(body))
-            try:
-                answer = self._serve(request, line)
-            except Refused as refusal:
-                answer = refusal.answer
-            if answer.ending == "answered":
-                line.status = answer.status
-            self._log.append(line)
-            return answer
+            return self._service.answer(line, lambda: self._serve(request, line))
 
     def events(self, site_id: str | None = None) -> Iterator[TakenEvent]:
         """Yields every event taken so far, in order, of one account or all."""
@@ -168,15 +152,15 @@ class Klaviyo:
 
     def requests(self, site_id: str | None = None) -> list[RequestLine]:
         """Returns the request log so far, of one account or all, unauthenticated requests included."""
-        with self._lock:
-            return [line for line in self._log if site_id in {None, line.site_id}]
+        with self._service.lock:
+            return [line for line in self._service.log if site_id in {None, line.site_id}]
 
     def summary(self) -> dict[str, Any]:
         """Counts for each account, and how many requests belonged to none."""
-        with self._lock:
+        with self._service.lock:
             return {
                 "accounts": {each.site_id: self._summary_of(each) for each in self._accounts.values()},
-                "unauthenticated": sum(line.site_id is None for line in self._log),
+                "unauthenticated": sum(line.site_id is None for line in self._service.log),
             }
 
     def _summary_of(self, account: _Account) -> dict[str, Any]:
@@ -184,7 +168,7 @@ class Klaviyo:
         jobs = self._jobs_of(account.site_id)
         fill = [job.events for job in jobs]
         times = [line.time for line in lines]
-        by_status = Counter("no answer" if line.status is None else str(line.status) for line in lines)
+        by_status = count_statuses(lines)
         by_fault = sum(line.status == 429 and bool(line.faults) for line in lines)
         return {
             "requests": len(lines),
@@ -205,19 +189,15 @@ class Klaviyo:
         }
 
     def _jobs_of(self, site_id: str | None) -> list[_Job]:
-        with self._lock:
+        with self._service.lock:
             return [job for job in self._jobs if site_id in {None, job.site_id}]
-
-    def _deal(self) -> None:
-        self._faults = FaultDeck(self._settings.faults, self._settings.seed)
 
     def _serve(self, request: _Request, line: RequestLine) -> Answer:
         _route(request)
         account = self._authenticate(request)
         line.site_id = account.site_id
         standing = self._admit(account, request.arrived)
-        strike = self._faults.strike(account.site_id, request.arrived)
-        line.faults = tuple(fault.kind for fault in strike.faults)
+        strike = self._service.strike(account.site_id, line)
         answer = strike.instead
         if answer is None:
             answer = self._create_job(account, request, line)
@@ -237,7 +217,7 @@ class Klaviyo:
     def _admit(self, account: _Account, now: float) -> dict[str, str]:
         """Counts the request in both windows, and returns the headers that describe the steady one."""
         burst, steady = account.burst.count(now), account.steady.count(now)
-        burst_limit, steady_limit = self._settings.burst_limit, self._settings.steady_limit
+        burst_limit, steady_limit = self.settings.burst_limit, self.settings.steady_limit
         wait = 0
         if burst_limit is not None and burst > burst_limit:
             wait = account.burst.ends_in(now)
@@ -253,7 +233,7 @@ class Klaviyo:
             )
             if limit is not None
         ]
-        match self._settings.rate_limit_headers:
+        match self.settings.rate_limit_headers:
             case "steady":
                 windows = [each for each in windows if each[2] is account.steady]
                 policies = ""
@@ -278,22 +258,22 @@ class Klaviyo:
             line.events = self._take(account, request, document)
         except Refused as refusal:
             return refusal.answer
-        is_partial = self._settings.unreal_phone_numbers == "ignore" and any(_unreal_phone_numbers(document))
+        is_partial = self.settings.unreal_phone_numbers == "ignore" and any(_unreal_phone_numbers(document))
         return Answer(202, {"X-Klaviyo-Partial-Failure": "phone_number"} if is_partial else {})
 
     def _inspect(self, document: Any, request: _Request) -> list[Problem]:
-        revision, may_be_null = request.headers["revision"], self._settings.nulls == "take"
+        revision, may_be_null = request.headers["revision"], self.settings.nulls == "take"
         problems = rules.inspect(document, revision, request.arrived, may_be_null=may_be_null)
         if problems:
             return problems
         for entry, profile, phone_number in _unreal_phone_numbers(document):
             is_alone = sum(map(bool, rules.profile_identifiers(profile))) == 1
-            if self._settings.unreal_phone_numbers == "refuse" or (
-                is_alone and self._settings.unreal_phone_numbers == "ignore"
+            if self.settings.unreal_phone_numbers == "refuse" or (
+                is_alone and self.settings.unreal_phone_numbers == "ignore"
             ):
                 pointer = f"{rules.ENTRIES}/{entry}/attributes/profile/data/attributes/phone_number"
                 problems.append(Problem(pointer, f"{phone_number} is not a valid phone number."))
-        return problems + list(_refused_fields(document, self._settings.refused_fields))
+        return problems + list(_refused_fields(document, self.settings.refused_fields))
 
     def _take(self, account: _Account, request: _Request, document: Any) -> int:
         recorded: set[bytes] = set()
@@ -301,16 +281,16 @@ class Klaviyo:
         dropped: set[tuple[int, int]] = set()
         repeats: list[Problem] = []
         for entry, index, attributes, event in rules.events_of(document):
-            key = _key(attributes, event, request.arrived, self._settings.duplicate_scope)
+            key = _key(attributes, event, request.arrived, self.settings.duplicate_scope)
             email = attributes["profile"]["data"]["attributes"].get("email") or ""
-            if any(text in email for text in self._settings.dropped):
+            if any(text in email for text in self.settings.dropped):
                 dropped.add((entry, index))
             if key not in recorded and key not in account.recorded:
                 recorded.add(key)
-            elif event.get("unique_id") is None or self._settings.duplicates == "ignore":
+            elif event.get("unique_id") is None or self.settings.duplicates == "ignore":
                 lost.add((entry, index))
             else:
-                repeats.append(_repeat(entry, index, event["unique_id"], self._settings.duplicate_pointer))
+                repeats.append(_repeat(entry, index, event["unique_id"], self.settings.duplicate_pointer))
         account.duplicates_refused += bool(repeats)
         self._refuse_problems(repeats)
 
@@ -330,7 +310,7 @@ class Klaviyo:
 
     def _refuse_poison(self, document: Any) -> None:
         problems: list[Problem] = []
-        for poison in self._settings.poison:
+        for poison in self.settings.poison:
             found = list(_poisoned(document, poison.contains))
             if found and not poison.attributed:
                 raise Refused(invalid([_UNATTRIBUTED]))
@@ -339,7 +319,7 @@ class Klaviyo:
 
     def _refuse_problems(self, problems: list[Problem]) -> None:
         if problems:
-            raise Refused(_refusal(problems, self._settings.attribution))
+            raise Refused(_refusal(problems, self.settings.attribution))
 
 
 _UNATTRIBUTED = Problem("/data", "Something in the request is not valid.")

@@ -6,9 +6,7 @@ written again it is reused, and those of its dates that are given anew are chang
 """
 
 import re
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +15,8 @@ from typing import Any
 import msgspec
 
 from devstack.fake_upstream.answers import JSON_API, Answer, Refused
-from devstack.fake_upstream.settings import FaultDeck, PipelessSettings
+from devstack.fake_upstream.service import LogLine, Service, count_statuses
+from devstack.fake_upstream.settings import PipelessSettings
 from devstack.fake_upstream.windows import FixedWindow, busiest
 
 ROUTES = "/v1/apps/"
@@ -72,14 +71,10 @@ class TakenCall(msgspec.Struct, frozen=True):
     events: list[dict[str, Any]]
 
 
-class CallLine(msgspec.Struct):
-    """Holds one line of the log of calls; `status` is None when no answer was given."""
+class CallLine(LogLine, kw_only=True):
+    """Holds one line of the log of calls."""
 
-    time: float
     app_id: int | None = None
-    status: int | None = None
-    events: int = 0
-    faults: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -104,31 +99,23 @@ class Pipeless:
         settings: PipelessSettings = _DEFAULTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.clock = clock
         self._keys = {key: app_id for app_id, key in apps.items()}
-        self._initial = settings
-        self._lock = threading.RLock()
+        self._service = Service[PipelessSettings, CallLine](settings, clock)
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything written, logged and counted, and returns to the settings of the start."""
-        with self._lock:
-            self._settings = self._initial
-            self._deal()
+        with self._service.lock:
+            self._service.reset()
             self._apps = {app_id: _App(app_id) for app_id in self._keys.values()}
-            self._log: list[CallLine] = []
 
     @property
     def settings(self) -> PipelessSettings:
-        return self._settings
+        return self._service.settings
 
     def configure(self, /, **changes: object) -> PipelessSettings:
         """Replaces the named settings; naming `faults` or `seed` deals the faults anew."""
-        with self._lock:
-            self._settings = self._settings.changed(changes)
-            if changes.keys() & {"faults", "seed"}:
-                self._deal()
-            return self._settings
+        return self._service.configure(changes)
 
     def handle(
         self,
@@ -139,17 +126,10 @@ class Pipeless:
         arrived: float | None = None,
     ) -> Answer:
         """Answers one request; `arrived` is when it came if that was before now."""
-        with self._lock:
-            line = CallLine(self.clock() if arrived is None else arrived)
+        with self._service.lock:
+            line = CallLine(time=self._service.clock() if arrived is None else arrived)
             given = {name.lower(): value for name, value in headers.items()}
-            try:
-                answer = self._serve(method, path, given, body, line)
-            except Refused as refusal:
-                answer = refusal.answer
-            if answer.ending == "answered":
-                line.status = answer.status
-            self._log.append(line)
-            return answer
+            return self._service.answer(line, lambda: self._serve(method, path, given, body, line))
 
     def objects(self, app_id: int | None = None) -> Iterator[StoredObject]:
         """Yields every object, in the order in which they were first written, of one app or all."""
@@ -168,23 +148,22 @@ class Pipeless:
 
     def requests(self, app_id: int | None = None) -> list[CallLine]:
         """Returns the log of calls so far, of one app or all, unauthenticated ones included."""
-        with self._lock:
-            return [line for line in self._log if app_id in {None, line.app_id}]
+        with self._service.lock:
+            return [line for line in self._service.log if app_id in {None, line.app_id}]
 
     def summary(self) -> dict[str, Any]:
         """Counts for each app, and how many calls belonged to none."""
-        with self._lock:
+        with self._service.lock:
             return {
                 "apps": {str(app.id): self._summary_of(app) for app in self._apps.values()},
-                "unauthenticated": sum(line.app_id is None for line in self._log),
+                "unauthenticated": sum(line.app_id is None for line in self._service.log),
             }
 
     def _summary_of(self, app: _App) -> dict[str, Any]:
         lines = self.requests(app.id)
-        by_status = Counter("no answer" if line.status is None else str(line.status) for line in lines)
         return {
             "requests": len(lines),
-            "by_status": dict(by_status),
+            "by_status": dict(count_statuses(lines)),
             "calls": len(app.calls),
             "fill": [len(call.events) for call in app.calls],
             "events": sum(len(call.events) for call in app.calls),
@@ -194,22 +173,18 @@ class Pipeless:
         }
 
     def _apps_of(self, app_id: int | None) -> list[_App]:
-        with self._lock:
+        with self._service.lock:
             return [app for app in self._apps.values() if app_id in {None, app.id}]
-
-    def _deal(self) -> None:
-        self._faults = FaultDeck(self._settings.faults, self._settings.seed)
 
     def _serve(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, line: CallLine
     ) -> Answer:
         app = self._app(method, path, headers)
         line.app_id = app.id
-        limit = self._settings.limit
+        limit = self.settings.limit
         if limit is not None and app.window.count(line.time) > limit:
             raise Refused(_errors(429, ["Too many requests."], {"Retry-After": "1"}))
-        strike = self._faults.strike(str(app.id), line.time)
-        line.faults = tuple(fault.kind for fault in strike.faults)
+        strike = self._service.strike(str(app.id), line)
         answer = strike.instead
         if answer is None:
             answer = self._write(app, headers, body, line)
@@ -254,7 +229,7 @@ class Pipeless:
         if not isinstance(document, dict) or not isinstance(document.get("events"), list):
             return []
         ids = [_id(event, side) for event in document["events"] for side in ("start_object", "end_object")]
-        return ["An id is not valid." for text in self._settings.poison for id_ in ids if text in id_][:1]
+        return ["An id is not valid." for text in self.settings.poison for id_ in ids if text in id_][:1]
 
 
 def _id(event: Any, side: str) -> str:

@@ -143,12 +143,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Returns the defaults without rate limits."""
         return cls(burst_limit=None, steady_limit=None)
 
-    def changed(self, changes: dict[str, object]) -> "Settings":
-        """Returns these settings with the named ones replaced; msgspec.ValidationError says which is
-        wrong.
-        """
-        return msgspec.convert({**msgspec.to_builtins(self), **changes}, Settings)
-
 
 class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Holds the settings of the fake Pipeless and their defaults; Pipeless states no limit.
@@ -160,12 +154,6 @@ class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     poison: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang, ...] = ()
     seed: int = 0
-
-    def changed(self, changes: dict[str, object]) -> "PipelessSettings":
-        """Returns these settings with the named ones replaced; msgspec.ValidationError says which is
-        wrong.
-        """
-        return msgspec.convert({**msgspec.to_builtins(self), **changes}, PipelessSettings)
 
 
 @dataclass(frozen=True, slots=True)
