@@ -13,11 +13,18 @@ import pytest
 from sluice import archive, message, positions, receipts, rejection, runtime
 from sluice.archive import CLAIM_RECEIVES
 from sluice.contract import Surface
+from sluice.records import items as record_items
+from sluice.records.record import record_of
 from sluice.rejection import Reason, Rejection
 from tests.support.aws_stack import Cloud, Context, Function, again, stored
 from tests.support.factories import NOON, SITE_ID
 
+NAMES = ["one", "two", "three", "large", "zstd", "r0", "r1", "r2", "r3"]
 SECRETS = ["mail.example", "s3cret"]
+
+
+def id_of(name: str) -> str:
+    return rejection.rejection_id(NOON, name)
 
 
 def refused(name: str, size: int = 0, **fields: Any) -> message.Body:
@@ -30,7 +37,7 @@ def refused(name: str, size: int = 0, **fields: Any) -> message.Body:
         "payload": msgspec.Raw(msgspec.json.encode(payload)),
         "rejected_at": NOON,
         "account": SITE_ID,
-        "id": name,
+        "id": id_of(name),
     }
     return rejection.encode(Rejection(**given | fields))
 
@@ -57,13 +64,14 @@ class Reject:
         return [bodies[failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
 
     def archived(self) -> dict[str, dict[str, Any]]:
-        """Returns the archive's lines by id."""
+        """Returns the archive's lines by the name that the test gave them, or by id."""
         lines = [
             json.loads(line)
             for key in self.cloud.keys("archive")
             for line in self.cloud.content("archive", key).splitlines()
         ]
-        found = {line["id"]: line for line in lines}
+        names = {id_of(name): name for name in NAMES}
+        found = {names.get(line["id"], line["id"]): line for line in lines}
         assert len(found) == len(lines)
         return found
 
@@ -127,7 +135,7 @@ def test_what_it_says_are_ids_and_reasons(reject: Reject) -> None:
     reject.invoke()
 
     lines = reject.function.lines("archived")
-    assert lines[0]["id"] == "one"
+    assert lines[0]["id"] == id_of("one")
     assert (lines[0]["reason"], lines[0]["receipt"], lines[0]["code"]) == (
         "refused_by_upstream",
         "r1",
@@ -231,7 +239,7 @@ def test_a_dead_letter_completes_its_receipt(reject: Reject, form: str) -> None:
 
 def test_a_receipt_that_cannot_be_noted_keeps_nothing_from_the_archive(reject: Reject) -> None:
     reject.put(message.encode(stored(("ann", "a0"), receipt="r1")))
-    reject.cloud.calls.fail("UpdateItem")
+    reject.cloud.calls.fail("UpdateItem", when=lambda given: given["TableName"] == "state")
 
     assert reject.invoke() == []
 
@@ -245,7 +253,7 @@ def test_what_has_no_receipt_gets_none(reject: Reject) -> None:
 
     assert reject.invoke() == []
 
-    assert reject.cloud.calls.of("UpdateItem") == []
+    assert {given["TableName"] for given in reject.cloud.calls.of("UpdateItem")} == {"records"}
 
 
 def test_an_empty_batch_is_no_error(reject: Reject) -> None:
@@ -276,3 +284,80 @@ def test_a_crash_between_two_objects_archives_all_the_next_time(reject: Reject) 
 
     assert reject.invoke(records) == []
     assert reject.archived().keys() == {"one", "two"}
+
+
+def records_of(reject: Reject) -> dict[str, dict[str, Any]]:
+    """Returns the items of the records table, by the name of their rejection or by sort key."""
+    found = reject.cloud.dynamodb.scan(TableName="records")["Items"]
+    names = {id_of(name): name for name in NAMES}
+    return {names.get(item["sk"]["S"], item["sk"]["S"]): item for item in found}
+
+
+def test_each_archived_rejection_has_a_record_that_says_where_it_is(reject: Reject) -> None:
+    reject.put(refused("one"), refused("two", account="XyZ789"), refused("large", size=100_000))
+
+    assert reject.invoke() == []
+
+    found = records_of(reject)
+    for name, account in (("one", SITE_ID), ("two", "XyZ789"), ("large", SITE_ID)):
+        record = record_items.record_from(found[name])
+        content = reject.cloud.content("archive", record.archive_key)
+        line = content[record.location.offset :][: record.location.length]
+        assert json.loads(line)["id"] == id_of(name)
+        assert (record.account, record.state) == (account, "open")
+    assert not any(secret in json.dumps(found) for secret in ["mail.example"])
+
+
+def test_a_records_table_that_cannot_be_written_keeps_everything(reject: Reject) -> None:
+    reject.put(refused("one"), refused("two"))
+    records = reject.cloud.receive(reject.cloud.rejected)
+    reject.cloud.calls.fail("BatchWriteItem")
+
+    assert len(reject.invoke(records)) == 2
+
+    reject.cloud.calls.clear()
+    assert reject.invoke(again(records, receives=2)) == []
+    assert reject.archived().keys() >= {"one"}
+    assert "one" in records_of(reject)
+
+
+def test_what_is_archived_again_is_one_record_and_counts_once(reject: Reject) -> None:
+    reject.put(refused("one"))
+    records = reject.cloud.receive(reject.cloud.rejected)
+    reject.invoke(records)
+
+    reject.function(again(records, receives=2))
+
+    counts = [item["total"]["N"] for item in records_of(reject).values() if "total" in item]
+    assert counts == ["1"]
+
+
+def test_a_record_that_cannot_be_made_costs_no_other(reject: Reject, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = record_of
+
+    def unforeseen(rejection: Rejection, *rest: Any) -> Any:
+        if rejection.id == id_of("two"):
+            raise LookupError("s3cret")
+        return real(rejection, *rest)
+
+    monkeypatch.setattr(archive, "record_of", unforeseen)
+    reject.put(refused("one"), refused("two"))
+
+    assert reject.invoke() == []
+
+    assert reject.archived().keys() == {"one", "two"}
+    assert "one" in records_of(reject)
+    [line] = reject.function.lines("record not made")
+    assert (line["error"], line["id"]) == ("LookupError", id_of("two"))
+    assert reject.function.metrics()["UnforeseenFailures"] == 1
+
+
+@pytest.mark.parametrize("id", ["", "../x", "f" * 32, "x" * 3_000, "ä" * 16])
+def test_whatever_id_a_message_states_it_is_archived(reject: Reject, id: str) -> None:
+    body = json.loads(refused("one").text) | {"id": id}
+    reject.put(json.dumps(body), refused("two"))
+
+    assert reject.invoke() == []
+
+    assert len(reject.archived()) == 2
+    assert "two" in records_of(reject)

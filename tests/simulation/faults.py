@@ -62,6 +62,7 @@ SPECIAL = {
     "sqs.delete_message_batch": (Fault.PARTIAL,),
     "sqs.change_message_visibility_batch": (Fault.PARTIAL,),
     "dynamodb.batch_get_item": (Fault.PARTIAL,),
+    "dynamodb.batch_write_item": (Fault.PARTIAL,),
     "s3.get_object": (Fault.TORN,),
 }
 UPSTREAM_PASSING = (

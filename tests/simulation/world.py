@@ -291,8 +291,8 @@ class World:
         self.mappings: dict[str, Mapping] = {}
         self.sqs = SQS(self.queues)
         self.s3 = S3(("claims", "archive", DROPS, "configuration"), clock, self.ledger.object_changed)
-        self.dynamodb = DynamoDB(("state",), self._item_changed)
-        self.secrets = SecretsManager({"accounts": accounts_document(late=False)})
+        self.dynamodb = DynamoDB(("state",), self._item_changed, sorted_tables=("records",))
+        self.secrets = SecretsManager({"accounts": accounts_document(late=False), "records": "hash key"})
         self.services = {
             "sqs": self.sqs,
             "s3": self.s3,
@@ -306,8 +306,10 @@ class World:
             "CLAIM_BUCKET": "claims",
             "ACCOUNTS_SECRET": "accounts",
             "ARCHIVE_BUCKET": "archive",
-            "RECORDS_TABLE": "records",
             "IMPORT_BUCKETS": DROPS,
+            "RECORDS_TABLE": "records",
+            "RECORDS_SECRET": "records",
+            "ARCHIVE_DAYS": "365",
         }
 
         def chosen(*names: str) -> dict[str, str]:
@@ -317,7 +319,10 @@ class World:
         self.settings = {
             "ingest": chosen(*_FIELDS) | _INGEST_ONLY | {"INBOUND_LIMITS": self.plan.inbound_limits},
             "dispatch": chosen(*_FIELDS, "IMPORT_BUCKETS"),
-            "reject": chosen("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE", "RECORDS_TABLE"),
+            "reject": chosen(
+                *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
+                *("RECORDS_TABLE", "RECORDS_SECRET"),
+            ),
             "resume": chosen("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
         }
 

@@ -27,6 +27,7 @@ from sluice.aws import clients, secrets
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import parser
 from sluice.message import Message
+from sluice.records import table as records_table
 from sluice.wiring import accounts
 from sluice.wiring import dispatch as wiring
 from tests.support.aws_clients import aws_client
@@ -145,6 +146,7 @@ class Cloud:
                     for key, kind in zip(keys, ("HASH", "RANGE"), strict=False)
                 ],
             )
+        self.secrets.create_secret(Name="records", SecretString="the key of hashes")
         self.secrets.create_secret(Name="accounts", SecretString="{}")
         self.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY})
         self.calls = Calls(monkeypatch, (self.sqs, self.s3, self.dynamodb, self.secrets))
@@ -165,10 +167,14 @@ class Cloud:
                 *("ACCOUNTS_SECRET", "IMPORT_BUCKETS"),
             ),
             "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
-            "reject": ("ARCHIVE_BUCKET", "CLAIM_BUCKET", "STATE_TABLE", "RECORDS_TABLE"),
+            "reject": (
+                *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
+                *("RECORDS_TABLE", "RECORDS_SECRET"),
+            ),
             "operate": (
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "RECORDS_TABLE"),
                 *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNTS_SECRET", "WEBHOOK_SECRETS"),
+                *("RECORDS_SECRET", "ARCHIVE_DAYS"),
             ),
         }[function]
         values = {
@@ -176,6 +182,8 @@ class Cloud:
             "REJECTED_QUEUE_URL": self.rejected,
             "STATE_TABLE": "state",
             "RECORDS_TABLE": "records",
+            "RECORDS_SECRET": "records",
+            "ARCHIVE_DAYS": "365",
             "CONFIG_BUCKET": "configuration",
             "ACCOUNTS_SECRET": "accounts",
             "WEBHOOK_SECRETS": "sluice/webhooks/",
@@ -304,6 +312,7 @@ def forget() -> None:
     settings.load.cache_clear()
     forget_secrets()
     clients._failing_until.clear()
+    records_table._seen.clear()
 
 
 def forget_secrets() -> None:

@@ -243,13 +243,13 @@ def what_is_named_may_be_used(template: Template) -> Iterator[str]:
 
 
 def secrets_stay_in_the_secret(template: Template) -> Iterator[str]:
-    """Finds dynamic references and generated keys, which would copy a secret into a configuration or the
-    stack.
+    """Finds dynamic references and secrets with a value, which would copy one into a configuration or the
+    stack. A generated one stays in Secrets Manager.
     """
     if "{{resolve:" in json.dumps(template):
         yield "a dynamic reference"
     for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
-        if json.loads(secret["SecretString"]) != {"accounts": []}:
+        if "GenerateSecretString" not in secret and json.loads(secret["SecretString"]) != {"accounts": []}:
             yield f"{name}: has a value"
 
 

@@ -3,7 +3,7 @@
 import base64
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from sluice.message import (
     PipelessObject,
     PipelessRelationship,
 )
+from sluice.records.record import archive_key
 from sluice.rejection import Reason, Rejection
 from tests.support.factories import NOON, SITE_ID
 
@@ -40,6 +41,10 @@ def unreachable(key: str) -> bytes:
 
 def letter(body: str, receives: int = 1) -> QueuedMessage:
     return QueuedMessage("message-1", body, NOON + timedelta(hours=1), receives)
+
+
+def archive_objects(rejections: Iterable[Rejection]) -> dict[str, bytes]:
+    return archive.lay_out(rejections).objects
 
 
 def rejected(**fields: Any) -> Rejection:
@@ -112,7 +117,7 @@ def test_a_dead_letter_is_archived_with_what_it_says_of_itself(form: str, size: 
     assert (found.account, found.surface, found.receipt) == (SITE_ID, "bulk", "r1")
     assert found.accepted == NOON
     assert found.rejected_at == NOW
-    assert found.id == "message-1"
+    assert found.id == rejection.rejection_id(letter("").sent, "message-1")
     assert msgspec.json.decode(found.payload) == msgspec.to_builtins(stored)
 
 
@@ -174,7 +179,7 @@ def test_what_cannot_be_read_is_archived_as_it_is(body: str) -> None:
     assert msgspec.json.decode(found.payload) == safe
     assert found.account == rejection.UNKNOWN_ACCOUNT
     assert found.accepted == letter("").sent
-    [lines] = archive.objects([found]).values()
+    [lines] = archive_objects([found]).values()
     assert msgspec.json.decode(lines)["payload"] == safe
 
 
@@ -211,7 +216,7 @@ def test_there_is_an_object_for_each_account_and_day() -> None:
         rejected(id="4", rejected_at=tomorrow),
     ]
 
-    objects = archive.objects(refused)
+    objects = archive_objects(refused)
 
     partitions = {key.rsplit("/", 1)[0]: lines for key, lines in objects.items()}
     ids = {
@@ -226,14 +231,14 @@ def test_there_is_an_object_for_each_account_and_day() -> None:
 
 
 def test_nothing_to_archive_is_no_object() -> None:
-    assert archive.objects([]) == {}
+    assert archive_objects([]) == {}
 
 
 def test_the_same_rejections_are_the_same_object_in_any_order() -> None:
     refused = [rejected(id=str(number)) for number in range(4)]
 
-    keys = {tuple(archive.objects(order)) for order in itertools.permutations(refused)}
-    others = {tuple(archive.objects(refused[:3])), tuple(archive.objects([*refused, rejected(id="5")]))}
+    keys = {tuple(archive_objects(order)) for order in itertools.permutations(refused)}
+    others = {tuple(archive_objects(refused[:3])), tuple(archive_objects([*refused, rejected(id="5")]))}
 
     assert len(keys) == 1
     assert len(others | keys) == 3
@@ -243,17 +248,35 @@ def test_the_same_rejections_are_the_same_object_in_any_order() -> None:
     "account", ["../../elsewhere", "a/b", "", "x" * 2_000, "ann@example.com", "unknown", "AbC12\n"]
 )
 def test_an_account_that_is_no_site_id_is_no_part_of_a_key(account: str) -> None:
-    [(key, lines)] = archive.objects([rejected(account=account)]).items()
+    [(key, lines)] = archive_objects([rejected(account=account)]).items()
 
     assert key.startswith("rejections/account=unknown/day=2026-07-20/")
     assert msgspec.json.decode(lines).get("account", "unknown") == account
+
+
+def test_each_line_is_where_its_location_says() -> None:
+    refused = [rejected(id=str(number), detail="x" * number) for number in (3, 1, 2)]
+
+    written = archive.lay_out(refused)
+
+    for each in refused:
+        where = written.locations[each.id]
+        content = written.objects[archive_key(SITE_ID, NOON, where.name)]
+        line = content[where.offset : where.offset + where.length]
+        assert msgspec.json.decode(line)["detail"] == each.detail
+
+
+def test_an_object_is_never_written_with_another_content() -> None:
+    first, again = rejected(id="1"), rejected(id="1", detail="Refused again, in other words.")
+
+    assert archive_objects([first]).keys().isdisjoint(archive_objects([again]))
 
 
 def test_every_line_is_json_of_its_own() -> None:
     payloads = [b'{"text":"a\\nb"}', b'"plain"', '{"ä":"\u2028"}'.encode(), b"null"]
     refused = [rejected(id=str(n), payload=msgspec.Raw(each)) for n, each in enumerate(payloads)]
 
-    [content] = archive.objects(refused).values()
+    [content] = archive_objects(refused).values()
 
     lines = content.split(b"\n")
     assert lines.pop() == b""
@@ -268,13 +291,13 @@ def test_a_payload_with_line_ends_is_one_line() -> None:
     body = msgspec.json.encode(by_hand).decode()
 
     found = archive.read(letter(body), no_claim, datetime.now(UTC))
-    [content] = archive.objects([found]).values()
+    [content] = archive_objects([found]).values()
 
     assert content.count(b"\n") == 1
     assert msgspec.json.decode(content)["payload"] == {"profile": {}}
 
 
 def test_surfaces_are_archived_by_name() -> None:
-    [content] = archive.objects([rejected(surface=Surface.CLIENT_EVENT)]).values()
+    [content] = archive_objects([rejected(surface=Surface.CLIENT_EVENT)]).values()
 
     assert msgspec.json.decode(content)["surface"] == "client-event"

@@ -1,20 +1,21 @@
-"""Archives rejections and dead letters as JSON lines in S3, by account and day.
+"""Archives rejections and dead letters as JSON lines in S3, by account and day, and keeps a record of each.
 
-Archiving is at least once: a line's `id` is stable, so a repeated line can be recognised.
+Archiving is at least once: a line's `id` is stable, so a repeated line can be recognised, and has one record.
 """
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Protocol
 
 import msgspec
 
 from sluice import message, positions, receipts, runtime
-from sluice.accounts import is_account_id
 from sluice.errors import Retryable, Undeliverable, place_of
-from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection, for_dead_letter, with_message
+from sluice.records.cause import Cause
+from sluice.records.record import Location, Record, archive_key, is_record_id, known_account, record_of
+from sluice.rejection import Reason, Rejection, for_dead_letter, rejection_id, with_message
 from sluice.telemetry import Log
 from sluice.validation.json_text import NOT_DECODED
 
@@ -42,9 +43,24 @@ class Ports(Protocol):
         """Writes objects of the archive by their keys."""
         ...
 
+    def hash_key(self) -> bytes:
+        """Returns the key of the hashes under which records hold what identifies a person."""
+        ...
+
+    def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> None:
+        """Writes the records that are not there yet."""
+        ...
+
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
         """Adds rejected events to a receipt."""
         ...
+
+
+class ArchiveObjects(msgspec.Struct, frozen=True):
+    """Holds objects of the archive by key, and where each rejection's line is, by id."""
+
+    objects: dict[str, bytes]
+    locations: dict[str, Location]
 
 
 class ArchivedBatch(msgspec.Struct):
@@ -63,8 +79,10 @@ def archive_batch(
     """
     result = ArchivedBatch({each.id for each in messages}, Counter(ArchivedRejections=0, DeadLetters=0))
     for group in _groups(messages, ports, log, has_time, result.counts):
+        written = lay_out(group.values())
         try:
-            ports.put(objects=objects(group.values()))
+            ports.put(objects=written.objects)
+            ports.add_records(new=list(_records(group.values(), written, ports, log, result.counts)))
         except Retryable as error:
             # Objects that are written already get the same key again, or are known by their lines' ids.
             log.error("archive not written", cause=str(error))
@@ -101,7 +119,7 @@ def _groups(
         if not has_time():
             break
         try:
-            rejection = read(each, ports.fetch_claim, now)
+            rejection = _identified(read(each, ports.fetch_claim, now))
             _line(rejection)
         except Retryable as error:
             log.warning("claim not read", cause=str(error))
@@ -122,7 +140,15 @@ def _groups(
 def _as_it_is(unread: QueuedMessage, error: Exception, now: datetime) -> Rejection:
     """Returns a message that cannot be understood as a rejection that holds its body as text."""
     detail = f"Reading it failed unexpectedly ({type(error).__name__} at {place_of(error)})."
-    return for_dead_letter(unread.body, detail, sent=unread.sent, now=now, id=unread.id)
+    return for_dead_letter(unread.body, detail, sent=unread.sent, now=now, name=unread.id)
+
+
+def _identified(rejection: Rejection) -> Rejection:
+    """Returns a rejection whose id has the form of one, whatever a message said."""
+    if not is_record_id(rejection.id):
+        accepted = rejection.accepted or rejection.rejected_at
+        rejection.id = rejection_id(accepted, rejection.id)
+    return rejection
 
 
 def _record(rejection: Rejection, ports: Ports, log: Log, counts: Counter[str]) -> None:
@@ -143,7 +169,7 @@ def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: dateti
         rejection = msgspec.json.decode(plain, type=Rejection)
     except NOT_DECODED:
         detail = f"Received {letter.receives} times without an outcome."
-        rejection = for_dead_letter(letter.body, detail, sent=letter.sent, now=now, id=letter.id)
+        rejection = for_dead_letter(letter.body, detail, sent=letter.sent, now=now, name=letter.id)
         return _with_origin(rejection, plain)
     if rejection.reason is Reason.DEAD_LETTER:
         # Its payload is a queue message's body as it was received, not yet read.
@@ -164,17 +190,37 @@ def undelivered_positions(rejection: Rejection) -> tuple[str, list[int]] | None:
     return receipts.scoped(stored.account, stored.receipt), positions.positions(stored)
 
 
-def objects(rejections: Iterable[Rejection]) -> Mapping[str, bytes]:
-    """Returns S3 objects by key: one for each account and day, a line for each rejection."""
-    grouped: dict[str, list[Rejection]] = defaultdict(list)
+def lay_out(rejections: Iterable[Rejection]) -> ArchiveObjects:
+    """Returns the objects of rejections: one for each account and day, with a line for each rejection."""
+    grouped: dict[tuple[str, date], list[Rejection]] = defaultdict(list)
     for rejection in rejections:
-        # A producer may have named any text as the account, and not every text can be part of a key.
-        account = rejection.account if is_account_id(rejection.account) else UNKNOWN_ACCOUNT
-        grouped[f"account={account}/day={rejection.rejected_at:%Y-%m-%d}"].append(rejection)
-    return {
-        f"rejections/{partition}/{_name(group)}.jsonl": b"".join(map(_line, group))
-        for partition, group in grouped.items()
-    }
+        grouped[known_account(rejection.account), rejection.rejected_at.date()].append(rejection)
+    objects: dict[str, bytes] = {}
+    locations: dict[str, Location] = {}
+    for (account, _), group in grouped.items():
+        lines = sorted((rejection.id, _line(rejection)) for rejection in group)
+        # Named by its content, so that an object never changes, and archiving it again makes no second one.
+        content = b"".join(line for _, line in lines)
+        name = hashlib.sha256(content).hexdigest()[:32]
+        objects[archive_key(account, group[0].rejected_at, name)] = content
+        offset = 0
+        for id, line in lines:
+            locations[id] = Location(name, offset, len(line))
+            offset += len(line)
+    return ArchiveObjects(objects, locations)
+
+
+def _records(
+    rejections: Iterable[Rejection], written: ArchiveObjects, ports: Ports, log: Log, counts: Counter[str]
+) -> Iterator[tuple[Record, Cause]]:
+    """Yields the records of archived rejections; one that cannot be made costs no other."""
+    key = ports.hash_key()
+    for rejection in rejections:
+        try:
+            yield record_of(rejection, written.locations[rejection.id], key)
+        except Exception as error:
+            log.error("record not made", id=rejection.id, error=type(error).__name__, at=place_of(error))
+            counts["UnforeseenFailures"] += 1
 
 
 def _unwrapped(letter: QueuedMessage, body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
@@ -201,9 +247,3 @@ def _with_origin(rejection: Rejection, plain: bytes) -> Rejection:
 def _line(rejection: Rejection) -> bytes:
     # A payload written by hand may have line ends, which JSON has between its tokens only.
     return msgspec.json.encode(rejection).replace(b"\n", b" ") + b"\n"
-
-
-def _name(group: Iterable[Rejection]) -> str:
-    """Returns the same name for the same rejections, so that archiving them again makes no second object."""
-    ids = "\n".join(sorted(rejection.id for rejection in group))
-    return hashlib.sha256(ids.encode()).hexdigest()[:32]

@@ -488,7 +488,13 @@ def _undeliverable(record: Record, error: Undeliverable, accounts: Accounts, now
     return _rejection(body, record.id, error, accounts, now)
 
 
-def _rejection(body: Body, id: str, error: Undeliverable, accounts: Accounts, now: datetime) -> Rejection:
+def _rejection(body: Body, name: str, error: Undeliverable, accounts: Accounts, now: datetime) -> Rejection:
     return rejection.for_undeliverable_body(
-        body.text, error, account=accounts.account_of(body.account), surface=body.surface, now=now, id=id
+        body.text,
+        error,
+        account=accounts.account_of(body.account),
+        surface=body.surface,
+        accepted=body.sent,
+        now=now,
+        name=name,
     )

@@ -41,7 +41,8 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     `pointer` leads into the caller's own document. `line` names that document if it was a line of an S3
     object (s3://bucket/key:number), and `source` is the webhook source that it came by. `payload` is the
     profile and events as they were going upstream, or the body as a string if it could not be read.
-    `replays` is the id of the record that was replayed, whose pointer it keeps: this one has none of its own.
+    `place` leads into the payload, if the refusal named a place in it. `replays` is the id of the record that
+    was replayed, whose pointer it keeps: this one has none of its own.
     `headers` are those of a webhook's delivery that is kept as its body, without its credentials.
     """
 
@@ -58,9 +59,14 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     receipt: str | None = None
     accepted: datetime | None = None
     line: str | None = None
+    place: str | None = None
     replays: str | None = None
     headers: Mapping[str, str] | None = None
-    id: str = msgspec.field(default_factory=runtime.unique_id)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            self.id = rejection_id(self.accepted or self.rejected_at, runtime.unique_id())
 
 
 class UpstreamPayload(msgspec.Struct):
@@ -100,13 +106,16 @@ def for_refused_events(
     pointer: str,
     line: str | None,
     now: datetime,
-    id: str,
+    positions: Iterable[int],
+    place: str | None = None,
 ) -> Rejection:
     """Returns the rejection of events of one message that are refused on delivery.
 
-    They are of the entry at `index`, or are the event of Pipeless there. `id` is their `rejection_id`.
+    They are of the entry at `index`, or are the event of Pipeless there. `place` is the pointer into the
+    payload.
     """
     replays = record_of(stored.replayed, index)
+    scoped = f"{stored.account}#{stored.receipt}"
     refused = Rejection(
         reason,
         detail,
@@ -114,8 +123,9 @@ def for_refused_events(
         now,
         code=code or None,
         pointer=None if replays else pointer,
+        place=place,
         replays=replays,
-        id=id,
+        id=rejection_id(stored.accepted, f"{scoped} {sorted(positions)}"),
     )
     return msgspec.structs.replace(_with_origin(refused, stored), line=line)
 
@@ -126,12 +136,15 @@ def for_undeliverable_body(
     *,
     account: str | None,
     surface: str | None,
+    accepted: datetime,
     now: datetime,
-    id: str,
-    accepted: datetime | None = None,
+    name: str,
     line: str | None = None,
 ) -> Rejection:
-    """Returns the rejection of a producer's message or line, with its body as a string."""
+    """Returns the rejection of a producer's message or line, with its body as a string.
+
+    It has a `name` that is the same each time.
+    """
     return Rejection(
         Reason(error.reason),
         error.detail,
@@ -142,12 +155,13 @@ def for_undeliverable_body(
         surface=surface,
         accepted=accepted,
         line=line,
-        id=id,
+        id=rejection_id(accepted, name),
     )
 
 
-def for_dead_letter(body: str, detail: str, *, sent: datetime, now: datetime, id: str) -> Rejection:
+def for_dead_letter(body: str, detail: str, *, sent: datetime, now: datetime, name: str) -> Rejection:
     """Returns the rejection of a message that nobody could bring to an outcome, with its body as a string."""
+    id = rejection_id(sent, name)
     return Rejection(Reason.DEAD_LETTER, detail, _quoted(body), now, accepted=sent, id=id)
 
 
@@ -156,9 +170,14 @@ def with_message(letter: Rejection, plain: bytes, stored: Message[Any] | Pipeles
     return msgspec.structs.replace(_with_origin(letter, stored), payload=msgspec.Raw(plain))
 
 
-def rejection_id(receipt: str, places: Iterable[int]) -> str:
-    """Returns the same id for the same events, so that a rejection stored twice can be told from two."""
-    return hashlib.blake2b(f"{receipt} {sorted(places)}".encode(), digest_size=16).hexdigest()
+def rejection_id(accepted: datetime, name: str) -> str:
+    """Returns the id of a rejection with a `name` that is the same each time it is made.
+
+    So a rejection stored twice can be told from two. Ids are in the order of acceptance: they are 12
+    hexadecimal digits of milliseconds since the epoch, and 20 of a digest.
+    """
+    milliseconds = max(0, int(accepted.timestamp() * 1_000))
+    return f"{milliseconds:012x}{hashlib.blake2b(name.encode(), digest_size=10).hexdigest()}"
 
 
 def encode(rejection: Rejection) -> Body:

@@ -59,21 +59,25 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds reject's settings: the archive, the claim checks that dead letters may point to, and two tables.
+    """Holds reject's settings: the archive and its records, dead letters' claim checks, the receipts.
 
-    `state_table` has the receipts, `records_table` the records of rejections.
+    `state_table` has the receipts. `records_secret` holds the key of the hashes of personal data.
+    `archive_days` is how long an archived rejection is kept.
     """
 
     archive_bucket: str
     claim_bucket: str
     state_table: str
     records_table: str
+    records_secret: str
+    archive_days: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Holds operate's settings: everything that operators look at or change.
 
-    `webhook_secrets` is the prefix of the names of all webhook sources' secrets.
+    `webhook_secrets` is the prefix of the names of all webhook sources' secrets. `records_secret` and
+    `archive_days` are reject's.
     """
 
     events_queue_url: str
@@ -85,6 +89,8 @@ class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config_bucket: str
     accounts_secret: str
     webhook_secrets: str
+    records_secret: str
+    archive_days: Annotated[int, msgspec.Meta(ge=1)]
 
 
 def parse[T: msgspec.Struct](kind: type[T], environment: Mapping[str, str]) -> T:

@@ -108,6 +108,12 @@ def _in_part(call: Call, operation: str, effect: Callable[..., Any], given: dict
         answer = effect(RequestItems={table: {**wanted, "Keys": now}}) if now else {"Responses": {}}
         left = {table: {**wanted, "Keys": later}} if later else {}
         return {**answer, "UnprocessedKeys": left}
+    if operation == "batch_write_item":
+        [(table, wanted)] = given["RequestItems"].items()
+        later = [each for each in wanted if call.chance.random() < 0.5]
+        now = [each for each in wanted if each not in later]
+        answer = effect(RequestItems={table: now}) if now else {}
+        return {**answer, "UnprocessedItems": {table: later} if later else {}}
     failing = [entry for entry in given["Entries"] if call.chance.random() < 0.5]
     done = [entry for entry in given["Entries"] if entry not in failing]
     answer = effect(**{**given, "Entries": done}) if done else {}
@@ -131,5 +137,5 @@ def _summary(given: dict[str, Any]) -> str:
         case {"SecretId": name}:
             return str(name)
         case {"RequestItems": items}:
-            return f"x{sum(len(each['Keys']) for each in items.values())}"
+            return f"x{sum(len(each['Keys']) if 'Keys' in each else len(each) for each in items.values())}"
     return ""

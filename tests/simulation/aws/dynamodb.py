@@ -1,4 +1,4 @@
-"""Models DynamoDB: tables with one key, whose writes are atomic and may be conditional."""
+"""Models DynamoDB: tables with one key or two, whose writes are atomic and may be conditional."""
 
 import base64
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ type Listener = Callable[[str, Item | None, Item | None], None]
 
 MAX_ITEM_BYTES = 400 * 1024
 MAX_BATCH_GET = 100
+MAX_BATCH_WRITE = 25
 _SETS = {"SS", "NS", "BS"}
 _CONDITIONAL = {
     "ConditionExpression",
@@ -27,19 +28,24 @@ def _ignore(table: str, before: Item | None, after: Item | None) -> None:
 
 
 class DynamoDB:
-    """Holds tables by name, each with its items by the value of its key attribute `pk`.
+    """Holds tables by name, each with its items by the values of its key attributes in one text.
 
-    `heard` is told of every write: the table, and the item before and after it.
+    These are `pk`, and `sk` too in the tables that are named as `sorted_tables`. `heard` is told of every
+    write: the table, and the item before and after it.
     """
 
-    def __init__(self, tables: Iterable[str], heard: Listener = _ignore) -> None:
-        self.tables: dict[str, dict[str, Item]] = {name: {} for name in tables}
+    def __init__(
+        self, tables: Iterable[str], heard: Listener = _ignore, *, sorted_tables: Iterable[str] = ()
+    ) -> None:
+        self._keys = dict.fromkeys(tables, ("pk",)) | dict.fromkeys(sorted_tables, ("pk", "sk"))
+        self.tables: dict[str, dict[str, Item]] = {name: {} for name in self._keys}
         self._heard = heard
 
     def get_item(self, **given: Any) -> dict[str, Any]:
         """Reads one item; `Item` is missing where there is none."""
         _only(given, {"TableName", "Key", "ConsistentRead"})
-        found = self._table(given["TableName"], "GetItem").get(_key(given["Key"], "GetItem"))
+        table = self._table(given["TableName"], "GetItem")
+        found = table.get(self._key(given["TableName"], given["Key"], "GetItem"))
         return {} if found is None else {"Item": _copy(found)}
 
     def batch_get_item(self, **given: Any) -> dict[str, Any]:
@@ -50,7 +56,7 @@ class DynamoDB:
         for name, wanted in given["RequestItems"].items():
             _only(wanted, {"Keys", "ConsistentRead"})
             table = self._table(name, "BatchGetItem")
-            keys = [_key(each, "BatchGetItem") for each in wanted["Keys"]]
+            keys = [self._key(name, each, "BatchGetItem") for each in wanted["Keys"]]
             total += len(keys)
             if len(set(keys)) != len(keys):
                 raise error("ValidationException", "BatchGetItem", "duplicate keys")
@@ -59,30 +65,66 @@ class DynamoDB:
             raise error("ValidationException", "BatchGetItem", f"{total} keys")
         return {"Responses": responses, "UnprocessedKeys": {}}
 
+    def batch_write_item(self, **given: Any) -> dict[str, Any]:
+        """Writes up to 25 items whole."""
+        _only(given, {"RequestItems"})
+        puts = [(name, each) for name, wanted in given["RequestItems"].items() for each in wanted]
+        keys = []
+        for name, each in puts:
+            _only(each, {"PutRequest"})
+            keys.append((name, self._key_of(name, each["PutRequest"]["Item"], "BatchWriteItem")))
+        if not 1 <= len(puts) <= MAX_BATCH_WRITE or len(set(keys)) != len(keys):
+            raise error("ValidationException", "BatchWriteItem", f"{len(puts)} items, or a key twice")
+        for name, each in puts:
+            self.put_item(TableName=name, Item=each["PutRequest"]["Item"])
+        return {"UnprocessedItems": {}}
+
+    def query(self, **given: Any) -> dict[str, Any]:
+        """Reads the items of one partition that meet the conditions, in the order of their sort keys."""
+        _only(
+            given,
+            {
+                *("TableName", "KeyConditionExpression", "FilterExpression", "ScanIndexForward"),
+                *("ExpressionAttributeNames", "ExpressionAttributeValues"),
+            },
+        )
+        table, names = self._table(given["TableName"], "Query"), _names(given)
+        conditions = [given["KeyConditionExpression"], given.get("FilterExpression")]
+        try:
+            names.check(*conditions)
+            found = [
+                _copy(item)
+                for _, item in sorted(table.items(), reverse=not given.get("ScanIndexForward", True))
+                if all(expressions.holds(each, item, names) for each in conditions if each)
+            ]
+        except InvalidExpression as invalid:
+            raise error("ValidationException", "Query", str(invalid)) from None
+        return {"Items": found, "Count": len(found)}
+
     def put_item(self, **given: Any) -> dict[str, Any]:
         """Writes one item whole, if its condition holds."""
         _only(given, {"TableName", "Item"} | _CONDITIONAL)
         _check_values(given["Item"].values(), "PutItem")
-        key = _key({"pk": given["Item"].get("pk")}, "PutItem")
+        key = self._key_of(given["TableName"], given["Item"], "PutItem")
         item = _copy(given["Item"])
         return self._write(given, key, "PutItem", lambda _: (item, set()))
 
     def delete_item(self, **given: Any) -> dict[str, Any]:
         """Deletes one item, if its condition holds; none being there is no error."""
         _only(given, {"TableName", "Key"} | _CONDITIONAL)
-        key = _key(given["Key"], "DeleteItem")
+        key = self._key(given["TableName"], given["Key"], "DeleteItem")
         return self._write(given, key, "DeleteItem", lambda _: (None, set()))
 
     def update_item(self, **given: Any) -> dict[str, Any]:
         """Changes one item, or makes it, if its condition holds."""
         _only(given, {"TableName", "Key", "UpdateExpression"} | _CONDITIONAL)
-        key = _key(given["Key"], "UpdateItem")
+        key = self._key(given["TableName"], given["Key"], "UpdateItem")
 
         def change(item: Item) -> tuple[Item, set[str]]:
             changed, touched = expressions.updated(given["UpdateExpression"], item, _names(given))
-            if "pk" in touched:
+            if touched & given["Key"].keys():
                 raise InvalidExpression("the key cannot be changed")
-            return {"pk": {"S": key}, **changed}, touched
+            return {**given["Key"], **changed}, touched
 
         return self._write(given, key, "UpdateItem", change)
 
@@ -110,7 +152,7 @@ class DynamoDB:
             raise error(
                 "ConditionalCheckFailedException", operation, "The conditional request failed", **told
             )
-        if after is not None and _size(after) > MAX_ITEM_BYTES:
+        if after is not None and item_size(after) > MAX_ITEM_BYTES:
             raise error("ValidationException", operation, "Item size has exceeded the maximum allowed size")
         if after is None:
             table.pop(key, None)
@@ -118,6 +160,24 @@ class DynamoDB:
             table[key] = _copy(after)
         self._heard(given["TableName"], before, after)
         return _returned(given.get("ReturnValues", "NONE"), before, after, touched)
+
+    def _key_of(self, table: str, item: Item, operation: str) -> str:
+        """Returns the key of an item that is to be written."""
+        self._table(table, operation)
+        names = self._keys[table]
+        return self._key(table, {name: item.get(name) for name in names}, operation)
+
+    def _key(self, table: str, key: dict[str, Any], operation: str) -> str:
+        self._table(table, operation)
+        names = self._keys[table]
+        values = [key.get(name) for name in names]
+        if len(key) == len(names):
+            match values:
+                case [{"S": str(pk)}] if pk:
+                    return pk
+                case [{"S": str(pk)}, {"S": str(sk)}] if pk and sk:
+                    return f"{pk}\0{sk}"
+        raise error("ValidationException", operation, "The provided key does not match the schema")
 
     def _table(self, name: str, operation: str) -> dict[str, Item]:
         try:
@@ -154,13 +214,6 @@ def _check_values(values: Iterable[Any], operation: str) -> None:
             raise error("ValidationException", operation, "A set must not hold a value twice")
 
 
-def _key(key: dict[str, Any], operation: str) -> str:
-    match key:
-        case {"pk": {"S": str(text)}} if text and len(key) == 1:
-            return text
-    raise error("ValidationException", operation, "The provided key does not match the schema")
-
-
 def _copy(item: Item) -> Item:
     # Values are never changed in place, so a copy of the outer level is a copy.
     return {
@@ -171,7 +224,8 @@ def _copy(item: Item) -> Item:
     }
 
 
-def _size(item: Item) -> int:
+def item_size(item: Item) -> int:
+    """Returns the bytes of an item as DynamoDB counts them."""
     return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
 
 

@@ -17,7 +17,7 @@ from sluice.operate.ports import Link, Ports, StoredDocument
 from sluice.settings import OperateSettings
 
 FUNCTION = "arn:aws:lambda:eu-central-1:123456789012:function:sluice-operate"
-SETTINGS = OperateSettings("q", "q", "t", "t", "b", "b", "b", "s", "p")
+SETTINGS = OperateSettings("q", "q", "t", "t", "b", "b", "b", "s", "p", "h", 365)
 ADA = "arn:aws:sts::123456789012:assumed-role/operators/ada"
 EMAIL = "ada@mail.example"
 

@@ -176,7 +176,8 @@ class EventLedger:
                 pointer=at_caller,
                 line=pointers.caller_line(source.surface, source.line, entry),
                 now=self._now(),
-                id=rejection.rejection_id(_receipt(source), places),
+                positions=places,
+                place=pointers.payload_pointer(fault.tail, whole_entry=whole_entry),
             )
             self._outcome.refusals.append(
                 Refusal(number, refused, _receipt(source) if _has_receipt(source) else "", places)

@@ -166,7 +166,7 @@ class _Delivery:
                 pointer=pointer("events", origin.event),
                 line=source.line,
                 now=self._ports.now(),
-                id=rejection.rejection_id(_receipt(source), places),
+                positions=places,
             )
             self._outcome.refusals.append(Refusal(origin.message, rejected, _receipt(source), places))
 

@@ -300,7 +300,7 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
         account=source.accounts.account_of(said.account),
         surface=said.surface,
         now=runtime.now(),
-        id=source.receipt(line),
+        name=source.receipt(line),
         accepted=source.object.written,
         line=f"{source.name}:{line}",
     )

@@ -1,11 +1,15 @@
 """Builds the AWS-backed ports of reject."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import msgspec
 
 from sluice import receipts
-from sluice.aws import clients, s3
+from sluice.aws import clients, s3, secrets
+from sluice.records.cause import Cause
+from sluice.records.record import Record
+from sluice.records.table import RecordsTable
 from sluice.settings import RejectSettings
 
 
@@ -25,6 +29,16 @@ class RejectPorts(msgspec.Struct, frozen=True):
             s3.put_object(self.settings.archive_bucket, *item)
 
         clients.map_concurrently(put_one, objects.items())
+
+    def hash_key(self) -> bytes:
+        """Returns the key of the hashes of personal data, read once for a process."""
+        return secrets.read_secret(self.settings.records_secret, "the key of hashes cannot be read").encode()
+
+    def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> None:
+        """Writes the records that are not there yet, and links them to those they come from."""
+        table = RecordsTable(self.settings.records_table, timedelta(days=self.settings.archive_days))
+        table.add(new)
+        table.link([record for record, _ in new])
 
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
         """Adds rejected events to a receipt of the state table."""
