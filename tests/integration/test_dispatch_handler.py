@@ -312,6 +312,44 @@ def test_a_fault_that_lasts_parks_the_account(dispatch: Dispatch, fault: dict[st
     assert dispatch.function.metrics()["ParkedMessages"] == 12
 
 
+def _order(surface: str, value: float) -> tuple[str, dict[str, str]]:
+    """Returns a body of an order's event and its message attributes."""
+    ann = profile(email="ann@mail.example")
+    return encoded(single(of=ann, unique_id="order:5001", value=value)).decode(), {"surface": surface}
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_strangers_unique_id_keeps_no_servers_event_out(dispatch: Dispatch, batches: int) -> None:
+    for surface, value in (("client-event", 0.0), ("event", 99.5)):
+        body, named = _order(surface, value)
+        dispatch.put(body, **named)
+        if batches == 2:
+            assert dispatch.invoke() == []
+    assert dispatch.invoke() == []
+
+    taken = {each.event["unique_id"]: each.event["value"] for each in dispatch.klaviyo.events()}
+    assert taken == {"anonymous/order:5001": 0, "order:5001": 99.5}
+    assert dispatch.rejections() == []
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_shared_unique_ids_count_once_and_what_differs_is_told(dispatch: Dispatch, batches: int) -> None:
+    dispatch.cloud.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY, "shared_unique_ids": True})
+    for surface, value in (("client-event", 0.0), ("event", 99.5)):
+        body, named = _order(surface, value)
+        dispatch.put(body, **named)
+        if batches == 2:
+            assert dispatch.invoke() == []
+    assert dispatch.invoke() == []
+
+    [taken] = dispatch.klaviyo.events()
+    assert taken.event["unique_id"] == "order:5001"
+    [told] = dispatch.rejections()
+    assert told["reason"] == "duplicate_unique_id"
+    assert told["payload"]["events"][0]["value"] in {0, 99.5}
+    assert dispatch.function.metrics()["DuplicateIds"] == 1
+
+
 def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Dispatch) -> None:
     dispatch.klaviyo.configure(faults=[{"kind": "json", "status": 403}])
     dispatch.put(one("ann"), one("bob"))

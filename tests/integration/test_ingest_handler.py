@@ -401,7 +401,7 @@ def test_settings_that_are_missing_are_this_sides_fault(
 
 @pytest.mark.rule
 def test_an_unexpected_fault_says_where_but_not_what(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ValueError("s3cret")
 
     monkeypatch.setattr(parser, "read", broken)

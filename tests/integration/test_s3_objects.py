@@ -157,10 +157,10 @@ def test_an_objects_metadata_name_account_and_surface(drops: Drops) -> None:
     [taken] = drops.klaviyo.events(OTHER)
     # Only a browser's event loses what could attach it to somebody else.
     assert (taken.event["unique_id"], taken.profile["attributes"]) == (
-        "theirs",
+        "anonymous/theirs",
         {"email": "them@mail.example"},
     )
-    assert drops.delivered(SITE_ID) == Counter(["mine"])
+    assert drops.delivered(SITE_ID) == Counter(["anonymous/mine"])
     [rejection] = drops.rejections()
     assert rejection["line"] == "s3://drops/b:1"
     assert "a site id: the accounts document has" in rejection["detail"]
@@ -498,7 +498,7 @@ def test_single_events_travel_together_and_fill_jobs(drops: Drops) -> None:
     drops.invoke()
 
     assert sorted(body.count('"entry_index":') for body in messages) == [1, 41, 100, 100]
-    assert drops.delivered() == Counter({*names, "client"} - {"refused"})
+    assert drops.delivered() == Counter({*names, "anonymous/client"} - {"refused"})
     assert drops.function.metrics()["S3LinesQueued"] == 242
     [rejection] = drops.rejections()
     assert rejection["line"] == "s3://drops/day one.jsonl:121"

@@ -46,6 +46,7 @@ class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
     limit_metrics: bool = False  # whether it is held to `MAX_METRICS`
+    shared_unique_ids: bool = False  # whether anonymous callers' ids mean the same as others'
 
     @property
     def id(self) -> str:

@@ -45,6 +45,7 @@ MAX_METRIC_NAME: Final = 127
 MAX_METRICS: Final = 200  # of an account; stated until 2023-06-15, so applied only if an account asks for it
 MAX_ANONYMOUS_METRICS: Final = 10  # ours: callers without a key may use these beside the account's own
 MAX_UNIQUE_ID: Final = 255
+ANONYMOUS_IDS: Final = "anonymous/"  # ours: the unique_ids of callers without a key begin so upstream
 MAX_EXTERNAL_ID: Final = 255  # observed in the field by another sender, not stated by the vendor
 MAX_EMAIL: Final = 99
 MAX_EVENT_BYTES: Final = (

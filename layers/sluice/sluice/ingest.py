@@ -118,7 +118,7 @@ def accept(
     if LENIENT in applied:
         read = parser.read_leniently(plain, revision, now)
     else:
-        read = parser.read(surface, plain, revision, now)
+        read = parser.read(surface, plain, revision, now, shared_ids=account.shared_unique_ids)
     if account.limit_metrics:
         read = _within_metrics(read, surface, account, ports, partly=LENIENT in applied)
     receipt = runtime.unique_id()

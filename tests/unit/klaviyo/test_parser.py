@@ -42,8 +42,10 @@ SHAPES: dict[Surface, list[Any]] = {
 }
 
 
-def client_document(surface: Surface, of: dict[str, Any]) -> dict[str, Any]:
-    return client_bulk(of=of) if surface is Surface.CLIENT_BULK else single(of)
+def client_document(surface: Surface, of: dict[str, Any], **attributes: Any) -> dict[str, Any]:
+    if surface is Surface.CLIENT_BULK:
+        return client_bulk(event(**attributes), of=of)
+    return single(of, **attributes)
 
 
 @pytest.mark.rule
@@ -248,6 +250,46 @@ def test_an_anonymous_caller_cannot_change_an_identifier_as_a_property(surface: 
     assert sent["meta"] == {"patch_properties": {"append": others, "unappend": others, "unset": ["plan"]}}
     of["data"]["attributes"]["meta"] = {"patch_properties": {"unset": name}}
     assert "meta" not in only_profile(read(surface, client_document(surface, of)))
+
+
+@pytest.mark.rule
+@pytest.mark.parametrize("surface", [Surface.CLIENT_BULK, Surface.CLIENT_EVENT])
+@pytest.mark.parametrize("unique_id", ["order:5001", "x" * 255, None, *"a\U0001f600"])
+def test_an_anonymous_callers_unique_id_is_never_a_servers(surface: Surface, unique_id: str | None) -> None:
+    given = {"unique_id": unique_id} if unique_id else {}
+    anonymous = _unique_id(surface, client_document(surface, profile(), **given))
+    keyed = _unique_id(Surface.EVENT, single(profile(), **given))
+
+    assert anonymous != keyed
+    assert anonymous.startswith("anonymous/")
+    assert 1 <= len(anonymous) <= 255
+    # It is the same each time, so that a repeat of the browser's counts once.
+    assert anonymous == _unique_id(surface, client_document(surface, profile(), **given))
+
+
+@pytest.mark.parametrize("surface", [Surface.CLIENT_BULK, Surface.CLIENT_EVENT])
+def test_different_anonymous_ids_stay_different(surface: Surface) -> None:
+    ids = ["a", "b", "x" * 245, "x" * 246, "x" * 255, "y" + "x" * 254, "anonymous/a"]
+
+    found = {_unique_id(surface, client_document(surface, profile(), unique_id=each)) for each in ids}
+
+    assert len(found) == len(ids)
+
+
+def test_an_account_may_share_ids_between_browser_and_server() -> None:
+    body = encoded(client_document(Surface.CLIENT_EVENT, profile(), unique_id="order:5001"))
+
+    read_shared = parser.read(Surface.CLIENT_EVENT, body, NEWEST, NOON, shared_ids=True)
+
+    [sent] = parsing.stored(read_shared, Surface.CLIENT_EVENT).entries[0].events
+    assert msgspec.json.decode(sent.attributes)["unique_id"] == "order:5001"
+
+
+def _unique_id(surface: Surface, document: Any) -> str:
+    [sent] = parsing.stored(read(surface, document), surface).entries[0].events
+    unique_id: str = msgspec.json.decode(sent.attributes)["unique_id"]
+    assert sent.id == f"{len(unique_id)} {unique_id}Viewed Product"
+    return unique_id
 
 
 @pytest.mark.parametrize("surface", CLIENT)
@@ -545,7 +587,12 @@ def test_every_accepted_event_is_the_callers_and_stamped(drawn: tuple[Surface, d
     stamps = ("time", "unique_id", "backfill")
     for ours, theirs in zip(sent, expected, strict=True):
         assert {**ours, **dict.fromkeys(stamps)} == {**theirs, **dict.fromkeys(stamps)}
-        assert ours["unique_id"] == (theirs.get("unique_id") or ours["unique_id"])
+        own = theirs.get("unique_id")
+        if surface in problems.CLIENT:
+            assert ours["unique_id"].startswith("anonymous/")
+            assert not own or len(own) > 245 or ours["unique_id"] == f"anonymous/{own}"
+        else:
+            assert ours["unique_id"] == (own or ours["unique_id"])
         assert same_moment(ours["time"], theirs.get("time") or "2026-07-20T12:00:00Z")
         assert ours.get("backfill", False) == bool(theirs.get("backfill"))
 

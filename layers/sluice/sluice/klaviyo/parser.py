@@ -96,10 +96,13 @@ class _Content(msgspec.Struct, frozen=True):
     currency: str | UnsetType | None
 
 
-def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> ParsedRequest:
+def read(
+    surface: Surface, body: bytes, revision: str, accepted: datetime, *, shared_ids: bool = False
+) -> ParsedRequest:
     """Reads stamped entries from a `body` received on `surface` at `accepted` (aware).
 
-    Raises `Refused` (400) with every problem, each pointing into the body.
+    An anonymous caller's unique_ids get a namespace of their own, unless they are `shared_ids`. Raises
+    `Refused` (400) with every problem, each pointing into the body.
     """
     limits = rules.rules_for(revision, accepted)
     problems.check_density(body, surface)
@@ -113,11 +116,13 @@ def read(surface: Surface, body: bytes, revision: str, accepted: datetime) -> Pa
         raise problems.refused(surface, parsed or problems.parse_body(surface, body), limits)
     profiles = decoded.profiles.values()
     ignored = {"phone_number" for profile in profiles if _drop_bad_phone(profile)}
+    is_anonymous = surface in problems.CLIENT
     for profile in profiles:
         _normalise(profile)
-        if surface in problems.CLIENT:
+        if is_anonymous:
             _make_anonymous(profile)
-    stamped = _stamped(decoded, accepted)
+    namespace = contract.ANONYMOUS_IDS if is_anonymous and not shared_ids else ""
+    stamped = _stamped(decoded, accepted, namespace)
     return ParsedRequest(stamped, _count(decoded.entries), decoded.flat, frozenset(ignored))
 
 
@@ -309,7 +314,7 @@ def _key(profile: ProfileData) -> str:
     return _digest([profile_id, email and email.lower(), *others])
 
 
-def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
+def _stamped(decoded: _Decoded, accepted: datetime, namespace: str) -> list[StampedEntry[Any]]:
     """Stamps the entries; one that says of its profile what the one before said becomes part of that one.
 
     Patches (`meta`) act each time they are applied, so each entry with some stays one.
@@ -321,7 +326,9 @@ def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
         attributes = entry.attributes
         profile, backfill = attributes.profile.data, attributes.backfill is True
         key = keys[id(profile)]
-        events = [_stamp_event(event.attributes, key, accepted) for event in attributes.events.data]
+        events = [
+            _stamp_event(event.attributes, key, accepted, namespace) for event in attributes.events.data
+        ]
         before = latest.get(key)
         if before and before.profile is profile and before.backfill is backfill and profile.meta is UNSET:
             for number, event in enumerate(events):
@@ -336,7 +343,9 @@ def _stamped(decoded: _Decoded, accepted: datetime) -> list[StampedEntry[Any]]:
     return stamped
 
 
-def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> StampedEvent[Any]:
+def _stamp_event(
+    event: EventAttributes, profile: str, accepted: datetime, namespace: str
+) -> StampedEvent[Any]:
     # One event has one text, whichever client wrote it, so repeats have equal bytes.
     time, unique_id, metric = event.time, event.unique_id, event.metric.data.attributes
     if not isinstance(time, datetime):
@@ -349,8 +358,16 @@ def _stamp_event(event: EventAttributes, profile: str, accepted: datetime) -> St
         second = int(time.timestamp())
         content = _Content(profile, metric, second, event.properties, event.value, event.value_currency)
         event.unique_id = unique_id = _digest(content)
+    if namespace:
+        event.unique_id = unique_id = _within(namespace, unique_id)
     # The length separates the two, so no other pair makes the same text.
     return StampedEvent(f"{len(unique_id)} {unique_id}{metric.name}", event)
+
+
+def _within(namespace: str, unique_id: str) -> str:
+    """Returns a unique_id within a namespace: whoever may only write there names no id outside it."""
+    named = namespace + unique_id
+    return named if len(named) <= contract.MAX_UNIQUE_ID else namespace + _digest(unique_id)
 
 
 def _digest(content: object) -> str:

@@ -35,7 +35,9 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
         if surface is None:
             return _batch(content, body, receipt, accounts)
         site_id = _site_id(body.account, accounts)
-        read = parser.read(surface, content, contract.UPSTREAM_REVISION, body.sent)
+        account = accounts.by_site_id(site_id)
+        shared_ids = account is not None and account.shared_unique_ids
+        read = parser.read(surface, content, contract.UPSTREAM_REVISION, body.sent, shared_ids=shared_ids)
     except Refused as refused:
         first = refused.problems[0]
         detail = " ".join(problem.detail for problem in refused.problems[:10])
