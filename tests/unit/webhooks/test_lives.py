@@ -620,6 +620,24 @@ def test_a_refund_that_comes_by_itself_belongs_to_the_person_of_its_order() -> N
     assert {person(each) for each in to.events} == {JON}
 
 
+def test_an_event_of_nobody_keeps_the_person_that_it_was_given() -> None:
+    """Tests two deliveries at a time: the second begins before it is recorded what the first stored."""
+    life = next(each for each in SHOPIFY if each.name == "a guest who becomes known")
+    to, records = receiver(life), MemoryRecords()
+    to.records = records
+    nobody = order(**NOBODY, **FULFILLED)
+    ann = order(email=None, customer={"email": ANN}, **FULFILLED)
+
+    deliver(to, life, [("orders/create", order())])
+    before = copy.deepcopy(records.stored)
+    deliver(to, life, [("orders/fulfilled", nobody)])
+    records.stored = before
+    deliver(to, life, [("orders/fulfilled", ann)])
+
+    fulfilled = [each for each in to.events if metric(each) == "Fulfilled Order"]
+    assert [person(each) for each in fulfilled] == [JON, JON]
+
+
 def test_the_attributes_of_another_person_do_not_come_with_an_event_that_stays() -> None:
     life = next(each for each in SHOPIFY if each.name == "a guest who becomes known")
     to = receiver(life)

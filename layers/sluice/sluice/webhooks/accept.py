@@ -243,9 +243,31 @@ def _open_records(events: Sequence[ValidatedEvent], records: ObjectRecords) -> d
             if each.entry is not None and names_a_person(found):
                 of_object.setdefault(metric_of(each.event), found)
     return {
-        object_id: records.open(object_id=object_id, people=of_object)
+        object_id: _with_heirs(
+            object_id, records.open(object_id=object_id, people=of_object), events, records
+        )
         for object_id, of_object in people.items()
     }
+
+
+def _with_heirs(
+    object_id: str, record: ObjectRecord, events: Sequence[ValidatedEvent], records: ObjectRecords
+) -> ObjectRecord:
+    """Gives an object's events of nobody its last person, so that no other delivery gives them another.
+
+    Returns the record with the persons that these events have, perhaps by a delivery at the same time.
+    """
+    if record.last_person is None:
+        return record
+    heirs = {
+        metric: record.last_person
+        for each in events
+        if each.event.object_id == object_id
+        and not names_a_person(identity(each.event))
+        and (metric := metric_of(each.event)) not in record.people
+    }
+    chosen = records.open(object_id=object_id, people=heirs) if heirs else record
+    return chosen if chosen.people else record  # the table may have failed
 
 
 def _mark_stored(events: Sequence[MappedEvent], records: ObjectRecords) -> None:
