@@ -14,7 +14,7 @@ from tests.simulation.shrinking import Shrinker
 from tests.simulation.world import Result
 
 LEAST = 20  # times that each fault must meet each call over a long run
-LONG_RUN = 2_000  # seeds from which that is asked for
+LONG_RUN = 5_000  # seeds from which that is asked for
 TRACED_LINES = 80
 
 

@@ -3,7 +3,7 @@ way.
 """
 
 import functools
-from collections import Counter
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +11,9 @@ from tests.simulation.aws.sqs import Message, Queue, attributes_of
 from tests.simulation.environment import Context, Environment
 from tests.simulation.scheduler import Killed, Process, Strand
 
-POLL_SECONDS = 20.0
 MAX_PAYLOAD = 6_000_000
 RECEIVES = 10  # messages of one ReceiveMessage
+LOOKS = 6  # at the queue, within a long window
 
 
 class Invoker:
@@ -28,7 +28,7 @@ class Invoker:
         cold: Callable[[], bool] = lambda: False,
         skew: Callable[[Process], None] = lambda process: None,
         timed_out: Callable[[Process], None] = lambda process: None,
-        ended: Callable[[Environment, Process, bool], None] = lambda environment, process, killed: None,
+        ended: Callable[[Environment, Process, Any, bool], None] = lambda *_: None,
     ) -> None:
         self.environment = environment
         self.busy = False
@@ -52,6 +52,7 @@ class Invoker:
             if process is None or not process.alive or self._cold():
                 process = environment.start()
             self._skew(process)
+            process.began = process.scheduler.now
             context = Context(process, self._seconds, self._memory)
             strand = process.spawn(lambda: environment.image.app.handler(event, context))
             scheduler = process.scheduler
@@ -61,10 +62,10 @@ class Invoker:
                 answer = scheduler.join(strand)
             except Killed:
                 self.crashes += 1
-                self._ended(environment, process, True)
+                self._ended(environment, process, event, True)
                 environment.end()
                 raise
-            self._ended(environment, process, False)
+            self._ended(environment, process, event, False)
             return answer
         finally:
             self.busy = False
@@ -93,7 +94,6 @@ class Mapping:
         loses: Callable[[Message], bool],
         ended: Callable[[str, BaseException], None],
         watch: Callable[[Strand], Strand],
-        overlaps: Callable[[Message], None] = lambda message: None,
         together: bool = False,
     ) -> None:
         self.queue = queue
@@ -103,19 +103,21 @@ class Mapping:
         self._window = window
         self._loses = loses
         self._ended = ended
-        self._idle: list[Any] = []
+        self._idle: dict[Strand, float] = {}  # pollers that wait, and until when
         self._stopping = False
-        self._overlaps = overlaps
-        self._in_hand: Counter[str] = Counter()  # messages of invocations that have not ended
         self._together = together
         self._gathering = False
         for invoker in invokers:
             watch(process.spawn(functools.partial(self._poll, invoker)))
 
-    def wake(self) -> None:
-        """Lets a poller that waits look at the queue at once."""
-        if self._idle:
-            self._scheduler.wake(self._idle.pop(0), self._scheduler.now)
+    def wake(self, after: float = 0.0) -> None:
+        """Lets a poller that waits look at the queue after so many seconds, if it would wait for longer."""
+        when = self._scheduler.now + after
+        for strand, until in self._idle.items():
+            if until > when:
+                self._idle[strand] = when
+                self._scheduler.wake(strand, when)
+                return
 
     def stop(self) -> None:
         """Lets each poller end as soon as it has settled its batch."""
@@ -138,14 +140,17 @@ class Mapping:
                 self._run(invoker, batch)
 
     def _wait(self, due: float | None) -> None:
+        """Waits until a message is due, or until it is woken for an earlier one."""
         strand = self._scheduler.current
-        self._idle.append(strand)
+        assert strand is not None
         if due is None:
+            self._idle[strand] = math.inf
             self._scheduler.park()
         else:
-            self._scheduler.sleep(min(max(due - self.queue.clock(), 0.01), POLL_SECONDS))
-        if strand in self._idle:
-            self._idle.remove(strand)
+            seconds = max(due - self.queue.clock(), 0.01)
+            self._idle[strand] = self._scheduler.now + seconds
+            self._scheduler.sleep(seconds)
+        del self._idle[strand]
 
     def _gather(self) -> list[Message]:
         """Receives until the batch is full, is as large as an invocation may be, or its window is over."""
@@ -154,30 +159,23 @@ class Mapping:
         end = self._scheduler.now + self._window
         while len(batch) < self._batch_size and size < MAX_PAYLOAD:
             received = self.queue.receive(min(RECEIVES, self._batch_size - len(batch)))
-            for message in received:
-                if self._in_hand[message.id]:
-                    self._overlaps(message)
             batch += received
             size += sum(len(message.body) for message in received)
             if not received:
                 left = end - self._scheduler.now
                 if left <= 0 or not batch:
                     break
-                self._scheduler.sleep(min(1.0, left))
+                self._scheduler.sleep(min(max(1.0, self._window / LOOKS), left))
         return batch
 
     def _run(self, invoker: Invoker, batch: list[Message]) -> None:
         handles = [message.handles[-1] for message in batch]
         event = {"Records": [_record(message) for message in batch]}
-        ids = [message.id for message in batch]
-        self._in_hand.update(ids)
         try:
             answer = invoker.invoke(event)
         except (Killed, Exception) as error:
             self._ended(invoker.environment.function, error)
             return
-        finally:
-            self._in_hand.subtract(ids)
         failed = _failed(answer, {message.id for message in batch})
         for message, handle in zip(batch, handles, strict=True):
             if message.id not in failed and not self._loses(message):

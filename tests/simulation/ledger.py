@@ -8,6 +8,7 @@ whereabouts without asking the gateway, and sees the very call that loses one.
 import base64
 import math
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from tests.simulation.aws.sqs import Message, Queue
 _MARK = re.compile(rb"<(\d+)>")
 MOST_SOON = 12  # receives of a message before its waits grow
 PARKED = ("parked/", "unknown/")
+GZIP, GZIP_BITS = b"\x1f\x8b", 31  # how gzipped content begins, and zlib's window bits for it
 ARCHIVED = "rejections/"
 
 
@@ -58,10 +60,15 @@ class Event:
     accepted: bool = False
     known: bool = True  # the accounts document names its account, now or later
     queued: Counter[str] = field(default_factory=Counter)  # messages that hold it, by queue
+    notices: int = 0  # of them that only tell of an object in which it is
     stored: set[str] = field(default_factory=set)  # parked objects that hold it
     upstream: list[tuple[Any, ...]] = field(default_factory=list)  # identities under which it was taken
     archived: dict[str, str] = field(default_factory=dict)  # reasons by the rejections' ids
-    may_repeat: bool = False  # something has happened after which it has to be sent again
+    disturbed: bool = False  # a fault met whoever had it in hand, so a second message of it may come
+    copied: bool = False  # there was a second message of it, or its message was handed out twice
+    unheard: bool = False  # it was taken, and no answer has said so yet
+    unsure: bool = False  # the record that it is delivered, or its message's deletion, may be lost
+    recorded: bool = False  # its receipt says that it is delivered
     repeat_refused: bool = False  # the upstream had it, and refused it again without naming anything
     refused_alone: int = 0  # requests with nothing but it that the upstream refused
     receives: int = 0  # of messages that hold it
@@ -77,6 +84,11 @@ class Event:
         """Tells whether a rejection of the event is stored."""
         return bool(self.archived) or any(self.queued[name] for name in ("rejected", "rejected-dead", "dead"))
 
+    @property
+    def may_repeat(self) -> bool:
+        """Tells whether the gateway cannot know that the event is upstream, or not in time."""
+        return self.copied or self.unheard or (self.unsure and not self.recorded)
+
     def state(self) -> str:
         """Describes the event and where it is."""
         queued = {name: count for name, count in self.queued.items() if count}
@@ -84,7 +96,8 @@ class Event:
             f"event {self.mark} ({self.kind}, by {self.route} for {self.account}):"
             f" {'accepted' if self.accepted else 'not accepted'}; on queues {queued};"
             f" parked in {sorted(self.stored)}; upstream as {self.upstream}; archived {self.archived};"
-            f" may be sent again: {self.may_repeat}; repeat refused unnamed: {self.repeat_refused};"
+            f" copied: {self.copied}; unheard: {self.unheard}; unsure: {self.unsure};"
+            f" recorded: {self.recorded}; repeat refused unnamed: {self.repeat_refused};"
             f" refused alone: {self.refused_alone} times"
         )
 
@@ -156,10 +169,11 @@ class Ledger:
             for mark in self._marks.pop(id(message)):
                 event = self.events[mark]
                 event.queued[queue.name] -= 1
+                event.notices -= _is_notice(message)
                 if what != "redriven":
                     self._check_there(event, f"message {message.id} was {what} from {queue.name}")
         elif what == "handed out twice":
-            self.let_repeat(self._marks[id(message)])
+            self.copied(message)
         elif what == "received":
             self._check_receives(queue, message)
             for mark in self._marks[id(message)]:
@@ -167,11 +181,20 @@ class Ledger:
 
     def _came(self, queue: Queue, message: Message) -> None:
         self._marks[id(message)] = self.marks_of(message.body)
+        is_notice = _is_notice(message)
         for mark in self._marks[id(message)]:
             event = self.events[mark]
-            if queue.name == "events" and (event.queued["events"] or event.upstream):
-                event.may_repeat = True  # there are two messages of it
+            is_there = event.queued["events"] > event.notices or event.upstream
+            if queue.name == "events" and is_there and not is_notice:
+                self._came_again(event)
             event.queued[queue.name] += 1
+            event.notices += is_notice
+
+    def _came_again(self, event: Event) -> None:
+        if event.disturbed:
+            event.copied = True
+        elif not event.stored:  # what is parked may be back before its message is deleted
+            self.break_("queued once", "there is another message of it, and nothing was lost", event.mark)
 
     def object_changed(self, bucket: str, key: str, before: bytes | None, after: bytes | None) -> None:
         """Hears of an object that comes, goes or changes."""
@@ -181,7 +204,7 @@ class Ledger:
         elif bucket == "archive" and after is not None:
             self._archived(after)
         elif after is not None:
-            self.objects[name] = after
+            self.objects[name] = zlib.decompress(after, wbits=GZIP_BITS) if after.startswith(GZIP) else after
 
     def item_changed(self, table: str, before: Item | None, after: Item | None) -> None:
         """Hears of a write to the state table; receipts must tell the truth at once."""
@@ -196,6 +219,8 @@ class Ledger:
             self.receipts[receipt][outcome] = places
             for place in new:
                 self._check_receipt(receipt, place, outcome)
+                if outcome == "delivered" and (receipt, place) in self.places:
+                    self.events[self.places[receipt, place]].recorded = True
 
     def taken(self, account: str, identities: Iterable[tuple[int, tuple[Any, ...]]]) -> None:
         """Hears that an upstream has taken events, each under an identity."""
@@ -205,6 +230,7 @@ class Ledger:
                 self.break_("upstream once", f"{account} has an event of {event.account}", mark)
             if event.kind not in {Kind.GOOD, Kind.SPOILED, Kind.FAILING}:
                 self.break_("upstream once", f"the upstream took what is {event.kind}", mark)
+            event.unheard = True
             name = identity or (f"write {len(event.upstream) + 1}",)
             if event.kind is Kind.GOOD and event.archived:
                 self.break_("one outcome", "the upstream takes what is archived", mark)
@@ -213,14 +239,31 @@ class Ledger:
                 if len(event.upstream) > 1:
                     self._check_twice(event)
 
-    def let_repeat(self, marks: Iterable[int]) -> None:
-        """Hears that events may have to be sent again: an answer, a note or a deletion may be lost."""
+    def disturb(self, marks: Iterable[int]) -> None:
+        """Hears that a fault met whoever had these events in hand."""
         for mark in marks:
-            self.events[mark].may_repeat = True
+            self.events[mark].disturbed = True
+
+    def copied(self, message: Message) -> None:
+        """Hears that a message is in two hands."""
+        for mark in self._marks[id(message)]:
+            self.events[mark].copied = self.events[mark].disturbed = True
+
+    def heard(self, marks: Iterable[int]) -> None:
+        """Hears that the sender of these events knows that they are taken."""
+        for mark in marks:
+            self.events[mark].unheard = False
+
+    def unsure(self, marks: Iterable[int]) -> None:
+        """Hears that it may not be recorded that these events are delivered."""
+        for mark in marks:
+            self.events[mark].unsure = True
 
     def lose_deletion(self, message: Message) -> None:
         """Hears that a message stays although it was to be deleted."""
-        self.let_repeat(self._marks.get(id(message), ()))  # unless the function has deleted it
+        marks = self._marks.get(id(message), ())  # none if the function has deleted it
+        self.disturb(marks)
+        self.unsure(marks)
 
     def is_for_nobody(self, message: Message) -> bool:
         """Tells whether a message holds only events of an account that is never named."""
@@ -374,7 +417,7 @@ class Ledger:
             return _unpacked(base64.b64decode(msgspec.json.decode(body)["zstd"]))
         if body.startswith('{"sluice":1,"claim":'):
             return _unpacked(self.objects[f"claims/{msgspec.json.decode(body)['claim']}"])
-        if '"s3"' in body:
+        if body.startswith('{"Records":'):
             where = msgspec.json.decode(body)["Records"][0]["s3"]
             return self.objects.get(f"{where['bucket']['name']}/{where['object']['key']}", b"")
         return body.encode("utf-8", "surrogatepass")
@@ -395,6 +438,11 @@ class Ledger:
             for position, event in enumerate(entry["events"]):
                 place = event.get("entry_index", number) * 1_000 + event.get("event_index", position)
                 self.places[stored["receipt"], place] = next(iter(marks_in(msgspec.json.encode(event))))
+
+
+def _is_notice(message: Message) -> bool:
+    """Tells whether a message only tells of an object."""
+    return message.body.startswith('{"Records":')
 
 
 def marks_in(content: bytes) -> Iterable[int]:

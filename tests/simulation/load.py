@@ -1,14 +1,17 @@
-"""Draws the load of a run from the seed: requests by every route, messages, objects of lines."""
+"""Draws the load of a run from the seed: requests by every route, webhooks, messages, objects of lines."""
 
+import base64
 import hashlib
+import hmac
 import random
 import urllib.parse
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from tests.simulation.ledger import Event, Kind
+from tests.simulation.ledger import GZIP_BITS, Event, Kind
 from tests.simulation.scheduler import START
 
 EVENTS = 200  # of a run, at least
@@ -24,6 +27,7 @@ SPOILED = "badname"  # a name for which an upstream refuses a profile, but not o
 _METRICS = ("Placed Order", "Viewed Product", "Started Checkout")
 BULK, _EVENT = "/api/event-bulk-create-jobs", "/api/events"
 _CLIENT_BULK, _CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
+SOURCE, WEBHOOK_SECRET = "shop", "the secret of the shop"
 
 
 @dataclass
@@ -39,6 +43,11 @@ class Request:
     bad: frozenset[int] = frozenset()  # marks of what is rejected, as the caller is lenient
     again: bool = True
     synchronous: bool = False
+
+    @property
+    def is_gzipped(self) -> bool:
+        """Tells whether the body is compressed."""
+        return "Content-Encoding" in self.headers
 
 
 @dataclass
@@ -107,15 +116,44 @@ def accounts_document(late: bool) -> str:
     return msgspec.json.encode(document).decode()
 
 
+def sources_document() -> bytes:
+    """Returns the sources document: a shop that tells of its orders again and again."""
+    profile = {"email": "payload().email"}
+    common = {"profile": profile, "object_id": "concat('order:', order)", "waits_for_identity": True}
+    items = {
+        "metric": {"expression": "name"},
+        "each": "items",
+        "unique_id": "id",
+        "properties": {"mark": "mark", "note": "note"},
+        **common,
+    }
+    paid = {
+        "metric": {"expression": "paid.name"},
+        "when": "paid != null",
+        "unique_id": "paid.id",
+        "properties": {"mark": "paid.mark", "note": "paid.note"},
+        **common,
+    }
+    source = {
+        "account": KLAVIYO[1],
+        "signature": {"scheme": "shopify"},
+        "secret": SOURCE,
+        "events": {"items": items, "paid": paid},
+    }
+    return msgspec.json.encode({"sources": {SOURCE: source}})
+
+
 @dataclass(frozen=True)
 class Mix:
-    """Says how likely an event is bad in some way."""
+    """Says how likely an event is bad in some way, and what else is rare."""
 
     refused: float = 0.0
     poison: float = 0.0
     failing: float = 0.0
     spoiled: float = 0.0  # an entry whose profile has a name that is refused
     large: float = 0.0  # a request that needs a claim check
+    gzipped: float = 0.0  # a body or an object
+    moved: float = 0.0  # a later delivery of an order that names somebody else
 
 
 class Maker:
@@ -144,6 +182,7 @@ class Maker:
             (self._produced_batch, 4),
             (self._junk, 2),
             (self._dropped, 2),
+            (self._order, 5),
         )
         load.named_at = self._seconds * chance.uniform(0.5, 1.5)
         while len(load.events) < EVENTS:
@@ -228,6 +267,51 @@ class Maker:
                 event["attributes"]["properties"]["padding"] = self._chance.randbytes(75_000).hex()[:99_000]
         self._request(at, BULK, account, _bulk_document(entries), places)
 
+    # Webhooks.
+
+    def _order(self, at: float) -> None:
+        """Makes the deliveries that tell of one order. Any of them may come first, or twice."""
+        chance = self._chance
+        order = str(len(self._load.events))
+        items = [self._item("Ordered Product") for _ in range(self._size())]
+        paid = self._item("Paid Order")
+        is_ever_paid = chance.random() < 0.7
+        person = self._person()
+        for number in range(chance.randint(1, 3)):
+            # While nobody is named the events wait for a delivery that names somebody.
+            lot = chance.random()
+            email = None if lot < 0.15 else self._person() if lot > 1 - self._mix.moved else person
+            is_paid = is_ever_paid and (number > 0 or chance.random() < 0.5)
+            told = [*items, paid] if is_paid else items
+            places = dict(enumerate(each["mark"] for each in told)) if email else {}
+            document = {
+                "order": order,
+                "email": email,
+                "items": [_written(item) for item in items],
+                "paid": _written(paid) if is_paid else None,
+            }
+            later = at + number * chance.choice((0.0, 1.0, 60.0))
+            for repeat in range(1 if chance.random() < 0.8 else 2):
+                self._deliver(later + repeat, msgspec.json.encode(document), places)
+        if chance.random() < 0.05:
+            mark = self._mark(KLAVIYO[1], Kind.INVALID, "webhook")
+            self._deliver(at, f"this is no JSON <{mark}>".encode(), {0: mark})
+
+    def _deliver(self, at: float, body: bytes, places: dict[int, int]) -> None:
+        signature = hmac.digest(WEBHOOK_SECRET.encode(), body, "sha256")
+        headers = {
+            "Content-Type": "application/json",
+            "X-Shopify-Hmac-Sha256": base64.b64encode(signature).decode(),
+        }
+        self._load.actions.append(Request(at, f"/webhooks/{SOURCE}", headers, {}, body, places))
+
+    def _item(self, metric: str) -> dict[str, Any]:
+        kind = self._kind(KLAVIYO[1], plain=True)
+        mark = self._mark(KLAVIYO[1], kind, "webhook")
+        name = f"{metric} {_REFUSED}" if kind is Kind.REFUSED else metric
+        note = _FAILING if kind is Kind.FAILING else None
+        return {"mark": mark, "id": f"u-{mark}", "name": name, "note": note}
+
     # Messages of producers.
 
     def _produced(self, at: float) -> None:
@@ -263,7 +347,12 @@ class Maker:
         account = self._chance.choice(KLAVIYO)
         lines: list[bytes] = []
         marks: list[int] = []
-        for _ in range(self._chance.randint(5, 25)):
+        is_long = self._chance.random() < 0.2
+        for _ in range(self._chance.randint(60, 120) if is_long else self._chance.randint(5, 25)):
+            if self._chance.random() < 0.02:
+                marks.append(self._mark(account, Kind.INVALID, "object's line"))
+                lines.append(f"this is no JSON <{marks[-1]}>".encode())
+                continue
             event, mark = self._event(account, "object's line", plain=True)
             event["attributes"]["profile"] = {"data": self._profile(account)}
             if self._chance.random() < 0.1:
@@ -273,6 +362,8 @@ class Maker:
             lines.append(msgspec.json.encode({"data": event}))
         key = f"export-{marks[0]}.jsonl"
         content = b"\n".join(lines) + b"\n"
+        if self._chance.random() < self._mix.gzipped:
+            content = zlib.compress(content, 1, wbits=GZIP_BITS)
         self._load.actions.append(Dropped(at, key, content, {"account": account}, tuple(marks)))
 
     # Parts.
@@ -304,6 +395,9 @@ class Maker:
         body = msgspec.json.encode(document)
         # Without an identity of its own an event sent again is another event.
         again = body.count(b'"unique_id"') >= len(places)
+        if self._chance.random() < self._mix.gzipped:
+            given["Content-Encoding"] = "gzip"
+            body = zlib.compress(body, 1, wbits=GZIP_BITS)
         self._load.actions.append(Request(at, path, given, query, body, places, bad, again=again))
 
     def _produce(self, at: float, body: str, attributes: dict[str, str], marks: tuple[int, ...]) -> None:
@@ -416,10 +510,13 @@ class Maker:
             self._load.events[mark].kind = Kind.INVALID
 
     def _profile(self, account: str) -> dict[str, Any]:
-        attributes: dict[str, Any] = {"email": f"c{self._chance.randrange(40)}@mail.example"}
+        attributes: dict[str, Any] = {"email": self._person()}
         if self._chance.random() < 0.3:
             attributes["first_name"] = self._chance.choice(("Ann", "Bob", "Cy"))
         return {"type": "profile", "attributes": attributes}
+
+    def _person(self) -> str:
+        return f"c{self._chance.randrange(40)}@mail.example"
 
     def _account(self) -> str:
         return self._chance.choices(KLAVIYO, (3, 1))[0]
@@ -449,6 +546,11 @@ def notice(bucket: str, key: str, etag: str, at: float) -> str:
         },
     }
     return msgspec.json.encode({"Records": [record]}).decode()
+
+
+def _written(item: dict[str, Any]) -> dict[str, Any]:
+    """Returns an item of an order as the shop tells of it."""
+    return {**item, "mark": f"<{item['mark']}>"}
 
 
 def _bulk_document(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@ weather.
 """
 
 import contextlib
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from tests.simulation.faults import CRASHES, Fault, Faults
 from tests.simulation.scheduler import Killed, Process, Scheduler
 from tests.simulation.trace import Trace
 
+REMEMBERED_SECONDS = 5.0  # for which a process makes no call to a service that was slow to fail
 _SLOW = frozenset({Fault.HUNG, Fault.HUNG_DONE, Fault.SLOW})
 
 
@@ -44,6 +46,7 @@ class Outside:
         self.at_once: Counter[str] = Counter()
         self.most_at_once: Counter[str] = Counter()
         self.undeleted: set[Process] = set()  # whose deletions of messages may have failed
+        self._disturbed: dict[Process, float] = {}  # when a call to AWS met its last fault
         self._chance = chance
 
     @contextlib.contextmanager
@@ -54,6 +57,8 @@ class Outside:
         fault, chance = self.draw(process, operation, of)
         if fault is Fault.CRASH_BEFORE:
             self.crash(process, operation, to, fault)
+        if fault is not None:
+            self._disturbed[process] = self.scheduler.now
         if fault is Fault.STALL:
             self.stall(process, chance)
         how = ""
@@ -97,7 +102,13 @@ class Outside:
         process.stalled_until = self.scheduler.now + chance.choice((0.1, 0.3, 1.0, 4.0, 20.0))
         self.scheduler.sleep(0.0)
 
+    def is_disturbed(self, process: Process) -> bool:
+        """Tells whether a fault of AWS met the invocation of a process, or is remembered in it."""
+        return self._disturbed.get(process, -math.inf) >= process.began - REMEMBERED_SECONDS
+
     def _note(self, process: Process, operation: str, to: str, fault: Fault | None, how: str) -> None:
+        if fault is not None:
+            self._disturbed[process] = self.scheduler.now
         self.trace.add(self.scheduler.now, process.name, operation, to, f"[{fault}] {how}" if fault else how)
 
 

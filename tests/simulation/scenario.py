@@ -296,9 +296,9 @@ class Scenario:
                     self._resume.invoke({})
 
     def _heard(self, what: str, queue: Queue, message: QueuedMessage) -> None:
-        if what in {"sent", "moved"}:
+        if what in {"sent", "moved", "postponed"}:
             for mapping in self._mappings:
-                mapping.wake()
+                mapping.wake(message.visible_at - self.clock())
 
     def _ended(self, function: str, error: BaseException) -> None:
         if isinstance(error, Exception):

@@ -35,6 +35,7 @@ class Process:
         self.name = name
         self.skew = 0.0
         self.stalled_until = 0.0
+        self.began = 0.0  # its latest invocation
         self.alive = True
         self.strands: list[Strand] = []
 

@@ -58,8 +58,8 @@ class Disorder:
 
 
 class Queue:
-    """Models one standard queue; `heard` is told when a message is sent, deleted, moved, expired or
-    received.
+    """Models one standard queue; `heard` is told when a message is sent, received, postponed,
+    deleted, moved or expired.
     """
 
     def __init__(
@@ -205,6 +205,7 @@ class Queue:
         message.visible_at = until
         self._visible[message.group].pop(message.id, None)
         heapq.heappush(self._hidden, (until, next(self._numbers), message))
+        self._heard("postponed", self, message)
 
     def _show(self, now: float) -> None:
         while self._hidden and self._hidden[0][0] <= now:
