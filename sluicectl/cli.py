@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sluice import __version__
-from sluicectl import accounts, sources
+from sluicectl import accounts, completion, sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.screen import Screen
@@ -90,6 +90,20 @@ def _check_accounts(screen: Screen, file: str) -> int:
     It asks no deployment, and prints no key.
     """
     return accounts.check(screen, file)
+
+
+@sluicectl.command("completion")
+@click.argument("shell", type=click.Choice(list(completion.SHELLS)))
+@_said
+def _completion(screen: Screen, shell: str) -> int:
+    """Shows the script by which a shell completes commands and options.
+
+    \b
+    source <(sluicectl completion bash)     # in ~/.bashrc
+    source <(sluicectl completion zsh)      # in ~/.zshrc, after compinit
+    sluicectl completion fish | source      # in ~/.config/fish/config.fish
+    """
+    return completion.show(screen, sluicectl, shell)
 
 
 @sluicectl.group("sources", short_help="Who may post webhooks, and which events they become.")

@@ -1,8 +1,8 @@
-"""Finds the deployment of a command: its names, and clients that reach it."""
+"""Finds the deployment of a command, and makes clients that reach it."""
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,6 @@ from sluicectl.errors import Unreachable
 # The file that `make up` writes. The emulator takes this key for the account root's.
 LOCAL: Final = Path(__file__).parents[1] / ".local" / "stack.json"
 _LOCAL_KEY: Final = "test"
-_CONFIG: Final = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 3})
 
 
 @dataclass(frozen=True)
@@ -38,27 +37,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Describes a deployment that was found; `outputs` are its stack's."""
+    """Describes a deployment: its name for people, and the function that does what operators ask for."""
 
     name: str
-    outputs: Mapping[str, str]
+    function: str
     session: boto3.Session
     endpoint: str | None
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, config: Config | None = None) -> Any:
         """Returns a client of an AWS service for this deployment."""
         with reaching():
             return self.session.client(
                 service,  # type: ignore[call-overload]
                 endpoint_url=self.endpoint,
-                config=_CONFIG,
+                config=config,
             )
-
-    def output(self, name: str) -> str:
-        """Returns an output of the stack; raises `Unreachable` if a stack of an older version has none."""
-        if name not in self.outputs:
-            raise Unreachable(f"{self.name} has no output {name}: deploy this version of the template first.")
-        return self.outputs[name]
 
 
 def find(target: Target) -> Deployment:
@@ -93,22 +86,15 @@ def _local() -> Deployment:
         state = json.loads(LOCAL.read_text())
     except FileNotFoundError:
         raise Unreachable("No local stack is running. make up starts one.") from None
+    if (function := state["outputs"].get("OperateFunctionName")) is None:
+        raise Unreachable("The local stack is of an older version. make up brings it up to date.")
     session = boto3.Session(_LOCAL_KEY, _LOCAL_KEY, region_name=state["region"])
-    return Deployment("the local stack", state["outputs"], session, state["aws"])
+    return Deployment("the local stack", function, session, state["aws"])
 
 
 def _on_aws(target: Target) -> Deployment:
     with reaching():
         session = boto3.Session(region_name=target.region, profile_name=target.profile)
-    where = f"stack {target.stack} in {session.region_name}"
-    found = Deployment(where, {}, session, None)
-    client = found.client("cloudformation")
-    try:
-        with reaching():
-            [stack] = client.describe_stacks(StackName=target.stack)["Stacks"]
-    except Unreachable as error:
-        if "does not exist" in str(error):
-            raise Unreachable(f"There is no {where}. Give --stack, --region or --profile.") from None
-        raise
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in stack.get("Outputs", [])}
-    return Deployment(where, outputs, session, None)
+    # The template gives it this name, so that nobody needs a permission to look it up.
+    function = f"{target.stack}-operate"
+    return Deployment(f"stack {target.stack} in {session.region_name}", function, session, None)

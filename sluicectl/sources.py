@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import yaml
-from botocore.exceptions import ClientError
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.syntax import Syntax
@@ -18,15 +17,17 @@ from rich.text import Text
 
 from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem
+from sluice.operate.sources import PUT, SHOW, PutArguments, PutResult, ShowArguments
 from sluice.webhooks import accept, sources
 from sluice.webhooks.accept import waits
 from sluice.webhooks.event_validation import ValidatedEvent, validate_event
 from sluice.webhooks.mapping import Delivery, Mapped, topics
 from sluice.webhooks.sources import Source, Sources
-from sluicectl import documents, references, sources_schema
-from sluicectl.deployment import Deployment, Target, find, reaching
+from sluicectl import documents, sources_schema
+from sluicectl.deployment import Target, find
 from sluicectl.documents import Document, Place, Unreadable
 from sluicectl.errors import FAULTY, Failure
+from sluicectl.operate_client import OperateClient
 from sluicectl.screen import Screen
 
 
@@ -71,28 +72,27 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool)
         screen.show(document, lambda console: _draw_checked(console, checked))
         return FAULTY
     deployment = find(target)
-    bucket = deployment.output("ConfigBucketName")
-    etag, before = _fetch(deployment, bucket)
-    change = _change(before, checked.stored)
-    warnings = []
-    if change.lines:
-        new = sources.decode(checked.stored).sources
-        warnings = references.find_missing(deployment, new.values())
-        screen.draw(lambda console: _draw_change(console, change, warnings))
-    stored = bool(change.lines) and not dry_run
-    if stored:
-        if change.removed and not sure:
-            _ask_to_remove(change.removed)
-        _store(deployment, bucket, checked.stored, etag)
+    client = OperateClient(deployment)
+    before = client.call(SHOW, ShowArguments())
+    text = checked.stored.decode()
+    diff = _diff(before.text, text)
+    arguments = PutArguments(text=text, etag=before.etag, remove=True, dry_run=True)
+    put = client.call(PUT, arguments)
+    if put.changed:
+        screen.draw(lambda console: _draw_change(console, diff, put))
+        if put.removed and not (sure or dry_run):
+            _ask_to_remove(put.removed)
+        if not dry_run:
+            put = client.call(PUT, arguments.model_copy(update={"dry_run": False}))
     document = {
         "file": file,
         "deployment": deployment.name,
-        "stored": stored,
-        "changed": bool(change.lines),
-        "removed": change.removed,
-        "warnings": warnings,
+        "stored": put.stored,
+        "changed": put.changed,
+        "removed": put.removed,
+        "warnings": put.warnings,
         "problems": [],
-        "diff": change.lines,
+        "diff": diff,
     }
     screen.show(document, lambda console: _draw_put(console, document, len(checked.names)))
     return 0
@@ -108,7 +108,7 @@ def show_schema(screen: Screen) -> int:
 def show(screen: Screen, target: Target) -> int:
     """Shows the stored document."""
     deployment = find(target)
-    _, stored = _fetch(deployment, deployment.output("ConfigBucketName"))
+    stored = OperateClient(deployment).call(SHOW, ShowArguments()).text
     document = _parsed(stored) if stored else {"sources": {}}
 
     def draw(console: Console) -> None:
@@ -228,55 +228,16 @@ def _problem(problem: Problem) -> dict[str, Any]:
     return {"pointer": problem.pointer, "detail": problem.detail}
 
 
-def _fetch(deployment: Deployment, bucket: str) -> tuple[str | None, bytes]:
-    """Returns the ETag and bytes of the stored document; None and no bytes if there is none."""
-    client = deployment.client("s3")
-    with reaching():
-        try:
-            found = client.get_object(Bucket=bucket, Key=sources.KEY)
-            return found["ETag"], found["Body"].read()
-        except client.exceptions.NoSuchKey:
-            return None, b""
-
-
-def _store(deployment: Deployment, bucket: str, content: bytes, etag: str | None) -> None:
-    """Writes the document in place of the one that was seen, and of no other."""
-    seen = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-    with reaching():
-        try:
-            deployment.client("s3").put_object(
-                Bucket=bucket, Key=sources.KEY, Body=content, ContentType="application/json", **seen
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
-                raise
-            raise Failure(
-                "Somebody else stored another document just now. Look at it, and put again."
-            ) from None
-
-
-@dataclass(frozen=True)
-class _Change:
-    """Describes the change of a document: the lines of a diff, and the names of the sources it removes."""
-
-    lines: Sequence[str]
-    removed: Sequence[str]
-
-
-def _change(before: bytes, after: bytes) -> _Change:
+def _diff(before: str | None, after: str) -> list[str]:
     """Compares two documents as YAML, the first as it is where it is not JSON."""
     try:
-        old = json.loads(before) if before else None
-        old_text = _yaml(old) if before else ""
+        old = _yaml(json.loads(before)) if before else ""
     except ValueError:
-        old, old_text = None, before.decode("utf-8", "replace")
-    new = json.loads(after)
-    if old == new:
-        return _Change([], [])
-    names = old.get("sources") if isinstance(old, dict) else None
-    removed = sorted(names.keys() - new["sources"].keys()) if isinstance(names, dict) else []
-    lines = difflib.unified_diff(old_text.splitlines(), _yaml(new).splitlines(), "stored", "new", lineterm="")
-    return _Change(list(lines), removed)
+        old = before or ""
+    lines = difflib.unified_diff(
+        old.splitlines(), _yaml(json.loads(after)).splitlines(), "stored", "new", lineterm=""
+    )
+    return list(lines)
 
 
 def _ask_to_remove(names: Sequence[str]) -> None:
@@ -294,7 +255,7 @@ def _ask_to_remove(names: Sequence[str]) -> None:
         )
 
 
-def _parsed(stored: bytes) -> Any:
+def _parsed(stored: str) -> Any:
     try:
         return json.loads(stored)
     except ValueError:
@@ -322,11 +283,11 @@ def _from_file(file: str) -> Sources:
 
 def _stored(target: Target) -> Sources:
     deployment = find(target)
-    _, stored = _fetch(deployment, deployment.output("ConfigBucketName"))
+    stored = OperateClient(deployment).call(SHOW, ShowArguments()).text
     if not stored:
         raise Failure(f"{deployment.name} has no sources document yet: put one, or give --file.")
     try:
-        return sources.decode_valid(stored)
+        return sources.decode_valid(stored.encode())
     except Misconfigured as error:
         raise Failure(f"The document that {deployment.name} has stored does not work: {error}.") from None
 
@@ -356,15 +317,14 @@ def _draw_checked(console: Console, checked: Checked) -> None:
         console.print(f"{checked.file} is good: {names}.", markup=False)
 
 
-def _draw_change(console: Console, change: _Change, warnings: Sequence[str]) -> None:
-    diff = Syntax(
-        "\n".join(change.lines), "diff", theme="ansi_dark", background_color="default", word_wrap=True
+def _draw_change(console: Console, diff: Sequence[str], put: PutResult) -> None:
+    console.print(
+        Syntax("\n".join(diff), "diff", theme="ansi_dark", background_color="default", word_wrap=True)
     )
-    console.print(diff)
     console.print()
-    for name in change.removed:
+    for name in put.removed:
         console.print(Text.assemble(("removed: ", "bold red"), name))
-    for warning in warnings:
+    for warning in put.warnings:
         console.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from sluice.operate import door
 from sluice.webhooks import sources
-from tests.support.aws_stack import Cloud, Context, Function, cloud
+from tests.support.aws_stack import cloud
+from tests.support.operate import Operate
 
 DOCUMENT = {
     "sources": {
@@ -19,39 +20,27 @@ DOCUMENT = {
 }
 
 
-class Operate:
-    """Invokes the function by one of its aliases."""
-
-    def __init__(self, aws: Cloud) -> None:
-        self.aws = aws
-        self.function: Function = aws.load("operate")
-
-    def __call__(self, command: str, alias: str = "admin", **arguments: Any) -> Any:
-        context = Context(900.0)
-        context.function_name = "sluice-operate"
-        context.invoked_function_arn = (
-            f"arn:aws:lambda:us-east-1:123456789012:function:sluice-operate:{alias}"
-        )
-        return self.function({"version": 1, "command": command, "arguments": arguments}, context)
+class Shop(Operate):
+    """Invokes the function, and looks at the sources that it stores."""
 
     def stored(self) -> Any:
         return json.loads(self.aws.content("configuration", sources.KEY))
 
 
 @pytest.fixture
-def operate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Operate]:
+def operate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     with cloud(monkeypatch) as aws:
         for name in ("shop", "pay"):
             aws.secrets.create_secret(Name=f"sluice/webhooks/{name}", SecretString="whsec")
         aws.name_accounts({"site_id": "AbC123", "private_key": "pk_1"})
-        yield Operate(aws)
+        yield Shop(aws)
 
 
 def text(document: Any) -> str:
     return json.dumps(document)
 
 
-def test_a_document_is_stored_and_shown(operate: Operate) -> None:
+def test_a_document_is_stored_and_shown(operate: Shop) -> None:
     assert operate("sources show", "read")["result"] == {"text": None, "etag": None}
 
     put = operate("sources put", text=text(DOCUMENT))["result"]
@@ -64,12 +53,12 @@ def test_a_document_is_stored_and_shown(operate: Operate) -> None:
     assert operate.function.metrics()["OperatorRequests"] == 4
 
 
-def test_read_stores_nothing(operate: Operate) -> None:
+def test_read_stores_nothing(operate: Shop) -> None:
     assert operate("sources put", "read", text=text(DOCUMENT))["error"]["code"] == "forbidden"
     assert operate("sources show", "read")["result"]["text"] is None
 
 
-def test_a_dry_run_tells_everything_and_stores_nothing(operate: Operate) -> None:
+def test_a_dry_run_tells_everything_and_stores_nothing(operate: Shop) -> None:
     operate("sources put", text=text(DOCUMENT))
     etag = operate("sources show")["result"]["etag"]
     other = {"sources": {"new": {"account": "XyZ789", "secret": "none", "preset": "shopify"}}}
@@ -85,7 +74,7 @@ def test_a_dry_run_tells_everything_and_stores_nothing(operate: Operate) -> None
     assert operate.stored() == DOCUMENT
 
 
-def test_a_source_is_removed_only_where_that_is_meant(operate: Operate) -> None:
+def test_a_source_is_removed_only_where_that_is_meant(operate: Shop) -> None:
     operate("sources put", text=text(DOCUMENT))
     etag = operate("sources show")["result"]["etag"]
     less = {"sources": {"shop": DOCUMENT["sources"]["shop"]}}
@@ -99,7 +88,7 @@ def test_a_source_is_removed_only_where_that_is_meant(operate: Operate) -> None:
 
 
 @pytest.mark.parametrize("etag", [None, '"0123"'])
-def test_a_document_that_was_not_seen_is_not_replaced(operate: Operate, etag: str | None) -> None:
+def test_a_document_that_was_not_seen_is_not_replaced(operate: Shop, etag: str | None) -> None:
     operate("sources put", text=text(DOCUMENT))
 
     assert (
@@ -109,7 +98,7 @@ def test_a_document_that_was_not_seen_is_not_replaced(operate: Operate, etag: st
 
 
 @pytest.mark.parametrize("code", ["PreconditionFailed", "ConditionalRequestConflict"])
-def test_a_document_that_is_stored_meanwhile_is_not_replaced(operate: Operate, code: str) -> None:
+def test_a_document_that_is_stored_meanwhile_is_not_replaced(operate: Shop, code: str) -> None:
     from botocore.exceptions import ClientError
 
     def refuse(parameters: dict[str, Any], _: Callable[[], Any]) -> Any:
@@ -122,7 +111,7 @@ def test_a_document_that_is_stored_meanwhile_is_not_replaced(operate: Operate, c
 
 
 @pytest.mark.parametrize("bad", ["no JSON", "[]", '{"sources": {"shop": {}}}', '{"sources": 1}'])
-def test_a_document_that_functions_would_refuse_is_not_stored(operate: Operate, bad: str) -> None:
+def test_a_document_that_functions_would_refuse_is_not_stored(operate: Shop, bad: str) -> None:
     error = operate("sources put", text=bad)["error"]
 
     assert error["code"] == "invalid_arguments"
@@ -131,7 +120,7 @@ def test_a_document_that_functions_would_refuse_is_not_stored(operate: Operate, 
 
 
 @pytest.mark.parametrize("stored", [b"no JSON", b"[]", b"\xff"])
-def test_what_is_stored_and_makes_no_sense_can_be_replaced(operate: Operate, stored: bytes) -> None:
+def test_what_is_stored_and_makes_no_sense_can_be_replaced(operate: Shop, stored: bytes) -> None:
     operate.aws.s3.put_object(Bucket="configuration", Key=sources.KEY, Body=stored)
     shown = operate("sources show")["result"]
 
@@ -150,7 +139,7 @@ def test_what_is_stored_and_makes_no_sense_can_be_replaced(operate: Operate, sto
     ],
 )
 def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
-    operate: Operate, operation: str, what: str
+    operate: Shop, operation: str, what: str
 ) -> None:
     operate.aws.calls.fail(operation)
 
@@ -158,7 +147,7 @@ def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
     assert operate.stored() == DOCUMENT
 
 
-def test_an_accounts_document_that_is_not_valid_is_told(operate: Operate) -> None:
+def test_an_accounts_document_that_is_not_valid_is_told(operate: Shop) -> None:
     operate.aws.write_secret('{"accounts": 1}')
 
     [told] = operate("sources put", text=text(DOCUMENT))["result"]["warnings"]
@@ -166,7 +155,7 @@ def test_an_accounts_document_that_is_not_valid_is_told(operate: Operate) -> Non
     assert told.startswith("The sources' accounts could not be looked up: the accounts secret is not valid")
 
 
-def test_a_secret_without_a_value_or_on_its_way_out_is_missing(operate: Operate) -> None:
+def test_a_secret_without_a_value_or_on_its_way_out_is_missing(operate: Shop) -> None:
     operate.aws.secrets.delete_secret(SecretId="sluice/webhooks/pay")
     operate.aws.secrets.delete_secret(SecretId="sluice/webhooks/shop", ForceDeleteWithoutRecovery=True)
     operate.aws.secrets.create_secret(Name="sluice/webhooks/shop")
@@ -178,7 +167,7 @@ def test_a_secret_without_a_value_or_on_its_way_out_is_missing(operate: Operate)
 
 
 @pytest.mark.parametrize("operation", ["GetObject", "PutObject"])
-def test_a_store_that_does_not_answer_is_to_be_tried_again(operate: Operate, operation: str) -> None:
+def test_a_store_that_does_not_answer_is_to_be_tried_again(operate: Shop, operation: str) -> None:
     operate.aws.calls.fail(operation)
 
     error = operate("sources put", text=text(DOCUMENT))["error"]
@@ -187,7 +176,7 @@ def test_a_store_that_does_not_answer_is_to_be_tried_again(operate: Operate, ope
     assert error["message"].endswith("Try again.")
 
 
-def test_large_answers_and_requests_travel_by_presigned_urls(operate: Operate) -> None:
+def test_large_answers_and_requests_travel_by_presigned_urls(operate: Shop) -> None:
     document = '"' + "a" * door.INVOCATION_BYTES + '"'
     operate.aws.s3.put_object(Bucket="configuration", Key=sources.KEY, Body=document.encode())
 
@@ -206,13 +195,11 @@ def test_large_answers_and_requests_travel_by_presigned_urls(operate: Operate) -
     assert upload.params["X-Amz-SignedHeaders"] == "content-length;host"
 
 
-def test_uploaded_arguments_are_read(operate: Operate) -> None:
+def test_uploaded_arguments_are_read(operate: Shop) -> None:
     key = operate("upload", size=10)["result"]["key"]
-    context = Context(900.0)
-    context.invoked_function_arn += ":admin"
     request = {"version": 1, "command": "sources put", "arguments_key": key}
-    assert operate.function(request, context)["error"]["code"] == "invalid_request"
+    assert operate.invoke("sluice-operate:admin", request)["error"]["code"] == "invalid_request"
 
     operate.aws.s3.put_object(Bucket="archive", Key=key, Body=text({"text": text(DOCUMENT)}).encode())
 
-    assert operate.function(request, context)["result"]["stored"]
+    assert operate.invoke("sluice-operate:admin", request)["result"]["stored"]

@@ -4,21 +4,18 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-import boto3
 import pytest
-from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from click.testing import CliRunner, Result
-from moto import mock_aws
 
+from sluice.aws import sts
 from sluice.webhooks import sources
 from sluicectl.cli import sluicectl
+from tests.support.aws_stack import Cloud, cloud
+from tests.support.operate import Operate
 
-STACKS: dict[str, list[dict[str, str]]] = {
-    "sluice": [{"OutputKey": "ConfigBucketName", "OutputValue": "documents"}],
-    "old": [],
-}
 DOCUMENT = """\
 sources:
   own:
@@ -29,58 +26,64 @@ sources:
       signed-up: {metric: Signed Up, profile: {email: user.email}}
 """
 
-type Run = Callable[..., Result]
+
+class Deployment:
+    """Runs `sluicectl sources` in a folder with some files, and looks into the deployment that it reaches."""
+
+    def __init__(self, aws: Cloud) -> None:
+        self.aws = aws
+        self.operate = Operate(aws)
+        self.operate.serve()
+
+    def __call__(self, *arguments: str, document: str = DOCUMENT, answer: str = "") -> Result:
+        Path("s.yaml").write_text(document)
+        Path("p.json").write_text('{"user": {"email": "ada@mail.example"}}')
+        return CliRunner().invoke(sluicectl, ["sources", *arguments], answer, catch_exceptions=False)
+
+    def stored(self) -> bytes:
+        return self.aws.content("configuration", sources.KEY)
+
+    def store(self, content: bytes) -> None:
+        self.aws.s3.put_object(Bucket="configuration", Key=sources.KEY, Body=content)
+
+    def changed_at(self) -> Any:
+        return self.aws.s3.head_object(Bucket="configuration", Key=sources.KEY)["LastModified"]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.chdir(tmp_path)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    instead(monkeypatch, "DescribeStacks", described)
-    with mock_aws():
-        boto3.client("s3").create_bucket(
-            Bucket="documents", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-        )
-
-        def command(*arguments: str, document: str = DOCUMENT, answer: str = "") -> Result:
-            Path("s.yaml").write_text(document)
-            Path("p.json").write_text('{"user": {"email": "ada@mail.example"}}')
-            return CliRunner().invoke(sluicectl, ["sources", *arguments], answer, catch_exceptions=False)
-
-        yield command
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    monkeypatch.setattr(sts, "caller_arn", lambda *_, **__: "arn:aws:iam::123456789012:user/ada")
+    with cloud(monkeypatch) as aws:
+        deployment = Deployment(aws)
+        monkeypatch.chdir(tmp_path)
+        yield deployment
 
 
-def stored() -> Any:
-    return boto3.client("s3").get_object(Bucket="documents", Key=sources.KEY)["Body"].read()
-
-
-def test_what_is_put_is_what_the_functions_read(run: Run) -> None:
+def test_what_is_put_is_what_the_functions_read(run: Deployment) -> None:
     result = run("put", "s.yaml")
 
     assert result.exit_code == 0
     assert "+  own:" in result.output
-    assert "1 source stored in stack sluice in eu-central-1. It is used within a minute." in result.output
-    assert list(sources.decode(stored()).sources) == ["own"]
+    assert "1 source stored in stack sluice in us-east-1. It is used within a minute." in result.output
+    assert list(sources.decode(run.stored()).sources) == ["own"]
 
 
-def test_what_is_shown_can_be_put_again_and_changes_nothing(run: Run) -> None:
+def test_what_is_shown_can_be_put_again_and_changes_nothing(run: Deployment) -> None:
     assert "has no sources document yet" in run("show").output
     run("put", "s.yaml")
-    before = boto3.client("s3").head_object(Bucket="documents", Key=sources.KEY)["LastModified"]
+    before = run.changed_at()
 
     shown = run("show").output
     again = run("put", "s.yaml", document=shown)
 
-    assert again.output == "stack sluice in eu-central-1 has this document already: nothing has changed.\n"
-    assert boto3.client("s3").head_object(Bucket="documents", Key=sources.KEY)["LastModified"] == before
-    assert json.loads(run("show", "--json").output) == json.loads(stored())
+    assert again.output == "stack sluice in us-east-1 has this document already: nothing has changed.\n"
+    assert run.changed_at() == before
+    assert json.loads(run("show", "--json").output) == json.loads(run.stored())
 
 
-def test_what_changes_is_shown_and_not_stored_in_a_dry_run(run: Run) -> None:
+def test_what_changes_is_shown_and_not_stored_in_a_dry_run(run: Deployment) -> None:
     run("put", "s.yaml")
-    before = stored()
+    before = run.stored()
     changed = DOCUMENT.replace("Signed Up", "Signed In")
 
     dry = run("put", "s.yaml", "--dry-run", document=changed)
@@ -88,26 +91,26 @@ def test_what_changes_is_shown_and_not_stored_in_a_dry_run(run: Run) -> None:
 
     assert "-        metric: Signed Up" in dry.output.replace("metric:  ", "metric: ")
     assert "would be stored in" in dry.output
-    assert before != stored()
+    assert before != run.stored()
     assert (told["stored"], told["changed"], told["problems"]) == (True, True, [])
     assert [line for line in told["diff"] if line.startswith("+ ")] == ["+        metric: Signed In"]
 
 
-def test_a_dry_run_stores_nothing(run: Run) -> None:
+def test_a_dry_run_stores_nothing(run: Deployment) -> None:
     run("put", "s.yaml", "--dry-run")
 
     assert "has no sources document yet" in run("show").output
 
 
-def test_a_bad_document_is_refused_with_the_line_and_nothing_is_stored(run: Run) -> None:
+def test_a_bad_document_is_refused_with_the_line_and_nothing_is_stored(run: Deployment) -> None:
     run("put", "s.yaml")
-    before = stored()
+    before = run.stored()
 
     result = run("put", "s.yaml", document=DOCUMENT.replace("AbC123", "x"))
 
     assert result.exit_code == 1
     assert result.output.startswith("s.yaml:3:5: 'account' must be a site id")
-    assert stored() == before
+    assert run.stored() == before
 
 
 THREE = (
@@ -120,44 +123,44 @@ THREE = (
 
 
 @pytest.mark.parametrize("answer", ["", "n\n", "\n"])
-def test_sources_are_not_removed_unless_that_is_meant(run: Run, answer: str) -> None:
+def test_sources_are_not_removed_unless_that_is_meant(run: Deployment, answer: str) -> None:
     run("put", "s.yaml", document=THREE)
-    before = stored()
+    before = run.stored()
 
     result = run("put", "s.yaml", answer=answer)
 
     assert result.exit_code == 1
     assert "This removes the sources first, second: from then on" in result.stderr
     assert "Nothing is stored, because it would remove the sources first, second." in result.stderr
-    assert stored() == before
+    assert run.stored() == before
 
 
 @pytest.mark.parametrize(("options", "answer"), [((), "y\n"), (("--yes",), ""), (("--yes", "--json"), "")])
-def test_sources_are_removed_if_that_is_meant(run: Run, options: tuple[str, ...], answer: str) -> None:
+def test_sources_are_removed_if_that_is_meant(run: Deployment, options: tuple[str, ...], answer: str) -> None:
     run("put", "s.yaml", document=THREE)
 
     result = run("put", "s.yaml", *options, answer=answer)
 
     assert result.exit_code == 0
-    assert list(sources.decode(stored()).sources) == ["own"]
+    assert list(sources.decode(run.stored()).sources) == ["own"]
     if "--json" in options:
         assert json.loads(result.output)["removed"] == ["first", "second"]
     else:
         assert "removed: first\nremoved: second\n" in result.output
 
 
-def test_a_program_is_not_asked_and_removes_nothing(run: Run) -> None:
+def test_a_program_is_not_asked_and_removes_nothing(run: Deployment) -> None:
     run("put", "s.yaml", document=THREE)
-    before = stored()
+    before = run.stored()
 
     result = run("put", "s.yaml", "--json")
 
     assert result.exit_code == 1
     assert "it would remove the sources first, second" in json.loads(result.stdout)["error"]
-    assert stored() == before
+    assert run.stored() == before
 
 
-def test_a_dry_run_tells_what_would_be_removed_and_asks_nothing(run: Run) -> None:
+def test_a_dry_run_tells_what_would_be_removed_and_asks_nothing(run: Deployment) -> None:
     run("put", "s.yaml", document=THREE)
 
     result = run("put", "s.yaml", "--dry-run")
@@ -167,30 +170,18 @@ def test_a_dry_run_tells_what_would_be_removed_and_asks_nothing(run: Run) -> Non
     assert "would be stored in" in result.output
 
 
-def test_a_source_that_is_only_changed_or_added_is_not_asked_about(run: Run) -> None:
+def test_a_source_that_is_only_changed_or_added_is_not_asked_about(run: Deployment) -> None:
     run("put", "s.yaml")
 
     assert run("put", "s.yaml", document=THREE).exit_code == 0
     assert run("put", "s.yaml", document=THREE.replace("Signed Up", "Signed In")).exit_code == 0
 
 
-@pytest.fixture
-def references(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Provides a stack with an accounts document, and secrets by their names."""
-
-    def keep(accounts: str, **secrets: str) -> None:
-        client = boto3.client("secretsmanager")
-        arn = client.create_secret(Name="accounts", SecretString=accounts)["ARN"]
-        for name, text in secrets.items():
-            client.create_secret(Name=f"sluice/webhooks/{name}", SecretString=text)
-        outputs = {"AccountsSecretArn": arn, "WebhookSecretsPrefix": "sluice/webhooks/"}
-        added = [{"OutputKey": key, "OutputValue": value} for key, value in outputs.items()]
-        monkeypatch.setitem(STACKS, "sluice", STACKS["sluice"] + added)
-
-    return keep
-
-
-ACCOUNTS = '{"accounts": [{"site_id": "AbC123", "private_key": "pk_1"}]}'
+def with_secrets(run: Deployment, *names: str) -> None:
+    """Makes the account of the document, and secrets by their names."""
+    run.aws.name_accounts({"site_id": "AbC123", "private_key": "pk_1"})
+    for name in names:
+        run.aws.secrets.create_secret(Name=f"sluice/webhooks/{name}", SecretString="s3cret")
 
 
 def warnings(result: Result) -> list[str]:
@@ -199,17 +190,15 @@ def warnings(result: Result) -> list[str]:
     return told
 
 
-def test_a_document_whose_accounts_and_secrets_exist_has_no_warnings(
-    run: Run, references: Callable[..., None]
-) -> None:
-    references(ACCOUNTS, own="s3cret")
+def test_a_document_whose_accounts_and_secrets_exist_has_no_warnings(run: Deployment) -> None:
+    with_secrets(run, "own")
 
     assert warnings(run("put", "s.yaml", "--json")) == []
     assert "warning" not in run("put", "s.yaml", document=DOCUMENT.replace("Up", "In")).output
 
 
-def test_a_missing_account_and_a_missing_secret_are_told(run: Run, references: Callable[..., None]) -> None:
-    references(ACCOUNTS, other="s3cret")
+def test_a_missing_account_and_a_missing_secret_are_told(run: Deployment) -> None:
+    with_secrets(run, "other")
     document = DOCUMENT.replace("AbC123", "XyZ789")
 
     told = warnings(run("put", "s.yaml", "--json", "--dry-run", document=document))
@@ -224,16 +213,14 @@ def test_a_missing_account_and_a_missing_secret_are_told(run: Run, references: C
     assert all(f"warning: {warning}\n" in shown.output for warning in told)
 
 
-def test_a_secret_without_a_value_or_on_its_way_out_is_missing(
-    run: Run, references: Callable[..., None]
-) -> None:
-    references(ACCOUNTS, own="s3cret")
-    boto3.client("secretsmanager").delete_secret(SecretId="sluice/webhooks/own")
+def test_a_secret_without_a_value_or_on_its_way_out_is_missing(run: Deployment) -> None:
+    with_secrets(run, "own")
+    run.aws.secrets.delete_secret(SecretId="sluice/webhooks/own")
 
     [deleted] = warnings(run("put", "s.yaml", "--json", "--dry-run"))
 
     assert "the secret sluice/webhooks/own has no value" in deleted
-    boto3.client("secretsmanager").create_secret(Name="sluice/webhooks/empty")
+    run.aws.secrets.create_secret(Name="sluice/webhooks/empty")
     [empty] = warnings(
         run("put", "s.yaml", "--json", "--dry-run", document=DOCUMENT.replace("secret: own", "secret: empty"))
     )
@@ -241,51 +228,55 @@ def test_a_secret_without_a_value_or_on_its_way_out_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("operation", "what"), [("GetSecretValue", "accounts"), ("DescribeSecret", "secrets")]
+    ("operation", "warning"),
+    [
+        ("GetSecretValue", "accounts could not be looked up: the accounts secret cannot be read."),
+        (
+            "DescribeSecret",
+            "secrets could not be looked up: the secret sluice/webhooks/own cannot be looked up.",
+        ),
+    ],
 )
-def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
-    run: Run, references: Callable[..., None], monkeypatch: pytest.MonkeyPatch, operation: str, what: str
+def test_what_cannot_be_looked_up_is_told_and_stops_nothing(
+    run: Deployment, operation: str, warning: str
 ) -> None:
-    references(ACCOUNTS, own="s3cret")
-    refuse(monkeypatch, operation, "AccessDeniedException", "User ada is not authorized.")
+    with_secrets(run, "own")
+    run.aws.calls.instead(operation, unavailable)
 
-    [told] = warnings(run("put", "s.yaml", "--json"))
-
-    assert told == (
-        f"The sources' {what} could not be looked up: AWS refused {operation}: User ada is not authorized."
-    )
-    assert list(sources.decode(stored()).sources) == ["own"]
+    assert warnings(run("put", "s.yaml", "--json")) == [f"The sources' {warning}"]
+    assert list(sources.decode(run.stored()).sources) == ["own"]
 
 
-def test_an_accounts_document_that_is_not_valid_is_told(run: Run, references: Callable[..., None]) -> None:
-    references('{"accounts": 1}', own="s3cret")
+def test_an_accounts_document_that_is_not_valid_is_told(run: Deployment) -> None:
+    with_secrets(run, "own")
+    run.aws.write_secret('{"accounts": 1}')
 
     [told] = warnings(run("put", "s.yaml", "--json"))
 
     assert told.startswith("The sources' accounts could not be looked up: the accounts secret")
 
 
-def test_what_is_stored_and_is_not_json_can_be_replaced(run: Run) -> None:
-    boto3.client("s3").put_object(Bucket="documents", Key=sources.KEY, Body=b"not JSON")
+def test_what_is_stored_and_is_not_json_can_be_replaced(run: Deployment) -> None:
+    run.store(b"not JSON")
 
     result = run("put", "s.yaml")
 
     assert result.exit_code == 0
     assert "-not JSON\n" in result.output.replace(" \n", "\n")
-    assert list(sources.decode(stored()).sources) == ["own"]
+    assert list(sources.decode(run.stored()).sources) == ["own"]
 
 
-def test_a_source_is_tried_though_another_that_is_stored_is_not_valid(run: Run) -> None:
+def test_a_source_is_tried_though_another_that_is_stored_is_not_valid(run: Deployment) -> None:
     run("put", "s.yaml")
-    document = json.loads(stored())
+    document = json.loads(run.stored())
     document["sources"]["other"] = {}
-    boto3.client("s3").put_object(Bucket="documents", Key=sources.KEY, Body=json.dumps(document).encode())
+    run.store(json.dumps(document).encode())
 
     assert run("try", "own", "p.json").exit_code == 0
     assert "/sources/other/account: 'account' is a required field" in run("try", "other", "p.json").stderr
 
 
-def test_a_payload_is_tried_with_what_is_stored(run: Run) -> None:
+def test_a_payload_is_tried_with_what_is_stored(run: Deployment) -> None:
     none = run("try", "own", "p.json")
     run("put", "s.yaml")
 
@@ -297,83 +288,108 @@ def test_a_payload_is_tried_with_what_is_stored(run: Run) -> None:
     assert "ada@mail.example" in result.output
 
 
-def test_another_document_that_was_stored_meanwhile_is_not_overwritten(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = refuse(monkeypatch, "PutObject", "PreconditionFailed")
+def test_another_document_that_was_stored_meanwhile_is_not_overwritten(run: Deployment) -> None:
+    def refuse(parameters: dict[str, Any], _: Callable[[], Any]) -> Any:
+        assert parameters["IfNoneMatch"] == "*"
+        raise ClientError({"Error": {"Code": "PreconditionFailed"}}, "PutObject")
+
+    run.aws.calls.instead("PutObject", refuse)
 
     result = run("put", "s.yaml")
 
     assert result.exit_code == 1
     assert "Somebody else stored another document just now." in result.stderr
-    assert seen[0]["IfNoneMatch"] == "*"
 
 
-def test_what_is_stored_and_does_not_work_is_told_so(run: Run) -> None:
-    s3 = boto3.client("s3")
-    s3.put_object(Bucket="documents", Key=sources.KEY, Body=b"not JSON")
+def test_a_document_that_is_stored_while_somebody_is_asked_is_not_overwritten(
+    run: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("put", "s.yaml", document=THREE)
+    theirs = b'{"sources": {}}'
+
+    def confirm(*_: Any, **__: Any) -> bool:
+        run.store(theirs)
+        return True
+
+    monkeypatch.setattr("click.confirm", confirm)
+
+    result = run("put", "s.yaml")
+
+    assert result.exit_code == 1
+    assert "Somebody else stored another document just now." in result.stderr
+    assert run.stored() == theirs
+
+
+def test_what_is_stored_and_does_not_work_is_told_so(run: Deployment) -> None:
+    run.store(b"not JSON")
     assert "The stored document is not JSON" in run("show").stderr
     assert "does not work" in run("try", "own", "p.json").stderr
 
-    s3.put_object(Bucket="documents", Key=sources.KEY, Body=b'{"sources": {"own": {}}}')
+    run.store(b'{"sources": {"own": {}}}')
     assert "does not work" in run("try", "own", "p.json").stderr
     assert run("put", "s.yaml").exit_code == 0
 
 
-def test_a_stack_that_is_not_there_or_too_old_is_told_so(run: Run) -> None:
-    missing, old = run("show", "--stack", "none"), run("show", "--stack", "old")
-
-    assert (missing.exit_code, old.exit_code) == (3, 3)
-    assert "There is no stack none in eu-central-1." in missing.stderr
-    assert "has no output ConfigBucketName: deploy this version of the template first." in old.stderr
-
-
-@pytest.mark.parametrize("operation", ["DescribeStacks", "GetObject", "PutObject"])
-def test_what_aws_refuses_is_told_in_its_words(
-    run: Run, monkeypatch: pytest.MonkeyPatch, operation: str
-) -> None:
-    refuse(monkeypatch, operation, "AccessDenied", "User ada is not authorized.")
-
-    result = run("put", "s.yaml")
+def test_a_stack_that_is_not_there_is_told_so(run: Deployment) -> None:
+    result = run("show", "--stack", "none")
 
     assert result.exit_code == 3
-    assert f"AWS refused {operation}: User ada is not authorized." in result.stderr
+    assert "There is no function none-operate:read in us-east-1: deploy this version" in result.stderr
     assert "Traceback" not in result.output
 
 
-def described(parameters: dict[str, Any]) -> Any:
-    """Returns CloudFormation's description of a stack."""
-    name = parameters["StackName"]
-    if name not in STACKS:
-        raise refusal("DescribeStacks", "ValidationError", f"Stack with id {name} does not exist")
-    return {"Stacks": [{"Outputs": STACKS[name]}]}
+def test_who_may_look_only_can_put_nothing(run: Deployment) -> None:
+    run("put", "s.yaml")
+    before = run.stored()
+    run.operate.serve(frozenset({"read"}))
+
+    shown, put = run("show"), run("put", "s.yaml", document=THREE)
+
+    assert shown.exit_code == 0
+    assert put.exit_code == 3
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:sluice-operate:admin"
+    assert put.stderr == f"error: You lack a permission: lambda:InvokeFunction on {arn}.\n"
+    assert run.stored() == before
 
 
-def refusal(operation: str, code: str, message: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": message}}, operation)
+def test_the_permission_for_admin_is_enough_for_everything(run: Deployment) -> None:
+    run.operate.serve(frozenset({"admin"}))
+
+    assert run("put", "s.yaml").exit_code == 0
+    assert run("show").exit_code == 0
 
 
-def instead(
-    monkeypatch: pytest.MonkeyPatch, operation: str, answer: Callable[[dict[str, Any]], Any]
-) -> list[dict[str, Any]]:
-    """Answers an operation's calls; returns their parameters."""
-    real = BaseClient._make_api_call  # type: ignore[attr-defined]
-    seen = []
+def test_who_may_do_nothing_is_told_what_is_missing_to_look(run: Deployment) -> None:
+    run.operate.serve(frozenset())
 
-    def call(client: Any, name: str, parameters: dict[str, Any]) -> Any:
-        if name != operation:
-            return real(client, name, parameters)
-        seen.append(parameters)
-        return answer(parameters)
+    result = run("show")
 
-    monkeypatch.setattr(BaseClient, "_make_api_call", call)
-    return seen
+    assert result.exit_code == 3
+    assert "function:sluice-operate:read." in result.stderr
 
 
-def refuse(
-    monkeypatch: pytest.MonkeyPatch, operation: str, code: str, message: str = "m"
-) -> list[dict[str, Any]]:
-    def answer(_: dict[str, Any]) -> Any:
-        raise refusal(operation, code, message)
+def test_sts_says_who_stored_it(run: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
 
-    return instead(monkeypatch, operation, answer)
+    def caller_arn(url: str, *, function: str) -> str:
+        asked.append((url, function))
+        return "arn:aws:iam::123456789012:user/ada"
+
+    monkeypatch.setattr(sts, "caller_arn", caller_arn)
+    run("put", "s.yaml", "--json")
+
+    ended = run.operate.function.lines("command ended")
+    assert [(each["who"], each["counts"]) for each in ended] == [
+        ("arn:aws:iam::123456789012:user/ada", {"stored": 0, "removed": 0}),
+        ("arn:aws:iam::123456789012:user/ada", {"stored": 1, "removed": 0}),
+    ]
+    url, function = asked[0]
+    query = parse_qs(urlsplit(url).query)
+    assert url.startswith("https://sts.us-east-1.amazonaws.com/?Action=GetCallerIdentity&")
+    assert query["X-Amz-SignedHeaders"] == ["host;x-sluice-function"]
+    assert function == "sluice-operate"
+
+
+def unavailable(*_: Any) -> Any:
+    """Refuses a call."""
+    raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "Call")
