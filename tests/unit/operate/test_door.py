@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +14,7 @@ from sluice.errors import Misconfigured, Retryable
 from sluice.operate import door
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.commands import COMMANDS
-from sluice.operate.ports import Link, Ports, StoredDocument
+from sluice.operate.ports import Archive, Link, Ports, Records, StoredDocument
 from sluice.settings import OperateSettings
 
 FUNCTION = "arn:aws:lambda:eu-central-1:123456789012:function:sluice-operate"
@@ -73,6 +74,18 @@ class World:
         return ADA if url == "https://sts.example" else None
 
 
+def ports_of(world: World) -> Ports:
+    return Ports(
+        records=Mock(spec_set=Records),
+        archive=Mock(spec_set=Archive),
+        hash_key=Mock(),
+        sources=world,
+        secrets=world,
+        transfers=world,
+        identities=world,
+    )
+
+
 class SayArguments(Arguments):
     text: str = ""
     times: int = 1
@@ -111,7 +124,7 @@ class Door:
     def raw(self, request: object, alias: str = ":admin") -> Any:
         world = self.world
         answer = door.answer(
-            request, door.access_of(FUNCTION + alias), SETTINGS, Ports(world, world, world, world), self.log
+            request, door.access_of(FUNCTION + alias), SETTINGS, ports_of(world), self.log
         )
         assert json.loads(json.dumps(answer)) == answer
         assert (answer["version"], answer["sluice"]) == (1, __version__)

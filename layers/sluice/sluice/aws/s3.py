@@ -75,6 +75,20 @@ def get_object(bucket: str, key: str) -> tuple[str, bytes] | None:
             raise
 
 
+def get_range(bucket: str, key: str, start: int, end: int) -> bytes | None:
+    """Returns the bytes of an object from `start` to before `end`; None if there is no such object.
+
+    Raises `Retryable` if S3 does not answer.
+    """
+    client = clients.s3()
+    with clients.translating_errors("an object cannot be read"):
+        try:
+            answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")
+            return answer["Body"].read()
+        except client.exceptions.NoSuchKey:
+            return None
+
+
 def presign_get(bucket: str, key: str, *, seconds: int) -> str:
     """Returns a URL by which anybody can read an object for so many seconds."""
     return clients.presigning_s3().generate_presigned_url(

@@ -2,10 +2,14 @@
 
 from typing import Final
 
-from sluice.operate import sources, transfers
+from sluice.operate import rejections, sources, transfers
 from sluice.operate.command import AnyCommand
 
 _ALL: Final[tuple[AnyCommand, ...]] = (
+    rejections.GROUPS,
+    rejections.LIST,
+    rejections.SHOW,
+    rejections.EXPORT,
     sources.SHOW,
     sources.PUT,
     transfers.UPLOAD,

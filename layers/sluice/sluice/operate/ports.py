@@ -1,10 +1,14 @@
 """Declares what the commands of operators reach."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from sluice.accounts import Accounts
+from sluice.records.items import Group
+from sluice.records.record import Record
+from sluice.records.table import Filter, Page
 
 
 class Conflict(Exception):
@@ -85,10 +89,44 @@ class Identities(Protocol):
         ...
 
 
+class Records(Protocol):
+    """Reads the records of rejections and their groups. Its methods may raise `Retryable`."""
+
+    def find(self, record_id: str) -> Record | None:
+        """Returns a record by its id; None if there is none (any more)."""
+        ...
+
+    def page(self, wanted: Filter, *, before: str | None, limit: int) -> Page:
+        """Returns up to `limit` records that were accepted before the one with the id `before`."""
+        ...
+
+    def accounts(self) -> list[str]:
+        """Returns the accounts that have groups."""
+        ...
+
+    def groups(self, account: str) -> list[Group]:
+        """Returns the groups of an account."""
+        ...
+
+
+class Archive(Protocol):
+    """Reads the archive. It may raise `Retryable`."""
+
+    def lines(self, *, records: Sequence[Record]) -> Mapping[str, bytes]:
+        """Returns the archived lines of records by their ids, without those that are gone."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
-    """Holds everything through which commands reach AWS."""
+    """Holds everything through which commands reach AWS.
 
+    `hash_key` returns the key of the hashes under which records hold what identifies a person.
+    """
+
+    records: Records
+    archive: Archive
+    hash_key: Callable[[], bytes]
     sources: SourcesDocument
     secrets: Secrets
     transfers: Transfers

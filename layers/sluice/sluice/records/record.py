@@ -6,7 +6,7 @@ but keyed hashes of what identifies one.
 
 import hmac
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -21,6 +21,7 @@ from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.validation.json_text import NOT_DECODED
 
 MAX_PROFILE_HASHES: Final = 3
+MAX_GAP_BYTES: Final = 64 * 1024
 # An item of at most 1,024 bytes takes one write unit; a test adds these up.
 _MAX_DETAIL_BYTES: Final = 100
 _MAX_PLACE_BYTES: Final = 100
@@ -58,6 +59,11 @@ class Location(msgspec.Struct, frozen=True):
     name: str
     offset: int
     length: int
+
+    @property
+    def end(self) -> int:
+        """Returns the offset after its last byte."""
+        return self.offset + self.length
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -141,14 +147,29 @@ def record_of(rejection: Rejection, location: Location, hash_key: bytes) -> tupl
         events=event_count(payload),
         code=found.code,
         place=place if place is None or len(place.encode()) <= _MAX_PLACE_BYTES else None,
-        metric=_named(_metric(payload)),
-        source=_named(rejection.source),
+        metric=shown_name(_metric(payload)),
+        source=shown_name(rejection.source),
         surface=rejection.surface,
         receipt=receipt if receipt is None or len(receipt.encode()) <= _MAX_RECEIPT_BYTES else None,
         profiles=tuple(islice(profile_hashes(payload, hash_key), MAX_PROFILE_HASHES)),
         predecessor=rejection.replays,
     )
     return record, found
+
+
+def neighbours(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Yields the records of one object of the archive in parts whose lines are near one another.
+
+    Reading a part at once takes one request, and little that is not wanted.
+    """
+    part: list[Record] = []
+    for record in sorted(records, key=lambda each: each.location.offset):
+        if part and record.location.offset - part[-1].location.end > MAX_GAP_BYTES:
+            yield part
+            part = []
+        part.append(record)
+    if part:
+        yield part
 
 
 def profile_hash(identifier: str, hash_key: bytes) -> str:
@@ -236,7 +257,8 @@ def _profiles(payload: Any) -> Iterator[Any]:
             yield user
 
 
-def _named(name: Any) -> str | None:
+def shown_name(name: Any) -> str | None:
+    """Returns as much of a name as a record holds; None if it is no name."""
     return shortened(name, _MAX_NAME_BYTES) if isinstance(name, str) and name else None
 
 

@@ -1,5 +1,6 @@
 """Builds the AWS-backed ports of operate."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -10,6 +11,8 @@ from sluice.accounts import Accounts
 from sluice.aws import clients, s3, secrets, sts
 from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
 from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
+from sluice.records.record import Record, neighbours
+from sluice.records.table import RecordsTable
 from sluice.settings import OperateSettings
 from sluice.webhooks import sources
 
@@ -19,11 +22,40 @@ LINK_SECONDS: Final = 300  # for which a presigned URL is good
 def operate_ports(settings: OperateSettings, function: str) -> Ports:
     """Builds what commands reach; `function` is the name of the function that runs them."""
     return Ports(
+        records=RecordsTable(settings.records_table, timedelta(days=settings.archive_days)),
+        archive=_Archive(settings.archive_bucket),
+        hash_key=lambda: secrets.read_secret(
+            settings.records_secret, "the key of hashes cannot be read"
+        ).encode(),
         sources=_SourcesDocument(settings.config_bucket),
         secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
         identities=_Identities(function),
     )
+
+
+class _Archive(msgspec.Struct, frozen=True):
+    bucket: str
+
+    def lines(self, *, records: Sequence[Record]) -> Mapping[str, bytes]:
+        by_key: dict[str, list[Record]] = {}
+        for record in records:
+            by_key.setdefault(record.archive_key, []).append(record)
+        parts = [(key, part) for key, found in by_key.items() for part in neighbours(found)]
+
+        def read(part: tuple[str, list[Record]]) -> dict[str, bytes]:
+            key, found = part
+            start, end = found[0].location.offset, found[-1].location.end
+            content = s3.get_range(self.bucket, key, start, end)
+            if content is None:
+                return {}
+            return {
+                record.id: content[record.location.offset - start : record.location.end - start]
+                for record in found
+            }
+
+        read_parts = clients.map_concurrently(read, parts)
+        return {id: line for lines in read_parts for id, line in lines.items()}
 
 
 class _SourcesDocument(msgspec.Struct, frozen=True):

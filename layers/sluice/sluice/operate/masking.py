@@ -1,0 +1,58 @@
+"""Hides what could name a person in an archived payload, and leaves what one has to see to understand it."""
+
+from typing import Any, Final
+
+MASK: Final = "***"
+# Values of these members of an event say what happened, and not to whom.
+_SHOWN: Final = frozenset({"time", "unique_id", "value", "value_currency", "type", "backfill", "service"})
+
+
+def masked(payload: Any) -> Any:
+    """Returns a payload of the archive with its structure, but without the texts in it.
+
+    Names of metrics, times, values and currencies stay; so do numbers, which have no text.
+    """
+    match payload:
+        case {"events": [*events], **rest}:
+            return {
+                **{name: _hidden(value) for name, value in rest.items()},
+                "events": [_event(event) for event in events],
+            }
+        case _:
+            return _hidden(payload)
+
+
+def _event(event: Any) -> Any:
+    if not isinstance(event, dict):
+        return _hidden(event)
+    return {
+        name: _metric(value) if name == "metric" else value if _is_shown(name, value) else _hidden(value)
+        for name, value in event.items()
+    }
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    return name in _SHOWN and not isinstance(value, dict | list)
+
+
+def _metric(metric: Any) -> Any:
+    match metric:
+        case {"data": {"attributes": {"name": str()}}} | {"name": str()}:
+            return metric
+        case _:
+            return _hidden(metric)
+
+
+def _hidden(value: Any) -> Any:
+    match value:
+        case dict():
+            return {
+                name: held if name == "type" and isinstance(held, str) else _hidden(held)
+                for name, held in value.items()
+            }
+        case list():
+            return [_hidden(held) for held in value]
+        case str():
+            return MASK
+        case _:
+            return value

@@ -1,0 +1,61 @@
+"""Tests that a masked payload names nobody, and still shows what is wrong."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.operate.masking import MASK, masked
+
+SECRET = "Ann Example"
+values = st.recursive(
+    st.just(SECRET) | st.integers() | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(values, values, values)
+def test_no_text_of_a_payload_is_left(profile: Any, properties: Any, other: Any) -> None:
+    payload = {"profile": profile, "events": [{"properties": properties, "extra": other}], "more": other}
+
+    for shown in (payload, [payload], {"entries": [payload]}, properties):
+        assert SECRET not in json.dumps(masked(shown))
+
+
+def test_what_happened_is_shown() -> None:
+    payload = {
+        "profile": {"type": "profile", "attributes": {"email": "ann@example.com", "age": 7}},
+        "events": [
+            {
+                "metric": {"data": {"type": "metric", "attributes": {"name": "Placed Order"}}},
+                "time": "2026-07-20T12:00:00Z",
+                "value": 7.5,
+                "value_currency": "EURO",
+                "unique_id": "order:1",
+                "properties": {"name": "Ann", "items": ["Lamp", 2]},
+            }
+        ],
+        "backfill": False,
+    }
+
+    assert masked(payload) == {
+        "profile": {"type": "profile", "attributes": {"email": MASK, "age": 7}},
+        "events": [payload["events"][0] | {"properties": {"name": MASK, "items": [MASK, 2]}}],  # type: ignore[index, operator]
+        "backfill": False,
+    }
+
+
+@pytest.mark.parametrize("payload", ["a raw body of ann@example.com", None, 7, [], {"events": ["ann"]}])
+def test_any_payload_can_be_masked(payload: Any) -> None:
+    assert "ann" not in json.dumps(masked(payload))
+
+
+def test_an_event_of_pipeless_shows_its_kind() -> None:
+    event = {"start_object": {"id": "ada", "type": "user"}, "relationship": {"type": "liked"}}
+
+    assert masked({"events": [event]}) == {
+        "events": [{"start_object": {"id": MASK, "type": "user"}, "relationship": {"type": "liked"}}]
+    }
