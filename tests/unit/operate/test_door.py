@@ -123,9 +123,7 @@ class Door:
 
     def raw(self, request: object, alias: str = ":admin") -> Any:
         world = self.world
-        answer = door.answer(
-            request, door.access_of(FUNCTION + alias), SETTINGS, ports_of(world), self.log
-        )
+        answer = door.answer(request, door.access_of(FUNCTION + alias), SETTINGS, ports_of(world), self.log)
         assert json.loads(json.dumps(answer)) == answer
         assert (answer["version"], answer["sluice"]) == (1, __version__)
         assert len(answer.keys() & {"result", "result_at", "error"}) == 1

@@ -43,7 +43,7 @@ def test_what_happened_is_shown() -> None:
 
     assert masked(payload) == {
         "profile": {"type": "profile", "attributes": {"email": MASK, "age": 7}},
-        "events": [payload["events"][0] | {"properties": {"name": MASK, "items": [MASK, 2]}}],  # type: ignore[index, operator]
+        "events": [payload["events"][0] | {"properties": {"name": MASK, "items": [MASK, 2]}}],  # type: ignore[index]
         "backfill": False,
     }
 
