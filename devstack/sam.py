@@ -11,10 +11,12 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tools import layers
+
 BUCKET = "sluice-deployments"  # s3_bucket in samconfig.toml
 STACK = "sluice"
 TIMEOUT_SECONDS = 900
-SOURCES = ("template.yaml", "samconfig.toml", "functions", "layers")
+SOURCES = ("template.yaml", "samconfig.toml", "functions", "layers", "tools/layers")
 
 
 class SamError(Exception):
@@ -47,6 +49,7 @@ def build(sources: str, workspace: Path, log: Path) -> bool:
         return False
     stamp.unlink(missing_ok=True)
     _run("build", parameters(), workspace, log)
+    layers.make_lean(workspace / "build")
     stamp.write_text(sources)
     return True
 
