@@ -33,8 +33,8 @@ help: ## show this list
 setup: $(LOCAL) ## make what up, demo and sluicectl need: three virtual environments, by uv
 
 .PHONY: up
-up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the fake one)
-	@$(RUN) devstack.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM))
+up: setup ## start everything here (PORT=4566, UPSTREAM=http://… instead of the fake one, PARAMS="Name=value …" of the template)
+	@$(RUN) devstack.stack up $(if $(PORT),--port $(PORT)) $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(PARAMS)
 
 .PHONY: down
 down: ## stop what up started
@@ -82,8 +82,9 @@ bench: .venv-sam/.ready $(BENCHMARKS) ## measure it beside others (ARGS=--quick 
 	@$(RUN) benchmarks $(ARGS)
 
 .PHONY: build
-build: .venv-sam/.ready ## build functions and layers for AWS (ARCHITECTURE=x86_64 for that instead of arm64)
+build: .venv/.ready .venv-sam/.ready ## build functions and layers for AWS (ARCHITECTURE=x86_64 for that instead of arm64)
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build $(if $(ARCHITECTURE),--parameter-overrides Architecture=$(ARCHITECTURE))
+	$(RUN) tools.layers .aws-sam/build
 
 .PHONY: openapi
 openapi: .venv/.ready ## write the API's description anew, after a change of its types or limits

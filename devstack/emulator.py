@@ -2,9 +2,9 @@
 
 An emulator listens on 127.0.0.1 only, keeps all of its files in one folder given by the caller, and never
 talks to Docker. It sees nothing of the caller's environment, so no real credentials reach an emulated
-function. It leads a process group of its own, because its functions run in worker processes that have to end
-with it. It outlives the process that started it, until it is stopped. Any other process can stop it: keep the
-two numbers of an `Emulator` and call `stop()` on an equal one.
+function. It has a process group of its own, because its functions run in worker processes that have to end
+with it. It ends with the process that started it, or if its lifeline is released, when it is stopped. Any
+process can stop it: keep the two numbers of an `Emulator` and call `stop()` on an equal one.
 
 ministack pins its own botocore and runs functions under its own interpreter. So it has a virtual environment
 of its own, with the runtime's Python: `.venv-emulator`, or the one that `SLUICE_EMULATOR_PYTHON` names.
@@ -22,6 +22,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from devstack.lifeline import Lifeline
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
@@ -116,38 +118,41 @@ def free_port() -> int:
 def start(
     port: int,
     data_dir: Path,
+    lifeline: Lifeline,
     *,
     auth: bool,
+    log: Path | None = None,
     services: Sequence[str] = SERVICES,
     region: str = REGION,
     extra_environment: Mapping[str, str] | None = None,
 ) -> Emulator:
     """Starts an emulator and waits until it answers.
 
-    data_dir: the folder of all its files: its log (`ministack.log`), functions' code, objects. auth: enforce
-    the IAM policies of each caller, above all of each function's role. services: the services to run, by
-    ministack's names. extra_environment: further variables of the emulator; its functions see them too.
+    data_dir: the folder of all its files: functions' code, objects, its log (`ministack.log`). log: where to
+    write the log instead; the folder is then removed too if the starter is gone. auth: enforce the IAM
+    policies of each caller, above all of each function's role. services: the services to run, by ministack's
+    names. extra_environment: further variables of the emulator; its functions see them too.
     Raises EmulatorError when the port is taken or the emulator does not come up.
     """
     _require_free(port)
     environment = _environment(port, data_dir, auth, services, region) | dict(extra_environment or {})
-    log = data_dir / "ministack.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
+    written = log or data_dir / "ministack.log"
+    with written.open("ab") as output:
+        process = lifeline.start(
             [interpreter(), "-m", "ministack"],
+            remove=data_dir if log else None,
             cwd=data_dir,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
     emulator = Emulator(process.pid, port)
     deadline = time.monotonic() + START_SECONDS
     try:
         while not emulator.healthy():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise EmulatorError(f"the emulator did not come up on port {port}: see {log}")
+                raise EmulatorError(f"the emulator did not come up on port {port}: see {written}")
             time.sleep(0.1)
     except BaseException:
         emulator.stop()
@@ -163,11 +168,12 @@ def running(
     data_dir: Path, *, auth: bool = False, services: Sequence[str] = SERVICES, port: int | None = None
 ) -> Iterator[Emulator]:
     """Runs an emulator for the length of a `with` block, on a free port unless one is given."""
-    emulator = start(port or free_port(), data_dir, auth=auth, services=services)
-    try:
-        yield emulator
-    finally:
-        emulator.stop()
+    with Lifeline() as lifeline:
+        emulator = start(port or free_port(), data_dir, lifeline, auth=auth, services=services)
+        try:
+            yield emulator
+        finally:
+            emulator.stop()
 
 
 def _environment(

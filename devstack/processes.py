@@ -1,4 +1,4 @@
-"""Runs background processes that outlive the command that started them.
+"""Runs background processes, which outlive the command that started them if their lifeline is released.
 
 Each is identified by its process id and by the path of the ready file that it was told to write. Both go into
 a file and come back. The path stands on the command line of the process, so a later process with the same id,
@@ -14,6 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from devstack.lifeline import Lifeline
+
+START_SECONDS = 60.0
 
 
 class ServiceError(Exception):
@@ -49,19 +53,26 @@ class Service:
         self.ready_file.unlink(missing_ok=True)
 
 
-def start(module: str, arguments: Sequence[str], ready_file: Path, log: Path, seconds: float) -> Service:
+def start(
+    module: str,
+    arguments: Sequence[str],
+    ready_file: Path,
+    log: Path,
+    lifeline: Lifeline,
+    *,
+    seconds: float = START_SECONDS,
+) -> Service:
     """Runs `python -m module` and waits until it has written its ready file.
 
     Raises ServiceError, with nothing left running, when it ends before that or takes longer than `seconds`.
     """
     ready_file.unlink(missing_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = lifeline.start(
             [sys.executable, "-m", module, *arguments, "--ready-file", str(ready_file)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
     service = Service(process.pid, ready_file)
     deadline = time.monotonic() + seconds

@@ -1,13 +1,15 @@
 """Starts and stops a whole Sluice on this machine.
 
-    python -m devstack.stack up [--port 4566] [--upstream URL]
+    python -m devstack.stack up [--port 4566] [--upstream URL] [NAME=VALUE ...]
     python -m devstack.stack down
 
 `up` starts the AWS emulator with IAM policies enforced and the fake upstream (unless `--upstream` names
 another). It builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs
-the event source mappings. It may be repeated: a running stack is kept and gets the changes.
+the event source mappings. NAME=VALUE sets a parameter of the template, until another value is given. It may
+be repeated: a running stack is kept and gets the changes.
 `.local/stack.json` says what runs and how to reach it, and `.local/logs` has the logs. `down` ends exactly
-the processes that are named there. `running` is a stack of its own for a `with` block, beside that one.
+the processes that are named there. `running` is a stack of its own for a `with` block, beside that one; it
+ends with its process, also when that is killed.
 
 Another upstream has accounts of its own: SLUICE_UPSTREAM_ACCOUNT=SITE_ID:PRIVATE_KEY names the one to use.
 """
@@ -31,15 +33,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import boto3
+import yaml
 
 from devstack import emulator, permissions, processes, sam
 from devstack.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
+from devstack.lifeline import Lifeline
 from devstack.processes import Service, ServiceError
 
 WORKSPACE = Path(".local").absolute()
 DEFAULT_PORT = 4566
-START_SECONDS = 60
 PRESETS = ("shopify", "stripe", "woocommerce")
+# Linux's file system in memory, and the least free space that an emulator needs to be put there.
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 2 * 1024**3
 # How long invocations that run may take to finish before they are cut off, as a Lambda timeout would.
 GRACE_SECONDS = 5
 
@@ -52,7 +58,8 @@ class StackError(Exception):
 class Stack:
     """Holds the content of `stack.json` in its folder: every address, and the processes that are ours.
 
-    `webhook_secrets` are the secrets that senders sign with, by the name of the webhook source.
+    `webhook_secrets` are the secrets that senders sign with, by the name of the webhook source. `parameters`
+    are the template's that `up` was given.
     """
 
     api: str
@@ -68,6 +75,7 @@ class Stack:
     sources: str
     folder: str = str(WORKSPACE)
     webhook_secrets: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path = WORKSPACE) -> Self | None:
@@ -113,6 +121,7 @@ class Stack:
             if name in self.services:
                 self.services[name].stop(2 * GRACE_SECONDS)
         self.emulator.stop()
+        _remove_emulator_folders(Path(self.folder))
         _state(Path(self.folder)).unlink(missing_ok=True)
 
 
@@ -171,15 +180,20 @@ def _ingest_key(text: str) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "scopes": ["events:write"]}
 
 
-def up(port: int | None, upstream: str | None) -> Stack:
+def up(port: int | None, upstream: str | None, parameters: Mapping[str, str]) -> Stack:
     """Brings the stack up, or up to date when it runs already."""
+    _require_known(parameters)
     stack = Stack.load()
-    if stack is not None and stack.healthy():
-        return _refresh(_same(stack, port, upstream))
-    if stack is not None:
-        print("cleaning up after a stack that is no longer whole")
-        stack.stop()
-    return _start(WORKSPACE, port or DEFAULT_PORT, upstream, {})
+    with Lifeline() as lifeline:
+        if stack is not None and stack.healthy():
+            stack = _refresh(_same(stack, port, upstream), parameters, lifeline)
+        else:
+            if stack is not None:
+                print("cleaning up after a stack that is no longer whole")
+                stack.stop()
+            stack = _start(WORKSPACE, port or DEFAULT_PORT, upstream, parameters, lifeline)
+        lifeline.release()
+    return stack
 
 
 def down() -> None:
@@ -193,11 +207,12 @@ def down() -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path, parameters: Mapping[str, str]) -> Iterator[Stack]:
+def running(folder: Path, parameters: Mapping[str, str], *, polls: bool = True) -> Iterator[Stack]:
     """Runs a stack for the length of a `with` block, with a folder and a port of its own, beside any other.
 
-    parameters: the template's, where they are to differ from those of `up`. Processes that an earlier block
-    in this folder could not end are ended first.
+    parameters: the template's, where they are to differ from those of `up`. polls: whether queues are polled
+    from the beginning, and not only within `polling`. Processes that an earlier block in this folder could
+    not end are ended first.
     """
     with contextlib.ExitStack() as block:
         block.enter_context(_alone(folder))
@@ -205,9 +220,67 @@ def running(folder: Path, parameters: Mapping[str, str]) -> Iterator[Stack]:
             left = Stack.load(folder)
             if left is not None:
                 left.stop()
-            stack = _start(folder, emulator.free_port(), None, parameters)
+            lifeline = block.enter_context(Lifeline())
+            stack = _start(folder, emulator.free_port(), None, parameters, lifeline, polls=polls)
             block.callback(stack.stop)
         yield stack
+
+
+@contextlib.contextmanager
+def polling(stack: Stack) -> Iterator[None]:
+    """Polls the queues of a stack that does not do so itself, for the length of a `with` block."""
+    with Lifeline() as lifeline:
+        mapping = _start_mapping(Path(stack.folder), stack.aws, lifeline)
+        try:
+            yield
+        finally:
+            mapping.stop(2 * GRACE_SECONDS)
+
+
+def next_steps(stack: Stack) -> str:
+    """Returns what a user of a running stack may do now, as lines of a shell with their explanations."""
+    event = {
+        "data": {
+            "type": "event",
+            "attributes": {
+                "profile": {"data": {"type": "profile", "attributes": {"email": "ada@example.com"}}},
+                "metric": {"data": {"type": "metric", "attributes": {"name": "Placed Order"}}},
+                "properties": {"order": "1001"},
+                "value": 19.9,
+            },
+        }
+    }
+    arrival = (
+        f"curl {stack.upstream}/_standin/events" if "standin" in stack.pids else f"# look at {stack.upstream}"
+    )
+    return "\n".join(
+        (
+            "# Send an event:",
+            f"curl {stack.api}/api/events \\",
+            f"  -H 'Authorization: Klaviyo-API-Key {stack.key}' -H 'revision: 2026-07-15' \\",
+            f"  -H 'Content-Type: application/vnd.api+json' -d '{json.dumps(event)}'",
+            f"# Some seconds later (DispatchBatchingWindow) it is upstream, in a job:\n{arrival}",
+            f"# Every field and route, in a browser:\n#   {stack.api}/docs",
+            "# After a change of code or template: make up. To stop all of it: make down.",
+        )
+    )
+
+
+def template_parameters() -> frozenset[str]:
+    """Returns the names of the template's parameters."""
+    # Composed and not loaded: the tags of CloudFormation's functions mean nothing to YAML.
+    template: Any = yaml.compose(Path("template.yaml").read_text(), Loader=yaml.SafeLoader)
+    sections = {name.value: content.value for name, content in template.value}
+    return frozenset(name.value for name, _ in sections["Parameters"])
+
+
+def _require_known(parameters: Mapping[str, str]) -> None:
+    known = template_parameters()
+    for name in parameters:
+        if name in sam.parameters():
+            raise StackError(f"{name} is decided by this machine: leave it out")
+        if name not in known:
+            raise StackError(f"the template has no parameter {name}; it has {', '.join(sorted(known))}")
 
 
 def _same(stack: Stack, port: int | None, upstream: str | None) -> Stack:
@@ -220,28 +293,38 @@ def _same(stack: Stack, port: int | None, upstream: str | None) -> Stack:
     return stack
 
 
-def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[str, str]) -> Stack:
+def _start(
+    folder: Path,
+    port: int,
+    upstream: str | None,
+    parameters: Mapping[str, str],
+    lifeline: Lifeline,
+    *,
+    polls: bool = True,
+) -> Stack:
     account = Account.create()
     sources = sam.fingerprint()
     _isolate(port)
     with contextlib.ExitStack() as started:
         with _step(f"starting the emulator on port {port}"):
-            emulated = _start_emulator(folder, port)
+            emulated = _start_emulator(folder, port, lifeline)
+            started.callback(_remove_emulator_folders, folder)
             started.callback(emulated.stop)
         pids = {"emulator": emulated.pid}
         if upstream is None:
             with _step("starting a fake Klaviyo and Pipeless"):
-                upstream, pids["standin"] = _start_standin(folder, account, started)
+                upstream, pids["standin"] = _start_standin(folder, account, started, lifeline)
         _build(folder, sources)
         outputs = _deploy(folder, parameters)
-        with _step("writing accounts and sources, polling the queues"):
+        with _step("writing accounts and sources" + ", polling the queues" * polls):
             boto3.client("secretsmanager").put_secret_value(
                 SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
             )
             webhook_secrets = _write_sources(outputs, account.site_id)
-            mapping = _start_mapping(folder, emulated.endpoint)
-            started.callback(mapping.stop, 0)
-        pids["mapping"] = mapping.pid
+            if polls:
+                mapping = _start_mapping(folder, emulated.endpoint, lifeline)
+                started.callback(mapping.stop, 0)
+                pids["mapping"] = mapping.pid
         stack = Stack(
             api=_api(emulated.endpoint, outputs),
             aws=emulated.endpoint,
@@ -256,16 +339,17 @@ def _start(folder: Path, port: int, upstream: str | None, parameters: Mapping[st
             sources=sources,
             folder=str(folder),
             webhook_secrets=webhook_secrets,
+            parameters=dict(parameters),
         )
         stack.save()
         started.pop_all()
     return stack
 
 
-def _refresh(stack: Stack) -> Stack:
-    """Deploys the changes; the emulator, its queues and the account stay."""
-    sources = sam.fingerprint()
-    if sources == stack.sources:
+def _refresh(stack: Stack, parameters: Mapping[str, str], lifeline: Lifeline) -> Stack:
+    """Deploys the changes; the emulator, its queues, the account and parameters not named here stay."""
+    sources, changed = sam.fingerprint(), {**stack.parameters, **parameters}
+    if (sources, changed) == (stack.sources, stack.parameters):
         print("running already, and nothing has changed")
         return stack
     print("running already: deploying what has changed")
@@ -274,12 +358,12 @@ def _refresh(stack: Stack) -> Stack:
     _build(folder, sources)
     stack.services["mapping"].stop(2 * GRACE_SECONDS)
     try:
-        outputs = _deploy(folder, {})
+        outputs = _deploy(folder, changed)
     finally:
-        mapping = _start_mapping(folder, stack.aws)
+        mapping = _start_mapping(folder, stack.aws, lifeline)
         stack = replace(stack, pids=stack.pids | {"mapping": mapping.pid})
         stack.save()
-    stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources)
+    stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources, parameters=changed)
     stack.save()
     return stack
 
@@ -300,17 +384,17 @@ def _write_sources(outputs: dict[str, str], site_id: str) -> dict[str, str]:
     return webhook_secrets
 
 
-def _start_emulator(folder: Path, port: int) -> Emulator:
-    data = folder / "emulator"
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir()
-    log = _log(folder, "emulator")
+def _start_emulator(folder: Path, port: int, lifeline: Lifeline) -> Emulator:
+    _remove_emulator_folders(folder)
+    data, log = _emulator_folder(folder), _log(folder, "emulator")
+    data.mkdir(mode=0o700)
     log.unlink(missing_ok=True)
-    log.symlink_to(data / "ministack.log")
-    return emulator.start(port, data, auth=True)
+    return emulator.start(port, data, lifeline, auth=True, log=log)
 
 
-def _start_standin(folder: Path, account: Account, started: contextlib.ExitStack) -> tuple[str, int]:
+def _start_standin(
+    folder: Path, account: Account, started: contextlib.ExitStack, lifeline: Lifeline
+) -> tuple[str, int]:
     ready = _ready_file(folder, "standin")
     standin = processes.start(
         "devstack.fake_upstream",
@@ -320,20 +404,20 @@ def _start_standin(folder: Path, account: Account, started: contextlib.ExitStack
         ],
         ready,
         _log(folder, "standin"),
-        START_SECONDS,
+        lifeline,
     )
     started.callback(standin.stop, 0)
     url: str = json.loads(ready.read_text())["url"]
     return url, standin.pid
 
 
-def _start_mapping(folder: Path, endpoint: str) -> Service:
+def _start_mapping(folder: Path, endpoint: str, lifeline: Lifeline) -> Service:
     return processes.start(
         "devstack.event_source_mapping",
         ["--all", "--endpoint", endpoint, "--region", REGION, "--grace", str(GRACE_SECONDS)],
         _ready_file(folder, "mapping"),
         _log(folder, "mapping"),
-        START_SECONDS,
+        lifeline,
     )
 
 
@@ -361,6 +445,30 @@ def _api(endpoint: str, outputs: dict[str, str]) -> str:
 
 def _state(folder: Path) -> Path:
     return folder / "stack.json"
+
+
+def _emulator_folder(folder: Path) -> Path:
+    """Returns where an emulator is to keep its files: in memory, if there is room.
+
+    Each worker of a function unpacks thousands of files of its own, which a disk takes long to remove.
+    """
+    in_memory, on_disk = emulator_folders(folder)
+    try:
+        roomy = shutil.disk_usage(in_memory.parent).free >= ROOM_BYTES
+    except OSError:
+        roomy = False
+    return in_memory if roomy and os.access(in_memory.parent, os.W_OK) else on_disk
+
+
+def emulator_folders(folder: Path) -> tuple[Path, Path]:
+    """Returns both places where the emulator of a stack may keep its files, in memory and on disk."""
+    digest = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    return MEMORY / f"sluice-{digest}", folder / "emulator"
+
+
+def _remove_emulator_folders(folder: Path) -> None:
+    for each in emulator_folders(folder):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _ready_file(folder: Path, name: str) -> Path:
@@ -422,6 +530,9 @@ def _arguments() -> argparse.Namespace:
     starting = commands.add_parser("up", help="start it, or bring it up to date")
     starting.add_argument("--port", type=_port, help=f"port of the emulator (default {DEFAULT_PORT})")
     starting.add_argument("--upstream", type=_url, metavar="URL", help="send jobs there, not to a fake one")
+    starting.add_argument(
+        "parameters", nargs="*", type=_parameter, metavar="NAME=VALUE", help="parameters of the template"
+    )
     commands.add_parser("down", help="stop it")
     return parser.parse_args()
 
@@ -439,6 +550,13 @@ def _url(text: str) -> str:
     return text
 
 
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE, such as ImportBuckets=exports")
+    return name, value
+
+
 def _terminated(_number: int, _frame: Any) -> None:
     sys.exit("ended by a signal")
 
@@ -451,13 +569,14 @@ def main() -> None:
             if arguments.command == "down":
                 down()
                 return
-            stack = up(arguments.port, arguments.upstream)
+            stack = up(arguments.port, arguments.upstream, dict(arguments.parameters))
     except (StackError, EmulatorError, ServiceError, sam.SamError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted; nothing is left running")
-    print(f"API       {stack.api}\nto read   {stack.api}/docs\nupstream  {stack.upstream}")
-    print(f"keys      in {_state(Path('.local'))}")
+    print(f"API       {stack.api}\nupstream  {stack.upstream}")
+    print(f"keys      in {_state(Path('.local'))}\nlogs      in .local/logs\n")
+    print(next_steps(stack))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import boto3
 from devstack import processes
 from devstack.event_source_mapping import settings
 from devstack.event_source_mapping.runner import Answer, Invoke, Runner
-from devstack.stack import GRACE_SECONDS, START_SECONDS, WORKSPACE, Stack
+from devstack.lifeline import Lifeline
+from devstack.stack import GRACE_SECONDS, WORKSPACE, Stack
 from tests.chaos.proxy import Mischief, Proxy
 from tests.chaos.runtime import Runtime
 
@@ -68,7 +69,7 @@ def mapped(
     sqs.set_queue_attributes(QueueUrl=deployed.queue_url, Attributes={"VisibilityTimeout": str(visibility)})
     stack.services["mapping"].stop(2 * GRACE_SECONDS)
     folder = Path(stack.folder)
-    with (folder / "logs" / "events-mapping.log").open("w") as log:
+    with (folder / "logs" / "events-mapping.log").open("w") as log, Lifeline() as lifeline:
 
         def report(event: str, **fields: Any) -> None:
             with contextlib.suppress(ValueError):  # closed: an invocation that ends after all is over
@@ -80,7 +81,7 @@ def mapped(
             [*(stack.outputs[name] for name in OTHER_MAPPINGS), "--endpoint", stack.aws],
             folder / "other-mappings.ready",
             folder / "logs" / "other-mappings.log",
-            START_SECONDS,
+            lifeline,
         )
         events.start()
         try:

@@ -12,6 +12,7 @@ import boto3
 import pytest
 
 from devstack import emulator
+from devstack.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,9 @@ def test_it_ends_with_the_workers_of_its_functions(tmp_path: Path, monkeypatch: 
         seen = functions.invoke(FunctionName="f")["Payload"].read()
 
         assert b"the developer's own" not in seen
-        assert processes_of_group(running.pid) == 2
+        assert (
+            processes_of_group(running.pid) == 3
+        )  # the emulator, a worker, and the leader that watches for us
 
     eventually_nothing_lives_of(running.pid)
     assert not running.alive()
@@ -87,13 +90,17 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
         emulator.running(tmp_path / "first") as first,
         pytest.raises(emulator.EmulatorError, match=f"port {first.port} on 127.0.0.1 is taken"),
     ):
-        emulator.start(first.port, tmp_path / "second", auth=False)
+        emulator.start(first.port, tmp_path / "second", Lifeline(), auth=False)
 
 
 def test_an_emulator_that_does_not_come_up_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(emulator.EmulatorError, match="did not come up"):
         emulator.start(
-            emulator.free_port(), tmp_path, auth=False, extra_environment={"PYTHONHOME": str(tmp_path)}
+            emulator.free_port(),
+            tmp_path,
+            Lifeline(),
+            auth=False,
+            extra_environment={"PYTHONHOME": str(tmp_path)},
         )
 
 
@@ -101,4 +108,4 @@ def test_a_missing_interpreter_is_one_sentence(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("SLUICE_EMULATOR_PYTHON", str(tmp_path / "python"))
 
     with pytest.raises(emulator.EmulatorError, match="no emulator at"):
-        emulator.start(emulator.free_port(), tmp_path, auth=False)
+        emulator.start(emulator.free_port(), tmp_path, Lifeline(), auth=False)

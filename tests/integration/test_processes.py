@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from devstack import processes
+from devstack.lifeline import Lifeline
 from devstack.processes import Service, ServiceError
 
 READY = "import pathlib, sys, time; pathlib.Path(sys.argv[-1]).touch()\n"
@@ -26,15 +27,18 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ready_file = tmp_path / "ready"
     started: list[Service] = []
+    lifeline = Lifeline()
 
     def start(source: str, seconds: float = 10) -> Service:
         (tmp_path / "program.py").write_text(source)
-        started.append(processes.start("program", [], ready_file, tmp_path / "log", seconds))
+        log = tmp_path / "log"
+        started.append(processes.start("program", [], ready_file, log, lifeline, seconds=seconds))
         return started[-1]
 
     yield start
     for each in started:
         each.stop(seconds=0)
+    lifeline.cut()
 
 
 def test_it_is_alive_until_it_is_stopped(start: Start) -> None:
