@@ -12,6 +12,11 @@ from devstack.demo.proof import reasons_of
 from devstack.stack import Stack
 
 LOOK_SECONDS = 0.5
+SAY_SECONDS = 5.0
+
+
+class OutcomesError(Exception):
+    """Says that an outcome cannot be looked up; the text says where, and what happened."""
 
 
 class Outcomes:
@@ -22,7 +27,6 @@ class Outcomes:
         self._standin = httpx2.Client(base_url=f"{stack.upstream}/_standin", timeout=30, trust_env=False)
         self._s3 = boto3.client("s3")
         self._sqs = boto3.client("sqs")
-        self._arrived, self._looked = 0, 0.0
 
     def refuse_upstream(self, marker: str) -> None:
         """Makes the fake upstream refuse every profile whose e-mail contains `marker`, although it is
@@ -47,21 +51,17 @@ class Outcomes:
         bodies = (self._s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed)
         return [json.loads(line) for body in bodies for line in body.splitlines()]
 
-    def arrived(self) -> int:
-        """Returns the number of events that have arrived, looked up now and then."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._arrived = self.summary()["events"]
-            self._looked = time.monotonic()
-        return self._arrived
+    def wait(
+        self, accepted: int, patience: float, report: Callable[[int], None], say: Callable[[str], None]
+    ) -> int:
+        """Waits until `accepted` events have an outcome and nothing is queued.
 
-    def wait(self, accepted: int, patience: float, report: Callable[[int], None]) -> int:
-        """Waits until `accepted` events have an outcome and nothing is queued; `report` gets the number that
-        arrived.
+        report: gets the number that arrived. say: is told now and then what is waited for.
 
         Returns the number of messages left in the queues when nothing has changed for `patience` seconds. It
         is 0 if all went well.
         """
-        before, deadline = None, 0.0
+        before, deadline, said = None, 0.0, time.monotonic()
         while True:
             standing = (self.summary()["events"], len(reasons_of(self.rejections())), self._queued())
             arrived, archived, queued = standing
@@ -71,7 +71,11 @@ class Outcomes:
             if standing != before:
                 before, deadline = standing, time.monotonic() + patience
             elif time.monotonic() > deadline:
+                say(f"given up: {standing_words(accepted, *standing)} for {patience:.0f} s")
                 return queued
+            if time.monotonic() - said > SAY_SECONDS:
+                say(f"waiting: {standing_words(accepted, *standing)}")
+                said = time.monotonic()
             time.sleep(LOOK_SECONDS)
 
     def _queued(self) -> int:
@@ -91,4 +95,14 @@ class Outcomes:
         )
 
     def _get(self, path: str) -> httpx2.Response:
-        return self._standin.get(path).raise_for_status()
+        try:
+            return self._standin.get(path).raise_for_status()
+        except httpx2.HTTPError as error:
+            raise OutcomesError(f"the fake upstream did not answer {path}: {error!r}") from error
+
+
+def standing_words(accepted: int, arrived: int, archived: int, queued: int) -> str:
+    return (
+        f"{arrived:,} of {accepted:,} accepted events have arrived upstream, {archived:,} are rejected,"
+        f" {queued:,} messages are queued"
+    )

@@ -1,11 +1,13 @@
 """Decides which purchases go which way, and which mistakes are made on purpose."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devstack.demo import purchases
 from devstack.demo.purchases import Order, Purchase
 
+BULK_EVENTS = 1_000
 BULK_ROWS = 5_000
 REPEATS = 3
 REFUSED = 3
@@ -31,6 +33,11 @@ class Plan:
     def one_by_one(self) -> Sequence[Order]:
         """Returns all valid orders that go one by one."""
         return [*self.single, *self.refused, *self.repeats]
+
+    @property
+    def messages(self) -> int:
+        """Returns how many requests will be accepted: each becomes one message on the queue."""
+        return math.ceil(len(self.bulk) / BULK_EVENTS) + len(self.one_by_one)
 
 
 def plan(rows: Sequence[Purchase]) -> Plan:

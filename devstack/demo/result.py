@@ -35,6 +35,22 @@ class Result:
         return self.proof.holds and not self.queued
 
     @property
+    def verdict(self) -> str:
+        """Returns what the figures mean, in a sentence."""
+        if self.succeeded:
+            return (
+                f"each of {self.proof.accepted:,} accepted events has exactly one outcome: delivered once"
+                " with its values intact, or archived with a reason"
+            )
+        if self.queued:
+            return f"nothing moves any more, and {self.queued:,} messages are still queued"
+        found = self.proof
+        return (
+            f"of {found.accepted:,} accepted events {found.lost:,} are lost and {found.duplicated:,} arrived"
+            f" more than once; {found.stray:,} events have an outcome that they should not have"
+        )
+
+    @property
     def fill(self) -> float:
         """Returns how full the jobs are, in percent of their limit."""
         return 100 * self.events_per_job / JOB_EVENTS

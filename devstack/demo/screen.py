@@ -22,7 +22,7 @@ class Bars:
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=40),
+            BarColumn(bar_width=40, complete_style="cyan", finished_style="green"),
             TextColumn("{task.completed:>6,}/{task.total:,}"),
             console=console,
             disable=not _is_lively(console),
@@ -38,6 +38,10 @@ class Bars:
         self._progress.update(self._tasks[name], completed=count)
         if self._progress.disable and time.monotonic() - self._said > LINE_SECONDS:
             self._say()
+
+    def say(self, text: str) -> None:
+        """Shows a sentence, above the bars."""
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -67,6 +71,12 @@ def table(rows: Sequence[Row], console: Console) -> None:
     console.print()
     console.print(shown)
     console.print()
+
+
+def verdict(text: str, *, succeeded: bool, console: Console) -> None:
+    """Prints how it ended, in a word, in colour and in a sentence."""
+    word, style = ("PASSED", "bold green") if succeeded else ("FAILED", "bold red")
+    console.print(f"[{style}]{word}[/]: {text}\n", highlight=False, soft_wrap=True)
 
 
 def _is_lively(console: Console) -> bool:

@@ -1,6 +1,7 @@
 """Plays the callers: the official SDK with bulk requests, and several clients that send single events."""
 
 import contextlib
+import random
 import threading
 import time
 from collections import Counter
@@ -11,21 +12,25 @@ from itertools import batched
 from typing import Any
 
 import httpx2
+import urllib3
 from klaviyo_api import KlaviyoAPI
 from openapi_client.exceptions import ApiException
 
 from devstack.demo import purchases
+from devstack.demo.plan import BULK_EVENTS
 from devstack.demo.purchases import Order
 from devstack.stack import Stack
 
-BULK_EVENTS = 1_000
-CLIENTS = 8  # more are not faster here: the emulator is one process
+CLIENTS = 3  # more are not faster here: the emulator is one process
 REVISION = "2026-07-15"  # the first that takes dates before 2000
-ATTEMPTS = 5
+ANSWER_SECONDS = 60
+# As Klaviyo's SDK: the statuses that it sends again after, and how often.
+PASSING = {429, 503, 504, 524}
+RETRIES = 3
 
 
 class SendingError(Exception):
-    """Says that the API gave a wrong answer; the text says which."""
+    """Says that the API gave a wrong answer, or none; the text says which, and to what."""
 
 
 @dataclass
@@ -54,9 +59,11 @@ def in_bulk(stack: Stack, orders: Sequence[Order], sent: Sent, report: Callable[
     klaviyo = KlaviyoAPI(stack.key, test_host=stack.api)
     for body in batched(orders, BULK_EVENTS, strict=False):
         try:
-            klaviyo.Events.bulk_create_events(purchases.bulk_job(body))
+            klaviyo.Events.bulk_create_events(purchases.bulk_job(body), _request_timeout=ANSWER_SECONDS)
         except ApiException as error:
             raise SendingError(f"a bulk request was answered {error.status}: {error.reason}") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise SendingError(f"a bulk request to {stack.api} got no answer: {error}") from error
         sent.accept(body)
         report(len(body))
 
@@ -75,8 +82,9 @@ def one_by_one(
         "revision": REVISION,
     }
     first, this_client = threading.Lock(), threading.local()
+    url = f"{stack.api}/api/events"
     with (
-        httpx2.Client(headers=headers, timeout=60, trust_env=False) as client,
+        httpx2.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=False) as client,
         ThreadPoolExecutor(CLIENTS) as clients,
         contextlib.ExitStack() as failing,
     ):
@@ -87,7 +95,7 @@ def one_by_one(
             # concurrent call, and many times that when it starts several at once.
             with contextlib.nullcontext() if getattr(this_client, "has_come", False) else first:
                 this_client.has_come = True
-                return _create_event(client, f"{stack.api}/api/events", purchases.create_event(order))
+                return create_event(client, url, purchases.create_event(order))
 
         for order, answer in zip(orders, clients.map(create, orders), strict=True):
             if answer.status_code != httpx2.codes.ACCEPTED:
@@ -101,14 +109,20 @@ def one_by_one(
             report(1)
 
 
-def _create_event(client: httpx2.Client, url: str, body: dict[str, Any]) -> httpx2.Response:
-    """Sends one event, and again when the answer says to come back later, as every client should."""
-    for _ in range(ATTEMPTS):
-        answer = client.post(url, json=body)
-        if answer.status_code not in {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}:
-            break
-        time.sleep(int(answer.headers.get("Retry-After", 1)))
-    return answer
+def create_event(client: httpx2.Client, url: str, body: dict[str, Any]) -> httpx2.Response:
+    """Sends one event, and again if the answer says to come back later or there is none, as an SDK does."""
+    for attempt in range(RETRIES):
+        wait = random.uniform(0, 2.0**attempt)
+        with contextlib.suppress(httpx2.TransportError):
+            answer = client.post(url, json=body)
+            if answer.status_code not in PASSING:
+                return answer
+            wait = float(answer.headers.get("Retry-After", wait))
+        time.sleep(wait)
+    try:
+        return client.post(url, json=body)
+    except httpx2.TransportError as error:
+        raise SendingError(f"an event to {url} got no answer, {RETRIES + 1} times: {error!r}") from error
 
 
 def _problem(answer: httpx2.Response) -> str:

@@ -6,6 +6,7 @@ order, and the place to make one fail.
 
 import contextlib
 import functools
+import importlib.util
 import io
 import json
 import os
@@ -31,7 +32,6 @@ from sluice.wiring import accounts
 from sluice.wiring import dispatch as wiring
 from tests.support.aws_clients import aws_client
 from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
-from tests.support.functions import load_app
 
 PRIVATE_KEY = "pk_upstream_never_said"
 REGION = "us-east-1"
@@ -166,10 +166,6 @@ class Cloud:
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
                 *("ACCOUNTS_SECRET", "IMPORT_BUCKETS"),
             ),
-            "ingest": (
-                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
-                *("CONFIG_BUCKET", "WEBHOOK_SECRETS", "ALLOWED_ORIGINS", "INBOUND_LIMITS"),
-            ),
             "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
             "reject": (
                 *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
@@ -191,8 +187,6 @@ class Cloud:
             "CONFIG_BUCKET": "configuration",
             "ACCOUNTS_SECRET": "accounts",
             "WEBHOOK_SECRETS": "sluice/webhooks/",
-            "ALLOWED_ORIGINS": "*",
-            "INBOUND_LIMITS": "off",
             "CLAIM_BUCKET": "claims",
             "ARCHIVE_BUCKET": "archive",
             "IMPORT_BUCKETS": "exports,drops",
@@ -257,7 +251,11 @@ class Function:
     """Holds a function's handler and its output."""
 
     def __init__(self, name: str) -> None:
-        self.app: Any = load_app(name)
+        spec = importlib.util.spec_from_file_location(f"{name}_app", f"functions/{name}/app.py")
+        assert spec is not None
+        assert spec.loader is not None
+        self.app: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.app)
         self._said = io.StringIO()
         for handler in self.app.logger.handlers:
             handler.setStream(self._said)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 from rich.console import Console
 
-from devstack.demo import plan, proof, purchases, screen
+from devstack.demo import plan, proof, purchases, screen, sending
 from devstack.demo.purchases import Order, Purchase
 from devstack.demo.result import Result
 from devstack.fake_upstream import Klaviyo, Settings
@@ -233,3 +234,90 @@ def test_on_a_terminal_progress_is_bars() -> None:
         bars.add("sent", 2)
 
     assert "━" in output.getvalue()
+
+
+def test_a_sentence_and_the_verdict_are_shown_in_words(orders: list[Order]) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=80)
+
+    with screen.Bars({"sent": 2}, console) as bars:
+        bars.say("waiting: 1 of 2")
+    screen.verdict(result(orders).verdict, succeeded=True, console=console)
+    screen.verdict(result(orders, queued=3).verdict, succeeded=False, console=console)
+
+    assert "waiting: 1 of 2\n" in output.getvalue()
+    assert "PASSED: each of 4 accepted events has exactly one outcome" in output.getvalue()
+    assert "FAILED: nothing moves any more, and 3 messages are still queued" in output.getvalue()
+
+
+def test_the_verdict_of_a_loss_says_what_is_lost(orders: list[Order]) -> None:
+    lost = proof.prove(by_id(orders[:4]), [], [])
+
+    assert result(orders, proof=lost).verdict.startswith("of 4 accepted events 4 are lost")
+
+
+def test_an_unfinished_bar_is_not_red() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=80, force_terminal=True, color_system="standard")
+
+    with screen.Bars({"sent": 2}, console) as bars:
+        bars.add("sent", 1)
+
+    assert "\x1b[36m━" in output.getvalue()
+    assert "\x1b[31m" not in output.getvalue()
+
+
+def test_every_request_of_a_plan_is_one_message(rows: list[Purchase]) -> None:
+    planned = plan.plan(rows)
+
+    assert planned.messages == 5 + len(planned.one_by_one)
+
+
+class Flaky:
+    """Plays an API that answers as it is told, one answer or failure after the other."""
+
+    def __init__(self, *answers: httpx2.Response | Exception) -> None:
+        self.answers = list(answers)
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def send(flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> tuple[httpx2.Response, list[float]]:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    with httpx2.Client(transport=httpx2.MockTransport(flaky)) as client:
+        return sending.create_event(client, "http://api/api/events", {}), waits
+
+
+def test_an_event_is_sent_again_as_an_sdk_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky(
+        httpx2.Response(429, headers={"Retry-After": "7"}),
+        httpx2.ReadTimeout("timed out"),
+        httpx2.Response(503),
+        httpx2.Response(202),
+    )
+
+    answer, waits = send(flaky, monkeypatch)
+
+    assert answer.status_code == 202
+    assert waits[0] == 7
+    assert all(0 <= wait <= longest for wait, longest in zip(waits[1:], (2, 4), strict=True))
+
+
+def test_what_will_not_pass_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, waits = send(Flaky(httpx2.Response(400)), monkeypatch)
+
+    assert (answer.status_code, waits) == (400, [])
+
+
+def test_what_timed_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky(*[httpx2.ReadTimeout("timed out")] * 4)
+
+    with pytest.raises(
+        sending.SendingError, match=r"an event to http://api/api/events got no answer, 4 times"
+    ):
+        send(flaky, monkeypatch)
