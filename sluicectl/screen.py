@@ -2,12 +2,45 @@
 
 import json
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from sluicectl.errors import Failure
+
+_NONE: Final = "-"  # in a cell that has no value
+
+type Cell = str | int | Text | None
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+    """Returns a table in the style of all commands; numbers are grouped, and aligned on the right.
+
+    No text in it is read as markup, because names and messages are often strangers'.
+    """
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    cells = [list(row) for row in rows]
+    for number, column in enumerate(columns):
+        is_number = any(isinstance(row[number], int) for row in cells)
+        drawn.add_column(Text(column), justify="right" if is_number else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*map(_drawn, row))
+    return drawn
+
+
+def _drawn(cell: Cell) -> Text:
+    match cell:
+        case None:
+            return Text(_NONE, "dim")
+        case int():
+            return Text(f"{cell:,}")
+        case str():
+            return Text(cell)
+    return cell
 
 
 class Screen:

@@ -15,23 +15,9 @@ from sluice.settings import OperateSettings
 from sluice.wiring.operate import operate_ports
 from tests.support.aws_stack import Cloud, Function
 from tests.support.factories import SITE_ID
+from tests.support.recorded_log import RecordedLog
 
 CURRENCY = "/data/attributes/events-bulk-create/data/{}/attributes/events/data/0/attributes/value_currency"
-
-
-class Log:
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def info(self, msg: object, **fields: Any) -> None:
-        self.lines.append((str(msg), fields))
-
-    warning = error = critical = info
-
-    def append_keys(self, **fields: Any) -> None:
-        raise AssertionError
 
 
 class Operator:
@@ -39,7 +25,7 @@ class Operator:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.log = Log()
+        self.log = RecordedLog()
         self.reject: Function = cloud.load("reject")
         cloud.load("operate")
         self.settings = settings.load(OperateSettings)

@@ -16,26 +16,12 @@ from sluice.operate.command import Access, Arguments, Command, Context, Failed, 
 from sluice.operate.commands import COMMANDS
 from sluice.operate.ports import Archive, Link, Ports, Records, StoredDocument
 from sluice.settings import OperateSettings
+from tests.support.recorded_log import RecordedLog
 
 FUNCTION = "arn:aws:lambda:eu-central-1:123456789012:function:sluice-operate"
 SETTINGS = OperateSettings("q", "q", "t", "t", "b", "b", "b", "s", "p", "h", 365)
 ADA = "arn:aws:sts::123456789012:assumed-role/operators/ada"
 EMAIL = "ada@mail.example"
-
-
-class Log:
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def info(self, msg: object, **fields: Any) -> None:
-        self.lines.append((str(msg), fields))
-
-    warning = error = critical = info
-
-    def append_keys(self, **fields: Any) -> None:
-        raise AssertionError
 
 
 class World:
@@ -114,7 +100,7 @@ class Door:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
         self.world = World()
-        self.log = Log()
+        self.log = RecordedLog()
         self.does(_say)
 
     def does(self, run: Callable[[SayArguments, Context], SayResult]) -> None:

@@ -282,3 +282,15 @@ def test_arguments_that_exceed_an_invocation_are_uploaded(
     assert PutArguments.model_validate_json(uploaded[0]) == arguments
     with pytest.raises(Unreachable, match="The request cannot be uploaded: status 403"):
         client.call(PUT, arguments)
+
+
+def test_somebody_without_a_name_may_call_too(
+    client: OperateClient, aws: Lambda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise OSError("no user")
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    show(client)
+
+    assert aws.asked[0][1]["who"]["name"] == "unknown"
