@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -203,3 +204,10 @@ def test_uploaded_arguments_are_read(operate: Shop) -> None:
     operate.aws.s3.put_object(Bucket="archive", Key=key, Body=text({"text": text(DOCUMENT)}).encode())
 
     assert operate.invoke("sluice-operate:admin", request)["result"]["stored"]
+
+
+def test_the_sample_event_is_answered(operate: Shop) -> None:
+    sample = json.loads(Path("tests/events/operate.json").read_text())
+
+    assert operate.invoke("sluice-operate:read", sample)["result"] == {"text": None, "etag": None}
+    assert operate.invoke("sluice-operate", sample)["error"]["code"] == "forbidden"
