@@ -7,9 +7,12 @@ from typing import Any
 import click
 
 from sluice import __version__
-from sluicectl import accounts, completion, sources
+from sluice.records.record import State
+from sluice.rejection import Reason
+from sluicectl import accounts, completion, rejections, sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
+from sluicectl.moments import MOMENT
 from sluicectl.screen import Screen
 
 _EPILOG = """\b
@@ -62,13 +65,18 @@ def _targeted(command: Callable[..., int]) -> Callable[..., int]:
         envvar="AWS_REGION",  # which the AWS CLI knows, but not its SDK
         help="Region of the stack; else the one your AWS configuration says.",
     )
-    @click.option("--profile", help="Profile of your AWS configuration.")
+    @click.option("--aws-profile", help="Profile of your AWS configuration.")
     @click.option("--local", is_flag=True, help="The stack that make up started on this machine.")
     @functools.wraps(command)
     def run(
-        *arguments: Any, stack: str, region: str | None, profile: str | None, local: bool, **options: Any
+        *arguments: Any,
+        stack: str,
+        region: str | None,
+        aws_profile: str | None,
+        local: bool,
+        **options: Any,
     ) -> int:
-        return command(*arguments, target=Target(stack, region, profile, local), **options)
+        return command(*arguments, target=Target(stack, region, aws_profile, local), **options)
 
     return run
 
@@ -104,6 +112,84 @@ def _completion(screen: Screen, shell: str) -> int:
     sluicectl completion fish | source      # in ~/.config/fish/config.fish
     """
     return completion.show(screen, sluicectl, shell)
+
+
+def _selecting(command: Callable[..., int]) -> Callable[..., int]:
+    """Gives a command the options that say which rejections are meant."""
+    options = (
+        click.option("--group", help="Of one group of rejections."),
+        click.option("--account", help="Of one account."),
+        click.option("--reason", type=click.Choice([each.value for each in Reason]), help="For one reason."),
+        click.option("--metric", help="Of one metric."),
+        click.option("--profile", help="Of one person: an e-mail address, phone number or id."),
+        click.option("--source", help="Of one webhook source."),
+        click.option("--receipt", help="Of one request."),
+        click.option("--since", type=MOMENT, help="Rejected since: a time, or 90min, 12h, 7d ago."),
+        click.option("--until", type=MOMENT, help="Rejected before: a time, or 90min, 12h, 7d ago."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@sluicectl.group("rejections", short_help="Refused events: find, understand, mend and send them again.")
+def _rejections() -> None:
+    """Finds refused events, shows why they were refused, and sends them again.
+
+    \b
+    sluicectl rejections groups                                  # what is wrong
+    sluicectl rejections list --group 3f9a1c2e7b04               # whose events
+    sluicectl rejections replay --group 3f9a1c2e7b04 --fault '"EUR"'
+    """
+
+
+@_rejections.command("groups")
+@click.option("--account", help="Of one account.")
+@click.option("--all", "settled", is_flag=True, help="Also groups of which nothing is open.")
+@_said
+@_targeted
+def _rejection_groups(screen: Screen, target: Target, account: str | None, settled: bool) -> int:
+    """Shows refused events by cause: one line for all that were refused for the same reason.
+
+    The causes with the most open events come first.
+    """
+    return rejections.groups(screen, target, account=account, settled=settled)
+
+
+@_rejections.command("list")
+@click.option("--state", type=click.Choice([each.value for each in State]), help="In one state.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--after", metavar="ID", help="Go on after the last one of an earlier list.")
+@_said
+@_targeted
+@_selecting
+def _rejection_list(screen: Screen, target: Target, limit: int, after: str | None, **selection: Any) -> int:
+    """Shows rejections, the last accepted ones first."""
+    return rejections.listing(screen, target, limit=limit, after=after, **selection)
+
+
+@_rejections.command("show")
+@click.argument("record_id", metavar="ID")
+@click.option("--reveal", is_flag=True, help="Show the payload with personal data; this is logged.")
+@_said
+@_targeted
+def _rejection_show(screen: Screen, record_id: str, target: Target, reveal: bool) -> int:
+    """Shows one rejection: whose, when, why, what it means, and what to do about it."""
+    return rejections.show(screen, target, record_id, reveal=reveal)
+
+
+@_rejections.command("export")
+@click.option("--state", type=click.Choice([each.value for each in State]), help="In one state.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many; else all.")
+@click.option("--reveal", is_flag=True, help="With personal data in the payloads; this is logged.")
+@_said
+@_targeted
+@_selecting
+def _rejection_export(
+    screen: Screen, target: Target, limit: int | None, reveal: bool, **selection: Any
+) -> int:
+    """Writes rejections with their payloads as JSON lines."""
+    return rejections.export(screen, target, limit=limit, reveal=reveal, **selection)
 
 
 @sluicectl.group("sources", short_help="Who may post webhooks, and which events they become.")

@@ -62,6 +62,10 @@ class Screen:
         if not self.as_json:
             draw(self.console)
 
+    def write_line(self, document: str) -> None:
+        """Writes one of many JSON documents, each on a line of its own, for people and programs."""
+        sys.stdout.write(f"{document}\n")
+
     def fail(self, failure: Failure) -> None:
         """Says why a command ends early: to people beside what it is for."""
         if self.as_json:

@@ -283,7 +283,7 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["check", "missing.yaml"], 2, "does not exist"),
     (["put", "s.yaml", "--local"], 3, "No local stack is running. make up starts one."),
     (["show", "--local"], 3, "No local stack is running. make up starts one."),
-    (["show", "--profile", "nobody"], 3, "The config profile (nobody) could not be found"),
+    (["show", "--aws-profile", "nobody"], 3, "The config profile (nobody) could not be found"),
 ]
 
 

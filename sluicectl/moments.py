@@ -1,0 +1,32 @@
+"""Reads the times that options are given: a moment, or how long ago it was."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+_AGO: Final = re.compile(r"(\d{1,6})\s*(s|min|h|d)")
+_UNITS: Final = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+
+
+class Moment(click.ParamType[datetime]):
+    """Reads ISO 8601, as UTC where nothing else is said, or a time ago such as `90min`, `12h` or `7d`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        if ago := _AGO.fullmatch(value.strip()):
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"'{value}' is no time. Write 2026-11-20, 2026-11-20T08:15Z, 90min, 12h or 7d.", param, ctx
+            )
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+MOMENT: Final = Moment()

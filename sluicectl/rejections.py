@@ -1,0 +1,244 @@
+"""Implements `sluicectl rejections`: groups, list, show and export."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sluice.operate.rejections import (
+    EXPORT,
+    GROUPS,
+    LIST,
+    MAX_LISTED,
+    SHOW,
+    ExportArguments,
+    GroupsArguments,
+    GroupShown,
+    ListArguments,
+    RecordShown,
+    RejectionShown,
+    ShowArguments,
+)
+from sluicectl.deployment import Target, find
+from sluicectl.errors import FAULTY, Failure
+from sluicectl.operate_client import OperateClient
+from sluicectl.screen import Screen
+
+STATE_STYLES = {
+    "open": "bold yellow",
+    "replaying": "cyan",
+    "delivered": "green",
+    "rejected_again": "yellow",
+    "discarded": "dim",
+}
+
+
+def groups(screen: Screen, target: Target, *, account: str | None, settled: bool) -> int:
+    """Shows the groups of rejections."""
+    arguments = GroupsArguments(account=account, settled=settled)
+    found = OperateClient(find(target)).call(GROUPS, arguments).groups
+    screen.show(
+        {"groups": [group.model_dump(mode="json") for group in found]},
+        lambda console: _draw_groups(console, found),
+    )
+    return 0
+
+
+def listing(screen: Screen, target: Target, *, limit: int, after: str | None, **selection: Any) -> int:
+    """Shows records, the last accepted ones first."""
+    client = OperateClient(find(target))
+    found: list[RecordShown] = []
+    while True:
+        arguments = ListArguments(limit=min(limit - len(found), MAX_LISTED), next=after, **selection)
+        page = client.call(LIST, arguments)
+        found += page.rejections
+        after = page.next
+        if after is None or len(found) >= limit:
+            break
+    document = {"rejections": [each.model_dump(mode="json") for each in found], "next": after}
+    screen.show(document, lambda console: _draw_list(console, found, after))
+    is_filtered = any(value is not None for name, value in selection.items() if name != "state")
+    return FAULTY if is_filtered and not found else 0
+
+
+def show(screen: Screen, target: Target, record_id: str, *, reveal: bool) -> int:
+    """Shows one rejection with its payload."""
+    client = OperateClient(find(target))
+    shown = client.call(SHOW, ShowArguments(id=record_id, reveal=reveal)).rejection
+    screen.show(shown.model_dump(mode="json"), lambda console: _draw_one(console, shown))
+    return 0
+
+
+def export(screen: Screen, target: Target, *, limit: int | None, reveal: bool, **selection: Any) -> int:
+    """Writes rejections as JSON lines, each with its payload."""
+    client = OperateClient(find(target))
+    after, left, written = None, limit, 0
+    while left is None or left > 0:
+        arguments = ExportArguments(next=after, reveal=reveal, **selection)
+        if left is not None:
+            arguments = arguments.model_copy(update={"limit": min(left, arguments.limit)})
+        page = client.call(EXPORT, arguments)
+        for each in page.rejections:
+            screen.write_line(each.model_dump_json())
+        written += len(page.rejections)
+        left = None if left is None else left - len(page.rejections)
+        after = page.next
+        if after is None:
+            break
+    if not written:
+        raise Failure("No rejection is meant by this: look at sluicectl rejections list.")
+    return 0
+
+
+def _draw_groups(console: Console, found: Sequence[GroupShown]) -> None:
+    if not found:
+        console.print("Nothing is open: no event is refused, or all refused ones are dealt with.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("group", no_wrap=True)
+    table.add_column("open", justify="right", no_wrap=True)
+    table.add_column("all", justify="right", no_wrap=True)
+    table.add_column("account", no_wrap=True)
+    table.add_column("reason", no_wrap=True)
+    table.add_column("why", ratio=1, overflow="fold")
+    table.add_column("last seen", no_wrap=True)
+    for group in found:
+        table.add_row(
+            group.id,
+            Text(f"{group.open:,}", "bold yellow" if group.open else "dim"),
+            f"{group.total:,}",
+            group.account,
+            group.reason,
+            _why(group),
+            _ago(group.last_seen),
+        )
+    console.print(table)
+    console.print(
+        "\n[dim]Look: sluicectl rejections list --group GROUP. "
+        "Send again: sluicectl rejections replay --group GROUP.[/]"
+    )
+
+
+def _why(group: GroupShown) -> Text:
+    text = Text(group.detail)
+    for more in (group.pointer, ", ".join(group.metrics), ", ".join(group.sources)):
+        if more:
+            text.append(f"\n{more}", "dim")
+    return text
+
+
+def _draw_list(console: Console, found: Sequence[RecordShown], following: str | None) -> None:
+    if not found:
+        console.print("No rejection is meant by this.")
+        return
+    several = len({each.account for each in found}) > 1
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("id", no_wrap=True, min_width=32)
+    table.add_column("rejected", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("what", ratio=1, overflow="fold")
+    for each in found:
+        what = Text(each.detail)
+        for more in (each.metric, each.source, each.account if several else None):
+            if more:
+                what.append(f"\n{more}", "dim")
+        table.add_row(each.id, _ago(each.rejected_at), _state(each.state), what)
+    console.print(table)
+    if following:
+        console.print(f"\n[dim]There are more: --limit, or --after {following}[/]")
+
+
+def _draw_one(console: Console, shown: RejectionShown) -> None:
+    heading = Text.assemble((shown.id, "bold"), "  ", _state(shown.state), "  ", (shown.reason, "bold"))
+    console.print(heading)
+    facts = {
+        "account": shown.account,
+        "metric": shown.metric,
+        "source": shown.source,
+        "surface": shown.surface,
+        "receipt": shown.receipt,
+        "line": shown.line,
+        "group": shown.group,
+        "accepted": f"{shown.accepted_at:%Y-%m-%d %H:%M:%S} UTC",
+        "rejected": f"{shown.rejected_at:%Y-%m-%d %H:%M:%S} UTC",
+        "events": f"{shown.events}",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value:
+            table.add_row(Text(name, "dim"), value)
+    console.print(table)
+    code = f" ({shown.code})" if shown.code else ""
+    console.print(Text.assemble("\n", (shown.words, "bold"), code))
+    if shown.pointer:
+        console.print(Text(f"at {shown.pointer} of the caller's document", "dim"))
+    if shown.gone:
+        console.print("\nIts payload is not in the archive any more.")
+    else:
+        console.print()
+        console.print(Padding(_marked(shown.payload, shown.place), (0, 0, 0, 2)))
+        if shown.masked:
+            console.print("[dim]  Texts that could name a person are hidden: --reveal shows them.[/]")
+    console.print(f"\n{escape(shown.meaning)}\n[bold]{escape(shown.advice)}[/]", soft_wrap=True)
+    console.print()
+    for step in shown.history:
+        parts = [
+            f"{step.at:%Y-%m-%d %H:%M:%S}",
+            step.state,
+            step.who,
+            step.why,
+            step.job and f"job {step.job}",
+        ]
+        console.print(Text("  ".join(part for part in parts if part), "dim"))
+
+
+def _marked(payload: Any, place: str | None) -> Text:
+    """Returns a payload as JSON, with the line of the refused place marked."""
+    text = Text()
+    is_there = False
+    for line, pointer in _lines(payload, "", 0):
+        if pointer == place:
+            is_there = True
+            text.append(f"{line}   ← here\n", "bold red")
+        else:
+            text.append(f"{line}\n")
+    if place is not None and not is_there:
+        text.append(f"{place} is missing\n", "bold red")
+    text.rstrip()
+    return text
+
+
+def _lines(value: Any, pointer: str, depth: int, name: str = "", end: str = "") -> Iterable[tuple[str, str]]:
+    """Yields the lines of a value as indented JSON, each with the pointer of the value that begins there."""
+    start = "  " * depth + (f"{json.dumps(name, ensure_ascii=False)}: " if name else "")
+    parts: Mapping[Any, Any] = (
+        value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+    )
+    if not parts:
+        yield start + json.dumps(value, ensure_ascii=False) + end, pointer
+        return
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    yield start + opening, pointer
+    for index, (key, held) in enumerate(parts.items()):
+        step = str(key).replace("~", "~0").replace("/", "~1")
+        comma = "," if index < len(parts) - 1 else ""
+        yield from _lines(held, f"{pointer}/{step}", depth + 1, key if isinstance(key, str) else "", comma)
+    yield "  " * depth + closing + end, ""
+
+
+def _state(state: str) -> Text:
+    return Text(state.replace("_", " "), STATE_STYLES.get(state, ""))
+
+
+def _ago(moment: datetime) -> str:
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
