@@ -14,9 +14,10 @@ from sluice.rejection import Reason, Rejection, rejection_id
 from sluice.settings import OperateSettings
 from sluice.wiring.operate import operate_ports
 from tests.support.aws_stack import Cloud, Function
-from tests.support.factories import SITE_ID
+from tests.support.factories import NOON, SITE_ID
 from tests.support.recorded_log import RecordedLog
 
+YESTERDAY = (runtime.now() - timedelta(days=1)).replace(microsecond=0)
 CURRENCY = "/data/attributes/events-bulk-create/data/{}/attributes/events/data/0/attributes/value_currency"
 
 
@@ -54,7 +55,7 @@ class Operator:
 
 
 def wrong_currency(number: int, *, hours: float = 0, **fields: Any) -> Rejection:
-    accepted = (runtime.now() - timedelta(days=1)).replace(microsecond=0) + timedelta(hours=hours)
+    accepted = YESTERDAY + timedelta(hours=hours)
     payload = {
         "profile": {"type": "profile", "attributes": {"email": f"person{number}@mail.example"}},
         "events": [
@@ -201,7 +202,7 @@ def test_a_payload_that_is_gone_says_so(operator: Operator) -> None:
     assert (shown["gone"], shown["payload"], shown["detail"]) == (True, None, "'…' is no currency.")
 
 
-@pytest.mark.parametrize("id", [rejection_id(runtime.now(), "another"), "f" * 32])
+@pytest.mark.parametrize("id", [rejection_id(NOON, "another"), "f" * 32])
 def test_a_record_that_is_not_there_is_one_sentence(operator: Operator, id: str) -> None:
     error = operator.ask("rejections show", id=id)["error"]
 
