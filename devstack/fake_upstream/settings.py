@@ -78,6 +78,16 @@ class HtmlError(Fault, frozen=True, tag="html"):
         return Answer(self.status, {"Content-Type": "text/html; charset=UTF-8"}, page.encode())
 
 
+class LargeError(Fault, frozen=True, tag="large"):
+    """Answers with an error in the JSON:API envelope that is larger than anybody reads."""
+
+    status: ErrorStatus
+    bytes: Annotated[int, Meta(ge=1, le=16 * 2**20)] = 5 * 10**6
+
+    def instead(self, now: float) -> Answer:  # noqa: ARG002
+        return error(self.status, "x" * self.bytes)
+
+
 class Reset(Fault, frozen=True, tag="reset"):
     """Resets the connection without an answer, before or after the job is taken."""
 
@@ -100,6 +110,9 @@ class Hang(Fault, frozen=True, tag="hang"):
 
     def alter(self, answer: Answer) -> Answer:
         return replace(answer, ending="hung")
+
+
+type _Common = Latency | Throttle | JsonError | HtmlError | LargeError | Reset | Hang
 
 
 class PartialFailure(Fault, frozen=True, tag="partial_failure"):
@@ -135,7 +148,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     refused_fields: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     dropped: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     poison: tuple[Poison, ...] = ()
-    faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang | PartialFailure, ...] = ()
+    faults: tuple[
+        Latency | Throttle | JsonError | HtmlError | LargeError | Reset | Hang | PartialFailure, ...
+    ] = ()
     seed: int = 0
 
     @classmethod
@@ -152,7 +167,7 @@ class PipelessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     limit: Limit | None = None
     poison: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
-    faults: tuple[Latency | Throttle | JsonError | HtmlError | Reset | Hang, ...] = ()
+    faults: tuple[_Common, ...] = ()
     seed: int = 0
 
 

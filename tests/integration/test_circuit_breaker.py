@@ -12,7 +12,9 @@ import pytest
 
 from sluice import message, resume, runtime
 from sluice.contract import Surface
-from sluice.delivery import circuit_breaker, parking
+from sluice.delivery import circuit_breaker, lone_refusals, parking
+from sluice.delivery.circuit_breaker import CircuitState
+from sluice.delivery.lone_refusals import RefusalRecord, RefusedEvent
 from sluice.errors import Retryable
 from sluice.settings import ResumeSettings
 from tests.support.aws_stack import Cloud, Crash, stored
@@ -96,9 +98,67 @@ def test_a_circuit_is_open_until_it_is_closed_and_opening_is_said_once(cloud: Cl
     assert circuit_breaker.open_circuit("state", SITE, 401)
 
 
+def test_the_state_of_a_circuit_is_read_at_once(cloud: Cloud) -> None:
+    assert circuit_breaker.state("state", SITE) == CircuitState(False)
+
+    circuit_breaker.open_circuit("state", SITE, 401)
+    record = RefusalRecord({"a": RefusedEvent(1.5)}, frozenset({"m"}), 2.5)
+    lone_refusals.update("state", SITE, lambda _: record)
+    lone_refusals.update("state", "XyZ789", lambda _: RefusalRecord())
+    cloud.calls.clear()
+
+    assert circuit_breaker.state("state", SITE) == CircuitState(True, record)
+    assert len(cloud.calls.made) == 1
+    item = cloud.item(f"refusals#{SITE}")
+    assert item is not None
+    assert int(item["expires_at"]["N"]) == pytest.approx(time.time() + 15 * 86_400, abs=5)
+
+
+def test_a_state_that_is_read_in_part_is_read_again_later(cloud: Cloud) -> None:
+    key = {"pk": {"S": f"refusals#{SITE}"}}
+    cloud.calls.instead(
+        "BatchGetItem",
+        lambda parameters, real: {**real(), "UnprocessedKeys": {"state": {"Keys": [key]}}},
+    )
+
+    with pytest.raises(Retryable):
+        circuit_breaker.state("state", SITE)
+
+
+def test_two_workers_record_their_refusals_at_the_same_time(cloud: Cloud) -> None:
+    def refuse(name: str) -> Callable[[RefusalRecord], RefusalRecord]:
+        return lambda record: lone_refusals.updated(record, 1.0, refused={name: False})
+
+    def meet(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        cloud.calls.clear()
+        lone_refusals.update("state", SITE, refuse("other"))
+        return real()
+
+    cloud.calls.instead("PutItem", meet)
+
+    record = lone_refusals.update("state", SITE, refuse("one"))
+
+    assert record.events.keys() == {"one", "other"}
+    assert circuit_breaker.state("state", SITE).refusals == record
+
+
+def test_a_record_that_others_always_change_first_is_changed_later(cloud: Cloud) -> None:
+    def refused(parameters: dict[str, Any], real: Callable[[], Any]) -> Any:
+        parameters["ExpressionAttributeValues"] = {":version": {"N": "-1"}}
+        return real()
+
+    lone_refusals.update("state", SITE, lambda _: RefusalRecord({"a": RefusedEvent(1.0)}))
+    cloud.calls.instead("PutItem", refused)
+
+    with pytest.raises(Retryable):
+        lone_refusals.update("state", SITE, lambda _: RefusalRecord({"b": RefusedEvent(1.0)}))
+
+
 @pytest.mark.parametrize(
     ("operation", "call"),
     [
+        ("BatchGetItem", lambda: circuit_breaker.state("state", SITE)),
+        ("GetItem", lambda: lone_refusals.update("state", SITE, lambda record: record)),
         ("GetItem", lambda: circuit_breaker.is_open("state", SITE)),
         ("PutItem", lambda: circuit_breaker.open_circuit("state", SITE, 401)),
         ("DeleteItem", lambda: circuit_breaker.close_circuit("state", SITE)),

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from devstack.fake_upstream import Klaviyo, Settings, transport
 from sluice import message, receipts, runtime, settings
 from sluice.aws import clients
 from sluice.contract import Surface
-from sluice.delivery import circuit_breaker, http, parking, poison
+from sluice.delivery import circuit_breaker, http, lone_refusals, parking, poison
 from sluice.delivery.outcome import Outcome, Refusal
 from sluice.dispatch import Deadlines
 from sluice.dispatch import _store_rejections as store_rejections
@@ -371,6 +372,58 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
     assert parking.parked_accounts("claims") == [SITE_ID]
     assert dispatch.function.metrics()["ParkedMessages"] == 3
     assert dispatch.function.metrics()["CircuitsOpened"] == 1
+
+
+EVERYTHING_REFUSED = pytest.mark.parametrize(
+    "manner",
+    [{"kind": "json", "status": 400}, {"kind": "html", "status": 413}, {"kind": "large", "status": 400}],
+    ids=["400 without a pointer", "413 as HTML", "400 of 5 MB"],
+)
+
+
+@EVERYTHING_REFUSED
+def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
+    dispatch: Dispatch, manner: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch.klaviyo.configure(faults=[manner])
+    names = [f"e{n}" for n in range(170)]
+    dispatch.put(stored(*((name, name) for name in names[:100]), receipt="r-bulk"), *map(one, names[100:]))
+    records = dispatch.cloud.receive()
+
+    assert len(dispatch.invoke(records)) == 71
+    assert not circuit_breaker.is_open("state", SITE_ID)
+    now = runtime.now() + timedelta(seconds=lone_refusals.OPEN_AFTER_SECONDS)
+    monkeypatch.setattr(runtime, "now", lambda: now)
+    assert dispatch.invoke(again(records, 2)) == []
+
+    assert circuit_breaker.is_open("state", SITE_ID)
+    metrics = dispatch.function.metrics()
+    assert (metrics["CircuitsOpened"], metrics["ParkedMessages"]) == (1, 71)
+    assert metrics["UnexplainedRefusals"] >= lone_refusals.SEVERAL
+    assert [line["status"] for line in dispatch.function.lines("circuit opened")] == [manner["status"]]
+
+    dispatch.klaviyo.configure(faults=[])
+    dispatch.put(one("probe"), resumed="1", probe="1")
+    keys = dispatch.cloud.keys("claims", "parked/")
+    parked = [each.decode() for key in keys for each in parking.parked_messages("claims", key)]
+    dispatch.put(*parked, resumed="1")
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter([*names, "probe"])
+    assert dispatch.rejections() == []
+    assert not circuit_breaker.is_open("state", SITE_ID)
+    assert not any(secret in dispatch.function.said for secret in SECRETS)
+
+
+def test_a_bad_event_that_nobody_names_is_told_at_once_beside_good_ones(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(poison=[{"contains": "bad", "attributed": False}])
+    dispatch.put(*(one(f"e{n}") for n in range(10)), one("bad"), *(one(f"f{n}") for n in range(10)))
+
+    assert dispatch.invoke() == []
+
+    assert [each["reason"] for each in dispatch.rejections()] == ["refused_by_upstream"]
+    assert len(dispatch.delivered()) == 20
+    assert dispatch.cloud.item(f"refusals#{SITE_ID}") is None
 
 
 def test_a_probe_closes_the_circuit_once_the_account_answers(dispatch: Dispatch) -> None:

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from devstack.fake_upstream import Pipeless, transport
-from sluice import message
-from sluice.delivery import circuit_breaker, http, parking
+from sluice import message, runtime
+from sluice.delivery import circuit_breaker, http, lone_refusals, parking
 from sluice.message import PipelessEvent, PipelessMessage
-from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, close_event_loop, forget_secrets
+from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, again, close_event_loop, forget_secrets
 from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
 
 API_KEY = "pl_never_said"
@@ -198,3 +198,40 @@ def test_a_message_of_an_app_that_cannot_be_is_malformed(dispatch: Dispatch) -> 
     assert dispatch.invoke() == 0
 
     assert [each["reason"] for each in dispatch.rejections()] == ["malformed_message"]
+
+
+EVERYTHING_REFUSED = pytest.mark.parametrize(
+    "manner",
+    [{"kind": "json", "status": 400}, {"kind": "html", "status": 413}, {"kind": "large", "status": 400}],
+    ids=["400 without a pointer", "413 as HTML", "400 of 5 MB"],
+)
+
+
+@EVERYTHING_REFUSED
+def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
+    dispatch: Dispatch, manner: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch.pipeless.configure(faults=[manner])
+    dispatch.put(*(stored(f"u{n}", receipt=f"r{n}", after=n) for n in range(25)))
+    records = dispatch.cloud.receive()
+
+    assert len(dispatch.function(records)["batchItemFailures"]) == 25
+    now = runtime.now() + timedelta(seconds=lone_refusals.OPEN_AFTER_SECONDS)
+    monkeypatch.setattr(runtime, "now", lambda: now)
+    answer = dispatch.function(again(records, 2))
+    dispatch.cloud.settle(records, answer)
+
+    assert answer["batchItemFailures"] == []
+    assert circuit_breaker.is_open("state", APP)
+    assert dispatch.function.metrics()["ParkedMessages"] == 25
+
+    dispatch.pipeless.configure(faults=[])
+    dispatch.put(stored("probe", receipt="probe"), resumed="1", probe="1")
+    [key] = dispatch.cloud.keys("claims", "parked/")
+    parked = [each.decode() for each in parking.parked_messages("claims", key)]
+    dispatch.cloud.send(*parked, resumed="1")
+    assert dispatch.invoke() == 0
+
+    assert sorted(dispatch.written()) == sorted(["probe", *(f"u{n}" for n in range(25))])
+    assert dispatch.rejections() == []
+    assert not circuit_breaker.is_open("state", APP)

@@ -45,6 +45,9 @@ class Fault(StrEnum):
     MISSING = "404"
     GONE = "410"
     HEADER_400 = "400 of a header"
+    BARE_400 = "400 without a pointer"
+    PAGE_413 = "413 page"
+    LARGE_400 = "400 of 5 MB"
 
 
 COMMON = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.STALL, Fault.SLOW)
@@ -84,10 +87,14 @@ UPSTREAM_PASSING = (
     Fault.TIMEOUT_408,
 )
 UPSTREAM_REFUSING = (Fault.UNAUTHORIZED, Fault.FORBIDDEN, Fault.MISSING, Fault.GONE, Fault.HEADER_400)
+#: Says of every event that it is refused, and not why.
+UNEXPLAINED = (Fault.BARE_400, Fault.PAGE_413, Fault.LARGE_400)
+#: For longer nobody can tell one or two good events from bad ones.
+UNEXPLAINED_SECONDS = 3_000.0
 #: What an account is refused with for a time. From an upstream that refuses this now and then nobody can tell
 #: a good event from a bad one, so these come as outages only, and meet every request then.
-LASTING = frozenset({Fault.FORBIDDEN, Fault.MISSING, Fault.HEADER_400})
-_UPSTREAM = COMMON + UPSTREAM_PASSING + UPSTREAM_REFUSING
+LASTING = frozenset({Fault.FORBIDDEN, Fault.MISSING, Fault.HEADER_400, *UNEXPLAINED})
+_UPSTREAM = COMMON + UPSTREAM_PASSING + UPSTREAM_REFUSING + UNEXPLAINED
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_AFTER})
 
 

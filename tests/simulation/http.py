@@ -49,7 +49,7 @@ class Upstream:
         arrive: Arrive,
         *,
         account_of: Callable[[httpx2.Request], str],
-        counted: Callable[[str, int, bytes], None],
+        counted: Callable[[str, Fault, int, bytes], None],
         protocol: str,
         chance: random.Random,
         network: tuple[float, float] = NETWORK_SECONDS,
@@ -188,10 +188,11 @@ class Transport(httpx2.AsyncBaseTransport):
         """Returns the answer that the upstream, or something in front of it, gives on arrival."""
         if fault in _INSTEAD:
             status, headers, content = _INSTEAD[fault](chance, self._upstream.outside.scheduler.now)
-            self._upstream.counted(account, status, body)
+            assert fault is not None
+            self._upstream.counted(account, fault, status, body)
             return status, headers, content
         if fault in {Fault.HUNG, Fault.RESET}:
-            self._upstream.counted(account, 0, body)
+            self._upstream.counted(account, fault, 0, body)
             return 0, {}, b""
         headers = {name.lower(): value for name, value in request.headers.items()}
         return self._upstream.arrive(self._process, request.url.path, headers, body)
@@ -240,4 +241,7 @@ _INSTEAD: dict[Fault | None, Callable[[random.Random, float], Answer]] = {
     Fault.MISSING: lambda *_: _error(404),
     Fault.GONE: lambda *_: _error(410),
     Fault.HEADER_400: lambda *_: _error(400, parameter="revision"),
+    Fault.BARE_400: lambda *_: _error(400),
+    Fault.PAGE_413: lambda *_: (413, _HTML, _PAGE),
+    Fault.LARGE_400: lambda *_: (400, _JSON, b"x" * 5_000_000),
 }

@@ -70,6 +70,7 @@ class Event:
     unsure: bool = False  # the record that it is delivered, or its message's deletion, may be lost
     recorded: bool = False  # its receipt says that it is delivered
     repeat_refused: bool = False  # the upstream had it, and refused it again without naming anything
+    not_answered: bool = False  # a request with it had no answer of the upstream's own
     refused_alone: int = 0  # requests with nothing but it that the upstream refused
     receives: int = 0  # of messages that hold it
     requests: int = 0  # to the upstream that hold it
@@ -282,6 +283,11 @@ class Ledger:
         for mark in set(marks):
             self.events[mark].requests += 1
 
+    def not_answered(self, marks: Iterable[int]) -> None:
+        """Hears of a request that may have been taken, as far as anybody can tell who sent it."""
+        for mark in marks:
+            self.events[mark].not_answered = True
+
     def refused(self, marks: Iterable[int], *, named: bool) -> None:
         """Hears of a request that an upstream refuses for something in it, which it names or not."""
         found = set(marks)
@@ -325,6 +331,8 @@ class Ledger:
             self._check_good(event)
             if reasons and event.upstream:
                 self.exceptions["delivered, and its repeat refused without naming it"] += 1
+            elif reasons:
+                self.exceptions["sent without an answer, then refused without a reason"] += 1
         elif event.kind not in {Kind.SPOILED, Kind.FAILING} and not reasons:
             self.break_("nothing lost", f"it is {event.kind} and not archived", mark)
 
@@ -333,6 +341,8 @@ class Ledger:
         if "dead_letter" in reasons:
             self.break_("no healthy dead letter", "it is a dead letter", event.mark)
         told_apart = {"probably_recorded", "duplicate_unique_id"} if event.upstream else set()
+        if event.not_answered:
+            told_apart.add("probably_recorded")
         if reasons - {"refused_by_upstream"} - told_apart:
             self.break_("no healthy rejection", f"it was rejected: {sorted(reasons)}", event.mark)
         if "refused_by_upstream" in reasons and not event.refused_alone:

@@ -197,6 +197,23 @@ class Maker:
         load.end = max(self._seconds, load.named_at)
         return load
 
+    def last_words(self, at: float) -> list[Produced]:
+        """Returns messages of good events, for each account."""
+        calm = Maker(self._chance, Mix(), self._seconds)
+        calm._load = self._load
+        words: list[tuple[str, dict[str, Any], list[int]]] = []
+        for account in (*KLAVIYO, LATE):
+            event, mark = calm._event(account, "last word", plain=True)
+            event["attributes"]["profile"] = {"data": calm._profile(account)}
+            words.append((account, {"data": event}, [mark]))
+        for app in APPS:
+            events, marks = calm._happenings(app, "last word", plain=True)
+            words.append((f"pipeless-{app}", {"events": events}, marks))
+        return [
+            Produced(at, msgspec.json.encode(document).decode(), {"account": account}, tuple(marks))
+            for account, document, marks in words
+        ]
+
     # Routes of the API.
 
     def _bulk(self, at: float, *, lenient: bool = False) -> None:

@@ -24,6 +24,8 @@ from tests.simulation.event_source_mapping import Invoker, Mapping
 from tests.simulation.faults import (
     AWS,
     CRASHES,
+    UNEXPLAINED,
+    UNEXPLAINED_SECONDS,
     UPSTREAM_PASSING,
     UPSTREAM_REFUSING,
     Fault,
@@ -72,6 +74,7 @@ KNOBS: dict[tuple[str, str], Any] = {
 ASKED = 0.3  # of the bulk requests
 SLOT_BYTES = 6
 SLOT_MS = 202  # after its beginning, in which a request of a slot has to leave
+LAST_WORDS_AFTER = 2 * HOUR
 MOST_PROBES = 8  # on the queue at a time, of an account that is never named
 MOST_SWITCHES = 1_000_000  # of strands in a run
 CALLS_A_RECEIVE, CALLS_AN_INVOCATION = 30, 20  # to AWS, at most
@@ -180,8 +183,10 @@ def _outages(chance: random.Random, load_seconds: float) -> Iterable[Outage]:
             yield Outage(chance.choice(services), begin, min(end, begin + 600.0), chance.choice(AWS[:5]))
         else:
             account = chance.choice(accounts)
-            kinds = [*UPSTREAM_PASSING, *UPSTREAM_REFUSING * 2]
+            kinds = [*UPSTREAM_PASSING, *UPSTREAM_REFUSING * 2, *UNEXPLAINED * 2]
             fault = chance.choice(kinds)
+            if fault in UNEXPLAINED:
+                end = min(end, begin + UNEXPLAINED_SECONDS)
             if fault is not Fault.HEADER_400 or not account.startswith("pipeless-"):
                 yield Outage(account, begin, end, fault)
 
@@ -221,7 +226,8 @@ class World:
         self.faults = Faults(plan.seed, plan.weather, **limits)
         self.outside = Outside(self.scheduler, self.faults, self.trace, self._chance("latency"))
         self.ledger = Ledger(requests_a_receive=150 if plan.attribution == "first" else 20)
-        self.load: Load = Maker(self._chance("load"), plan.mix, plan.load_seconds).make()
+        self._maker = Maker(self._chance("load"), plan.mix, plan.load_seconds)
+        self.load: Load = self._maker.make()
         self._actions = len(self.load.actions)
         self.load.actions = [
             action for index, action in enumerate(self.load.actions) if index not in left_out
@@ -366,7 +372,7 @@ class World:
             self.outside,
             self._arrive,
             account_of=self._account_of,
-            counted=self._count_arrival,
+            counted=self._count_fault,
             protocol=self.plan.protocol,
             slow=self.plan.slow_connections,
             heard=self._heard_answer,
@@ -422,7 +428,16 @@ class World:
             self._open += 1
             self.scheduler.call_at(action.at, partial(self._spawn, aws, action))
         self.scheduler.call_at(self.load.named_at, self._name_late)
+        self.scheduler.call_at(self._quiet() + LAST_WORDS_AFTER, partial(self._say_last_words, aws))
         self._watch(aws.spawn(self._tick))
+
+    def _say_last_words(self, aws: Process) -> None:
+        """Sends something good for each account. Events that were refused and not named may wait for that."""
+        for action in self._maker.last_words(self.scheduler.now):
+            for mark in action.marks:
+                self.ledger.add(self.load.events[mark])
+            self._open += 1
+            self._spawn(aws, action)
 
     def _spawn(self, aws: Process, action: Request | Produced | Dropped) -> None:
         self._watch(aws.spawn(lambda: self._do(action)))
@@ -708,6 +723,15 @@ class World:
         ]
         return 400, {"content-type": "application/vnd.api+json"}, msgspec.json.encode({"errors": errors})
 
+    def _count_fault(self, account: str, fault: Fault, status: int, body: bytes) -> None:
+        """Notes a request that something else answers, or nobody."""
+        if fault in UNEXPLAINED:
+            self._count_arrival(account, 0, body)  # nobody looked at it
+            return
+        self._count_arrival(account, status, body)
+        if status != 429:
+            self.ledger.not_answered(marks_in(body))
+
     def _count_arrival(self, account: str, status: int, body: bytes, *, named: bool = False) -> None:
         """Notes a request that arrives, and whether its answer `named` what it refuses."""
         if b'"synchronous":true' not in body:  # a caller's own call, which takes nobody's turn
@@ -737,8 +761,11 @@ class World:
         return not any(event.stored for event in self.load.events.values() if event.known)
 
     def _limit(self) -> float:
-        quiet = max(self.plan.weather.until, self.load.end, self.plan.failing_until)
-        return quiet + (24 * HOUR if self._has_poison else 8 * HOUR)
+        return self._quiet() + (24 * HOUR if self._has_poison else 8 * HOUR)
+
+    def _quiet(self) -> float:
+        """Returns when nothing goes wrong any more, and nobody sends."""
+        return max(self.plan.weather.until, self.load.end, self.plan.failing_until)
 
     def _break_rest(self) -> None:
         waiting = [event.mark for event in self.load.events.values() if event.waits and event.known]

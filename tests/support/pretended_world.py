@@ -25,7 +25,9 @@ from sluice import dispatch, message
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.contract import BULK_CREATE_JOBS_PATH, UPSTREAM_REVISION
 from sluice.delivery import backoff, poison, rate_limiter
+from sluice.delivery.circuit_breaker import CircuitState
 from sluice.delivery.http import AcquireSlot
+from sluice.delivery.lone_refusals import Change, RefusalRecord
 from sluice.delivery.responses import Response
 from sluice.errors import Retryable
 from sluice.message import Message
@@ -229,6 +231,7 @@ class World:
         self.queue = Queue(self.clock, receive_count)
         self.windows: dict[str, rate_limiter.SlotWindow] = defaultdict(rate_limiter.SlotWindow)
         self.circuits: dict[str, int] = {}
+        self.refusals: dict[str, RefusalRecord] = {}
         self.parked: dict[str, list[list[bytes]]] = defaultdict(list)  # objects of messages, the oldest first
         self.receipts: dict[str, set[int]] = defaultdict(set)
         self.trials: Counter[int] = Counter()
@@ -363,8 +366,9 @@ class World:
                 objects[:] = filter(None, objects)
 
     def _ports(self, deadline: float) -> SimpleNamespace:
-        async def is_open(account_id: str) -> bool:
-            return account_id in self.circuits
+        async def state(account_id: str) -> CircuitState:
+            refusals = self.refusals.get(account_id, RefusalRecord())
+            return CircuitState(account_id in self.circuits, refusals)
 
         async def open_circuit(account_id: str, status: int) -> bool:
             was_closed = account_id not in self.circuits
@@ -383,6 +387,10 @@ class World:
         async def delivered(receipt: str, positions: list[int]) -> None:
             self.receipts[receipt].update(positions)
 
+        async def record_refusals(account_id: str, change: Change) -> RefusalRecord:
+            self.refusals[account_id] = change(self.refusals.get(account_id, RefusalRecord()))
+            return self.refusals[account_id]
+
         async def read_object(*_: Any, **__: Any) -> None:
             raise AssertionError("nobody speaks of objects here")
 
@@ -396,7 +404,11 @@ class World:
                 create_events=_never,
                 rate_limiter=lambda account: _RateLimiter(self, account.id, deadline),
                 circuits=SimpleNamespace(
-                    is_open=hard(is_open), open=hard(open_circuit), close=hard(close_circuit), park=hard(park)
+                    state=hard(state),
+                    record_refusals=hard(record_refusals),
+                    open=hard(open_circuit),
+                    close=hard(close_circuit),
+                    park=hard(park),
                 ),
                 receipts=SimpleNamespace(completed=hard(done), record_delivered=hard(delivered)),
                 now=lambda: datetime.fromtimestamp(self.clock(), UTC),

@@ -18,7 +18,7 @@ from sluice.delivery.responses import Response
 from sluice.klaviyo import parser
 from sluice.klaviyo.bisection import RECORDED_SAMPLES
 from sluice.message import Message
-from tests.support.pretended_world import World
+from tests.support.pretended_world import World, run
 from tests.support.workloads import HOUR, KEY, NOW, SITE, all_once, delivered, rejected, single, work
 
 UNREAL: Final = "+15555555555"
@@ -280,6 +280,123 @@ def test_a_pointer_at_a_list_of_events_takes_only_the_bad_one(attribution: str) 
     assert delivered(klaviyo.klaviyo) == all_once("before", "after", *names)
     assert rejected(klaviyo) == all_once("bad")
     assert klaviyo.requests <= 25
+
+
+MANNERS: Final = {
+    "400 without a pointer": {"kind": "json", "status": 400},
+    "413 as HTML": {"kind": "html", "status": 413},
+    "400 of 5 MB": {"kind": "large", "status": 400},
+}
+EVERYTHING_REFUSED: Final = pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)
+
+
+class TestARefusalOfEverything:
+    @pytest.mark.rule
+    @EVERYTHING_REFUSED
+    @pytest.mark.parametrize("is_bulk", [False, True])
+    def test_opens_the_circuit_and_rejects_nothing(self, manner: dict[str, Any], is_bulk: bool) -> None:
+        klaviyo = world(faults=[manner])
+        names = [f"s{n}" for n in range(170)]
+        messages = [bulk(of("ada", *map(event, names)))] if is_bulk else list(map(single, names))
+
+        work(klaviyo, *messages, limit=300)
+
+        assert klaviyo.rejections == []
+        assert klaviyo.circuits == {SITE: manner["status"]}
+        assert klaviyo.counts["UnexplainedRefusals"] >= 1
+        assert klaviyo.requests <= 150
+        self.recover(klaviyo, *names)
+
+    @EVERYTHING_REFUSED
+    def test_is_seen_in_events_that_come_one_by_one(self, manner: dict[str, Any]) -> None:
+        klaviyo = world(faults=[manner])
+        names = [f"s{n}" for n in range(40)]
+
+        async def scenario() -> None:
+            async with klaviyo.working():
+                for name in names:
+                    klaviyo.put(single(name))
+                    await klaviyo.sleep(60.0)
+
+        run(scenario())
+
+        assert klaviyo.rejections == []
+        assert klaviyo.circuits == {SITE: manner["status"]}
+        self.recover(klaviyo, *names)
+
+    @pytest.mark.parametrize("fault", [{"kind": "json", "status": 503}, {"kind": "reset"}, {"kind": "hang"}])
+    def test_is_seen_where_answers_were_lost_before(self, fault: dict[str, Any]) -> None:
+        klaviyo = world(faults=[{**fault, "count": 2}, MANNERS["400 without a pointer"]])
+        names = [f"s{n}" for n in range(170)]
+
+        work(klaviyo, *map(single, names[:100]), bulk(of("ada", *map(event, names[100:]))), limit=300)
+        work(klaviyo, single("late"), single("later"), single("last"), limit=300)
+        klaviyo.klaviyo.configure(faults=[])
+        work(klaviyo, limit=4 * HOUR)
+
+        # The first few that may be recorded are told at once, as a lone event would be.
+        assert len(klaviyo.rejections) < 3
+        assert sum(delivered(klaviyo.klaviyo).values()) + len(klaviyo.rejections) == 173
+        assert klaviyo.circuits == {}
+
+    def test_ends_with_a_delivery_and_may_begin_anew(self) -> None:
+        klaviyo = world(faults=[MANNERS["413 as HTML"]])
+        names = [f"s{n}" for n in range(6)]
+        for name in names:
+            work(klaviyo, single(name), limit=120)
+            self.recover(klaviyo, name)
+            klaviyo.klaviyo.configure(faults=[MANNERS["413 as HTML"]])
+
+        assert klaviyo.rejections == []
+        assert delivered(klaviyo.klaviyo) == all_once(*names)
+
+    def test_is_not_seen_in_a_single_bad_event(self) -> None:
+        klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
+
+        work(klaviyo, single("badone"), limit=2 * HOUR)
+
+        assert rejected(klaviyo) == all_once("badone")
+        assert klaviyo.counts["CircuitsOpened"] == 0
+        assert reasons(klaviyo) == {"refused_by_upstream": 1}
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 10])
+    def test_is_not_seen_in_bad_events_beside_a_good_one(self, count: int) -> None:
+        klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
+        bad = [f"badone-{n}" for n in range(count)]
+
+        work(klaviyo, *map(single, [*bad, "good"]), limit=120)
+
+        assert rejected(klaviyo) == all_once(*bad)
+        assert delivered(klaviyo.klaviyo) == all_once("good")
+        assert klaviyo.counts["CircuitsOpened"] == 0
+
+    def test_a_bad_event_is_told_at_once_where_others_are_delivered(self) -> None:
+        klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
+
+        work(klaviyo, single("good"), single("badone"), limit=20)
+
+        assert rejected(klaviyo) == all_once("badone")
+
+    def test_bad_events_wait_and_are_told_once_a_good_one_is_delivered(self) -> None:
+        klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
+        bad = [f"badone-{n}" for n in range(5)]
+
+        work(klaviyo, *map(single, bad), limit=600)
+        assert (klaviyo.rejections, klaviyo.circuits) == ([], {SITE: 400})
+        work(klaviyo, single("good"), limit=HOUR)
+
+        assert rejected(klaviyo) == all_once(*bad)
+        assert delivered(klaviyo.klaviyo) == all_once("good")
+        assert klaviyo.circuits == {}
+
+    def recover(self, klaviyo: World, *names: str) -> None:
+        """Lets the upstream be well again, and everything be delivered."""
+        klaviyo.klaviyo.configure(faults=[])
+        work(klaviyo, limit=HOUR)
+        taken = delivered(klaviyo.klaviyo)
+        assert {name: taken[name] for name in names} == dict.fromkeys(names, 1)
+        assert klaviyo.rejections == []
+        assert klaviyo.circuits == {}
 
 
 @pytest.mark.parametrize("name", ["revision", "Authorization", "content_type", "Content-Type"])

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from devstack.fake_upstream import Pipeless
 from sluice.accounts import PipelessApp
 from sluice.delivery.backoff import Retry
+from sluice.delivery.circuit_breaker import CircuitState
+from sluice.delivery.lone_refusals import Change, RefusalRecord
 from sluice.delivery.outcome import AccountBatch, Outcome
 from sluice.delivery.ports import Ports
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
@@ -37,12 +39,14 @@ class World:
         self.pipeless = Pipeless({APP_ID: "pl_test"}, clock=NOON.timestamp)
         self.messages = dict(enumerate(batches))
         self.is_open = False
+        self.refusals = RefusalRecord()
         self.parked: list[PipelessMessage] = []
         self.noted: dict[str, frozenset[int]] = {}
         self.pauses: list[float | None] = []
         self.turns = 10_000
         self.refused_after = 10_000  # calls
         self.unreachable: set[str] = set()
+        self.seconds = 0.0  # since noon
         self.again: set[int] = set()
 
     def deliver(self, *probes: int) -> Outcome:
@@ -97,10 +101,10 @@ class World:
         async def never(**_: Any) -> Any:
             raise AssertionError("nothing here is Klaviyo's")
 
-        async def is_open(account_id: str) -> bool:
+        async def state(account_id: str) -> CircuitState:
             assert account_id == APP
             self._reach("circuits")
-            return self.is_open
+            return CircuitState(self.is_open, self.refusals)
 
         async def open_circuit(account_id: str, status: int) -> bool:
             self._reach("opening")
@@ -121,13 +125,24 @@ class World:
             self._reach("receipts")
             self._note(receipt, positions)
 
+        async def record_refusals(account_id: str, change: Change) -> RefusalRecord:
+            self._reach("refusals")
+            self.refusals = change(self.refusals)
+            return self.refusals
+
         return SimpleNamespace(
             create_job=never,
             create_events=self._create_events,
             rate_limiter=lambda account: self,
-            circuits=SimpleNamespace(is_open=is_open, open=open_circuit, close=close_circuit, park=park),
+            circuits=SimpleNamespace(
+                state=state,
+                record_refusals=record_refusals,
+                open=open_circuit,
+                close=close_circuit,
+                park=park,
+            ),
             receipts=SimpleNamespace(completed=done, record_delivered=delivered),
-            now=lambda: NOON,
+            now=lambda: NOON + timedelta(seconds=self.seconds),
         )
 
 
@@ -345,9 +360,10 @@ def test_what_is_delivered_is_not_written_again_as_a_rejection_cannot_be_stored(
 
     world.deliver()
     world.unreachable.clear()
+    world.messages[1] = stored("d")
     outcome = world.deliver()
 
-    assert world.written() == ["a", "c"]
+    assert world.written() == ["a", "c", "d"]
     assert [refusal.positions for refusal in outcome.refusals] == [(1,)]
     assert world.messages == {}
 
@@ -438,3 +454,77 @@ def test_every_event_is_written_once_or_refused(
     assert Counter(world.written()) == Counter(name for name in sent if name.startswith("ok"))
     assert Counter(refused) == Counter(name for name in sent if name.startswith("bad"))
     assert all(fill <= 10 for fill in world.fill())
+
+
+EVERYTHING_REFUSED = pytest.mark.parametrize(
+    "manner",
+    [{"kind": "json", "status": 400}, {"kind": "html", "status": 413}, {"kind": "large", "status": 400}],
+    ids=["400", "413 as HTML", "400 of 5 MB"],
+)
+
+
+@pytest.mark.rule
+@EVERYTHING_REFUSED
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
+    manner: dict[str, Any], size: int
+) -> None:
+    names = [f"e{n}" for n in range(170)]
+    parts = [names[start : start + size] for start in range(0, len(names), size)]
+    world = World(*(stored(*part, after=n) for n, part in enumerate(parts)))
+    world.pipeless.configure(faults=[manner])
+
+    requests = rejections = 0
+    for _ in range(5):
+        outcome = world.deliver()
+        requests += outcome.counts["UpstreamRequests"]
+        rejections += len(outcome.refusals)
+        world.seconds += 10
+
+    assert (world.is_open, rejections, world.messages) == (True, 0, {})
+    assert len(world.parked) == len(parts)
+    assert requests <= 80
+
+    # A probe is refused like the rest before, and the next one is taken.
+    world.messages = dict(enumerate(world.parked))
+    world.parked = []
+    world.deliver(0)
+    assert world.is_open
+    world.messages = dict(enumerate(world.parked))
+    world.pipeless.configure(faults=[])
+    outcome = world.deliver(0)
+    while world.messages:
+        outcome = world.deliver()
+    assert (world.is_open, sorted(world.written())) == (False, sorted(names))
+    assert outcome.refusals == []
+
+
+def test_an_event_that_is_refused_alone_waits_and_is_told_at_last() -> None:
+    world = World(stored("bad"))
+    world.pipeless.configure(poison=["bad"])
+
+    assert world.deliver().refusals == []
+    assert set(world.messages) == {0}
+    world.seconds += 3_600
+    [refusal] = world.deliver().refusals
+
+    assert refusal.positions == (0,)
+    assert (world.is_open, world.messages) == (False, {})
+
+
+def test_events_that_are_refused_wait_with_what_must_follow_them() -> None:
+    first, second = stored("bad"), stored("bad", after=1)
+    world = World(first, second)
+    for batch in (first, second):
+        batch.events[0] = msgspec.structs.replace(
+            batch.events[0],
+            start_object=msgspec.structs.replace(
+                batch.events[0].start_object, modified_on=f"2026-11-0{1 + int(batch is second)}T00:00:00"
+            ),
+        )
+    world.pipeless.configure(poison=["bad"])
+
+    outcome = world.deliver()
+
+    assert outcome.refusals == []
+    assert set(outcome.retry) == {0, 1}

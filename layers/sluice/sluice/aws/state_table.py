@@ -36,6 +36,8 @@ class ItemKind(msgspec.Struct, frozen=True):
 
 RATE_LIMIT: Final = ItemKind("pace#", 3_600)  # an account's slots
 CIRCUIT: Final = ItemKind("circuit#")  # there while an account's circuit is open
+# Events of an account that were refused alone and without a reason.
+REFUSALS: Final = ItemKind("refusals#", MESSAGE_LIFE_SECONDS)
 RECEIPT: Final = ItemKind("receipt#", MESSAGE_LIFE_SECONDS)
 SOLO: Final = ItemKind("trial#", MESSAGE_LIFE_SECONDS)  # a message that is handled alone
 IMPORT: Final = ItemKind("object#", MESSAGE_LIFE_SECONDS)  # how far an S3 object has been read
@@ -44,4 +46,14 @@ METRICS: Final = ItemKind("metrics#")  # the metric names of an account
 # An object of a webhook's sender, such as an order: kept since its last delivery, longer than it can change.
 WEBHOOK_OBJECT: Final = ItemKind("webhook#", 90 * _DAY)
 
-KINDS: Final = (RATE_LIMIT, CIRCUIT, RECEIPT, SOLO, IMPORT, INBOUND, METRICS, WEBHOOK_OBJECT)
+KINDS: Final = (
+    RATE_LIMIT,
+    CIRCUIT,
+    REFUSALS,
+    RECEIPT,
+    SOLO,
+    IMPORT,
+    INBOUND,
+    METRICS,
+    WEBHOOK_OBJECT,
+)

@@ -1,12 +1,37 @@
 """Opens and closes an account's circuit: it is open while every job of the account would be refused.
 
-It opens when the upstream refuses the account itself, and stays open until the upstream looks at a probe.
-Meanwhile the account's messages are parked (`parking`), and some of them go back to the queue each minute as
-probes.
+It opens when the upstream refuses the account itself, or everything that is sent (`lone_refusals`). It stays
+open until the upstream looks at a probe. Meanwhile the account's messages are parked (`parking`), and some of
+them go back to the queue each minute as probes.
 """
+
+import msgspec
 
 from sluice import runtime
 from sluice.aws import clients, state_table
+from sluice.delivery import lone_refusals
+from sluice.delivery.lone_refusals import RefusalRecord
+from sluice.errors import Retryable
+
+
+class CircuitState(msgspec.Struct, frozen=True):
+    """Says whether an account's circuit is open, and what may open it."""
+
+    is_open: bool
+    refusals: RefusalRecord = RefusalRecord()
+
+
+def state(table: str, account_id: str) -> CircuitState:
+    """Returns the state of an account's circuit, read at once."""
+    circuit, refusals = state_table.CIRCUIT.key(account_id), state_table.REFUSALS.key(account_id)
+    with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
+        answer = client.batch_get_item(
+            RequestItems={table: {"Keys": [circuit, refusals], "ConsistentRead": True}}
+        )
+    if answer.get("UnprocessedKeys"):
+        raise Retryable("the state table is throttled")
+    found = {item["pk"]["S"]: item for item in answer["Responses"].get(table, [])}
+    return CircuitState(circuit["pk"]["S"] in found, lone_refusals.record_of(found.get(refusals["pk"]["S"])))
 
 
 def is_open(table: str, account_id: str) -> bool:

@@ -10,7 +10,9 @@ from typing import Protocol
 
 import msgspec
 
+from sluice.delivery import backoff
 from sluice.delivery.backoff import Retry
+from sluice.delivery.lone_refusals import LoneRefusals
 from sluice.delivery.outcome import AccountBatch, Outcome
 from sluice.delivery.ports import Circuits
 from sluice.errors import Retryable
@@ -21,6 +23,7 @@ class VendorDelivery[Kind: (StoredMessage, PipelessMessage)](Protocol):
     """Sends one account's messages to its vendor. `to_park` are the numbers of those that must be parked."""
 
     to_park: set[int]
+    lone_refusals: LoneRefusals
 
     @property
     def account_error(self) -> int | None:
@@ -56,17 +59,19 @@ async def deliver[Kind: (StoredMessage, PipelessMessage)](
     messages: Mapping[int, Kind] = batch.messages
     try:
         messages = await vendor.prepare()
-        if await circuits.is_open(account_id=account_id):
+        state = await circuits.state(account_id=account_id)
+        vendor.lone_refusals.record = state.refusals
+        if state.is_open:
             probes = {number: message for number, message in messages.items() if number in batch.probes}
             rest = {number: message for number, message in messages.items() if number not in batch.probes}
-            await vendor.send(probes, one_at_a_time=True)
+            await _send(account_id, vendor, probes, circuits, outcome, one_at_a_time=True)
             if _is_accepted(vendor) and await _close(account_id, circuits, outcome):
-                await vendor.send(rest, one_at_a_time=False)
+                await _send(account_id, vendor, rest, circuits, outcome, one_at_a_time=False)
             else:
                 # Probes that wait are parked, too. On the queue they would be tried between the ticks.
                 vendor.to_park.update(rest, batch.probes & outcome.retry.keys())
         else:
-            await vendor.send(messages, one_at_a_time=False)
+            await _send(account_id, vendor, messages, circuits, outcome, one_at_a_time=False)
         if vendor.account_error is not None:
             await _open(account_id, vendor.account_error, circuits, outcome)
     except Retryable as error:
@@ -74,6 +79,26 @@ async def deliver[Kind: (StoredMessage, PipelessMessage)](
             outcome.retry.setdefault(number, Retry(error.after))
     await vendor.record_progress()
     await park(account_id, {number: messages[number] for number in vendor.to_park}, circuits, outcome)
+
+
+async def _send[Kind: (StoredMessage, PipelessMessage)](
+    account_id: str,
+    vendor: VendorDelivery[Kind],
+    messages: Mapping[int, Kind],
+    circuits: Circuits,
+    outcome: Outcome,
+    *,
+    one_at_a_time: bool,
+) -> None:
+    """Sends messages, and settles what is refused without a reason: it may be the account's fault."""
+    await vendor.send(messages, one_at_a_time=one_at_a_time)
+    verdict = await vendor.lone_refusals.settle(account_id, circuits.record_refusals)
+    for number in verdict.waiting:
+        outcome.counts["UnexplainedRefusals"] += 1
+        outcome.retry[number] = backoff.longest(outcome.retry.get(number, Retry()), Retry())
+    if verdict.status is not None:
+        await _open(account_id, verdict.status, circuits, outcome)
+        vendor.to_park |= messages.keys() & outcome.retry.keys()
 
 
 async def park(
@@ -103,7 +128,8 @@ async def park(
 
 
 def _is_accepted[Kind: (StoredMessage, PipelessMessage)](vendor: VendorDelivery[Kind]) -> bool:
-    return vendor.is_processed and vendor.account_error is None
+    is_doubted = vendor.account_error is not None or vendor.lone_refusals.is_account_suspect
+    return vendor.is_processed and not is_doubted
 
 
 async def _open(account_id: str, status: int, circuits: Circuits, outcome: Outcome) -> None:

@@ -4,7 +4,9 @@ from datetime import datetime
 from typing import Protocol
 
 from sluice.accounts import KlaviyoAccount, PipelessApp
+from sluice.delivery.circuit_breaker import CircuitState
 from sluice.delivery.http import AcquireSlot
+from sluice.delivery.lone_refusals import Change, RefusalRecord
 from sluice.delivery.rate_limiter import RateLimiter
 from sluice.delivery.responses import Response
 
@@ -12,12 +14,16 @@ from sluice.delivery.responses import Response
 class Circuits(Protocol):
     """Keeps the circuit breakers of accounts, and parks messages while one is open."""
 
-    async def is_open(self, *, account_id: str) -> bool:
-        """Tells whether an account's circuit is open."""
+    async def state(self, *, account_id: str) -> CircuitState:
+        """Tells whether an account's circuit is open, and what is known of its lone refusals."""
         ...
 
     async def open(self, *, account_id: str, status: int) -> bool:
         """Opens an account's circuit because of an upstream's `status`; returns whether it was closed."""
+        ...
+
+    async def record_refusals(self, *, account_id: str, change: Change) -> RefusalRecord:
+        """Changes an account's record of lone refusals, and returns it."""
         ...
 
     async def close(self, *, account_id: str) -> None:

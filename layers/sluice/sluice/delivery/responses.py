@@ -40,9 +40,14 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class JobRejected(msgspec.Struct, frozen=True):
-    """Says that nothing was taken because of something in the job, which nobody names."""
+    """Says that nothing was taken because of something in the job, which nobody names.
+
+    If a job of one event `is_named`, the upstream did name its entry.
+    """
 
     fault: Fault
+    status: int = 400
+    is_named: bool = False
 
 
 class RateLimited(msgspec.Struct, frozen=True):

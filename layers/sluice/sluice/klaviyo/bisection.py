@@ -5,15 +5,18 @@ the job or the whole account is at fault. If it is the job, halving it finds the
 """
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from sluice import contract, runtime
 from sluice.delivery.backoff import Retry
+from sluice.delivery.lone_refusals import LoneRefusal, LoneRefusals
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Accepted, AccountRejected, Fault, JobRejected, Transient
 from sluice.errors import Retryable
 from sluice.klaviyo import optional_fields, packing, responses
-from sluice.klaviyo.ledger import EventLedger
+from sluice.klaviyo.ledger import EventLedger, event_name
 from sluice.klaviyo.packing import Job, JobEntry, PackedEvent
 from sluice.klaviyo.responses import ItemsRejected
 from sluice.klaviyo.sender import NO_ANSWER, JobSender, Reply, is_processed
@@ -34,13 +37,18 @@ type _Samples = dict[tuple[int, int | None], tuple[Job, Reply]]  # by an entry's
 class JobDelivery:
     """Delivers one job's events; a `long_failing` job has messages that have been failing for long."""
 
-    def __init__(self, sender: JobSender, ledger: EventLedger, *, long_failing: bool) -> None:
+    def __init__(
+        self, sender: JobSender, ledger: EventLedger, lone_refusals: LoneRefusals, *, long_failing: bool
+    ) -> None:
         self._sender = sender
         self._ledger = ledger
+        self._lone_refusals = lone_refusals
         self._long_failing = long_failing
         self._requests_left = SEARCH_REQUESTS
         self._job_faults: set[type[_UnexplainedRefusal]] = set()  # these refusals have their cause in the job
         self._sent_again: Job | None = None
+        self._refused_after: int | None = None  # the last request sent when the job was first refused
+        self._has_sampled = False
         self._fields_left_out: Counter[tuple[str, str]] = Counter()  # by an event's key and id
 
     async def deliver(self, job: Job) -> bool:
@@ -80,6 +88,8 @@ class JobDelivery:
 
     async def _handle_refusal(self, job: Job, reply: ItemsRejected | _UnexplainedRefusal) -> Job | None:
         """Does what an answer calls for that is not 'taken'; what is to be sent at once, if anything."""
+        if isinstance(reply, JobRejected) and self._refused_after is None:
+            self._refused_after = self._sender.last_sent
         match reply:
             case ItemsRejected():
                 return await self._remove_named(job, reply)
@@ -90,16 +100,18 @@ class JobDelivery:
             case AccountRejected() if job.events == 1 and job is not self._sent_again:
                 self._sent_again = job  # the fault may have been the account's after all, and be over
                 return job
-            case JobRejected(fault) | AccountRejected(fault=fault) if job.events == 1:
-                return await self._handle_lone_refusal(job, fault)
+            case JobRejected() | AccountRejected() if job.events == 1:
+                return await self._handle_lone_refusal(job, reply)
+            case JobRejected() if self._lone_refusals.is_account_suspect:
+                await self._send_samples_or_wait(job)
             case JobRejected(fault) if self._ledger.is_probably_recorded_whole(job):
-                await self._check_recorded(job, fault)
+                await self._check_recorded(job, fault, reply.status)
             case _:
                 await self._bisect(job)
         return None
 
-    async def _handle_lone_refusal(self, job: Job, fault: Fault) -> Job | None:
-        """Rejects an event that is refused alone, if it is not taken without its phone number."""
+    async def _handle_lone_refusal(self, job: Job, refusal: JobRejected | AccountRejected) -> Job | None:
+        """Settles an event that is refused alone, if it is not taken without its phone number."""
         [entry] = job.entries
         [event] = entry.events
         if event.profile != entry.profile:
@@ -114,11 +126,54 @@ class JobDelivery:
                 return None
             if not isinstance(reply, JobRejected | AccountRejected):
                 return await self._handle_refusal(changed, reply)
-        reason = self._ledger.refusal_reason(event)
-        self._ledger.reject([event], event.profile, reason, fault, whole_entry=False)
+        reject = partial(self._reject_refused, event, refusal.fault)
+        if (
+            isinstance(refusal, AccountRejected)
+            or refusal.is_named
+            or self._ledger.refusal_reason(event) is Reason.DUPLICATE_ID
+        ):
+            reject()
+        else:
+            was_unanswered = self._ledger.was_unanswered(event)
+            self._add_lone_refusal(
+                event_name(event), job, refusal.status, reject, was_unanswered=was_unanswered
+            )
         return None
 
-    async def _check_recorded(self, job: Job, fault: Fault) -> None:
+    def _reject_refused(self, event: PackedEvent, fault: Fault) -> None:
+        reason = self._ledger.refusal_reason(event)
+        self._ledger.reject([event], event.profile, reason, fault, whole_entry=False)
+
+    def _add_lone_refusal(
+        self, name: str, job: Job, status: int, reject: Callable[[], None], *, was_unanswered: bool
+    ) -> None:
+        request = self._sender.last_sent if self._refused_after is None else self._refused_after
+        self._lone_refusals.add(
+            LoneRefusal(name, job.messages(), status, request, reject, was_unanswered=was_unanswered)
+        )
+
+    async def _send_samples_or_wait(self, job: Job) -> None:
+        """Searches a job whose account may be at fault, but only if a single event of it is taken."""
+        drawn = [] if self._has_sampled else _sample_positions(job)
+        self._has_sampled = True
+        sent: list[tuple[int, int]] = []
+        for entry, event in drawn:
+            sample = packing.alone(job, job.entries[entry].events[event])
+            reply = await self._send(sample)
+            if reply is None:
+                break
+            sent.append((entry, event))
+            await self._settle(sample, reply)
+            if not self._lone_refusals.is_account_suspect:
+                break
+        if (rest := packing.without(job, sent)) is None:
+            return
+        if self._lone_refusals.is_account_suspect:
+            self._ledger.keep(rest, Retry())
+        else:
+            await self._bisect_or_send(rest)
+
+    async def _check_recorded(self, job: Job, fault: Fault, status: int) -> None:
         """Finds out whether a refused job is recorded already, and looks for its fault only if it is not.
 
         It is one message, which was taken whole or not at all. So several events that are refused alone speak
@@ -139,15 +194,19 @@ class JobDelivery:
             if not isinstance(reply, JobRejected | ItemsRejected):
                 break
         else:
-            for part in (part for entry in job.entries for part in packing.unmerged(entry)):
-                self._ledger.reject(
-                    part.events, part.profile, Reason.PROBABLY_RECORDED, fault, whole_entry=False
-                )
+            [number] = job.messages()
+            reject = partial(self._reject_recorded, job, fault)
+            name = self._ledger.message_name(number)
+            self._add_lone_refusal(name, job, status, reject, was_unanswered=True)
             return
         for sample, reply in reversed(asked.values()):  # the one that is not refused first: it tells most
             await self._settle(sample, reply)
         if (rest := packing.without(job, asked.keys())) is not None:
             await self._bisect_or_send(rest)
+
+    def _reject_recorded(self, job: Job, fault: Fault) -> None:
+        for part in (part for entry in job.entries for part in packing.unmerged(entry)):
+            self._ledger.reject(part.events, part.profile, Reason.PROBABLY_RECORDED, fault, whole_entry=False)
 
     async def _settle(self, job: Job, reply: Reply) -> None:
         """Settles the events of a job by the answer to it, and sends again what is left of them."""
@@ -225,7 +284,7 @@ class JobDelivery:
         before, named, after = packing.cut(job, entry)
         if before is not None:
             await self.deliver(before)
-        await self._settle(named, JobRejected(fault))
+        await self._settle(named, JobRejected(fault, is_named=True))
         return after
 
     async def _check_account(self, job: Job, refusal: Transient | AccountRejected) -> None:
@@ -293,7 +352,7 @@ class JobDelivery:
         elif await self.deliver(left):
             # The left half was fine, so the fault must be in the right one, which need not be sent.
             await self._bisect_or_send(right)
-        elif self._take_from_budget():
+        elif not self._lone_refusals.is_account_suspect and self._take_from_budget():
             await self.deliver(right)
         else:
             self._ledger.keep(right, Retry())

@@ -12,6 +12,7 @@ from sluice import contract
 from sluice.accounts import KlaviyoAccount
 from sluice.delivery import half_open
 from sluice.delivery.backoff import Retry
+from sluice.delivery.lone_refusals import LoneRefusals
 from sluice.delivery.outcome import AccountBatch, Outcome
 from sluice.delivery.ports import Ports
 from sluice.delivery.responses import Fault
@@ -37,8 +38,9 @@ class _Delivery:
 
     def __init__(self, account: KlaviyoAccount, batch: AccountBatch, ports: Ports, outcome: Outcome) -> None:
         self._batch = batch
-        self._ledger = EventLedger(batch.messages, outcome, ports.receipts, ports.now)
-        self._sender = JobSender(account, ports, outcome.counts)
+        self.lone_refusals = LoneRefusals(lambda: ports.now().timestamp())
+        self._ledger = EventLedger(batch.messages, outcome, ports.receipts, self.lone_refusals, ports.now)
+        self._sender = JobSender(account, ports, outcome.counts, self.lone_refusals)
         self.to_park = self._ledger.to_park
 
     @property
@@ -88,5 +90,6 @@ class _Delivery:
         async with concurrent:
             lasting = not self._batch.long_failing.isdisjoint(job.messages())
             if (left := await self._ledger.skip_duplicates(job)) is not None:
-                await JobDelivery(self._sender, self._ledger, long_failing=lasting).deliver(left)
+                delivery = JobDelivery(self._sender, self._ledger, self.lone_refusals, long_failing=lasting)
+                await delivery.deliver(left)
         return self._ledger.pending_reason(job)

@@ -14,6 +14,7 @@ import msgspec
 from sluice import positions, receipts, rejection
 from sluice.delivery import backoff
 from sluice.delivery.backoff import Retry
+from sluice.delivery.lone_refusals import LoneRefusals, name_of
 from sluice.delivery.outcome import Outcome, Refusal
 from sluice.delivery.ports import Receipts
 from sluice.delivery.responses import Fault
@@ -32,6 +33,7 @@ class EventLedger:
         messages: Mapping[int, StoredMessage],
         outcome: Outcome,
         ledger: Receipts,
+        lone_refusals: LoneRefusals,
         now: Callable[[], datetime],
     ) -> None:
         self.messages = dict(messages)
@@ -45,6 +47,7 @@ class EventLedger:
         self._accepted_messages: set[int] = set()
         self._outcome = outcome
         self._receipts = ledger
+        self._lone_refusals = lone_refusals
         self._now = now
 
     async def skip_completed(self, again: Set[int]) -> None:
@@ -73,6 +76,7 @@ class EventLedger:
     def mark_unanswered(self, job: Job) -> None:
         """Records that a job was sent, and that no answer says whether it was taken."""
         self._unanswered.update((event.key, event.id) for entry in job.entries for event in entry.events)
+        self._lone_refusals.mark_unanswered(map(self.message_name, job.messages()))
 
     def may_be_recorded(self, event: PackedEvent) -> bool:
         """Tells whether an event may have been sent before, so that the upstream may have it.
@@ -82,22 +86,40 @@ class EventLedger:
         is_replayed = any(self.messages[origin.message].replayed for origin in event.origins)
         return is_replayed or self._may_be_sent_twice(event)
 
-    def is_probably_recorded(self, event: PackedEvent) -> bool:
-        """Tells whether an event that is refused may have been taken before, with the rest of its message."""
-        messages = {origin.message for origin in event.origins}
-        return self._may_be_sent_twice(event) and messages.isdisjoint(self._accepted_messages)
+    def was_unanswered(self, event: PackedEvent) -> bool:
+        """Tells whether an event was surely sent before, and no answer said whether it was taken."""
+        return (event.key, event.id) in self._unanswered or any(
+            origin.message in self._redelivered
+            and self._lone_refusals.was_unanswered(self.message_name(origin.message))
+            for origin in event.origins
+        )
+
+    def message_name(self, number: int) -> str:
+        """Returns the name by which other invocations know a message."""
+        return name_of(_receipt(self.messages[number]))
 
     def refusal_reason(self, event: PackedEvent) -> Reason:
         """Returns why an event is refused, where the upstream does not point at anything in it."""
         self._index_accepted()
         if self._accepted_ids.get(packing.unique_id(event.id)):
             return Reason.DUPLICATE_ID
-        return Reason.PROBABLY_RECORDED if self.is_probably_recorded(event) else Reason.REFUSED
+        messages = {origin.message for origin in event.origins}
+        is_probably_recorded = (
+            self._may_be_sent_twice(event)
+            and messages.isdisjoint(self._accepted_messages)
+            and not self._lone_refusals.was_answered(event_name(event))
+        )
+        return Reason.PROBABLY_RECORDED if is_probably_recorded else Reason.REFUSED
 
     def is_probably_recorded_whole(self, job: Job) -> bool:
-        """Tells whether a job is one message that may have been taken before."""
+        """Tells whether a job is one message that was sent before, and perhaps taken."""
+        messages = job.messages()
         events = (event for entry in job.entries for event in entry.events)
-        return len(job.messages()) == 1 and all(map(self.is_probably_recorded, events))
+        return (
+            len(messages) == 1
+            and messages.isdisjoint(self._accepted_messages)
+            and all(map(self.was_unanswered, events))
+        )
 
     async def mark_duplicates(self, faults: Iterable[tuple[PackedEvent, Fault]]) -> None:
         """Settles events of which the upstream says that it has their unique_ids.
@@ -148,7 +170,8 @@ class EventLedger:
         """Returns why some of a job's messages are not done; None if all are."""
         numbers = job.messages()
         waits = [wait for number in numbers if (wait := self._outcome.retry.get(number))]
-        return waits[0] if waits else Retry() if numbers & self.to_park else None
+        not_settled = self.to_park | self._lone_refusals.waiting()
+        return waits[0] if waits else Retry() if numbers & not_settled else None
 
     def reject(
         self, events: list[PackedEvent], profile: bytes, reason: Reason, fault: Fault, *, whole_entry: bool
@@ -239,6 +262,11 @@ class EventLedger:
             # An event whose delivery is not recorded may be sent again, which is harmless, so the message
             # need not stay.
             self._outcome.counts["ReceiptWriteFailures"] += 1
+
+
+def event_name(event: PackedEvent) -> str:
+    """Returns the name by which other invocations know an event."""
+    return name_of(event.key, event.id)
 
 
 def _receipt(stored: StoredMessage) -> str:

@@ -80,7 +80,7 @@ def classify(answer: Response, job: Job) -> Classification:
     fault = Fault(first.code, first.detail)
     if answer.status not in CONTENT_STATUSES or _is_about_the_request(errors):
         return AccountRejected(answer.status, fault)
-    return _attributed(errors, job) or JobRejected(fault)
+    return _attributed(errors, job) or JobRejected(fault, answer.status)
 
 
 def rate_left(answer: Response) -> tuple[int, float] | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 from sluice.accounts import KlaviyoAccount
+from sluice.delivery.lone_refusals import LoneRefusals
 from sluice.delivery.ports import Ports
 from sluice.delivery.rate_limiter import SLOT_TOLERANCE_SECONDS
 from sluice.delivery.responses import Accepted, AccountRejected, JobRejected, RateLimited, Transient
@@ -43,6 +44,7 @@ class JobSender:
         account: KlaviyoAccount,
         ports: Ports,
         counts: Counter[str],
+        lone_refusals: LoneRefusals,
     ) -> None:
         self.last_sent = 0
         self.last_processed = 0
@@ -54,6 +56,7 @@ class JobSender:
         self._rate_limiter = ports.rate_limiter(account=account)
         self._ports = ports
         self._counts = counts
+        self._lone_refusals = lone_refusals
 
     async def send(self, job: Job, *, sample: bool = False) -> Reply | None:
         """Sends a job in its slot, again after a 429, and classifies the answer.
@@ -77,6 +80,10 @@ class JobSender:
                     if isinstance(verdict, Transient):
                         self._counts["TransientFaults"] += 1
                         self.failing_messages |= job.messages()
+                    if isinstance(verdict, Accepted) or (
+                        isinstance(verdict, ItemsRejected) and verdict.duplicates
+                    ):
+                        self._lone_refusals.mark_delivered(number)
                     if is_processed(verdict):
                         self.last_processed = max(self.last_processed, number)
                     return verdict

@@ -6,14 +6,16 @@ that is sent again writes again. So the delivered events of a message are record
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from sluice import receipts, rejection
+from sluice import receipts, rejection, runtime
 from sluice.accounts import PipelessApp
 from sluice.delivery import backoff, half_open
 from sluice.delivery.backoff import Retry
+from sluice.delivery.lone_refusals import LoneRefusal, LoneRefusals, name_of
 from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
 from sluice.delivery.ports import Ports
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
@@ -27,6 +29,7 @@ from sluice.pipeless.responses import classify
 from sluice.rejection import Reason
 
 MAX_FAILED_CALLS: Final = 2  # in a row; the next call would fail as well
+MAX_REFUSED_CALLS: Final = 3  # in a row, while the app may be at fault
 
 
 async def deliver(
@@ -52,7 +55,10 @@ class _Delivery:
         self._completed: Mapping[int, Set[int]] = {}  # indexes of events, by message
         self._waiting: defaultdict[Thing, set[Value]] = defaultdict(set)  # writes of the events that wait
         self._delivered: defaultdict[int, set[int]] = defaultdict(set)  # indexes of events, by message
+        self._requests = 0
+        self._later: list[tuple[Sequence[PackedEvent], int]] = []  # calls, and when they were refused
         self.is_processed = False
+        self.lone_refusals = LoneRefusals(lambda: ports.now().timestamp())
         self.to_park: set[int] = set()
 
     @property
@@ -74,11 +80,25 @@ class _Delivery:
 
     async def send(self, messages: Mapping[int, PipelessMessage], *, one_at_a_time: bool) -> None:  # noqa: ARG002
         """Sends messages in calls of ten, one call after another."""
+        refused = 0
         for call in packing.pack(messages.items(), self._completed):
-            await self._deliver(call)
+            if refused < MAX_REFUSED_CALLS:
+                await self._deliver(call)
+            else:
+                self._keep(call, Retry())
+            refused = refused + 1 if self.lone_refusals.is_account_suspect else 0
+        while self._later:
+            put_off, refused_after = self._later.pop()
+            if self.lone_refusals.is_account_suspect:
+                self._keep(put_off, Retry())
+            else:
+                await self._deliver(put_off, refused_after)
 
-    async def _deliver(self, call: Sequence[PackedEvent]) -> bool:
-        """Delivers or rejects every event of a call; returns True if all of it was taken as it was."""
+    async def _deliver(self, call: Sequence[PackedEvent], refused_after: int | None = None) -> bool:
+        """Delivers or rejects every event of a call; returns True if all of it was taken as it was.
+
+        `refused_after` is the number of the last request sent when a call with these events was refused.
+        """
         verdict = await self._send_in_slot(call)
         match verdict:
             case Accepted():
@@ -86,10 +106,10 @@ class _Delivery:
                 self._outcome.counts["CallEvents"] += len(call)
                 self._mark_delivered(call)
                 return True
-            case JobRejected(fault) if len(call) == 1:
-                self._reject(call[0], fault)
+            case JobRejected() if len(call) == 1:
+                self._add_lone_refusal(call[0], verdict, refused_after or self._requests)
             case JobRejected():
-                await self._bisect(call)
+                await self._bisect(call, refused_after or self._requests)
             case AccountRejected():
                 self.to_park |= packing.messages_of(call)
             case Retry():
@@ -111,6 +131,7 @@ class _Delivery:
             except Retryable as error:
                 return Retry(error.after, rate_limited=isinstance(error, NoSlotBeforeDeadline))
             self._outcome.counts["UpstreamRequests"] += 1
+            self._requests += 1
             verdict = classify(await self._ports.create_events(app=self._app, body=body))
             match verdict:
                 case RateLimited(after):
@@ -124,20 +145,54 @@ class _Delivery:
                     self._rejected_account = verdict
                 case _:
                     self.is_processed = True
+                    if isinstance(verdict, Accepted):
+                        self.lone_refusals.mark_delivered(self._requests)
                     self._failures = 0
                     return verdict
         return self._rejected_account
 
-    async def _bisect(self, call: Sequence[PackedEvent]) -> None:
-        """Finds the bad event in a call of several."""
+    async def _bisect(self, call: Sequence[PackedEvent], refused_after: int) -> None:
+        """Finds the bad event in a call of several, unless the app seems to be at fault."""
+        if self.lone_refusals.is_account_suspect:
+            call = await self._send_sample(call, refused_after)
         middle = len(call) // 2
         left, right = call[:middle], call[middle:]
         # If the left half is fine the fault is in the right one, which need not be sent whole. A single event
         # is sent in any case, because a combination may have been refused.
-        if await self._deliver(left) and len(right) > 1:
-            await self._bisect(right)
+        if self.lone_refusals.is_account_suspect:
+            self._put_off(call, refused_after)
+        elif left and await self._deliver(left, refused_after) and len(right) > 1:
+            await self._bisect(right, refused_after)
+        elif self.lone_refusals.is_account_suspect:
+            self._put_off(right, refused_after)
         else:
-            await self._deliver(right)
+            await self._deliver(right, refused_after)
+
+    async def _send_sample(self, call: Sequence[PackedEvent], refused_after: int) -> Sequence[PackedEvent]:
+        """Sends one event of a call alone, which chance draws, and returns the others."""
+        sample = runtime.chance().choice(packing.independent(call))
+        await self._deliver([sample], refused_after)
+        return [each for each in call if each is not sample]
+
+    def _put_off(self, call: Sequence[PackedEvent], refused_after: int) -> None:
+        """Leaves a call for later, when more is known of the app; what must follow its events waits."""
+        self._later.append((call, refused_after))
+        self._hold_back(call)
+
+    def _add_lone_refusal(self, refused: PackedEvent, verdict: JobRejected, request: int) -> None:
+        """Leaves it to `settle` what becomes of a refused event; what must follow it waits."""
+        name = name_of(msgspec.json.encode(refused.event))
+        reject = partial(self._reject, refused, verdict.fault)
+        messages = packing.messages_of([refused])
+        self.lone_refusals.add(LoneRefusal(name, messages, verdict.status, request, reject))
+        if messages & self.lone_refusals.waiting():
+            self._hold_back([refused])
+
+    def _hold_back(self, call: Sequence[PackedEvent]) -> None:
+        """Lets what must follow these events wait for them."""
+        for each in call:
+            for thing, value in packing.writes(each.event).items():
+                self._waiting[thing].add(value)
 
     def _mark_delivered(self, call: Sequence[PackedEvent]) -> None:
         for origin in (origin for each in call for origin in each.origins):
@@ -148,9 +203,7 @@ class _Delivery:
         """Leaves a call's messages on the queue; what must follow its events waits, too."""
         for number in packing.messages_of(call):
             self._outcome.retry[number] = backoff.longest(self._outcome.retry.get(number, wait), wait)
-        for each in call:
-            for thing, value in packing.writes(each.event).items():
-                self._waiting[thing].add(value)
+        self._hold_back(call)
 
     def _reject(self, refused: PackedEvent, fault: Fault) -> None:
         for origin in refused.origins:

@@ -4,7 +4,7 @@ Calls go out one after the other, so objects are written in the order in which t
 two writes of one object change places. Two events may change places if neither changes what the other writes.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import batched
 from typing import Final
 
@@ -85,6 +85,18 @@ def writes(event: PipelessEvent) -> dict[Thing, Value]:
 def must_follow(event: PipelessEvent, waiting: Mapping[Thing, Set[Value]]) -> bool:
     """Tells whether an event must wait for waiting ones, because they write something differently."""
     return any(waiting.get(thing, {value}) != {value} for thing, value in writes(event).items())
+
+
+def independent(call: Sequence[PackedEvent]) -> list[PackedEvent]:
+    """Returns the events of a call that may be sent before the others of it."""
+    before: dict[Thing, set[Value]] = {}
+    found = []
+    for each in call:
+        if not must_follow(each.event, before):
+            found.append(each)
+        for thing, value in writes(each.event).items():
+            before.setdefault(thing, set()).add(value)
+    return found
 
 
 def _changes_nothing(

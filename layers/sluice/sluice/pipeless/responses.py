@@ -38,7 +38,7 @@ def classify(answer: Response) -> Classification:
     said = errors(answer)
     fault = Fault("", " ".join(said)[:_MAX_DETAIL] or f"HTTP {answer.status} without an explanation.")
     return (
-        JobRejected(fault)
+        JobRejected(fault, answer.status)
         if answer.status in responses.CONTENT_STATUSES
         else AccountRejected(answer.status, fault)
     )

@@ -13,9 +13,11 @@ import msgspec
 from sluice import dispatch, receipts, rejection, runtime
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.aws import clients, s3, sqs
-from sluice.delivery import circuit_breaker, http, parking, poison, rate_limiter
+from sluice.delivery import circuit_breaker, http, lone_refusals, parking, poison, rate_limiter
 from sluice.delivery.backoff import Retry
+from sluice.delivery.circuit_breaker import CircuitState
 from sluice.delivery.http import AcquireSlot
+from sluice.delivery.lone_refusals import Change, RefusalRecord
 from sluice.delivery.outcome import Outcome
 from sluice.delivery.rate_limiter import RateLimiter
 from sluice.delivery.responses import Response
@@ -169,8 +171,11 @@ class _Circuits(msgspec.Struct, frozen=True):
     bucket: str
     log: Log
 
-    async def is_open(self, *, account_id: str) -> bool:
-        return await asyncio.to_thread(circuit_breaker.is_open, self.table, account_id)
+    async def state(self, *, account_id: str) -> CircuitState:
+        return await asyncio.to_thread(circuit_breaker.state, self.table, account_id)
+
+    async def record_refusals(self, *, account_id: str, change: Change) -> RefusalRecord:
+        return await asyncio.to_thread(lone_refusals.update, self.table, account_id, change)
 
     async def open(self, *, account_id: str, status: int) -> bool:
         was_closed = await asyncio.to_thread(circuit_breaker.open_circuit, self.table, account_id, status)
