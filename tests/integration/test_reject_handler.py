@@ -107,7 +107,7 @@ def test_a_batch_is_archived_by_account_and_day(reject: Reject) -> None:
     )
     assert any("account=unknown" in partition for partition in partitions)
     metrics = reject.function.metrics()
-    assert metrics == {"ArchivedRejections": 6, "DeadLetters": 2}
+    assert metrics == {"ArchivedRejections": 6, "RejectedEvents": 6, "DeadLetters": 2}
 
 
 def test_what_there_is_no_time_for_stays(reject: Reject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_what_there_is_no_time_for_stays(reject: Reject, monkeypatch: pytest.Mon
     assert len(reject.invoke(context=Minute())) == 2
 
     assert reject.archived().keys() == {"r0", "r1", "r2"}
-    assert reject.function.metrics() == {"ArchivedRejections": 3, "DeadLetters": 0}
+    assert reject.function.metrics() == {"ArchivedRejections": 3, "RejectedEvents": 3, "DeadLetters": 0}
     assert len(reject.cloud.left(reject.cloud.rejected)) == 2
 
 
@@ -361,3 +361,12 @@ def test_whatever_id_a_message_states_it_is_archived(reject: Reject, id: str) ->
 
     assert len(reject.archived()) == 2
     assert "two" in records_of(reject)
+
+
+def test_what_callers_without_a_key_sent_is_counted_apart(reject: Reject) -> None:
+    reject.put(refused("one"), refused("two", surface=Surface.CLIENT_EVENT))
+
+    assert reject.invoke() == []
+
+    counts = reject.function.metrics()
+    assert (counts["RejectedEvents"], counts["AnonymousRejectedEvents"]) == (1, 1)

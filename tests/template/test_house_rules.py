@@ -268,9 +268,10 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
     """Finds alarms that count sent messages: SQS does not count one that a redrive policy moves."""
     watched = set()
     for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
-        if alarm["MetricName"] == "NumberOfMessagesSent":
-            yield f"{name}: never sounds"
-        watched |= {(target(each["Value"]), alarm["MetricName"]) for each in alarm["Dimensions"]}
+        for metric in _metrics(alarm):
+            if metric["MetricName"] == "NumberOfMessagesSent":
+                yield f"{name}: never sounds"
+            watched |= {(target(each["Value"]), metric["MetricName"]) for each in metric["Dimensions"]}
     for queue, metric in [
         ("EventsQueue", "ApproximateAgeOfOldestMessage"),
         ("EventsQueue", "ApproximateNumberOfMessagesNotVisible"),
@@ -280,6 +281,8 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
         ("", "OpenCircuits"),
         ("", "UnknownAccounts"),
         ("", "DeadLetters"),
+        ("", "RejectedEvents"),
+        ("", "AcceptedEvents"),
         ("", "SourcesLoadFailures"),
         ("", "AccountsLoadFailures"),
         ("", "UnforeseenFailures"),
@@ -292,8 +295,16 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
 def alarms_come_before_sqs_stops(template: Template) -> Iterator[str]:
     """Finds alarms that come too late: with 120,000 messages in flight a standard queue hands out nothing."""
     for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
-        if alarm["MetricName"] == "ApproximateNumberOfMessagesNotVisible" and alarm["Threshold"] >= 120_000:
+        watches = {metric["MetricName"] for metric in _metrics(alarm)}
+        if "ApproximateNumberOfMessagesNotVisible" in watches and alarm["Threshold"] >= 120_000:
             yield f"{name}: too late"
+
+
+def _metrics(alarm: Any) -> list[Any]:
+    """Returns the metrics that an alarm watches: its one, or those of its expression."""
+    if "Metrics" not in alarm:
+        return [alarm]
+    return [each["MetricStat"]["Metric"] for each in alarm["Metrics"] if "MetricStat" in each]
 
 
 def ticks_are_not_repeated(template: Template) -> Iterator[str]:

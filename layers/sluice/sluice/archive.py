@@ -47,8 +47,8 @@ class Ports(Protocol):
         """Returns the key of the hashes under which records hold what identifies a person."""
         ...
 
-    def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> None:
-        """Writes the records that are not there yet."""
+    def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> Sequence[Record]:
+        """Writes the records that are not there yet, and returns them."""
         ...
 
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
@@ -82,13 +82,18 @@ def archive_batch(
         written = lay_out(group.values())
         try:
             ports.put(objects=written.objects)
-            ports.add_records(new=list(_records(group.values(), written, ports, log, result.counts)))
+            made = list(_records(group.values(), written, ports, log, result.counts))
+            added = ports.add_records(new=made)
         except Retryable as error:
             # Objects that are written already get the same key again, or are known by their lines' ids.
             log.error("archive not written", cause=str(error))
             continue
         result.kept -= group.keys()
         result.counts["ArchivedRejections"] += len(group)
+        for record in added:
+            result.counts["AnonymousRejectedEvents" if record.is_anonymous else "RejectedEvents"] += (
+                record.events
+            )
         for rejection in group.values():
             log.info(
                 "archived",

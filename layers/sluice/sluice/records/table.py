@@ -61,18 +61,18 @@ class RecordsTable(msgspec.Struct, frozen=True):
     name: str
     keep: timedelta
 
-    def add(self, new: Sequence[tuple[Record, Cause]]) -> int:
-        """Writes the records that are not there yet, counts them in their groups, and returns how many."""
+    def add(self, new: Sequence[tuple[Record, Cause]]) -> list[Record]:
+        """Writes the records that are not there yet, counts them in their groups, and returns them."""
         known = {record.id for record in self.find_many(record.id for record, _ in new)}
         fresh = list({record.id: (record, why) for record, why in new if record.id not in known}.values())
         if not fresh:
-            return 0
+            return []
         placed = [(self._placed(record), why) for record, why in fresh]
         now = runtime.now()
         self._write(items.record_item(record, self._expiry(record.rejected_at)) for record, _ in placed)
         self._mark_days({record.id for record, _ in placed}, now)
         self._count(placed, now)
-        return len(placed)
+        return [record for record, _ in placed]
 
     def link(self, new: Iterable[Record]) -> None:
         """Marks the records whose events were sent again and refused again, with their successors."""

@@ -34,11 +34,12 @@ class RejectPorts(msgspec.Struct, frozen=True):
         """Returns the key of the hashes of personal data, read once for a process."""
         return secrets.read_secret(self.settings.records_secret, "the key of hashes cannot be read").encode()
 
-    def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> None:
-        """Writes the records that are not there yet, and links them to those they come from."""
+    def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> Sequence[Record]:
+        """Writes the records that are not there yet, links them to those they come from, returns them."""
         table = RecordsTable(self.settings.records_table, timedelta(days=self.settings.archive_days))
-        table.add(new)
+        added = table.add(new)
         table.link([record for record, _ in new])
+        return added
 
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
         """Adds rejected events to a receipt of the state table."""
