@@ -3,6 +3,7 @@ its own.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from sluice.settings import IngestSettings
+from sluice.webhooks import sources
 
 KEY: Final = "pk_benchmark_key"
 APP_KEY: Final = "app_benchmark_key"
@@ -70,6 +72,12 @@ SOURCES: Final = {
         }
     }
 }
+
+
+@functools.cache
+def stored_sources() -> bytes:
+    """Returns the sources document as it is stored."""
+    return sources.to_store(json.dumps(SOURCES).encode())
 
 
 @contextlib.contextmanager
@@ -126,14 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             digest = hashlib.md5(body["MessageBody"].encode(), usedforsecurity=False).hexdigest()
             answer = {"MessageId": str(uuid.uuid4()), "MD5OfMessageBody": digest}
-        self._answer(answer, "application/x-amz-json-1.0")
+        self._answer(json.dumps(answer).encode(), "application/x-amz-json-1.0")
 
     def do_GET(self) -> None:
         """Answers S3's GetObject, of which there is one object."""
-        self._answer(SOURCES, "application/json")
+        self._answer(stored_sources(), "application/json")
 
-    def _answer(self, document: object, media_type: str) -> None:
-        content = json.dumps(document).encode()
+    def _answer(self, content: bytes, media_type: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))

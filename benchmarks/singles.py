@@ -111,7 +111,7 @@ def _replaced(client: Any, name: str, call: Callable[..., Any]) -> Iterator[None
 
 
 def _sources(**_: Any) -> dict[str, Any]:
-    return {"ETag": "1", "Body": io.BytesIO(json.dumps(fake_aws.SOURCES).encode())}
+    return {"ETag": "1", "Body": io.BytesIO(fake_aws.stored_sources())}
 
 
 def _send_message() -> object:

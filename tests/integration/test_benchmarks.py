@@ -46,7 +46,7 @@ def test_the_first_webhook_of_a_process_is_measured(monkeypatch: pytest.MonkeyPa
         rows = first_webhook.run(given[singles.WEBHOOK], given[singles.SINGLE], 1)
 
     assert rows.keys() == {first_webhook.NEW, first_webhook.SERVING}
-    assert all(0 < row["pydantic"] < row["all"] for row in rows.values())
+    assert all(0 < row[first_webhook.STORED] < row[first_webhook.VALIDATED] for row in rows.values())
 
 
 def test_a_backlog_is_drained_whole() -> None:

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from sluice.operate import door
-from sluice.webhooks import sources
+from sluice.webhooks import normalised, presets, sources
 from tests.support.aws_stack import cloud
 from tests.support.operate import Operate
 
@@ -25,7 +25,8 @@ class Shop(Operate):
     """Invokes the function, and looks at the sources that it stores."""
 
     def stored(self) -> Any:
-        return json.loads(self.aws.content("configuration", sources.KEY))
+        """Returns the stored document as it was written."""
+        return normalised.without(json.loads(self.aws.content("configuration", sources.KEY)))
 
 
 @pytest.fixture
@@ -49,9 +50,23 @@ def test_a_document_is_stored_and_shown(operate: Shop) -> None:
 
     assert put == {"stored": True, "changed": True, "removed": [], "warnings": []}
     assert json.loads(shown["text"]) == DOCUMENT == operate.stored()
+    assert normalised.find(json.loads(operate.aws.content("configuration", sources.KEY)))
     again = operate("sources put", text=shown["text"], etag=shown["etag"])["result"]
     assert (again["stored"], again["changed"]) == (False, False)
     assert operate.function.metrics()["OperatorRequests"] == 4
+
+
+def test_a_document_whose_form_does_not_count_is_stored_anew(
+    operate: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operate("sources put", text=text(DOCUMENT))
+    monkeypatch.setattr(presets, "digest", lambda: "that of a later release")
+    before = operate("sources show", "read")["result"]
+
+    put = operate("sources put", text=before["text"], etag=before["etag"])["result"]
+
+    assert (put["stored"], put["changed"]) == (True, True)
+    assert normalised.find(json.loads(operate.aws.content("configuration", sources.KEY)))
 
 
 def test_read_stores_nothing(operate: Shop) -> None:

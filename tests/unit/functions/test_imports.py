@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from sluice.webhooks import sources
+
 FUNCTIONS = ["docs", "ingest", "dispatch", "reject", "resume"]
 PACKAGES = ["boto3", "requests", "aws_xray_sdk", "phonenumbers", "moto", "devstack"]
 
@@ -83,10 +85,13 @@ def test_only_phone_numbers_load_their_library() -> None:
     assert "phonenumbers" in after(mapping % "`1`")
 
 
-def test_pydantic_comes_with_the_first_delivery_and_not_with_other_work() -> None:
+def test_pydantic_comes_only_with_a_sources_document_that_has_to_be_validated() -> None:
     other_work = (
         "import sluice.ingest, sluice.dispatch, sluice.archive, sluice.resume, sluice.pipeless.ingest"
     )
+    written = b'{"sources":{"shop":{"account":"AbC123","secret":"shop","preset":"shopify"}}}'
+    delivery = "from sluice.webhooks import accept, sources; sources.decode(%r)"
 
     assert "pydantic" not in after(other_work)
-    assert "pydantic" in after("from sluice.webhooks import sources")
+    assert "pydantic" not in after(delivery % sources.to_store(written))
+    assert "pydantic" in after(delivery % written)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sluice.errors import Misconfigured, Retryable
-from sluice.webhooks import presets, sources
+from sluice.webhooks import normalised, presets, sources
 from sluice.webhooks.signatures import SCHEMES
 from sluice.webhooks.sources import SourcesCache
 from tests.support.factories import SITE_ID
@@ -45,8 +45,12 @@ def signed(**signature: Any) -> dict[str, Any]:
     ],
 )
 def test_a_good_document_has_no_problems(written: dict[str, Any]) -> None:
+    data = json.dumps(written).encode()
+
     assert sources.problems(written) == []
-    assert sources.decode(json.dumps(written).encode()).sources.keys() == written["sources"].keys()
+    assert sources.decode(data).sources.keys() == written["sources"].keys()
+    assert normalised.find(json.loads(sources.to_store(data))) is not None
+    assert sources.decode(sources.to_store(data)) == sources.decode(data)
 
 
 @pytest.mark.parametrize(

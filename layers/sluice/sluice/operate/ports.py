@@ -17,9 +17,9 @@ class Conflict(Exception):
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """Holds the text of a stored document, and the ETag that names this writing of it."""
+    """Holds a stored document, and the ETag that names this writing of it."""
 
-    text: str
+    content: bytes
     etag: str
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sluice.errors import Misconfigured, Retryable
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.ports import Conflict, Secrets
-from sluice.webhooks import sources
+from sluice.webhooks import normalised, sources
 from sluice.webhooks.sources import Source
 
 
@@ -51,21 +51,22 @@ def _show(_: ShowArguments, context: Context) -> ShowResult:
     stored = context.ports.sources.read()
     if stored is None:
         return ShowResult(text=None, etag=None)
-    return ShowResult(text=stored.text, etag=stored.etag)
+    text = normalised.remove(stored.content).decode("utf-8", "replace")
+    return ShowResult(text=text, etag=stored.etag)
 
 
 def _put(arguments: PutArguments, context: Context) -> PutResult:
-    content = arguments.text.encode()
+    written = normalised.remove(arguments.text.encode())
     try:
-        new = sources.decode(content).sources
+        new = sources.decode(written).sources
     except Misconfigured as error:
         raise Failed("invalid_arguments", f"The document is refused: {error}.") from None
     stored = context.ports.sources.read()
     if (stored.etag if stored else None) != arguments.etag:
         raise _replaced()
-    before = _parsed(stored.text) if stored else None
-    changed = before != json.loads(arguments.text)
-    removed = sorted(_names(before) - new.keys())
+    content = sources.to_store(written)
+    changed = stored is None or stored.content != content
+    removed = sorted(_names(_parsed(stored.content) if stored else None) - new.keys())
     stores = changed and not arguments.dry_run
     if stores and removed and not arguments.remove:
         raise Failed("would_remove", f"This would remove {', '.join(removed)}. Nothing is stored.")
@@ -82,9 +83,9 @@ def _replaced() -> Failed:
     return Failed("conflict", "Somebody else stored another document just now. Look at it, and put again.")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(stored: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(stored)
     except ValueError:
         return None
 

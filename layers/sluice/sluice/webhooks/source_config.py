@@ -1,6 +1,7 @@
 """Declares the sources document as operators write it: read by pydantic, which finds every mistake at once.
 
-The declaration is also the document's JSON Schema. It is imported with the first webhook of a process only.
+The declaration is also the document's JSON Schema. Ingest imports it only for a document whose normalised
+form does not count.
 """
 
 import re
@@ -36,8 +37,6 @@ from sluice.contract import IDENTIFIERS, MAX_METRIC_NAME
 from sluice.jsonapi import Problem, pointer
 from sluice.webhooks import presets
 from sluice.webhooks.expressions import Expression, MappingError, parse
-from sluice.webhooks.mapping import EventMapping, Template
-from sluice.webhooks.signatures import SCHEMES, Hmac, Scheme, Token
 
 MAX_TEMPLATE_DEPTH: Final = 20
 _PLACEHOLDERS: Final = re.compile(r"\{[^{}]*\}")
@@ -137,24 +136,11 @@ type MetricName = Annotated[str, Field(min_length=1, max_length=MAX_METRIC_NAME)
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
-    def given(self) -> dict[str, Any]:
-        """Returns what was written, by the names in the document."""
-        fields = type(self).model_fields
-        written = {name: getattr(self, name) for name in fields if name in self.model_fields_set}
-        return {
-            fields[name].alias or name: value.given() if isinstance(value, _Config) else value
-            for name, value in written.items()
-        }
-
 
 class SenderSignature(_Config):
     """Verifies requests as the sender documents it; there is nothing more to say."""
 
     scheme: Literal["shopify", "stripe", "standard-webhooks", "woocommerce", "github", "klaviyo", "basic"]
-
-    def schemes(self) -> tuple[Scheme, ...]:
-        """Returns the ways to verify a request; the first whose header it has counts."""
-        return SCHEMES[self.scheme]
 
 
 class BearerSignature(_Config):
@@ -163,11 +149,6 @@ class BearerSignature(_Config):
     scheme: Literal["bearer"]
     header: HeaderName = Field("authorization", description="The header that holds the secret.")
     prefix: str = Field("Bearer ", description="The text before the secret; nothing in a `header` of yours.")
-
-    def schemes(self) -> tuple[Scheme, ...]:
-        """Returns the one way to verify a request."""
-        prefix = "" if {"header", "prefix"} & self.model_fields_set == {"header"} else self.prefix
-        return (Token(self.header, prefix),)
 
 
 class HmacSignature(_Config):
@@ -216,12 +197,6 @@ class HmacSignature(_Config):
         if mistakes:
             raise _mistake(" ".join(mistakes))
         return value
-
-    def schemes(self) -> tuple[Scheme, ...]:
-        """Returns the one way to verify a request."""
-        written = self.given()
-        del written["scheme"]
-        return (Hmac(**written),)
 
 
 class LocationConfig(_Config):
@@ -304,7 +279,8 @@ class EventConfig(_Config):
     @field_validator("profile")
     @classmethod
     def _check_identifiers(cls, profile: ProfileConfig) -> ProfileConfig:
-        if not profile.given().keys() & set(IDENTIFIERS):
+        fields = type(profile).model_fields
+        if not {fields[name].alias or name for name in profile.model_fields_set} & set(IDENTIFIERS):
             raise _mistake(f"A profile needs one of {', '.join(IDENTIFIERS)}.")
         return profile
 
@@ -328,23 +304,6 @@ class EventConfig(_Config):
         if waits and info.data.get("object_id", ...) is None:
             raise _mistake("'waits_for_identity' goes with 'object_id', by which a later delivery is told.")
         return waits
-
-    def mapping(self, name: str) -> EventMapping:
-        """Returns the mapping as it is evaluated."""
-        attributes: dict[str, Template] = self.given()
-        for field in ("metric", "topics", "profile", "when", "each", "object_id", "waits_for_identity"):
-            attributes.pop(field, None)
-        return EventMapping(
-            name,
-            self.metric if isinstance(self.metric, str) else self.metric.expression,
-            None if self.topics is None else frozenset(self.topics),
-            self.when,
-            self.each,
-            self.object_id,
-            self.waits_for_identity,
-            attributes,
-            self.profile.given(),
-        )
 
 
 class SourceConfig(_Config):
@@ -400,23 +359,21 @@ class SourcesConfig(_Config):
 type Flaws = dict[str | None, list[Problem]]  # by the source they are in; None for the document's own
 
 
-def read(document: Any) -> tuple[dict[str, SourceConfig], Flaws]:
-    """Reads a parsed document: the sources that are valid, by name, and every mistake in the others.
+def read(document: Any) -> tuple[dict[str, dict[str, Any]], Flaws]:
+    """Reads a parsed document: the sources that are valid, merged over their presets, and every mistake.
 
     A mistake has a JSON pointer into what was written. It may lead to what is missing, or to what a preset
     has and the document has not.
     """
+    flaws: Flaws = {}
     try:
-        return SourcesConfig.model_validate(document).sources, {}
+        SourcesConfig.model_validate(document)
     except ValidationError as error:
         flaws = _flaws(error, document)
     written = document.get("sources") if isinstance(document, dict) else None
-    valid = (
-        {name: each for name, each in written.items() if name not in flaws}
-        if isinstance(written, dict)
-        else {}
-    )
-    return SourcesConfig.model_validate({"sources": valid}).sources, flaws
+    if not isinstance(written, dict):
+        return {}, flaws
+    return {name: presets.merge(each) for name, each in written.items() if name not in flaws}, flaws
 
 
 def _flaws(error: ValidationError, document: Any) -> Flaws:

@@ -1,25 +1,32 @@
 """Reads the sources document: who may post webhooks, how that is verified, and which events they become.
 
 It is one JSON document in S3 for a deployment. Operators write it as YAML or JSON, and it is checked before
-it is stored. A function uses every source that is valid, and keeps the last good copy of one that is not.
+it is stored, with a form of it that need not be checked again. Pydantic is imported only where it must be
+checked. A function uses every source that is valid, and keeps the last good copy of one that is not.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from sluice.errors import Misconfigured, Retryable
 from sluice.jsonapi import Problem
 from sluice.validation.json_text import NOT_DECODED
+from sluice.webhooks import normalised
 from sluice.webhooks.expressions import Expression, parse
-from sluice.webhooks.mapping import EventMapping
-from sluice.webhooks.signatures import DELIVERY_IDS, TOPICS, Scheme
-from sluice.webhooks.source_config import SourceConfig, read
+from sluice.webhooks.mapping import EventMapping, Template
+from sluice.webhooks.normalised import MAX_DOCUMENT_BYTES
+from sluice.webhooks.signatures import DELIVERY_IDS, SCHEMES, TOPICS, Hmac, Scheme, Token
+
+if TYPE_CHECKING:
+    from sluice.webhooks.source_config import Flaws
 
 KEY: Final = "sources.json"  # of the document in the configuration bucket
 CACHE_SECONDS: Final = 60
-MAX_DOCUMENT_BYTES: Final = 1_048_576
+_NO_ATTRIBUTES: Final = frozenset(
+    ("metric", "topics", "profile", "when", "each", "object_id", "waits_for_identity")
+)
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -58,7 +65,7 @@ class Sources(msgspec.Struct, frozen=True):
 
 def problems(document: object) -> list[Problem]:
     """Returns everything that is wrong with a parsed document, each with a JSON pointer into it."""
-    return [problem for found in read(document)[1].values() for problem in found]
+    return [problem for found in _read(document)[1].values() for problem in found]
 
 
 def decode(data: bytes) -> Sources:
@@ -80,11 +87,26 @@ def decode_valid(data: bytes) -> Sources:
         document = msgspec.json.decode(data)
     except NOT_DECODED:
         raise Misconfigured("the sources document is not JSON") from None
-    configs, found = read(document)
+    merged = normalised.find(document)
+    found: Flaws = {}
+    if merged is None:
+        document = normalised.without(document)
+        merged, found = _read(document)
     flaws = {name: _told(problems[0]) for name, problems in found.items()}
     if not isinstance(document, dict) or not isinstance(document.get("sources"), dict):
         raise Misconfigured(flaws[None])
-    return Sources({name: _source(name, config) for name, config in configs.items()}, flaws)
+    return Sources({name: _source(name, each) for name, each in merged.items()}, flaws)
+
+
+def to_store(written: bytes) -> bytes:
+    """Returns a valid document as it is stored, with its normalised form."""
+    return normalised.add(written, _read(msgspec.json.decode(written))[0])
+
+
+def _read(document: object) -> "tuple[dict[str, dict[str, Any]], Flaws]":
+    from sluice.webhooks import source_config  # noqa: PLC0415 - it brings pydantic
+
+    return source_config.read(document)
 
 
 class SourcesCache:
@@ -140,19 +162,70 @@ def _with_kept(new: Sources, old: Sources | None) -> Sources:
     return Sources(new.sources | kept, new.flaws)
 
 
-def _source(name: str, config: SourceConfig) -> Source:
-    scheme = config.signature.scheme
+def _source(name: str, merged: dict[str, Any]) -> Source:
+    """Returns a source as it is used, from its valid declaration merged over its preset."""
+    signature = merged["signature"]
+    scheme = signature["scheme"]
     return Source(
         name,
-        config.account,
+        merged["account"],
         scheme,
-        config.signature.schemes(),
-        config.secret,
-        tuple(event.mapping(name) for name, event in config.events.items()),
-        config.delivery_id or _default(DELIVERY_IDS, scheme),
-        config.topic or _default(TOPICS, scheme),
-        config.on_invalid == "refuse",
+        _schemes(signature),
+        merged["secret"],
+        tuple(_mapping(each, event) for each, event in merged["events"].items()),
+        _expression(merged.get("delivery_id")) or _default(DELIVERY_IDS, scheme),
+        _expression(merged.get("topic")) or _default(TOPICS, scheme),
+        merged.get("on_invalid") == "refuse",
     )
+
+
+def _schemes(signature: Mapping[str, str]) -> tuple[Scheme, ...]:
+    """Returns the ways to verify a request; the first whose header it has counts."""
+    fields = {
+        name: value.lower() if name.endswith("header") else value
+        for name, value in signature.items()
+        if name != "scheme"
+    }
+    match signature["scheme"]:
+        case "hmac":
+            return (msgspec.convert(fields, Hmac),)
+        case "bearer":
+            prefix = {"prefix": ""} if "header" in fields else {}  # unless it is declared, too
+            return (msgspec.convert(prefix | fields, Token),)
+        case scheme:
+            return SCHEMES[scheme]
+
+
+def _mapping(name: str, event: Mapping[str, Any]) -> EventMapping:
+    metric, topics = event["metric"], event.get("topics")
+    attributes = {field: _template(value) for field, value in event.items() if field not in _NO_ATTRIBUTES}
+    return EventMapping(
+        name,
+        metric if isinstance(metric, str) else parse(metric["expression"]),
+        None if topics is None else frozenset(topics),
+        _expression(event.get("when")),
+        _expression(event.get("each")),
+        _expression(event.get("object_id")),
+        event.get("waits_for_identity", False),
+        attributes,
+        {field: _template(value) for field, value in event["profile"].items()},
+    )
+
+
+def _template(value: Any) -> Template:
+    """Returns a declared value with each of its strings parsed as an expression."""
+    if isinstance(value, str):
+        return parse(value)
+    if isinstance(value, dict):
+        return {name: _template(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_template(each) for each in value]
+    literal: int | float | bool | None = value
+    return literal
+
+
+def _expression(text: str | None) -> Expression | None:
+    return None if text is None else parse(text)
 
 
 def _default(expressions: Mapping[str, str], scheme: str) -> Expression | None:

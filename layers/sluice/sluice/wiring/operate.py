@@ -63,7 +63,7 @@ class _SourcesDocument(msgspec.Struct, frozen=True):
 
     def read(self) -> StoredDocument | None:
         found = s3.get_object(self.bucket, sources.KEY)
-        return StoredDocument(found[1].decode("utf-8", "replace"), found[0]) if found else None
+        return StoredDocument(found[1], found[0]) if found else None
 
     def replace(self, *, content: bytes, etag: str | None) -> None:
         try:

@@ -1,5 +1,6 @@
 """Reads the presets: sources of known senders, a TOML file for each."""
 
+import hashlib
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,15 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> dict[str, Any]:
     """Returns a preset as it would stand in a source."""
     return tomllib.loads((_FOLDER / f"{name}.toml").read_text())
+
+
+@cache
+def digest() -> str:
+    """Returns a digest of all presets, which changes with any of them."""
+    content = hashlib.blake2b(digest_size=16)
+    for name in names():
+        content.update((_FOLDER / f"{name}.toml").read_bytes())
+    return content.hexdigest()
 
 
 def merge(source: dict[str, Any]) -> dict[str, Any]:
