@@ -178,6 +178,19 @@ def _rejection_show(screen: Screen, record_id: str, target: Target, reveal: bool
     return rejections.show(screen, target, record_id, reveal=reveal)
 
 
+@_rejections.command("index")
+@click.option("--after", metavar="KEY", help="Go on after an object, where an earlier run ended.")
+@_said
+@_targeted
+def _rejection_index(screen: Screen, target: Target, after: str | None) -> int:
+    """Writes the records that are missing, from the archive.
+
+    It is for a records table that was lost, or for an archive of an older version. Records that are there
+    stay as they are. It can be run again.
+    """
+    return rejections.index(screen, target, after=after)
+
+
 @_rejections.command("export")
 @click.option("--state", type=click.Choice([each.value for each in State]), help="In one state.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many; else all.")

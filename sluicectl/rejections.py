@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sluice.operate.index import INDEX, IndexArguments
 from sluice.operate.rejections import (
     EXPORT,
     GROUPS,
@@ -94,6 +95,37 @@ def export(screen: Screen, target: Target, *, limit: int | None, reveal: bool, *
     if not written:
         raise Failure("No rejection is meant by this: look at sluicectl rejections list.")
     return 0
+
+
+def index(screen: Screen, target: Target, *, after: str | None) -> int:
+    """Writes the records that are missing, object after object of the archive."""
+    client = OperateClient(find(target))
+    total = {"objects": 0, "lines": 0, "added": 0, "unreadable": 0}
+    while True:
+        try:
+            result = client.call(INDEX, IndexArguments(after=after))
+        except Failure as failure:
+            where = f" sluicectl rejections index --after {after} goes on." if after else ""
+            raise type(failure)(f"{failure}{where}") from None
+        total = {name: count + getattr(result, name) for name, count in total.items()}
+        after = result.after
+        if after is None:
+            break
+        _tell(screen, _indexed(total))
+    screen.show(total, lambda console: console.print(f"[bold]{_indexed(total)}[/]"))
+    return FAULTY if total["unreadable"] else 0
+
+
+def _tell(screen: Screen, text: str) -> None:
+    screen.draw(lambda console: console.print(text))
+
+
+def _indexed(total: Mapping[str, int]) -> str:
+    unreadable = f", {total['unreadable']:,} unreadable" if total["unreadable"] else ""
+    return (
+        f"{total['objects']:,} objects and {total['lines']:,} rejections read, "
+        f"{total['added']:,} records written{unreadable}"
+    )
 
 
 def _draw_groups(console: Console, found: Sequence[GroupShown]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sluice import rejection, runtime, settings
 from sluice.operate import door, reasons, rejections
-from sluice.operate.command import Access
+from sluice.operate.commands import COMMANDS
 from sluice.records.record import Record
 from sluice.rejection import Reason, Rejection, rejection_id
 from sluice.settings import OperateSettings
@@ -48,7 +48,11 @@ class Operator:
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         request = {"version": 1, "command": command, "arguments": arguments}
         answer = door.answer(
-            request, Access.READ, self.settings, operate_ports(self.settings, "operate"), self.log
+            request,
+            COMMANDS[command].access,
+            self.settings,
+            operate_ports(self.settings, "operate"),
+            self.log,
         )
         found: dict[str, Any] = answer.get("result", answer)
         return found

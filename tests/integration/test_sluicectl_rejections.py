@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from sluice.operate import index
 from sluice.operate.command import Arguments, Command
 from sluice.operate.command import Result as CommandResult
 from sluicectl import rejections
 from sluicectl.cli import sluicectl
 from sluicectl.moments import MOMENT
 from tests.integration.test_rejections import Operator, wrong_currency
-from tests.support.aws_stack import Cloud
+from tests.support.aws_stack import Cloud, forget
 from tests.support.factories import SITE_ID
 
 type Run = Callable[..., Result]
@@ -161,3 +162,38 @@ def test_a_time_that_is_none_is_told(run: Run, text: str) -> None:
 )
 def test_times(text: str, iso: str) -> None:
     assert MOMENT.convert(text, None, None).isoformat() == iso
+
+
+def test_records_are_written_anew_from_the_archive(
+    run: Run, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [wrong_currency(number, hours=-30 * number) for number in range(4)]
+    for each in made:
+        operator.archive(each)
+    before = json.loads(run("list", "--json").stdout)
+    items = operator.cloud.dynamodb.scan(TableName="records")["Items"]
+    for item in items:
+        operator.cloud.dynamodb.delete_item(TableName="records", Key={"pk": item["pk"], "sk": item["sk"]})
+    forget()
+    monkeypatch.setattr(index, "SECONDS", 0.0)  # so that each call reads one object
+
+    first, again = run("index", "--json"), run("index", "--json")
+
+    assert json.loads(first.stdout) == {"objects": 4, "lines": 4, "added": 4, "unreadable": 0}
+    assert json.loads(again.stdout) == {"objects": 4, "lines": 4, "added": 0, "unreadable": 0}
+    assert json.loads(run("list", "--json").stdout) == before
+    [group] = json.loads(run("groups", "--json").stdout)["groups"]
+    assert (group["open"], group["total"]) == (4, 4)
+
+
+def test_a_line_that_is_no_rejection_costs_no_other(run: Run, operator: Operator) -> None:
+    operator.archive(wrong_currency(1))
+    operator.cloud.s3.put_object(
+        Bucket="archive", Key="rejections/account=x/day=2026-01-01/0.jsonl", Body=b'{"id": 1}\nnot JSON\n'
+    )
+
+    result = run("index")
+
+    assert result.exit_code == 1
+    assert "2 unreadable" in result.stdout
+    assert len(json.loads(run("list", "--json").stdout)["rejections"]) == 1

@@ -40,6 +40,19 @@ def folders(bucket: str, prefix: str) -> Iterator[str]:
         wanted["ContinuationToken"] = answer["NextContinuationToken"]
 
 
+def keys(bucket: str, prefix: str, *, after: str = "") -> Iterator[str]:
+    """Yields the keys of objects below a prefix that come after a key, in order."""
+    wanted: Any = {"Bucket": bucket, "Prefix": prefix} | ({"StartAfter": after} if after else {})
+    while True:
+        with clients.translating_errors("a bucket cannot be listed"):
+            answer = clients.s3().list_objects_v2(**wanted)
+        for found in answer.get("Contents", []):
+            yield found["Key"]
+        if not answer["IsTruncated"]:
+            return
+        wanted["ContinuationToken"] = answer["NextContinuationToken"]
+
+
 class ObjectChanged(Exception):
     """Says that an object is not the one that was to be replaced."""
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sluice.operate import rejections, sources, transfers
+from sluice.operate import index, rejections, sources, transfers
 from sluice.operate.command import AnyCommand
 
 _ALL: Final[tuple[AnyCommand, ...]] = (
@@ -10,6 +10,7 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     rejections.LIST,
     rejections.SHOW,
     rejections.EXPORT,
+    index.INDEX,
     sources.SHOW,
     sources.PUT,
     transfers.UPLOAD,

@@ -1,11 +1,12 @@
 """Declares what the commands of operators reach."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from sluice.accounts import Accounts
+from sluice.records.cause import Cause
 from sluice.records.items import Group
 from sluice.records.record import Record
 from sluice.records.table import Filter, Page
@@ -100,6 +101,10 @@ class Records(Protocol):
         """Returns up to `limit` records that were accepted before the one with the id `before`."""
         ...
 
+    def add(self, new: Sequence[tuple[Record, Cause]]) -> list[Record]:
+        """Writes the records that are not there yet, counts them in their groups, and returns them."""
+        ...
+
     def accounts(self) -> list[str]:
         """Returns the accounts that have groups."""
         ...
@@ -114,6 +119,14 @@ class Archive(Protocol):
 
     def lines(self, *, records: Sequence[Record]) -> Mapping[str, bytes]:
         """Returns the archived lines of records by their ids, without those that are gone."""
+        ...
+
+    def keys(self, *, after: str | None) -> Iterator[str]:
+        """Yields the keys of the objects of the archive that come after a key, in order."""
+        ...
+
+    def content(self, *, key: str) -> bytes:
+        """Returns an object of the archive; it is empty if there is none (any more)."""
         ...
 
 

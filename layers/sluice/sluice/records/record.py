@@ -20,6 +20,7 @@ from sluice.records.cause import Cause, cause_of, shortened
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.validation.json_text import NOT_DECODED
 
+ARCHIVE_PREFIX: Final = "rejections/"
 MAX_PROFILE_HASHES: Final = 3
 MAX_GAP_BYTES: Final = 64 * 1024
 # An item of at most 1,024 bytes takes one write unit; a test adds these up.
@@ -120,7 +121,7 @@ def is_record_id(text: str) -> bool:
 
 def archive_key(account: str, rejected_at: datetime, name: str) -> str:
     """Returns the key of an object of the archive: one account's rejections of one day."""
-    return f"rejections/account={account}/day={rejected_at:%Y-%m-%d}/{name}.jsonl"
+    return f"{ARCHIVE_PREFIX}account={account}/day={rejected_at:%Y-%m-%d}/{name}.jsonl"
 
 
 def known_account(named: str) -> str:

@@ -1,6 +1,6 @@
 """Builds the AWS-backed ports of operate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +11,7 @@ from sluice.accounts import Accounts
 from sluice.aws import clients, s3, secrets, sts
 from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
 from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
-from sluice.records.record import Record, neighbours
+from sluice.records.record import ARCHIVE_PREFIX, Record, neighbours
 from sluice.records.table import RecordsTable
 from sluice.settings import OperateSettings
 from sluice.webhooks import sources
@@ -56,6 +56,13 @@ class _Archive(msgspec.Struct, frozen=True):
 
         read_parts = clients.map_concurrently(read, parts)
         return {id: line for lines in read_parts for id, line in lines.items()}
+
+    def keys(self, *, after: str | None) -> Iterator[str]:
+        return s3.keys(self.bucket, ARCHIVE_PREFIX, after=after or "")
+
+    def content(self, *, key: str) -> bytes:
+        found = s3.get_object(self.bucket, key)
+        return found[1] if found else b""
 
 
 class _SourcesDocument(msgspec.Struct, frozen=True):
