@@ -213,6 +213,8 @@ class TestABodyThatCouldNotBeRead:
         found = again(self.rejected("{"), encoded(body).decode())
         read = attributes(found)
         numbers = [RECORD] if len(read) == 1 else [f"{RECORD}-{n}" for n in range(len(read))]
+        if surface is Surface.CLIENT_BULK:
+            numbers = [f"anonymous/{number}" for number in numbers]
         assert (found.account, found.surface) == (SITE_ID, surface)
         assert [each["unique_id"] for each in read] == numbers
         assert {each["time"] for each in read} == {"2026-07-20T12:00:00Z"}

@@ -172,7 +172,10 @@ def _entries(record_id: str, surface: Surface, document: Any, accepted: datetime
     if surface not in CLIENT:
         jobs = {"events-bulk-create": {"data": [entry]}}
         way, body = Surface.BULK, {"data": {"type": "event-bulk-create-job", "attributes": jobs}}
-    return parser.read(way, msgspec.json.encode(body), contract.UPSTREAM_REVISION, accepted).entries
+    # An anonymous caller's ids were put into their namespace when the events were accepted.
+    return parser.read(
+        way, msgspec.json.encode(body), contract.UPSTREAM_REVISION, accepted, shared_ids=True
+    ).entries
 
 
 def _pipeless_events(
