@@ -161,17 +161,33 @@ def test_a_state_changes_only_from_the_one_that_is_meant(table: RecordsTable) ->
     mine = msgspec.structs.replace(record, state=State.REPLAYING, job="job 1")
     other = msgspec.structs.replace(record, state=State.REPLAYING, job="job 2")
 
-    assert table.change(mine, only_if=State.OPEN)
+    assert table.change_all([mine], only_if=State.OPEN) == {record.id}
     assert not table.change(other, only_if=State.OPEN)
-    assert not table.change(other, only_if=State.OPEN, or_job="job 2")
-    assert table.change(mine, only_if=State.OPEN, or_job="job 1")
+    assert table.change(mine, only_if=State.OPEN)  # by a worker that goes on for one that died
     assert table.find(record.id) == mine
+
+
+def test_a_replayed_record_changes_only_for_its_job(table: RecordsTable) -> None:
+    [(record, _)] = new = entries(rejected(1))
+    table.add(new)
+    mine = msgspec.structs.replace(record, state=State.REPLAYING, job="job 1")
+    assert table.change(mine, only_if=State.OPEN)
+
+    for_other = msgspec.structs.replace(mine, state=State.OPEN, job="job 2")
+    assert not table.change(for_other, only_if=State.REPLAYING)
+    done = msgspec.structs.replace(mine, state=State.DELIVERED)
+    assert table.change(done, only_if=State.REPLAYING)
+    # A worker that was slow claims nothing that is over.
+    assert not table.change(mine, only_if=State.OPEN)
+    assert table.find(record.id) == done
 
 
 def test_what_is_refused_again_is_linked(table: RecordsTable) -> None:
     [(record, _)] = new = entries(rejected(1))
     table.add(new)
-    table.write([msgspec.structs.replace(record, state=State.REPLAYING, job="job 1")])
+    assert table.change(
+        msgspec.structs.replace(record, state=State.REPLAYING, job="job 1"), only_if=State.OPEN
+    )
     [(successor, _)] = again = entries(rejected(2, replays=record.id))
 
     table.add(again)

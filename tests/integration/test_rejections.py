@@ -135,7 +135,7 @@ def test_a_group_without_anything_open_is_shown_if_asked_for(operator: Operator)
     table = operate_ports(operator.settings, "operate").records
     found = table.find(wrong_currency(1).id)
     assert isinstance(found, Record)
-    table.count_open([found], sign=-1)  # type: ignore[attr-defined]
+    table.count_open([found], sign=-1)
 
     assert operator.ask("rejections groups")["groups"] == []
     [group] = operator.ask("rejections groups", settled=True)["groups"]

@@ -121,14 +121,26 @@ def record_outcome(
         )
 
 
+class Outcomes(msgspec.Struct, frozen=True):
+    """Holds the positions of the events of a receipt whose outcome is known."""
+
+    delivered: frozenset[int] = frozenset()
+    rejected: frozenset[int] = frozenset()
+
+
 def completed(table: str, receipts: Iterable[str]) -> dict[str, frozenset[int]]:
     """Places of the events that need nothing more, for each of the receipts that has any."""
-    found: dict[str, frozenset[int]] = {}
-    for chunk in batched(receipts, _BATCH, strict=False):
-        for item in _items(table, chunk):
-            receipt = state_table.RECEIPT.name(item)
-            found[receipt] = _positions(item, "delivered") | _positions(item, "rejected")
-    return found
+    found = outcomes(table, receipts)
+    return {receipt: each.delivered | each.rejected for receipt, each in found.items()}
+
+
+def outcomes(table: str, receipts: Iterable[str]) -> dict[str, Outcomes]:
+    """Returns the outcomes of the receipts that are there."""
+    return {
+        state_table.RECEIPT.name(item): Outcomes(_positions(item, "delivered"), _positions(item, "rejected"))
+        for chunk in batched(receipts, _BATCH, strict=False)
+        for item in _items(table, chunk)
+    }
 
 
 def _items(table: str, receipts: Iterable[str]) -> Iterator[Any]:

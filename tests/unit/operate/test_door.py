@@ -14,7 +14,8 @@ from sluice.errors import Misconfigured, Retryable
 from sluice.operate import door
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.commands import COMMANDS
-from sluice.operate.ports import Archive, Link, Ports, Records, StoredDocument
+from sluice.operate.jobs import JobStore
+from sluice.operate.ports import Archive, Events, Link, Ports, Records, Slices, StoredDocument
 from sluice.settings import OperateSettings
 from tests.support.recorded_log import RecordedLog
 
@@ -65,6 +66,11 @@ def ports_of(world: World) -> Ports:
         records=Mock(spec_set=Records),
         archive=Mock(spec_set=Archive),
         hash_key=Mock(),
+        jobs=Mock(spec_set=JobStore),
+        slices=Mock(spec_set=Slices),
+        events=Mock(spec_set=Events),
+        outcomes=Mock(),
+        lookups=Mock(),
         sources=world,
         secrets=world,
         transfers=world,

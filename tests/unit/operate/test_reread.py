@@ -191,6 +191,17 @@ class TestWhatAnAnonymousCallerSent:
             again(rejected(sent, surface), wish)
         assert again(rejected(sent, Surface.EVENT), wish).events == 1  # what a key's holder sent may get one
 
+    @pytest.mark.parametrize("wish", ["new", "anonymous/new"])
+    def test_gets_no_unique_id_of_a_servers_event_by_a_mend(self, wish: str) -> None:
+        sent = rejected(
+            upstream(events=[event(unique_id="anonymous/old")["attributes"]]), Surface.CLIENT_EVENT
+        )
+        mended = upstream(events=[event(unique_id=wish)["attributes"]])
+        sharing = Accounts((KlaviyoAccount(SITE_ID, "pk", shared_unique_ids=True),))
+        assert attributes(again(sent))[0]["unique_id"] == "anonymous/old"
+        assert attributes(again(sent, mended))[0]["unique_id"] == "anonymous/new"
+        assert attributes(again(sent, mended, accounts=sharing))[0]["unique_id"] == wish
+
     def test_may_have_its_own_identifier_mended(self) -> None:
         sent = upstream(profile=profile(email="ann@example,com")["data"])
         assert again(rejected(sent, Surface.CLIENT_EVENT), upstream()).events == 1
@@ -214,7 +225,7 @@ class TestABodyThatCouldNotBeRead:
         read = attributes(found)
         numbers = [RECORD] if len(read) == 1 else [f"{RECORD}-{n}" for n in range(len(read))]
         if surface is Surface.CLIENT_BULK:
-            numbers = [f"anonymous/{number}" for number in numbers]
+            numbers = [f"anonymous/{each}" for each in numbers]
         assert (found.account, found.surface) == (SITE_ID, surface)
         assert [each["unique_id"] for each in read] == numbers
         assert {each["time"] for each in read} == {"2026-07-20T12:00:00Z"}

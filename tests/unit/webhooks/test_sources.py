@@ -443,7 +443,7 @@ WORDS: list[tuple[Any, str, str]] = [
     (
         document(preset="shopfy"),
         f"{HOOK}/preset",
-        f"There is no such preset: take one of {', '.join(presets.names())}.",
+        "There is no such preset: take one of shopify, stripe, woocommerce.",
     ),
     (document(signature=5), f"{HOOK}/signature", "'signature' must be an object."),
     (

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sluice.operate import index, rejections, sources, transfers
+from sluice.operate import index, job_commands, rejections, replay_commands, sources, transfers
 from sluice.operate.command import AnyCommand
 
 _ALL: Final[tuple[AnyCommand, ...]] = (
@@ -11,6 +11,15 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     rejections.SHOW,
     rejections.EXPORT,
     index.INDEX,
+    replay_commands.PLAN,
+    replay_commands.RUN,
+    replay_commands.DISCARD,
+    replay_commands.RESTORE,
+    job_commands.LIST,
+    job_commands.SHOW,
+    job_commands.WORK,
+    job_commands.CANCEL,
+    job_commands.TICK,
     sources.SHOW,
     sources.PUT,
     transfers.UPLOAD,

@@ -1,14 +1,18 @@
 """Declares what the commands of operators reach."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from sluice.accounts import Accounts
+from sluice.message import PipelessMessage, StoredMessage
+from sluice.operate.jobs import JobStore
+from sluice.operate.reread import Lookups
+from sluice.receipts import Outcomes
 from sluice.records.cause import Cause
 from sluice.records.items import Group
-from sluice.records.record import Record
+from sluice.records.record import Record, State
 from sluice.records.table import Filter, Page
 
 
@@ -91,7 +95,7 @@ class Identities(Protocol):
 
 
 class Records(Protocol):
-    """Reads the records of rejections and their groups. Its methods may raise `Retryable`."""
+    """Keeps the records of rejections and their groups. Its methods may raise `Retryable`."""
 
     def find(self, record_id: str) -> Record | None:
         """Returns a record by its id; None if there is none (any more)."""
@@ -113,6 +117,22 @@ class Records(Protocol):
         """Returns the groups of an account."""
         ...
 
+    def find_many(self, record_ids: Collection[str]) -> Sequence[Record]:
+        """Returns the records that are there."""
+        ...
+
+    def change_all(self, changed: Sequence[Record], *, only_if: State) -> set[str]:
+        """Writes records in their new states, each if the one that is there is in a given state.
+
+        A replayed record is only written for its own job. Returns the ids of those that are written, or were
+        claimed for the same job before.
+        """
+        ...
+
+    def count_open(self, changed: Sequence[Record], *, sign: int) -> None:
+        """Adds records to what is open in their groups (`sign` 1), or takes them out (-1)."""
+        ...
+
 
 class Archive(Protocol):
     """Reads the archive. It may raise `Retryable`."""
@@ -130,16 +150,45 @@ class Archive(Protocol):
         ...
 
 
+class Slices(Protocol):
+    """Keeps the messages of slices of jobs. Its methods may raise `Retryable`."""
+
+    def put(self, *, key: str, content: bytes) -> None:
+        """Stores the messages of a slice under a key of its own."""
+        ...
+
+    def get(self, *, key: str) -> bytes:
+        """Returns the messages of a slice."""
+        ...
+
+
+class Events(Protocol):
+    """Sends messages to be delivered."""
+
+    def send(self, *, messages: Sequence[StoredMessage | PipelessMessage], again: bool) -> None:
+        """Sends messages, each for its account; raises `Retryable` unless all of them are safe there.
+
+        They may have been sent before if this is `again`.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """Holds everything through which commands reach AWS.
 
-    `hash_key` returns the key of the hashes under which records hold what identifies a person.
+    `hash_key` returns the key of the hashes under which records hold what identifies a person. `outcomes`
+    reads receipts, and `lookups` what reading a payload again asks about. All three may raise `Retryable`.
     """
 
     records: Records
     archive: Archive
     hash_key: Callable[[], bytes]
+    jobs: JobStore
+    slices: Slices
+    events: Events
+    outcomes: Callable[[Sequence[str]], Mapping[str, Outcomes]]
+    lookups: Callable[[], Lookups]
     sources: SourcesDocument
     secrets: Secrets
     transfers: Transfers

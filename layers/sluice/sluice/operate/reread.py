@@ -69,23 +69,35 @@ class Replayable(msgspec.Struct, frozen=True):
     content: list[Entry[Any]] | list[PipelessEvent] | StoredMessage | PipelessMessage
 
     @property
+    def is_whole(self) -> bool:
+        """Tells whether it is a message that goes back as it was."""
+        return isinstance(self.content, message.Message | PipelessMessage)
+
+    @property
+    def entries(self) -> list[Entry[Any]]:
+        """Returns its entries, if it is for Klaviyo."""
+        content = self.content.entries if isinstance(self.content, message.Message) else self.content
+        return [] if isinstance(content, PipelessMessage) else [e for e in content if isinstance(e, Entry)]
+
+    @property
+    def pipeless_events(self) -> list[PipelessEvent]:
+        """Returns its events, if it is for Pipeless."""
+        content = self.content.events if isinstance(self.content, PipelessMessage) else self.content
+        return (
+            []
+            if isinstance(content, message.Message)
+            else [e for e in content if isinstance(e, PipelessEvent)]
+        )
+
+    @property
     def events(self) -> int:
         """Returns the number of its events."""
-        match self.content:
-            case PipelessMessage(events=events):
-                return len(events)
-            case message.Message(entries=entries):
-                return sum(len(entry.events) for entry in entries)
-            case parts:
-                return sum(len(part.events) if isinstance(part, Entry) else 1 for part in parts)
+        return sum(len(entry.events) for entry in self.entries) + len(self.pipeless_events)
 
     @property
     def repeatable_relationships(self) -> int:
         """Returns how many relationships of Pipeless may be there twice if they were written before."""
-        events = self.content.events if isinstance(self.content, PipelessMessage) else self.content
-        if isinstance(events, message.Message):
-            return 0
-        return sum(isinstance(each, PipelessEvent) and not each.relationship.single for each in events)
+        return sum(not each.relationship.single for each in self.pipeless_events)
 
 
 def read_again(record_id: str, rejection: Rejection, mended: bytes, lookups: Lookups) -> Replayable:
@@ -139,9 +151,10 @@ def _read(record_id: str, rejection: Rejection, document: Any, original: Any, lo
             return Replayable(rejection.account, PIPELESS_SURFACE, None, events)
         case dict():
             surface = _surface(rejection)
+            _name_events(record_id, _events_of(document))
             if surface in CLIENT:
-                _check_identifiers(document, original)
-            entries = _entries(record_id, surface, document, accepted)
+                _keep_anonymous(document, original, _has_shared_ids(rejection.account, lookups))
+            entries = _entries(surface, document, accepted)
             return Replayable(rejection.account, surface, rejection.source, entries)
     raise StillRefused("Its payload is neither an event nor a body.")
 
@@ -153,29 +166,30 @@ def _surface(rejection: Rejection) -> Surface:
         raise StillRefused("It does not say by which way it came in.") from None
 
 
-def _entries(record_id: str, surface: Surface, document: Any, accepted: datetime) -> list[Entry[Any]]:
+def _has_shared_ids(account_id: str, lookups: Lookups) -> bool:
+    account = lookups.accounts.by_site_id(account_id)
+    return account is not None and account.shared_unique_ids
+
+
+def _entries(surface: Surface, document: Any, accepted: datetime) -> list[Entry[Any]]:
     """Reads a profile with its events, or an entry as its caller wrote it."""
     entry = document
     if "events" in document or "profile" in document:
         events = document.get("events")
         if not isinstance(events, list):
             raise StillRefused("'events' must be an array.", "/events")
-        _name_events(record_id, events)
         content = {"data": [{"type": "event", "attributes": event} for event in events]}
         attributes = {"profile": {"data": document.get("profile")}, "events": content}
         if document.get("backfill"):
             attributes["backfill"] = document["backfill"]
         entry = {"type": "event-bulk-create", "attributes": attributes}
-    else:
-        _name_events(record_id, _event_attributes({"data": entry}))
     way, body = Surface.CLIENT_BULK, {"data": entry}
     if surface not in CLIENT:
         jobs = {"events-bulk-create": {"data": [entry]}}
         way, body = Surface.BULK, {"data": {"type": "event-bulk-create-job", "attributes": jobs}}
-    # An anonymous caller's ids were put into their namespace when the events were accepted.
-    return parser.read(
-        way, msgspec.json.encode(body), contract.UPSTREAM_REVISION, accepted, shared_ids=True
-    ).entries
+    encoded = msgspec.json.encode(body)
+    # The unique_ids of anonymous callers are in their namespace already.
+    return parser.read(way, encoded, contract.UPSTREAM_REVISION, accepted, shared_ids=True).entries
 
 
 def _pipeless_events(
@@ -243,10 +257,11 @@ def _stored(rejection: Rejection, document: Any, original: Any, lookups: Lookups
     before_entries = original["entries"]
     for index, entry in enumerate(document["entries"]):
         parts = _upstream_parts(entry)
+        _name_events(f"{rejection.id}-{index}", parts["events"])
         if stored.surface in CLIENT:
             was = _upstream_parts(before_entries[index]) if index < len(before_entries) else {}
-            _check_identifiers(parts, was)
-        [read] = _entries(f"{rejection.id}-{index}", stored.surface, parts, stored.accepted)
+            _keep_anonymous(parts, was, _has_shared_ids(stored.account, lookups))
+        [read] = _entries(stored.surface, parts, stored.accepted)
         for event, (at_entry, at_event, _) in zip(
             read.events, stored.entries[index].positioned(index), strict=True
         ):
@@ -292,6 +307,12 @@ def _event_attributes(document: Any) -> Iterator[Any]:
             yield attributes
 
 
+def _events_of(document: Any) -> Iterable[Any]:
+    """Returns the events of a payload, which may be an entry as its caller wrote it."""
+    events = document.get("events")
+    return events if isinstance(events, list) else _event_attributes({"data": document})
+
+
 def _has_attributes(event: Any) -> bool:
     return isinstance(event, dict) and "attributes" in event
 
@@ -302,12 +323,20 @@ def _unique_ids(document: Any) -> set[str]:
     return {each for each in given if isinstance(each, str)}
 
 
-def _check_identifiers(document: Any, original: Any) -> None:
-    """Refuses a mend by which an anonymous caller's event would have an identifier that it did not have."""
+def _keep_anonymous(document: Any, original: Any, shared_ids: bool) -> None:
+    """Refuses a mend by which an anonymous caller's event would have an identifier that it did not have.
+
+    A unique_id that it did not have gets the namespace of these callers, unless their account shares ids.
+    """
     added = sorted(_identifiers(document) - _identifiers(original))
     if added:
         detail = f"An anonymous caller sent it, so a mend cannot add the identifier {added[0]}."
         raise StillRefused(detail, "/profile")
+    known = _unique_ids(original)
+    for event in () if shared_ids else _events_of(document):
+        unique_id = event.get("unique_id") if isinstance(event, dict) else None
+        if isinstance(unique_id, str) and unique_id not in known:
+            event["unique_id"] = contract.ANONYMOUS_IDS + unique_id.removeprefix(contract.ANONYMOUS_IDS)
 
 
 def _identifiers(document: Any) -> set[str]:
@@ -322,13 +351,10 @@ def _identifiers(document: Any) -> set[str]:
 def _check_metrics(found: Replayable, lookups: Lookups) -> None:
     """Refuses events of metrics that are too many for an account that limits them."""
     account = lookups.accounts.by_site_id(found.account)
-    if account is None or not account.limit_metrics or not isinstance(found.content, list):
+    if account is None or not account.limit_metrics or found.is_whole:
         return
     names = [
-        event.attributes.metric.data.attributes.name
-        for entry in found.content
-        if isinstance(entry, Entry)
-        for event in entry.events
+        event.attributes.metric.data.attributes.name for entry in found.entries for event in entry.events
     ]
     if lookups.excess_metrics(found.account, names, found.surface in CLIENT):
         raise StillRefused("The account already has all the metrics that it may have.")

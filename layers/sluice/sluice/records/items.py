@@ -141,6 +141,16 @@ def group_update(cause: Cause, new: Sequence[Record], now: datetime, expires_at:
     }
 
 
+def open_update(account: str, group: str, events: int, records: int) -> dict[str, Any]:
+    """Returns an update that adds to what is open in a group."""
+    return {
+        "Key": group_key(account, group, 0),
+        "UpdateExpression": "ADD #open :events, open_records :records",
+        "ExpressionAttributeNames": {"#open": "open"},
+        "ExpressionAttributeValues": {":events": {"N": str(events)}, ":records": {"N": str(records)}},
+    }
+
+
 def groups_from(account: str, found: Iterable[Mapping[str, Any]]) -> list[Group]:
     """Returns the groups of an account from all of their counters."""
     by_group: dict[str, list[Mapping[str, Any]]] = {}

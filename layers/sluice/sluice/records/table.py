@@ -125,18 +125,23 @@ class RecordsTable(msgspec.Struct, frozen=True):
             if before is None:
                 return
 
-    def change(self, record: Record, *, only_if: State, or_job: str | None = None) -> bool:
+    def change(self, record: Record, *, only_if: State) -> bool:
         """Writes a record in its new state if the one in the table is in a given one; tells whether it did.
 
-        It is also written if the job `or_job` has the one in the table already.
+        A replayed record is only written for its own job. A record that its job claims is also written if
+        that job has claimed it before.
         """
         names = {"#state": "state"}
         values = {":state": {"S": only_if.value}}
         condition = "#state = :state"
-        if or_job is not None:
+        if record.job is not None and State.REPLAYING in {only_if, record.state}:
             names["#job"] = "job"
-            values[":job"] = {"S": or_job}
-            condition += " OR #job = :job"
+            values[":job"] = {"S": record.job}
+            if only_if is State.REPLAYING:
+                condition += " AND #job = :job"
+            else:
+                values[":replaying"] = {"S": State.REPLAYING.value}
+                condition += " OR (#state = :replaying AND #job = :job)"
         client = clients.dynamodb()
         with clients.translating_errors(_UNWRITABLE):
             try:
@@ -151,9 +156,14 @@ class RecordsTable(msgspec.Struct, frozen=True):
                 return False
         return True
 
-    def write(self, changed: Iterable[Record]) -> None:
-        """Writes records in new states, for a job that owns them."""
-        self._write(items.record_item(record, self._expiry(record.rejected_at)) for record in changed)
+    def change_all(self, changed: Sequence[Record], *, only_if: State) -> set[str]:
+        """Changes records as `change` does, some at a time; returns the ids of those that it did change."""
+
+        def change_one(record: Record) -> bool:
+            return self.change(record, only_if=only_if)
+
+        done = clients.map_concurrently(change_one, changed)
+        return {record.id for record, is_done in zip(changed, done, strict=True) if is_done}
 
     def count_open(self, changed: Iterable[Record], *, sign: int) -> None:
         """Adds records to what is open in their groups (`sign` 1), or takes them out (-1)."""
@@ -165,17 +175,7 @@ class RecordsTable(msgspec.Struct, frozen=True):
 
         def count(entry: tuple[tuple[str, str], list[int]]) -> None:
             (account, group), (events, records) = entry
-            self._update(
-                {
-                    "Key": items.group_key(account, group, 0),
-                    "UpdateExpression": "ADD #open :events, open_records :records",
-                    "ExpressionAttributeNames": {"#open": "open"},
-                    "ExpressionAttributeValues": {
-                        ":events": {"N": str(sign * events)},
-                        ":records": {"N": str(sign * records)},
-                    },
-                }
-            )
+            self._update(items.open_update(account, group, sign * events, sign * records))
 
         clients.map_concurrently(count, sums.items())
 

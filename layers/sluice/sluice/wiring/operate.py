@@ -1,20 +1,27 @@
 """Builds the AWS-backed ports of operate."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 import msgspec
 
-from sluice import accounts, runtime
+from sluice import accounts, message, receipts, runtime
 from sluice.accounts import Accounts
-from sluice.aws import clients, s3, secrets, sts
+from sluice.admission.metric_quota import MetricQuota
+from sluice.aws import clients, s3, secrets, sqs, sts
+from sluice.errors import Retryable
+from sluice.message import Body, PipelessMessage, StoredMessage
+from sluice.operate.job_table import JobTable
 from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
+from sluice.operate.reread import Lookups
 from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
 from sluice.records.record import ARCHIVE_PREFIX, Record, neighbours
 from sluice.records.table import RecordsTable
 from sluice.settings import OperateSettings
 from sluice.webhooks import sources
+from sluice.webhooks.sources import Sources
 
 LINK_SECONDS: Final = 300  # for which a presigned URL is good
 
@@ -27,6 +34,11 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         hash_key=lambda: secrets.read_secret(
             settings.records_secret, "the key of hashes cannot be read"
         ).encode(),
+        jobs=JobTable(settings.records_table),
+        slices=_Slices(settings.claim_bucket),
+        events=_Events(settings.events_queue_url, settings.claim_bucket),
+        outcomes=functools.partial(receipts.outcomes, settings.state_table),
+        lookups=functools.partial(_lookups, settings),
         sources=_SourcesDocument(settings.config_bucket),
         secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
@@ -63,6 +75,59 @@ class _Archive(msgspec.Struct, frozen=True):
     def content(self, *, key: str) -> bytes:
         found = s3.get_object(self.bucket, key)
         return found[1] if found else b""
+
+
+class _Slices(msgspec.Struct, frozen=True):
+    bucket: str
+
+    def put(self, *, key: str, content: bytes) -> None:
+        s3.put_object(self.bucket, key, content)
+
+    def get(self, *, key: str) -> bytes:
+        found = s3.get_object(self.bucket, key)
+        if found is None:
+            raise Retryable(f"the messages of a slice are gone: {key}")
+        return found[1]
+
+
+class _Events(msgspec.Struct, frozen=True):
+    queue_url: str
+    bucket: str
+
+    def send(self, *, messages: Sequence[StoredMessage | PipelessMessage], again: bool) -> None:
+        by_account: dict[str, list[Body]] = {}
+        for each in messages:
+            by_account.setdefault(each.account, []).append(message.encode(each))
+        attributes = {"resumed": "1"} if again else None
+        for account, bodies in by_account.items():
+            if sqs.send_messages(
+                self.queue_url, bodies, claim_bucket=self.bucket, group=account, attributes=attributes
+            ):
+                raise Retryable("the events queue cannot be reached")
+
+
+_metric_quota: Final = MetricQuota()
+
+
+def _lookups(settings: OperateSettings) -> Lookups:
+    """Reads what reading a payload again asks about; the sources only if it does ask."""
+
+    @functools.cache
+    def all_sources() -> Sources:
+        found = s3.get_object(settings.config_bucket, sources.KEY)
+        return sources.decode_valid(found[1]) if found else Sources({})
+
+    def excess(site_id: str, names: Iterable[str], is_anonymous: bool) -> frozenset[str]:
+        return _metric_quota.reserve(
+            settings.state_table, site_id, names, partly=True, is_anonymous=is_anonymous
+        )
+
+    return Lookups(
+        accounts=_Secrets(settings.accounts_secret, settings.webhook_secrets).accounts(),
+        source=lambda name: all_sources().find(name),
+        excess_metrics=excess,
+        fetch_claim=s3.claim_reader(settings.claim_bucket),
+    )
 
 
 class _SourcesDocument(msgspec.Struct, frozen=True):
