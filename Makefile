@@ -44,6 +44,10 @@ down: ## stop what up started
 demo: setup ## see it at work, with proof of what became of each event
 	@$(RUN) devstack.demo
 
+.PHONY: recording
+recording: setup ## record the demo for the README, as docs/demo.svg
+	@$(RUN) tools.recording docs/demo.svg "make demo" -- $(RUN) devstack.demo
+
 .PHONY: chaos
 chaos: setup ## load, faults and kills for minutes, then the count (SEED=… repeats its schedule, SECONDS=…)
 	@$(RUN) tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command%,$(origin SECONDS)),--seconds $(SECONDS))

@@ -23,6 +23,7 @@ from sluice.webhooks import sources
 KEY: Final = "pk_benchmark_key"
 APP_KEY: Final = "app_benchmark_key"
 WEBHOOK_SECRET: Final = "webhook_benchmark_secret"
+SEALING: Final = {"current": "the key of the seals of benchmarks"}
 QUEUE_PATH: Final = "/123456789012/events"
 MAX_SECONDS: Final = 900
 
@@ -127,7 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         operation = self.headers["X-Amz-Target"].partition(".")[2]
         if operation == "GetSecretValue":
             name = body["SecretId"]
-            text = json.dumps(ACCOUNTS) if name == "accounts_secret" else WEBHOOK_SECRET
+            known = {"accounts_secret": json.dumps(ACCOUNTS), "sealing_secret": json.dumps(SEALING)}
+            text = known.get(name, WEBHOOK_SECRET)
             answer = {"Name": name, "SecretString": text}
         elif operation == "PutItem":
             answer = {}

@@ -156,6 +156,7 @@ class _Worker:
 
         return SimpleNamespace(
             accounts=lambda: self._accounts,
+            is_own_message=lambda **_: True,
             fetch_claim=lambda _: b"",
             delivery=SimpleNamespace(
                 create_job=create_job,

@@ -39,10 +39,10 @@ from devstack import emulator, permissions, processes, sam
 from devstack.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
 from devstack.lifeline import Lifeline
 from devstack.processes import Service, ServiceError
+from sluice.webhooks import presets
 
 WORKSPACE = Path(".local").absolute()
 DEFAULT_PORT = 4566
-PRESETS = ("shopify", "stripe", "woocommerce")
 # Linux's file system in memory, and the least free space that an emulator needs to be put there.
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 2 * 1024**3
@@ -370,7 +370,7 @@ def _refresh(stack: Stack, parameters: Mapping[str, str], lifeline: Lifeline) ->
 
 def _write_sources(outputs: dict[str, str], site_id: str) -> dict[str, str]:
     """Writes a webhook source for each preset, and returns their secrets by name."""
-    webhook_secrets = {preset: f"whsec_{secrets.token_hex(16)}" for preset in PRESETS}
+    webhook_secrets = {preset: f"whsec_{secrets.token_hex(16)}" for preset in presets.names()}
     for name, secret in webhook_secrets.items():
         boto3.client("secretsmanager").create_secret(
             Name=outputs["WebhookSecretsPrefix"] + name, SecretString=secret

@@ -41,7 +41,7 @@ class Bars:
 
     def say(self, text: str) -> None:
         """Shows a sentence, above the bars."""
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+        self._progress.console.print(text, highlight=False)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -76,7 +76,7 @@ def table(rows: Sequence[Row], console: Console) -> None:
 def verdict(text: str, *, succeeded: bool, console: Console) -> None:
     """Prints how it ended, in a word, in colour and in a sentence."""
     word, style = ("PASSED", "bold green") if succeeded else ("FAILED", "bold red")
-    console.print(f"[{style}]{word}[/]: {text}\n", highlight=False, soft_wrap=True)
+    console.print(f"[{style}]{word}[/]: {text}\n", highlight=False)
 
 
 def _is_lively(console: Console) -> bool:

@@ -7,7 +7,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import __version__, dispatch, runtime, settings
+from sluice import __version__, dispatch, message, runtime, seals, settings
 from sluice.delivery import http
 from sluice.dispatch import Deadlines, Record
 from sluice.settings import DispatchSettings
@@ -44,6 +44,8 @@ def _record(record: dict[str, Any]) -> Record:
     named = record.get("messageAttributes", {})
     attributes = record["attributes"]
     receives = int(attributes["ApproximateReceiveCount"])
+    # The words of resume are believed only in a stored message, whose seal is checked.
+    said = named if message.is_stored(record["body"]) else {}
     return Record(
         record["messageId"],
         record["body"],
@@ -52,6 +54,7 @@ def _record(record: dict[str, Any]) -> Record:
         record["receiptHandle"],
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
-        redelivered=receives > 1 or "resumed" in named,
-        is_probe="probe" in named,
+        seal=named.get(seals.NAME, {}).get("stringValue"),
+        redelivered=receives > 1 or "resumed" in said,
+        is_probe="probe" in said,
     )

@@ -7,7 +7,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import __version__, archive, runtime, settings
+from sluice import __version__, archive, runtime, seals, settings
 from sluice.archive import QueuedMessage
 from sluice.settings import RejectSettings
 from sluice.wiring.reject import RejectPorts
@@ -35,10 +35,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _message(record: dict[str, Any]) -> QueuedMessage:
-    attributes = record["attributes"]
+    attributes, named = record["attributes"], record.get("messageAttributes", {})
     return QueuedMessage(
         record["messageId"],
         record["body"],
         datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
         int(attributes["ApproximateReceiveCount"]),
+        named.get(seals.NAME, {}).get("stringValue"),
     )

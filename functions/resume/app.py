@@ -12,7 +12,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import __version__, resume, runtime, settings
 from sluice.errors import Retryable, place_of
-from sluice.resume import ParkedAccount
+from sluice.resume import ParkedAccount, Resumed
 from sluice.settings import ResumeSettings
 from sluice.wiring import accounts as wiring
 
@@ -29,20 +29,21 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     """Handles a tick of the schedule for Lambda."""
     end = runtime.monotonic() + context.get_remaining_time_in_millis() / 1_000 - _WRAP_UP_SECONDS
     store = resume.Store(settings.load(ResumeSettings))
-    open_circuits = _resume(store, store.parked_accounts(), end)
-    metrics.add_metric("OpenCircuits", MetricUnit.Count, open_circuits)
+    results = _resume(store, store.parked_accounts(), end)
+    metrics.add_metric("OpenCircuits", MetricUnit.Count, sum(each.is_open for each in results))
     # Known accounts come first, so that unknown ones take no time from them.
     unknown = store.unknown_accounts()
     metrics.add_metric("UnknownAccounts", MetricUnit.Count, len(unknown))
     if unknown:
         logger.warning("unknown accounts", accounts=unknown[:_ACCOUNTS_LOGGED], number=len(unknown))
         accounts = wiring.load(store.settings.accounts_secret, _report)
-        _resume(store, resume.now_known(unknown, accounts), end)
+        results += _resume(store, resume.now_known(unknown, accounts), end)
+    metrics.add_metric("NotSealed", MetricUnit.Count, sum(each.not_sealed for each in results))
 
 
-def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) -> int:
-    """Resumes accounts until `end`; returns how many of them have an open circuit."""
-    open_circuits = 0
+def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) -> list[Resumed]:
+    """Resumes accounts until `end`; returns the results of those that did not fail."""
+    results: list[Resumed] = []
     for done, account in enumerate(accounts):
         # Each gets a share of the time left, so that a large one does not take all of it.
         now = runtime.monotonic()
@@ -51,14 +52,16 @@ def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) 
             break
         share_end = now + (end - now) / (len(accounts) - done)
         try:
-            is_open, sent = resume.resume(store, account, functools.partial(_is_before, share_end))
+            result = resume.resume(store, account, functools.partial(_is_before, share_end))
         except Exception as error:
             cause = str(error) if isinstance(error, Retryable) else place_of(error)
             logger.error("not resumed", account=account.id, error=type(error).__name__, cause=cause)
             continue
-        open_circuits += is_open
-        logger.info("resumed", account=account.id, circuit_open=is_open, messages=sent)
-    return open_circuits
+        results.append(result)
+        logger.info("resumed", account=account.id, circuit_open=result.is_open, messages=result.messages)
+        if result.not_sealed:
+            logger.error("parked objects not sealed", account=account.id, objects=result.not_sealed)
+    return results
 
 
 def _report(cause: str) -> None:

@@ -16,7 +16,7 @@ from tests.support.webhook_samples import Sample, sample, samples
 
 def deliver(stack: Stack, of: Sample, body: bytes, secret: str | None = None) -> httpx2.Response:
     """Sends a sample with another body to the stack, and returns the answer."""
-    signed = SIGNERS[of.preset](secret or stack.webhook_secrets[of.preset], body, datetime.now(UTC))
+    signed = SIGNERS[of.scheme](secret or stack.webhook_secrets[of.preset], body, datetime.now(UTC))
     headers = {"content-type": "application/json", **of.headers, **signed}
     return httpx2.post(f"{stack.api}/webhooks/{of.preset}", content=body, headers=headers, timeout=30)
 

@@ -14,7 +14,9 @@ from sluice import message, runtime
 from sluice.aws import clients, s3, sqs
 from sluice.errors import Retryable
 from sluice.message import Body
+from tests.support import sealing
 from tests.support.aws_stack import Cloud
+from tests.support.sealing import SEALING
 
 CLAIMED = Body('{"sluice":1,"claim":"claims/c1"}', "claims/c1", b"packed")
 LIMIT = 1_048_576  # of one SQS call, attributes included
@@ -31,18 +33,20 @@ def sent(cloud: Cloud) -> list[list[str]]:
 
 
 def test_a_request_is_stored_with_its_account_as_the_group(cloud: Cloud) -> None:
-    sqs.send_message(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims")
+    sqs.send_message(Body("text"), "AbC123", queue_url=cloud.events, claim_bucket="claims", sealing=SEALING)
 
     [call] = cloud.calls.of("SendMessage")
+    seal = call.pop("MessageAttributes")["seal"]["StringValue"]
     assert call == {"QueueUrl": cloud.events, "MessageBody": "text", "MessageGroupId": "AbC123"}
+    assert seal == sealing.seal("text")
     assert cloud.left() == ["text"]
     assert cloud.keys("claims") == []
 
 
 def test_a_claim_is_there_before_the_message_that_points_to_it(cloud: Cloud) -> None:
-    sqs.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+    sqs.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims", sealing=SEALING)
 
-    assert [name for name, _ in cloud.calls.made] == ["PutObject", "SendMessage"]
+    assert [name for name, _ in cloud.calls.made] == ["GetSecretValue", "PutObject", "SendMessage"]
     assert cloud.content("claims", "claims/c1") == b"packed"
     assert s3.claim_reader("claims")("claims/c1") == b"packed"
 
@@ -51,7 +55,7 @@ def test_no_message_points_to_a_claim_that_is_not_there(cloud: Cloud) -> None:
     cloud.calls.fail("PutObject")
 
     with pytest.raises(Retryable):
-        sqs.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims")
+        sqs.send_message(CLAIMED, "AbC123", queue_url=cloud.events, claim_bucket="claims", sealing=SEALING)
 
     assert cloud.left() == []
 
@@ -114,7 +118,9 @@ class TestAnswering:
 CALLS: list[tuple[str, Callable[[Cloud], Any]]] = [
     (
         "SendMessage",
-        lambda cloud: sqs.send_message(Body("x"), "A", queue_url=cloud.events, claim_bucket="claims"),
+        lambda cloud: sqs.send_message(
+            Body("x"), "A", queue_url=cloud.events, claim_bucket="claims", sealing=SEALING
+        ),
     ),
     ("PutObject", lambda cloud: s3.put_object("claims", "key", b"content")),
     ("GetObject", lambda cloud: s3.claim_reader("claims")("key")),
@@ -143,14 +149,14 @@ def test_a_claim_that_is_not_there_is_to_be_tried_again(cloud: Cloud) -> None:
 def test_messages_are_sent_ten_at_a_time(cloud: Cloud) -> None:
     bodies = plain(25)
 
-    assert sqs.send_messages(cloud.events, bodies, claim_bucket="claims") == set()
+    assert sqs.send_messages(cloud.events, bodies, claim_bucket="claims", sealing=SEALING) == set()
 
     assert sent(cloud) == [[body.text for body in bodies[n : n + 10]] for n in (0, 10, 20)]
     assert sorted(cloud.left()) == [body.text for body in bodies]
 
 
 def test_nothing_to_send_is_no_call(cloud: Cloud) -> None:
-    assert sqs.send_messages(cloud.events, [], claim_bucket="claims") == set()
+    assert sqs.send_messages(cloud.events, [], claim_bucket="claims", sealing=SEALING) == set()
     assert cloud.calls.made == []
 
 
@@ -167,7 +173,12 @@ def test_no_call_exceeds_what_sqs_takes(cloud: Cloud, sizes: list[int]) -> None:
     bodies = [Body("ä" * (size // 2)) for size in sizes]
 
     unsent = sqs.send_messages(
-        cloud.events, bodies, claim_bucket="claims", group="AbC123", attributes={"resumed": "1", "probe": "1"}
+        cloud.events,
+        bodies,
+        claim_bucket="claims",
+        sealing=SEALING,
+        group="AbC123",
+        attributes={"resumed": "1", "probe": "1"},
     )
 
     assert unsent == set()
@@ -184,20 +195,27 @@ def _bytes(entry: dict[str, Any]) -> int:
 
 
 def test_batches_are_full_where_bodies_are_small(cloud: Cloud) -> None:
-    sqs.send_messages(cloud.events, plain(20, size=100_000), claim_bucket="claims")
+    sqs.send_messages(cloud.events, plain(20, size=100_000), claim_bucket="claims", sealing=SEALING)
 
     assert len(cloud.calls.of("SendMessageBatch")) == 2
 
 
 def test_every_message_has_the_group_and_the_attributes(cloud: Cloud) -> None:
     sqs.send_messages(
-        cloud.events, plain(2), claim_bucket="claims", group="AbC123", attributes={"probe": "1"}
+        cloud.events,
+        plain(2),
+        claim_bucket="claims",
+        sealing=SEALING,
+        group="AbC123",
+        attributes={"probe": "1"},
     )
 
     [call] = cloud.calls.of("SendMessageBatch")
     for each in call["Entries"]:
         assert each["MessageGroupId"] == "AbC123"
-        assert each["MessageAttributes"] == {"probe": {"DataType": "String", "StringValue": "1"}}
+        assert each["MessageAttributes"] == sealing.attributes(
+            each["MessageBody"], {"probe": "1", "seal": sealing.seal(each["MessageBody"])}
+        )
 
 
 def test_what_fails_of_a_batch_is_told_by_its_index(cloud: Cloud) -> None:
@@ -210,7 +228,7 @@ def test_what_fails_of_a_batch_is_told_by_its_index(cloud: Cloud) -> None:
 
     cloud.calls.instead("SendMessageBatch", lose_two)
 
-    assert sqs.send_messages(cloud.events, plain(25), claim_bucket="claims") == {3, 21}
+    assert sqs.send_messages(cloud.events, plain(25), claim_bucket="claims", sealing=SEALING) == {3, 21}
     assert len(cloud.left()) == 23
 
 
@@ -220,20 +238,27 @@ def test_what_is_not_said_to_be_sent_is_not_taken_for_sent(cloud: Cloud) -> None
 
     cloud.calls.instead("SendMessageBatch", say_less)
 
-    assert sqs.send_messages(cloud.events, plain(15), claim_bucket="claims") == {0, 10}
+    assert sqs.send_messages(cloud.events, plain(15), claim_bucket="claims", sealing=SEALING) == {0, 10}
 
 
 def test_a_batch_that_fails_leaves_the_others(cloud: Cloud) -> None:
     cloud.calls.fail("SendMessageBatch", when=lambda call: call["Entries"][0]["Id"] == "10")
 
-    assert sqs.send_messages(cloud.events, plain(25), claim_bucket="claims") == set(range(10, 20))
+    assert sqs.send_messages(cloud.events, plain(25), claim_bucket="claims", sealing=SEALING) == set(
+        range(10, 20)
+    )
     assert len(cloud.left()) == 15
 
 
 def test_a_batch_with_a_claim_that_cannot_be_written_is_not_sent(cloud: Cloud) -> None:
     cloud.calls.fail("PutObject")
 
-    assert sqs.send_messages(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims") == {0, 1, 2, 3}
+    assert sqs.send_messages(cloud.events, [*plain(3), CLAIMED], claim_bucket="claims", sealing=SEALING) == {
+        0,
+        1,
+        2,
+        3,
+    }
     assert cloud.left() == []
 
 
@@ -259,7 +284,9 @@ def test_calls_run_some_at_a_time(cloud: Cloud) -> None:
     cloud.calls.instead("SendMessageBatch", meet)
 
     assert (
-        sqs.send_messages(cloud.events, plain(10 * clients.MAX_CONCURRENT_CALLS), claim_bucket="claims")
+        sqs.send_messages(
+            cloud.events, plain(10 * clients.MAX_CONCURRENT_CALLS), claim_bucket="claims", sealing=SEALING
+        )
         == set()
     )
 

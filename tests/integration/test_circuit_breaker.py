@@ -19,6 +19,7 @@ from sluice.errors import Retryable
 from sluice.settings import ResumeSettings
 from tests.support.aws_stack import Cloud, Crash, stored
 from tests.support.factories import SITE_ID
+from tests.support.sealing import SEALING
 
 SITE = SITE_ID
 
@@ -48,21 +49,26 @@ class Parking:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.store = resume.Store(ResumeSettings(cloud.events, "state", "claims", "accounts"))
+        self.store = resume.Store(ResumeSettings(cloud.events, "state", "claims", "accounts", "sealing"))
 
     def park(self, *messages: bytes, site_id: str = SITE) -> None:
-        parking.park("claims", site_id, messages)
+        parking.park("claims", site_id, messages, sealing=SEALING)
 
     def tick(self, has_time: Callable[[], bool] = always, site_id: str = SITE) -> tuple[bool, int] | None:
         """Does for an account what the function does each minute; returns None if nothing of it is parked."""
         found = [each for each in self.store.parked_accounts() if each.id == site_id]
-        return resume.resume(self.store, found[0], has_time) if found else None
+        if not found:
+            return None
+        result = resume.resume(self.store, found[0], has_time)
+        return result.is_open, result.messages
 
     def accounts(self) -> set[str]:
         return {each.id for each in self.store.parked_accounts()}
 
     def parked(self) -> Counter[bytes]:
-        return Counter(line for key in self.objects() for line in parking.parked_messages("claims", key))
+        return Counter(
+            line for key in self.objects() for line in parking.parked_messages("claims", key, SEALING)
+        )
 
     def objects(self) -> list[str]:
         return self.cloud.keys("claims", "parked/")
@@ -162,13 +168,13 @@ def test_a_record_that_others_always_change_first_is_changed_later(cloud: Cloud)
         ("GetItem", lambda: circuit_breaker.is_open("state", SITE)),
         ("PutItem", lambda: circuit_breaker.open_circuit("state", SITE, 401)),
         ("DeleteItem", lambda: circuit_breaker.close_circuit("state", SITE)),
-        ("PutObject", lambda: parking.park("claims", SITE, [b"{}"])),
+        ("PutObject", lambda: parking.park("claims", SITE, [b"{}"], sealing=SEALING)),
         ("ListObjectsV2", lambda: parking.parked_accounts("claims")),
         ("ListObjectsV2", lambda: parking.unknown_accounts("claims")),
         ("ListObjectsV2", lambda: parking.parked_objects("claims", SITE)),
-        ("GetObject", lambda: parking.parked_messages("claims", "key")),
-        ("PutObject", lambda: parking.keep_only("claims", "key", [b"{}"])),
-        ("DeleteObject", lambda: parking.keep_only("claims", "key", [])),
+        ("GetObject", lambda: parking.parked_messages("claims", "key", SEALING)),
+        ("PutObject", lambda: parking.keep_only("claims", "key", [b"{}"], SEALING)),
+        ("DeleteObject", lambda: parking.keep_only("claims", "key", [], SEALING)),
     ],
 )
 def test_what_aws_refuses_is_to_be_tried_again(
@@ -213,7 +219,7 @@ def test_messages_come_back_in_their_accounts_group_and_say_so(parked: Parking) 
 
     [call] = parked.cloud.calls.of("SendMessageBatch")
     assert {entry["MessageGroupId"] for entry in call["Entries"]} == {SITE}
-    assert {tuple(entry["MessageAttributes"]) for entry in call["Entries"]} == {("resumed",)}
+    assert {tuple(entry["MessageAttributes"]) for entry in call["Entries"]} == {("resumed", "seal")}
 
 
 def test_an_object_is_small_enough_to_send_without_a_look_at_the_clock(parked: Parking) -> None:
@@ -253,7 +259,7 @@ def test_while_the_circuit_is_open_one_message_is_sent_each_time(parked: Parking
     assert parked.queued() + parked.parked() == Counter(messages)
     [call] = parked.cloud.calls.of("SendMessageBatch")
     [entry] = call["Entries"]
-    assert entry["MessageAttributes"].keys() == {"resumed", "probe"}
+    assert entry["MessageAttributes"].keys() == {"resumed", "probe", "seal"}
 
     assert [parked.tick() for _ in range(3)] == [(True, 1), (True, 1), None]
     assert parked.queued() == Counter(messages)
@@ -372,7 +378,9 @@ def test_unknown_accounts_take_no_room_from_known_ones(
 ) -> None:
     monkeypatch.setattr(parking, "MAX_UNKNOWN_ACCOUNTS", 10)
     for number in range(30):
-        parking.park("claims", f"Unkn{number:02}", [plain("a")], prefix=parking.UNKNOWN_PREFIX)
+        parking.park(
+            "claims", f"Unkn{number:02}", [plain("a")], sealing=SEALING, prefix=parking.UNKNOWN_PREFIX
+        )
     parked.park(plain("b"))
     parked.cloud.calls.clear()
 

@@ -38,6 +38,7 @@ from tests.support.aws_stack import (
     stored,
 )
 from tests.support.factories import NOON, SITE_ID, bulk, encoded, entry, event, profile, single
+from tests.support.sealing import SEALING
 
 # Words that must never be logged: each is somewhere in the messages below.
 SECRETS = ["mail.example", PRIVATE_KEY, "Viewed Product", "s3cret"]
@@ -366,7 +367,7 @@ def test_a_refused_account_is_parked_and_costs_no_further_request(dispatch: Disp
     parked = [
         msgspec.json.decode(each)["receipt"]
         for key in dispatch.cloud.keys("claims", "parked/")
-        for each in parking.parked_messages("claims", key)
+        for each in parking.parked_messages("claims", key, SEALING)
     ]
     assert sorted(parked) == ["r-ann", "r-bob", "r-cy"]
     assert parking.parked_accounts("claims") == [SITE_ID]
@@ -405,7 +406,7 @@ def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
     dispatch.klaviyo.configure(faults=[])
     dispatch.put(one("probe"), resumed="1", probe="1")
     keys = dispatch.cloud.keys("claims", "parked/")
-    parked = [each.decode() for key in keys for each in parking.parked_messages("claims", key)]
+    parked = [each.decode() for key in keys for each in parking.parked_messages("claims", key, SEALING)]
     dispatch.put(*parked, resumed="1")
     assert dispatch.invoke() == []
 
@@ -626,7 +627,7 @@ def test_two_invocations_share_the_process_loop_and_client(dispatch: Dispatch) -
     assert len(dispatch.clients) == 1
     assert wiring._event_loop() is wiring._event_loop()
     made = [name for name, _ in dispatch.cloud.calls.made]
-    assert made.count("GetSecretValue") == 1
+    assert made.count("GetSecretValue") == 2  # of the accounts and of the seals
 
 
 def test_an_empty_batch_is_no_error(dispatch: Dispatch) -> None:
@@ -817,7 +818,7 @@ class TestIsolation:
 class TestAKillAtAnyCall:
     """Ends a process after a call to AWS, with the answer lost; another one then gets everything."""
 
-    CALLS = 16
+    CALLS = 17
 
     def put(self, dispatch: Dispatch) -> dict[str, Any]:
         dispatch.klaviyo.configure(poison=[{"contains": "refused"}], attribution="first")
@@ -877,8 +878,8 @@ def test_what_topics_and_buses_bring_is_delivered_and_refused_like_any_body(disp
 
     assert dispatch.invoke() == []
 
-    [stamped] = dispatch.delivered().keys() - {"client", "bus", "ours"}
-    assert dispatch.delivered() == Counter([stamped, "client", "bus", "ours"])
+    [stamped] = dispatch.delivered().keys() - {"anonymous/client", "bus", "ours"}
+    assert dispatch.delivered() == Counter([stamped, "anonymous/client", "bus", "ours"])
     payloads = {each["payload"]: each.get("pointer") for each in dispatch.rejections()}
     assert len(payloads) == 3
     assert stored_by_nobody in payloads

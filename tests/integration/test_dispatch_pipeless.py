@@ -16,6 +16,7 @@ from sluice.delivery import circuit_breaker, http, lone_refusals, parking
 from sluice.message import PipelessEvent, PipelessMessage
 from tests.support.aws_stack import PRIVATE_KEY, Cloud, Function, again, close_event_loop, forget_secrets
 from tests.support.factories import APP, APP_ID, NOON, SITE_ID, batch, encoded, happening
+from tests.support.sealing import SEALING
 
 API_KEY = "pl_never_said"
 SECRETS = ["s3cret", API_KEY, PRIVATE_KEY]
@@ -228,7 +229,7 @@ def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
     dispatch.pipeless.configure(faults=[])
     dispatch.put(stored("probe", receipt="probe"), resumed="1", probe="1")
     [key] = dispatch.cloud.keys("claims", "parked/")
-    parked = [each.decode() for each in parking.parked_messages("claims", key)]
+    parked = [each.decode() for each in parking.parked_messages("claims", key, SEALING)]
     dispatch.cloud.send(*parked, resumed="1")
     assert dispatch.invoke() == 0
 

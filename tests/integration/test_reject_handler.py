@@ -16,6 +16,7 @@ from sluice.contract import Surface
 from sluice.records import items as record_items
 from sluice.records.record import record_of
 from sluice.rejection import Reason, Rejection
+from tests.support import sealing
 from tests.support.aws_stack import Cloud, Context, Function, again, stored
 from tests.support.factories import NOON, SITE_ID
 
@@ -53,7 +54,8 @@ class Reject:
         for each in bodies:
             if isinstance(each, message.Body) and each.claim_key:
                 self.cloud.s3.put_object(Bucket="claims", Key=each.claim_key, Body=each.claim_bytes)
-            self.cloud.send(each if isinstance(each, str) else each.text, queue=self.cloud.rejected)
+            body, seal = (each, "") if isinstance(each, str) else (each.text, sealing.seal(each.text))
+            self.cloud.send(body, queue=self.cloud.rejected, seal=seal)
 
     def invoke(self, records: dict[str, Any] | None = None, context: Context | None = None) -> list[str]:
         """Archives what is visible; the bodies of the messages that failed."""
@@ -169,7 +171,7 @@ def test_an_archive_that_cannot_be_written_keeps_everything(reject: Reject) -> N
 
 def test_a_claim_that_cannot_be_read_keeps_its_message_alone_but_not_for_ever(reject: Reject) -> None:
     claim = '{"sluice":1,"claim":"rejections/none"}'
-    reject.put(claim, refused("one"))
+    reject.put(message.Body(claim), refused("one"))
     records = reject.cloud.receive(reject.cloud.rejected)
 
     assert reject.invoke(records) == [claim]

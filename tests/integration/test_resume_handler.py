@@ -12,6 +12,7 @@ from sluice.contract import Surface
 from sluice.delivery import circuit_breaker, parking
 from tests.support.aws_stack import Cloud, Context, Function, stored
 from tests.support.factories import SITE_ID
+from tests.support.sealing import SEALING
 
 OTHER = "XyZ789"
 
@@ -27,13 +28,13 @@ class Resume:
         """Parks each message in an object of its own."""
         for name in names:
             made = stored((name, name), receipt=name, account=site_id, surface=Surface.EVENT)
-            parking.park("claims", site_id, [msgspec.json.encode(made)])
+            parking.park("claims", site_id, [msgspec.json.encode(made)], sealing=SEALING)
 
     def park_unknown(self, *names: str) -> None:
         """Parks a message for each of accounts that the document did not name at that time."""
         for name in names:
             made = msgspec.json.encode(stored((name, name), receipt=name, account=name))
-            parking.park("claims", name, [made], prefix=parking.UNKNOWN_PREFIX)
+            parking.park("claims", name, [made], sealing=SEALING, prefix=parking.UNKNOWN_PREFIX)
 
     def tick(self, seconds: float = 55.0) -> None:
         self.function({}, Context(seconds))
@@ -56,7 +57,7 @@ def resume(cloud: Cloud) -> Resume:
 def test_with_nothing_parked_it_says_that_no_circuit_is_open(resume: Resume) -> None:
     resume.tick()
 
-    assert resume.function.metrics() == {"OpenCircuits": 0, "UnknownAccounts": 0}
+    assert resume.function.metrics() == {"OpenCircuits": 0, "UnknownAccounts": 0, "NotSealed": 0}
     assert [name for name, _ in resume.cloud.calls.made] == ["ListObjectsV2"] * 2
 
 

@@ -17,8 +17,10 @@ from sluice.delivery import http, parking
 from sluice.dispatch import UNFORESEEN_AGE, UNFORESEEN_RECEIVES
 from sluice.klaviyo import delivery
 from sluice.producers import s3_objects
+from tests.support import sealing
 from tests.support.aws_stack import PRIVATE_KEY, Cloud, Context, Function, again, close_event_loop, stored
 from tests.support.factories import SITE_ID
+from tests.support.sealing import SEALING
 
 OTHER = "XyZ789"
 SECRET = "s3cret"
@@ -167,7 +169,8 @@ def test_one_rejection_is_archived_as_it_is(cloud: Cloud, monkeypatch: pytest.Mo
     fail_on(monkeypatch, archive, "read", "strange")
     reject = cloud.load("reject")
     bodies = ["first, not JSON", "strange s3cret", "last, not JSON"]
-    cloud.send(*bodies, queue=cloud.rejected)
+    for body in bodies:
+        cloud.send(body, queue=cloud.rejected, seal=sealing.seal(body))
 
     answer = reject(cloud.receive(cloud.rejected), Context(60))
 
@@ -213,7 +216,7 @@ def test_one_account_of_a_tick_is_left_and_the_others_are_resumed(
     function = cloud.load("resume")
     for account in (SITE_ID, OTHER):
         made = stored(("a", "a"), receipt=account, account=account, surface=Surface.EVENT)
-        parking.park("claims", account, [msgspec.json.encode(made)])
+        parking.park("claims", account, [msgspec.json.encode(made)], sealing=SEALING)
     fail_on(monkeypatch, resume, "resume", SITE_ID)
 
     function({}, Context(55))

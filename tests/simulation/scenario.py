@@ -35,6 +35,7 @@ from tests.simulation.ledger import PARKED
 from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Process, Scheduler, Strand, Stuck
 from tests.simulation.trace import Trace
+from tests.support import sealing
 
 if TYPE_CHECKING:
     from sluice.delivery.responses import Response
@@ -43,7 +44,14 @@ FOREVER = 1e9
 SLOT_BYTES = 6
 SECONDS = {"dispatch": 120.0, "reject": 60.0, "resume": 55.0}
 VISIBILITY = 1_380.0
-_QUEUES = ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
+_SETTINGS = {
+    "EVENTS_QUEUE_URL": "https://sqs.test/events",
+    "REJECTED_QUEUE_URL": "https://sqs.test/rejected",
+    "STATE_TABLE": "state",
+    "CLAIM_BUCKET": "claims",
+    "ACCOUNTS_SECRET": "accounts",
+    "SEALING_SECRET": "sealing",
+}
 _environments: dict[str, list[Environment]] = defaultdict(list)
 
 
@@ -126,12 +134,12 @@ class Scenario:
 
     def put(self, stored: Message[Any]) -> None:
         """Puts an accepted request on the queue."""
-        self.queue.send(message.encode(stored).text, stored.account, {})
+        body = message.encode(stored).text
+        self.queue.send(body, stored.account, sealing.attributes(body, {}))
 
     def send(self, body: str, **attributes: str) -> None:
         """Puts a message on the queue."""
-        named = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-        self.queue.send(body, None, named)
+        self.queue.send(body, None, sealing.attributes(body, attributes))
 
     async def sleep(self, seconds: float) -> None:
         """Lets pretended time pass."""
@@ -248,20 +256,15 @@ class Scenario:
         self.sqs = SQS((self.queue, self.dead, self.rejected))
         self.s3 = S3(("claims",), self.clock)
         self.dynamodb = DynamoDB(("state",))
-        self.secrets = SecretsManager({})
+        self.secrets = SecretsManager({"sealing": sealing.SECRET})
         self.services: dict[str, Any] = {
             "sqs": self.sqs,
             "s3": self.s3,
             "dynamodb": self.dynamodb,
             "secretsmanager": self.secrets,
         }
-        values = ("https://sqs.test/events", "https://sqs.test/rejected", "state", "claims", "accounts")
-        settings = dict(zip(_QUEUES, values, strict=True))
-        resume = {
-            name: settings[name]
-            for name in ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
-        }
-        self.settings = {"dispatch": settings, "resume": resume}
+        resume = {name: text for name, text in _SETTINGS.items() if name != "REJECTED_QUEUE_URL"}
+        self.settings = {"dispatch": _SETTINGS, "resume": resume}
         self.upstream = http.Upstream(
             self.outside,
             self._arrive,

@@ -58,6 +58,7 @@ from tests.simulation.load import (
 from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Killed, Process, Scheduler, Strand, Stuck
 from tests.simulation.trace import Trace
+from tests.support import sealing
 
 HOUR = 3_600.0
 #: Limits of the package that some runs set low, so that little is enough to reach them.
@@ -87,7 +88,10 @@ DISPATCH_SECONDS, REJECT_SECONDS, RESUME_SECONDS, INGEST_SECONDS = 120.0, 60.0, 
 EVENTS_VISIBILITY, REJECTED_VISIBILITY = 1_380.0, 1_320.0
 RETENTION = 1_209_600.0
 MAX_RECEIVES = 500
-_FIELDS = ("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET")
+_FIELDS = (
+    *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+    *("ACCOUNTS_SECRET", "SEALING_SECRET"),
+)
 _WEBHOOK_SECRETS = "sluice/webhooks/"
 _INGEST_ONLY = {
     "CONFIG_BUCKET": "configuration",
@@ -313,6 +317,7 @@ class World:
             {
                 "accounts": accounts_document(late=False),
                 "records": "hash key",
+                "sealing": sealing.SECRET,
                 f"{_WEBHOOK_SECRETS}{SOURCE}": WEBHOOK_SECRET,
             }
         )
@@ -328,6 +333,7 @@ class World:
             "STATE_TABLE": "state",
             "CLAIM_BUCKET": "claims",
             "ACCOUNTS_SECRET": "accounts",
+            "SEALING_SECRET": "sealing",
             "ARCHIVE_BUCKET": "archive",
             "IMPORT_BUCKETS": DROPS,
             "RECORDS_TABLE": "records",
@@ -344,9 +350,11 @@ class World:
             "dispatch": chosen(*_FIELDS, "IMPORT_BUCKETS"),
             "reject": chosen(
                 *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
-                *("RECORDS_TABLE", "RECORDS_SECRET"),
+                *("RECORDS_TABLE", "RECORDS_SECRET", "SEALING_SECRET"),
             ),
-            "resume": chosen("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
+            "resume": chosen(
+                *("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET", "SEALING_SECRET")
+            ),
         }
 
     def _make_upstreams(self) -> None:

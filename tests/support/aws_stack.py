@@ -30,6 +30,7 @@ from sluice.message import Message
 from sluice.records import table as records_table
 from sluice.wiring import accounts
 from sluice.wiring import dispatch as wiring
+from tests.support import sealing
 from tests.support.aws_clients import aws_client
 from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
 
@@ -146,6 +147,7 @@ class Cloud:
                     for key, kind in zip(keys, ("HASH", "RANGE"), strict=False)
                 ],
             )
+        self.secrets.create_secret(Name="sealing", SecretString=sealing.SECRET)
         self.secrets.create_secret(Name="records", SecretString="the key of hashes")
         self.secrets.create_secret(Name="accounts", SecretString="{}")
         self.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY})
@@ -164,12 +166,15 @@ class Cloud:
         environment = {
             "dispatch": (
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-                *("ACCOUNTS_SECRET", "IMPORT_BUCKETS"),
+                *("ACCOUNTS_SECRET", "SEALING_SECRET", "IMPORT_BUCKETS"),
             ),
-            "resume": ("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
+            "resume": (
+                *("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+                *("ACCOUNTS_SECRET", "SEALING_SECRET"),
+            ),
             "reject": (
                 *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
-                *("RECORDS_TABLE", "RECORDS_SECRET"),
+                *("RECORDS_TABLE", "RECORDS_SECRET", "SEALING_SECRET"),
             ),
             "operate": (
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "RECORDS_TABLE"),
@@ -186,6 +191,7 @@ class Cloud:
             "ARCHIVE_DAYS": "365",
             "CONFIG_BUCKET": "configuration",
             "ACCOUNTS_SECRET": "accounts",
+            "SEALING_SECRET": "sealing",
             "WEBHOOK_SECRETS": "sluice/webhooks/",
             "CLAIM_BUCKET": "claims",
             "ARCHIVE_BUCKET": "archive",
@@ -200,11 +206,9 @@ class Cloud:
         return Function(function)
 
     def send(self, *bodies: str, queue: str | None = None, **attributes: str) -> None:
-        """Puts messages on the events queue, or another."""
-        named: Any = {
-            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-        }
+        """Puts messages on the events queue, or another: those in stored form as Sluice does, sealed."""
         for body in bodies:
+            named = sealing.attributes(body, attributes)
             self.sqs.send_message(QueueUrl=queue or self.events, MessageBody=body, MessageAttributes=named)
 
     def receive(self, queue: str | None = None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from moto.sqs.models import sqs_backends
 from sluice import message
 from sluice.aws import s3
 from sluice.rejection import Rejection
+from tests.support import sealing
 from tests.support.aws_clients import aws_client
 from tests.support.aws_stack import forget
 from tests.support.factories import KEY, NEWEST, SITE_ID, bulk, encoded
@@ -183,6 +184,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         "SLUICE_CLAIM_BUCKET": "claims",
         "SLUICE_STATE_TABLE": TABLE,
         "SLUICE_ACCOUNTS_SECRET": "accounts",
+        "SLUICE_SEALING_SECRET": "sealing",
         "SLUICE_ALLOWED_ORIGINS": "*",
         "SLUICE_INBOUND_LIMITS": "off",
         "SLUICE_CONFIG_BUCKET": "configuration",
@@ -199,6 +201,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         monkeypatch.setenv("SLUICE_REJECTED_QUEUE_URL", rejected_url)
         aws_client("s3").create_bucket(Bucket="claims")
         aws_client("s3").create_bucket(Bucket="configuration")
+        aws_client("secretsmanager").create_secret(Name="sealing", SecretString=sealing.SECRET)
         aws_client("secretsmanager").create_secret(
             Name="accounts",
             SecretString=document_of_keys(

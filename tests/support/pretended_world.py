@@ -398,6 +398,7 @@ class World:
 
         return SimpleNamespace(
             accounts=lambda: self.accounts,
+            is_own_message=lambda **_: True,
             fetch_claim=lambda key: b"",
             delivery=SimpleNamespace(
                 create_job=self._create_job,

@@ -1,19 +1,18 @@
 """Delivers the sample payloads of webhooks as their senders would."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sluice.webhooks import mapping, sources
+from sluice.webhooks import mapping, presets, sources
 from sluice.webhooks.mapping import Mapped
+from sluice.webhooks.signatures import DELIVERY_IDS, TOPICS
 from sluice.webhooks.sources import Source
 from tests.support.factories import SITE_ID
 
 SAMPLES = Path("tests/webhooks")
-# The headers that say what a payload is; which topic, the name of its file says.
-_TOPICS = {"shopify": "x-shopify-topic", "woocommerce": "x-wc-webhook-topic"}
-_DELIVERY_IDS = {"shopify": "x-shopify-webhook-id", "woocommerce": "x-wc-webhook-delivery-id"}
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,30 @@ class Sample:
         return json.loads(self.body)
 
     @property
+    def scheme(self) -> str:
+        scheme: str = presets.load(self.preset)["signature"]["scheme"]
+        return scheme
+
+    @property
     def headers(self) -> dict[str, str]:
         """Returns the headers beside the signature, by lower-case name."""
-        if self.preset == "stripe":
-            return {}
         topic = self.name.partition("-")[0].replace("_", "/")
-        return {_TOPICS[self.preset]: topic, _DELIVERY_IDS[self.preset]: f"delivery-of-{self.name}"}
+        of = presets.load(self.preset)
+        named = {
+            _header(of.get("topic", TOPICS.get(self.scheme, ""))): topic,
+            _header(of.get("delivery_id", DELIVERY_IDS.get(self.scheme, ""))): f"delivery-of-{self.name}",
+        }
+        return {header: value for header, value in named.items() if header}
 
     @property
     def expected(self) -> Path:
         return SAMPLES / self.preset / "expected" / f"{self.name}.json"
+
+
+def _header(expression: str) -> str:
+    """Returns the header that an expression reads, or nothing if it reads the payload."""
+    found = re.fullmatch(r"header\('([a-z-]+)'\)", expression)
+    return found[1] if found else ""
 
 
 def samples() -> list[Sample]:

@@ -1,6 +1,7 @@
 """Tests the three forms of a queue message: each is read as it was written, and damage is recognised."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -118,8 +119,11 @@ def test_a_message_goes_to_s3_above_what_sqs_takes() -> None:
         "sluice": 1,
         "claim": body.claim_key,
         "size": message.unpacked_size(body.text),
+        "digest": hashlib.blake2b(body.claim_bytes, digest_size=32).hexdigest(),
     }
     assert round_trip(body) == noise
+    with pytest.raises(Undeliverable, match="is not the one that was stored"):
+        message.unwrap(body.text, lambda _: zstandard.compress(b"another request"))
 
 
 @pytest.mark.parametrize("size", [PLAIN_BYTES, PLAIN_BYTES + 1, 900_000, 3_000_000])

@@ -30,10 +30,15 @@ class QueuedMessage(msgspec.Struct, frozen=True):
     body: str
     sent: datetime
     receives: int
+    seal: str | None = None
 
 
 class Ports(Protocol):
     """Reaches AWS for archiving. All methods may raise `Retryable`."""
+
+    def is_own_message(self, *, body: str, seal: str | None, sent: datetime) -> bool:
+        """Tells whether Sluice itself sent a message."""
+        ...
 
     def fetch_claim(self, key: str) -> bytes:
         """Returns the bytes of a claim check."""
@@ -124,10 +129,10 @@ def _groups(
         if not has_time():
             break
         try:
-            rejection = _identified(read(each, ports.fetch_claim, now))
+            rejection = _identified(_read(each, ports, now))
             _line(rejection)
         except Retryable as error:
-            log.warning("claim not read", cause=str(error))
+            log.warning("message not read", cause=str(error))
             continue
         except Exception as error:
             log.error("message not understood", error=type(error).__name__, at=place_of(error))
@@ -140,6 +145,17 @@ def _groups(
             group, size = {}, 0
     if group:
         yield group
+
+
+def _read(letter: QueuedMessage, ports: Ports, now: datetime) -> Rejection:
+    """Reads a message. If Sluice did not send it, it is a producer's body, and is believed in nothing."""
+    if ports.is_own_message(body=letter.body, seal=letter.seal, sent=letter.sent):
+        return read(letter, ports.fetch_claim, now)
+    return for_dead_letter(letter.body, _untried(letter), sent=letter.sent, now=now, name=letter.id)
+
+
+def _untried(letter: QueuedMessage) -> str:
+    return f"Received {letter.receives} times without an outcome."
 
 
 def _as_it_is(unread: QueuedMessage, error: Exception, now: datetime) -> Rejection:
@@ -168,13 +184,12 @@ def _record(rejection: Rejection, ports: Ports, log: Log, counts: Counter[str]) 
 
 
 def read(letter: QueuedMessage, fetch_claim: Callable[[str], bytes], now: datetime) -> Rejection:
-    """Reads a message: it is a rejection, or a message that nobody could bring to an outcome."""
+    """Reads a message of Sluice's: a rejection, or a message that nobody could bring to an outcome."""
     plain = _unwrapped(letter, letter.body, fetch_claim)
     try:
         rejection = msgspec.json.decode(plain, type=Rejection)
     except NOT_DECODED:
-        detail = f"Received {letter.receives} times without an outcome."
-        rejection = for_dead_letter(letter.body, detail, sent=letter.sent, now=now, name=letter.id)
+        rejection = for_dead_letter(letter.body, _untried(letter), sent=letter.sent, now=now, name=letter.id)
         return _with_origin(rejection, plain)
     if rejection.reason is Reason.DEAD_LETTER:
         # Its payload is a queue message's body as it was received, not yet read.

@@ -32,6 +32,10 @@ NOT_TRIED: Final = Retry(rate_limited=True)
 # A message that fails in a way that nobody foresaw is given up only after this, and only if others succeed.
 UNFORESEEN_RECEIVES: Final = 12
 UNFORESEEN_AGE: Final = timedelta(hours=1)
+_NOT_SEALED: Final = (
+    "It has the form of a stored request, but no seal of Sluice's, or a wrong one. Only Sluice stores"
+    " requests: send a body of one of the routes."
+)
 
 
 class Unforeseen(msgspec.Struct, frozen=True):
@@ -46,8 +50,9 @@ type _Content = StoredMessage | PipelessMessage | Objects | Undeliverable | Retr
 class Record(msgspec.Struct, frozen=True):
     """Holds one received queue message. `account` and `surface` are a producer's message attributes.
 
-    A `redelivered` message may be delivered in part. A probe was sent back to the queue to find out whether
-    its account is processed again. A poison message has ended its process each time it was received.
+    `seal` is what it was sent with. A `redelivered` message may be delivered in part. A probe was sent back
+    to the queue to find out whether its account is processed again. A poison message has ended its process
+    each time it was received.
     """
 
     id: str
@@ -57,6 +62,7 @@ class Record(msgspec.Struct, frozen=True):
     handle: str = ""
     account: str | None = None
     surface: str | None = None
+    seal: str | None = None
     redelivered: bool = False
     is_probe: bool = False
     is_poison: bool = False
@@ -72,6 +78,10 @@ class PartPorts(Protocol):
 
     def accounts(self) -> Accounts:
         """Returns the accounts."""
+        ...
+
+    def is_own_message(self, *, body: str, seal: str | None, sent: datetime) -> bool:
+        """Tells whether Sluice itself sent a message."""
         ...
 
     def fetch_claim(self, key: str) -> bytes:
@@ -463,10 +473,13 @@ def _read(record: Record, accounts: Accounts, ports: PartPorts) -> _Content:
 def _decode(
     record: Record, accounts: Accounts, ports: PartPorts
 ) -> StoredMessage | PipelessMessage | Objects:
+    is_stored = message.is_stored(record.body)
+    if is_stored and not ports.is_own_message(body=record.body, seal=record.seal, sent=record.sent):
+        raise Undeliverable(Reason.NOT_SEALED, _NOT_SEALED)
     if record.is_poison:
         detail = f"Its process ended each of the {record.receives - 1} times it was tried."
         raise Undeliverable(Reason.DEAD_LETTER, detail)
-    if message.is_stored(record.body):
+    if is_stored:
         stored = message.decode(record.body, ports.fetch_claim)
         if not isinstance(stored, PipelessMessage) and not is_site_id(stored.account):
             raise Undeliverable(Reason.MALFORMED, "The message's account is not a site id.")

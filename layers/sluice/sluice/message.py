@@ -2,12 +2,13 @@
 
 Events are stamped and in the upstream's shape, so dispatch joins their bytes without parsing them. Up to one
 SQS billing unit the body is plain JSON, readable in any queue browser. Above it, it is `{"sluice": 1, "zstd":
-"<base64>"}`. Above SQS's limit it is `{"sluice": 1, "claim": "<S3 key>"}`, and the object holds the
-compressed bytes.
+"<base64>"}`. Above SQS's limit it is `{"sluice": 1, "claim": "<S3 key>"}`, with the digest of the
+object, which holds the compressed bytes.
 """
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -153,6 +154,7 @@ class _Packed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, ta
     zstd: bytes | None = None  # base64 in JSON
     claim: str | None = None
     size: Annotated[int, msgspec.Meta(ge=0)] | None = None  # of the claim's content, unpacked
+    digest: str | None = None  # of the claim's content, packed
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -198,7 +200,8 @@ def wrap(plain: bytes, claim_key: str) -> Body:
     text = msgspec.json.encode(_Packed(zstd=packed)).decode()
     if len(text) <= MESSAGE_BYTES:
         return Body(text)
-    return Body(msgspec.json.encode(_Packed(claim=claim_key, size=len(plain))).decode(), claim_key, packed)
+    claim = _Packed(claim=claim_key, size=len(plain), digest=_digest(packed))
+    return Body(msgspec.json.encode(claim).decode(), claim_key, packed)
 
 
 def is_stored(body: str) -> bool:
@@ -259,10 +262,21 @@ def unwrap(body: str, fetch_claim: Callable[[str], bytes]) -> bytes:
     try:
         packed = _packed_decoder.decode(raw)
         if packed.claim is not None:
-            return _decompressed(fetch_claim(packed.claim), packed.size)
+            return _decompressed(_checked(fetch_claim(packed.claim), packed.digest), packed.size)
         return _decompressed(packed.zstd or b"")
     except (msgspec.MsgspecError, UnicodeDecodeError, zstandard.ZstdError) as error:
         raise Undeliverable("malformed_message", "The message's compressed form is damaged.") from error
+
+
+def _checked(content: bytes, digest: str | None) -> bytes:
+    # The messages of Sluice that have a seal name a digest. Those of versions before had neither.
+    if digest is not None and _digest(content) != digest:
+        raise Undeliverable("malformed_message", "The claim check's object is not the one that was stored.")
+    return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
 
 
 def _decompressed(data: bytes, stated: int | None = None) -> bytes:

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_unique_id"
     # An earlier request with it got no answer. It is refused now, perhaps because that one was taken.
     PROBABLY_RECORDED = "probably_recorded"
+    NOT_SEALED = "not_sealed"  # it has the form of a stored request, and Sluice did not store it
     DEAD_LETTER = "dead_letter"  # received too often without an outcome, or it outlived the queue
 
 
@@ -182,7 +183,8 @@ def rejection_id(accepted: datetime, name: str) -> str:
 
 def encode(rejection: Rejection) -> Body:
     """Encodes a rejection as a message of RejectedQueue."""
-    key = f"rejections/{rejection.rejected_at:%Y/%m/%d}/{rejection.id}.json.zst"
+    # An object never changes: a claim check names its content, and a repeated rejection has another.
+    key = f"rejections/{rejection.rejected_at:%Y/%m/%d}/{rejection.id}-{runtime.unique_id()}.json.zst"
     return wrap(msgspec.json.encode(rejection), key)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from sluice import runtime
 from sluice.accounts import Accounts
 from sluice.aws import sqs
+from sluice.aws.sealing import Sealing
 from sluice.delivery import circuit_breaker, parking
 from sluice.errors import Retryable
 from sluice.message import Body, wrap
@@ -32,10 +33,25 @@ class ParkedAccount(msgspec.Struct, frozen=True):
         return parking.UNKNOWN_PREFIX if self.was_unknown else parking.PARKED_PREFIX
 
 
+class Resumed(msgspec.Struct):
+    """Tells whether an account's circuit is open, how many messages were sent, and how many parked objects
+    are `not_sealed` by Sluice, so that they stay where they are.
+    """
+
+    is_open: bool
+    messages: int = 0
+    not_sealed: int = 0
+
+
 class Store(msgspec.Struct, frozen=True):
     """Names the places that a resumption works on."""
 
     settings: ResumeSettings
+
+    @property
+    def sealing(self) -> Sealing:
+        """Returns the seals of messages and parked objects."""
+        return Sealing(self.settings.sealing_secret)
 
     def parked_accounts(self) -> list[ParkedAccount]:
         """Returns the accounts that have messages parked, by chance, so that none is always the last."""
@@ -53,6 +69,7 @@ class Store(msgspec.Struct, frozen=True):
             self.settings.events_queue_url,
             [_body(message) for message in messages],
             claim_bucket=self.settings.claim_bucket,
+            sealing=self.sealing,
             group=account_id,
             attributes={"resumed": "1"} | ({"probe": "1"} if probe else {}),
         )
@@ -64,33 +81,34 @@ def now_known(unknown: Sequence[str], accounts: Accounts) -> list[ParkedAccount]
     return [ParkedAccount(id, was_unknown=True) for id in unknown if accounts.names(id)]
 
 
-def resume(store: Store, account: ParkedAccount, has_time: Callable[[], bool]) -> tuple[bool, int]:
+def resume(store: Store, account: ParkedAccount, has_time: Callable[[], bool]) -> Resumed:
     """Sends a message or two if the account's circuit is open, else all while there is time.
 
-    Returns whether the circuit is open, and how many messages were sent. `Retryable` says that some did not
-    get to the queue; they are still parked.
+    `Retryable` says that some messages did not get to the queue; they are still parked.
     """
-    is_open = circuit_breaker.is_open(store.settings.state_table, account.id)
-    parked = parking.parked_objects(store.settings.claim_bucket, account.id, prefix=account.prefix)
-    if is_open:
-        # The oldest are sent. A probe that came back is the newest, so a bad one blocks no other.
-        return True, sum(_send(store, account.id, key, probe=True) for key in parked[:PROBES])
-    sent = 0
-    for key in parked:
-        if not has_time():
+    result = Resumed(circuit_breaker.is_open(store.settings.state_table, account.id))
+    probes = 0
+    for key in parking.parked_objects(store.settings.claim_bucket, account.id, prefix=account.prefix):
+        # The oldest are sent as probes. A probe that came back is the newest, so a bad one blocks no other.
+        if probes == PROBES or not (result.is_open or has_time()):
             break
-        sent += _send(store, account.id, key, probe=False)
-    return False, sent
+        try:
+            result.messages += _send(store, account.id, key, probe=result.is_open)
+        except parking.NotSealed:
+            result.not_sealed += 1
+            continue
+        probes += result.is_open
+    return result
 
 
 def _send(store: Store, account_id: str, key: str, *, probe: bool) -> int:
     """Sends a parked object's messages, or the first of them as a probe; what is not sent stays in it."""
     bucket = store.settings.claim_bucket
-    messages = parking.parked_messages(bucket, key)
+    messages = parking.parked_messages(bucket, key, store.sealing)
     due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
     unsent = store.send(account_id, due, probe=probe)
     if len(unsent) < len(due):
-        parking.keep_only(bucket, key, unsent + rest)
+        parking.keep_only(bucket, key, unsent + rest, store.sealing)
     if unsent:
         raise Retryable(f"{len(unsent)} parked messages could not be sent to the queue")
     return len(due)

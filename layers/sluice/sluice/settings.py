@@ -16,6 +16,7 @@ _PREFIX: Final = "SLUICE_"
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Holds ingest's settings: where requests and rejections go, where receipts, accounts and sources are.
 
+    `sealing_secret` holds the keys by which functions know each other's messages and objects.
     `webhook_secrets` is the prefix of the names of all webhook sources' secrets. `allowed_origins` are the
     origins of the web pages that may call the client routes, by commas, or `*`. `client_body_bytes` is the
     most that a body may have there.
@@ -26,6 +27,7 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_table: str
     claim_bucket: str
     accounts_secret: str
+    sealing_secret: str
     config_bucket: str
     webhook_secrets: str
     allowed_origins: str
@@ -44,6 +46,7 @@ class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_table: str
     claim_bucket: str
     accounts_secret: str
+    sealing_secret: str
     import_buckets: str = ""
 
 
@@ -56,6 +59,7 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_table: str
     claim_bucket: str
     accounts_secret: str
+    sealing_secret: str
 
 
 class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +72,7 @@ class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     archive_bucket: str
     claim_bucket: str
     state_table: str
+    sealing_secret: str
     records_table: str
     records_secret: str
     archive_days: Annotated[int, msgspec.Meta(ge=1)]

@@ -1,6 +1,7 @@
 """Compares docs/webhooks.md with what it describes: its documents are valid, its tables complete."""
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def rows(preset: str) -> list[list[str]]:
     return [re.split(r" *\| *", line)[1:4] for line in table.splitlines() if line.startswith("|")][2:]
 
 
-@pytest.mark.parametrize("preset", presets.names())
+IN_A_TABLE = [preset for preset in presets.names() if f"\n### {preset}\n" in TEXT]
+
+
+@pytest.mark.parametrize("preset", IN_A_TABLE)
 def test_every_event_of_a_preset_is_in_its_table(preset: str) -> None:
     events = presets.load(preset)["events"]
     listed = {re.findall(r"`([a-z-]+)`", event)[0]: metric.strip("* ") for _, event, metric in rows(preset)}
@@ -64,7 +68,7 @@ def test_every_event_of_a_preset_is_in_its_table(preset: str) -> None:
     assert listed == {name: event["metric"] for name, event in events.items()}
 
 
-@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize("preset", IN_A_TABLE)
 def test_every_topic_of_a_preset_is_in_its_table(preset: str) -> None:
     events = presets.load(preset)["events"]
     listed = {
@@ -73,6 +77,17 @@ def test_every_topic_of_a_preset_is_in_its_table(preset: str) -> None:
     }
 
     assert listed == {name: event["topics"] for name, event in events.items()}
+
+
+@pytest.mark.parametrize("preset", sorted({*presets.names()} - {*IN_A_TABLE}))
+def test_a_preset_without_a_table_describes_itself_at_the_top_of_its_file(preset: str) -> None:
+    file = Path(f"layers/sluice/sluice/webhooks/presets/{preset}.toml")
+    top = "".join(takewhile(lambda line: line.startswith("#"), file.read_text().splitlines(keepends=True)))
+    events = presets.load(preset)["events"]
+    named = {*events, *(event["metric"] for event in events.values())}
+    named |= {topic for event in events.values() for topic in event.get("topics", ())}
+
+    assert {name for name in named if name not in top} == set()
 
 
 def test_every_function_is_listed() -> None:

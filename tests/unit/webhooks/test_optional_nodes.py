@@ -22,6 +22,7 @@ from tests.support.webhook_samples import Sample, document, samples, source
 
 type Node = tuple[str | int, ...]
 
+IDENTIFIERS = ("id", "email", "phone_number", "external_id", "anonymous_id")
 GONE = object()
 NONSENSE: list[Any] = ["", "text", 5, -1.5, True, False, [], {}, ["text"], {"a": 1}, [None], [[]], "\ufffd"]
 SOURCES = {preset: source(document(preset=preset)) for preset in presets.names()}
@@ -33,7 +34,8 @@ READ = {
 EVERY = "|".join(
     event["metric"] for preset in presets.names() for event in presets.load(preset)["events"].values()
 )
-# Nodes that may cost events, by a pattern of their path, with the metrics that depend on them.
+# Nodes that may cost events, by a pattern of their path, with the metrics that depend on them. A preset
+# that is not listed may lose them for any node that says whose or when an event is, which, and whether.
 DECISIVE = {
     "shopify": {
         # identity
@@ -65,6 +67,18 @@ DECISIVE = {
         r"refunds(/\d+)?": "Refunded Order",
     },
 }
+
+
+def decisive(preset: str) -> dict[str, str]:
+    """Returns the nodes that may cost events of a preset: what says whose, when, which and whether."""
+    if preset in DECISIVE:
+        return DECISIVE[preset]
+    written = presets.load(preset)
+    fields = ("when", "each", "time", "object_id", "unique_id")
+    texts = [str(event.get(field, "")) for event in written["events"].values() for field in fields]
+    texts += [written.get("topic", ""), *(str(written["profile"].get(name, "")) for name in IDENTIFIERS)]
+    words = "|".join(sorted({word for text in texts for word in re.findall(r"[a-z_]\w*", text)}))
+    return {rf"(.*/)?({words})(/\d+)?": EVERY}
 
 
 def nodes(value: object, path: Node = ()) -> Iterator[Node]:
@@ -106,7 +120,7 @@ def check(of: Sample, path: Node, value: object) -> None:
     text = "/".join(map(str, path))
     allowed = {
         name
-        for pattern, names in DECISIVE[of.preset].items()
+        for pattern, names in decisive(of.preset).items()
         if re.fullmatch(pattern, text)
         for name in names.split("|")
     }

@@ -443,7 +443,7 @@ WORDS: list[tuple[Any, str, str]] = [
     (
         document(preset="shopfy"),
         f"{HOOK}/preset",
-        "There is no such preset: take one of shopify, stripe, woocommerce.",
+        f"There is no such preset: take one of {', '.join(presets.names())}.",
     ),
     (document(signature=5), f"{HOOK}/signature", "'signature' must be an object."),
     (

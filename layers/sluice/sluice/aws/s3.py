@@ -1,6 +1,7 @@
 """Reads and writes S3 objects, claims among them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,10 +16,13 @@ _OTHERS_WROTE: Final = frozenset({"PreconditionFailed", "ConditionalRequestConfl
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "PreconditionFailed"})
 
 
-def put_object(bucket: str, key: str, content: bytes) -> None:
+def put_object(
+    bucket: str, key: str, content: bytes, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Writes one object. `Retryable` if it is not safe there."""
+    more: Any = {"Metadata": metadata} if metadata else {}
     with clients.translating_errors("an object cannot be written"):
-        clients.s3().put_object(Bucket=bucket, Key=key, Body=content)
+        clients.s3().put_object(Bucket=bucket, Key=key, Body=content, **more)
 
 
 def delete_object(bucket: str, key: str) -> None:
@@ -148,6 +152,13 @@ def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:
             return client.get_object(Bucket=claim_bucket, Key=key)["Body"].read()
 
     return fetch
+
+
+def get_object_with_metadata(bucket: str, key: str) -> tuple[bytes, Mapping[str, str]]:
+    """Returns an object's bytes, and what its writer says of it; raises `Retryable`."""
+    with clients.failing_fast(clients.s3, "an object cannot be read") as client:
+        answer = client.get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["Metadata"]
 
 
 class OpenedObject(msgspec.Struct, frozen=True):

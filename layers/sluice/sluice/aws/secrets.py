@@ -23,18 +23,19 @@ class _CachedSecret(msgspec.Struct, frozen=True):
     until: float
 
 
-_secrets: Final[dict[str, _CachedSecret]] = {}
+_secrets: Final[dict[tuple[str, bool], _CachedSecret]] = {}
 
 
-def read_secret(secret: str, otherwise: str) -> str:
-    """Reads a secret's text by its name or ARN, cached; raises `Retryable` with `otherwise` if there is
-    none.
+def read_secret(secret: str, otherwise: str, *, previous: bool = False) -> str:
+    """Reads a secret's text by its name or ARN, or that of the version before, cached.
+
+    Raises `Retryable` with `otherwise` if there is none.
     """
-    cached = _secrets.get(secret)
+    cached = _secrets.get((secret, previous))
     if cached is not None and runtime.monotonic() < cached.until:
         return cached.text
-    text = read_version(secret, otherwise).text
-    _secrets[secret] = _CachedSecret(text, runtime.monotonic() + CACHE_SECONDS)
+    text = read_version(secret, otherwise, previous=previous).text
+    _secrets[secret, previous] = _CachedSecret(text, runtime.monotonic() + CACHE_SECONDS)
     return text
 
 

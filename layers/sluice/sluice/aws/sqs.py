@@ -3,9 +3,12 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import batched
+from types import MappingProxyType
 from typing import Any, Final
 
+from sluice import seals
 from sluice.aws import clients, s3
+from sluice.aws.sealing import Sealing
 from sluice.errors import Retryable
 from sluice.message import MESSAGE_BYTES, Body
 
@@ -15,14 +18,17 @@ BATCH_BYTES: Final = (
 )
 
 
-def send_message(body: Body, account: str, *, queue_url: str, claim_bucket: str) -> None:
-    """Sends one message to the queue, after its claim check is in S3; raises `Retryable` if it is not safe
-    there.
+def send_message(body: Body, account: str, *, queue_url: str, claim_bucket: str, sealing: Sealing) -> None:
+    """Sends one sealed message to the queue, after its claim check is in S3; raises `Retryable` if it is not
+    safe there.
     """
+    attributes = _attributes({seals.NAME: sealing.of_message(body.text)})
     _store_claim(body, claim_bucket)
     with clients.translating_errors("the events queue cannot be reached"):
         # The group makes a standard queue fair between accounts; it does not order anything.
-        clients.sqs().send_message(QueueUrl=queue_url, MessageBody=body.text, MessageGroupId=account)
+        clients.sqs().send_message(
+            QueueUrl=queue_url, MessageBody=body.text, MessageGroupId=account, MessageAttributes=attributes
+        )
 
 
 def delete_messages(queue_url: str, receipt_handles: Iterable[str]) -> None:
@@ -44,19 +50,21 @@ def send_messages(
     bodies: Sequence[Body],
     *,
     claim_bucket: str,
+    sealing: Sealing,
     group: str | None = None,
-    attributes: Mapping[str, str] | None = None,
+    attributes: Mapping[str, str] = MappingProxyType({}),
 ) -> set[int]:
-    """Sends messages in batches and returns the indexes of those that did not get there."""
+    """Sends sealed messages in batches and returns the indexes of those that did not get there."""
     common: dict[str, Any] = {"MessageGroupId": group} if group else {}
-    if attributes:
-        common["MessageAttributes"] = {
-            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-        }
+
+    def entry(index: int) -> dict[str, Any]:
+        text = bodies[index].text
+        named = _attributes({**attributes, seals.NAME: sealing.of_message(text)})
+        return {"Id": str(index), "MessageBody": text, "MessageAttributes": named, **common}
 
     def send_batch(indexes: list[int]) -> set[int]:
-        entries: Any = [{"Id": str(index), "MessageBody": bodies[index].text, **common} for index in indexes]
         try:
+            entries: Any = list(map(entry, indexes))
             for index in indexes:
                 _store_claim(bodies[index], claim_bucket)
             with clients.failing_fast(clients.sqs, "a queue cannot be reached") as client:
@@ -91,6 +99,10 @@ def change_visibility(queue_url: str, delays: Iterable[tuple[str, int]]) -> None
 def _store_claim(body: Body, claim_bucket: str) -> None:
     if body.claim_key is not None:
         s3.put_object(claim_bucket, body.claim_key, body.claim_bytes)
+
+
+def _attributes(texts: Mapping[str, str]) -> Any:
+    return {name: {"DataType": "String", "StringValue": text} for name, text in texts.items()}
 
 
 def _batches(bodies: Sequence[Body]) -> Iterator[list[int]]:

@@ -12,8 +12,9 @@ from typing import Final
 
 import zstandard
 
-from sluice import runtime
+from sluice import runtime, seals
 from sluice.aws import clients, s3
+from sluice.aws.sealing import Sealing
 
 PARKED_PREFIX: Final = "parked/"
 UNKNOWN_PREFIX: Final = "unknown/"
@@ -23,11 +24,22 @@ OBJECT_BYTES: Final = 16 * 2**20
 MAX_UNKNOWN_ACCOUNTS: Final = 5_000  # looked at in one tick
 
 
-def park(bucket: str, account_id: str, messages: Iterable[bytes], *, prefix: str = PARKED_PREFIX) -> None:
+class NotSealed(Exception):
+    """Says that a parked object was not written by Sluice, or was sealed with a key that is not live."""
+
+
+def park(
+    bucket: str,
+    account_id: str,
+    messages: Iterable[bytes],
+    *,
+    sealing: Sealing,
+    prefix: str = PARKED_PREFIX,
+) -> None:
     """Parks an account's messages (each one's JSON) until its circuit closes, or until it is known."""
     for lines in _objects(messages):
         # The time comes first in a key, so that a listing begins with the oldest.
-        s3.put_object(bucket, f"{prefix}{account_id}/{_unique_time()}.jsonl.zst", lines)
+        _put(bucket, f"{prefix}{account_id}/{_unique_time()}.jsonl.zst", lines, sealing)
 
 
 def parked_accounts(bucket: str) -> list[str]:
@@ -47,19 +59,25 @@ def parked_objects(bucket: str, account_id: str, *, prefix: str = PARKED_PREFIX)
     return [found["Key"] for found in answer.get("Contents", [])]
 
 
-def parked_messages(bucket: str, key: str) -> list[bytes]:
-    """Returns the messages of a parked object, each as its JSON."""
-    packed = s3.claim_reader(bucket)(key)
+def parked_messages(bucket: str, key: str, sealing: Sealing) -> list[bytes]:
+    """Returns the messages of a parked object, each as its JSON. Raises `NotSealed` for one of others."""
+    packed, metadata = s3.get_object_with_metadata(bucket, key)
+    if not sealing.is_own_object(key, packed, metadata.get(seals.NAME)):
+        raise NotSealed
     with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
         return reader.read().split(b"\n")
 
 
-def keep_only(bucket: str, key: str, messages: Sequence[bytes]) -> None:
+def keep_only(bucket: str, key: str, messages: Sequence[bytes], sealing: Sealing) -> None:
     """Leaves only these messages in a parked object, as the others are on the queue again."""
     if messages:
-        s3.put_object(bucket, key, _compressed(messages))
+        _put(bucket, key, _compressed(messages), sealing)
     else:
         s3.delete_object(bucket, key)
+
+
+def _put(bucket: str, key: str, content: bytes, sealing: Sealing) -> None:
+    s3.put_object(bucket, key, content, {seals.NAME: sealing.of_object(key, content)})
 
 
 def _objects(messages: Iterable[bytes]) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ ones on RejectedQueue, so reading may stop anywhere and be done again. Lines tha
 stamped alike, so they count once.
 """
 
+import functools
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ import msgspec
 from sluice import rejection, runtime
 from sluice.accounts import Accounts
 from sluice.aws import clients, s3, sqs, state_table
+from sluice.aws.sealing import Sealing
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.errors import Retryable, Undeliverable
 from sluice.klaviyo import problems
@@ -270,7 +272,7 @@ def _fill(group: _Group, source: Source, line: Line, accepted: Message[Any]) -> 
 
 
 def _store(group: _Group, accepted: Message[Any] | PipelessMessage) -> None:
-    stored = wrap(msgspec.json.encode(accepted), f"claims/lines/{accepted.receipt}.json.zst")
+    stored = wrap(msgspec.json.encode(accepted), f"claims/lines/{runtime.unique_id()}.json.zst")
     group.good[accepted.account].append(stored)
 
 
@@ -309,16 +311,12 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
 def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> None:
     for filling in group.filling.values():
         _store(group, filling.message)
-    bucket = settings.claim_bucket
-    unsent = len(
-        sqs.send_messages(
-            settings.rejected_queue_url, [rejection.encode(each) for each in group.bad], claim_bucket=bucket
-        )
+    send = functools.partial(
+        sqs.send_messages, claim_bucket=settings.claim_bucket, sealing=Sealing(settings.sealing_secret)
     )
+    unsent = len(send(settings.rejected_queue_url, [rejection.encode(each) for each in group.bad]))
     for account, bodies in group.good.items():
-        unsent += len(
-            sqs.send_messages(settings.events_queue_url, bodies, claim_bucket=bucket, group=account)
-        )
+        unsent += len(send(settings.events_queue_url, bodies, group=account))
     if unsent:
         raise Retryable(f"{unsent} messages of lines could not be sent to their queues")
     counts["RejectedEvents"] += len(group.bad) + group.told_together

@@ -13,6 +13,7 @@ import msgspec
 from sluice import dispatch, receipts, rejection, runtime
 from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.aws import clients, s3, sqs
+from sluice.aws.sealing import Sealing
 from sluice.delivery import circuit_breaker, http, lone_refusals, parking, poison, rate_limiter
 from sluice.delivery.backoff import Retry
 from sluice.delivery.circuit_breaker import CircuitState
@@ -62,7 +63,8 @@ class _BatchPorts(msgspec.Struct, frozen=True):
 
     def dispatch_part(self, *, records: Mapping[int, Record], deadlines: Deadlines) -> Outcome:
         settings, log = self.settings, self.log
-        circuits = _Circuits(settings.state_table, settings.claim_bucket, log)
+        sealing = Sealing(settings.sealing_secret)
+        circuits = _Circuits(settings.state_table, settings.claim_bucket, sealing, log)
         receipts = _Receipts(settings.state_table, deadlines.last_record)
         delivery = _DeliveryPorts(circuits, receipts, settings.state_table, deadlines.last_send)
         reader = _ObjectReader(settings, log, deadlines.last_send)
@@ -78,6 +80,9 @@ class _PartPorts(msgspec.Struct, frozen=True):
 
     def accounts(self) -> Accounts:
         return accounts.load(self.settings.accounts_secret, self._report)
+
+    def is_own_message(self, *, body: str, seal: str | None, sent: datetime) -> bool:
+        return Sealing(self.settings.sealing_secret).is_own_message(body, seal, sent)
 
     def fetch_claim(self, key: str) -> bytes:
         return s3.claim_reader(self.settings.claim_bucket)(key)
@@ -149,6 +154,7 @@ class _RejectedQueue(msgspec.Struct, frozen=True):
             self.settings.rejected_queue_url,
             [rejection.encode(each) for each in rejections],
             claim_bucket=self.settings.claim_bucket,
+            sealing=Sealing(self.settings.sealing_secret),
         )
 
     def record(self, *, rejected: Mapping[str, Set[int]], last: float) -> int:
@@ -169,6 +175,7 @@ class _RejectedQueue(msgspec.Struct, frozen=True):
 class _Circuits(msgspec.Struct, frozen=True):
     table: str
     bucket: str
+    sealing: Sealing
     log: Log
 
     async def state(self, *, account_id: str) -> CircuitState:
@@ -189,7 +196,9 @@ class _Circuits(msgspec.Struct, frozen=True):
 
     async def park(self, *, account_id: str, messages: list[bytes], is_known: bool = True) -> None:
         prefix = parking.PARKED_PREFIX if is_known else parking.UNKNOWN_PREFIX
-        await asyncio.to_thread(parking.park, self.bucket, account_id, messages, prefix=prefix)
+        await asyncio.to_thread(
+            parking.park, self.bucket, account_id, messages, sealing=self.sealing, prefix=prefix
+        )
 
 
 class _Receipts:

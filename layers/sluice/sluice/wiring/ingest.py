@@ -14,6 +14,7 @@ from sluice.accounts import Accounts
 from sluice.admission import rate_limit
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import s3, secrets, sqs
+from sluice.aws.sealing import Sealing
 from sluice.contract import Surface
 from sluice.errors import Retryable
 from sluice.message import Body
@@ -106,11 +107,13 @@ class _Storage(msgspec.Struct, frozen=True):
 
     def store(self, *, body: Body, account_id: str) -> None:
         queue_url, bucket = self.settings.events_queue_url, self.settings.claim_bucket
-        sqs.send_message(body, account_id, queue_url=queue_url, claim_bucket=bucket)
+        sealing = Sealing(self.settings.sealing_secret)
+        sqs.send_message(body, account_id, queue_url=queue_url, claim_bucket=bucket, sealing=sealing)
 
     def reject(self, *, rejections: Sequence[Rejection]) -> None:
         queue_url, bucket = self.settings.rejected_queue_url, self.settings.claim_bucket
-        if sqs.send_messages(queue_url, list(map(rejection.encode, rejections)), claim_bucket=bucket):
+        sealing, bodies = Sealing(self.settings.sealing_secret), list(map(rejection.encode, rejections))
+        if sqs.send_messages(queue_url, bodies, claim_bucket=bucket, sealing=sealing):
             raise Retryable("the rejected queue cannot be reached")
 
 

@@ -1,12 +1,13 @@
 """Builds the AWS-backed ports of reject."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
 from sluice import receipts
 from sluice.aws import clients, s3, secrets
+from sluice.aws.sealing import Sealing
 from sluice.records.cause import Cause
 from sluice.records.record import Record
 from sluice.records.table import RecordsTable
@@ -17,6 +18,10 @@ class RejectPorts(msgspec.Struct, frozen=True):
     """Reaches AWS for archiving."""
 
     settings: RejectSettings
+
+    def is_own_message(self, *, body: str, seal: str | None, sent: datetime) -> bool:
+        """Checks a seal with the keys of the sealing secret."""
+        return Sealing(self.settings.sealing_secret).is_own_message(body, seal, sent)
 
     def fetch_claim(self, key: str) -> bytes:
         """Returns an object of the claim bucket."""
