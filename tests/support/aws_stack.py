@@ -179,7 +179,7 @@ class Cloud:
             "operate": (
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "RECORDS_TABLE"),
                 *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNTS_SECRET", "WEBHOOK_SECRETS"),
-                *("RECORDS_SECRET", "ARCHIVE_DAYS"),
+                *("RECORDS_SECRET", "ARCHIVE_DAYS", "SEALING_SECRET"),
             ),
         }[function]
         values = {

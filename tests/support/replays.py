@@ -136,7 +136,7 @@ class World(runtime.System):
         accounts = Accounts(
             (KlaviyoAccount(SITE_ID, "pk"), KlaviyoAccount(OTHER_SITE, "pk2")), (PipelessApp(APP_ID, "key"),)
         )
-        lookups = Lookups(accounts, lambda _: None, lambda *_: frozenset(), lambda _: b"")
+        lookups = Lookups(accounts, lambda _: None, lambda *_: frozenset())
         reached: Any = self  # a replay asks for no other method of these
         nobody: Any = None  # asks for these
         return Ports(

@@ -93,6 +93,7 @@ class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     archive_bucket: str
     config_bucket: str
     accounts_secret: str
+    sealing_secret: str
     webhook_secrets: str
     records_secret: str
     archive_days: Annotated[int, msgspec.Meta(ge=1)]

@@ -51,13 +51,11 @@ class Lookups(msgspec.Struct, frozen=True):
     - `source` finds a webhook source by name; it raises `Misconfigured` if the source is not valid.
     - `excess_metrics` takes a site id, names of metrics and whether their caller was anonymous, and returns
       those that are too many for the account.
-    - `fetch_claim` reads a claim check.
     """
 
     accounts: Accounts
     source: Callable[[str], Source | None]
     excess_metrics: Callable[[str, Iterable[str], bool], Set[str]]
-    fetch_claim: Callable[[str], bytes]
 
 
 class Replayable(msgspec.Struct, frozen=True):
@@ -205,11 +203,13 @@ def _pipeless_events(
 def _body(
     record_id: str, rejection: Rejection, text: str, accepted: datetime, lookups: Lookups
 ) -> Replayable:
-    """Reads the text of a producer's body, or of a message that was damaged when it was archived."""
+    """Reads the text of a producer's body.
+
+    A message of Sluice's own is archived as what it holds. A text in the form of one has no seal, or is
+    damaged.
+    """
     if message.is_stored(text):
-        if rejection.reason is not Reason.DEAD_LETTER:
-            raise StillRefused("It has the form of a message of Sluice's own, and was not believed.")
-        return _whole(message.decode(text, lookups.fetch_claim))
+        raise StillRefused("It has the form of a message of Sluice's own, and was not believed.")
     account = None if rejection.account == UNKNOWN_ACCOUNT else rejection.account
     opened = envelopes.unwrap(Body(text, accepted, account, rejection.surface))
     if not isinstance(opened, Body):
@@ -244,10 +244,10 @@ def _delivery(rejection: Rejection, text: str, accepted: datetime, lookups: Look
 
 def _stored(rejection: Rejection, document: Any, original: Any, lookups: Lookups) -> Replayable:
     """Reads a dead letter. As it was, it needs no rule: it was accepted. Mended, it passes them again."""
-    stored = _decoded(document, lookups)
+    stored = _decoded(document)
     if document == original:
         return _whole(stored)
-    before = _decoded(original, lookups)
+    before = _decoded(original)
     if (stored.account, stored.surface, stored.source) != (before.account, before.surface, before.source):
         raise StillRefused("A mend cannot change the account of a message, or the way by which it came in.")
     if isinstance(stored, PipelessMessage):
@@ -276,8 +276,12 @@ def _upstream_parts(entry: Any) -> dict[str, Any]:
     return {"profile": entry["profile"], "events": events, "backfill": entry.get("backfill", False)}
 
 
-def _decoded(document: Any, lookups: Lookups) -> StoredMessage | PipelessMessage:
-    return message.decode(msgspec.json.encode(document).decode(), lookups.fetch_claim)
+def _decoded(document: Any) -> StoredMessage | PipelessMessage:
+    return message.decode(msgspec.json.encode(document).decode(), _no_claim)
+
+
+def _no_claim(_: str) -> bytes:
+    raise StillRefused("A mend cannot turn a message into a claim check.")
 
 
 def _whole(stored: StoredMessage | PipelessMessage) -> Replayable:

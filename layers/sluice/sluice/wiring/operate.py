@@ -11,6 +11,7 @@ from sluice import accounts, message, receipts, runtime
 from sluice.accounts import Accounts
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients, s3, secrets, sqs, sts
+from sluice.aws.sealing import Sealing
 from sluice.errors import Retryable
 from sluice.message import Body, PipelessMessage, StoredMessage
 from sluice.operate.job_table import JobTable
@@ -36,7 +37,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         ).encode(),
         jobs=JobTable(settings.records_table),
         slices=_Slices(settings.claim_bucket),
-        events=_Events(settings.events_queue_url, settings.claim_bucket),
+        events=_Events(settings),
         outcomes=functools.partial(receipts.outcomes, settings.state_table),
         lookups=functools.partial(_lookups, settings),
         sources=_SourcesDocument(settings.config_bucket),
@@ -91,17 +92,20 @@ class _Slices(msgspec.Struct, frozen=True):
 
 
 class _Events(msgspec.Struct, frozen=True):
-    queue_url: str
-    bucket: str
+    settings: OperateSettings
 
     def send(self, *, messages: Sequence[StoredMessage | PipelessMessage], again: bool) -> None:
         by_account: dict[str, list[Body]] = {}
         for each in messages:
             by_account.setdefault(each.account, []).append(message.encode(each))
-        attributes = {"resumed": "1"} if again else None
         for account, bodies in by_account.items():
             if sqs.send_messages(
-                self.queue_url, bodies, claim_bucket=self.bucket, group=account, attributes=attributes
+                self.settings.events_queue_url,
+                bodies,
+                claim_bucket=self.settings.claim_bucket,
+                sealing=Sealing(self.settings.sealing_secret),
+                group=account,
+                attributes={"resumed": "1"} if again else {},
             ):
                 raise Retryable("the events queue cannot be reached")
 
@@ -126,7 +130,6 @@ def _lookups(settings: OperateSettings) -> Lookups:
         accounts=_Secrets(settings.accounts_secret, settings.webhook_secrets).accounts(),
         source=lambda name: all_sources().find(name),
         excess_metrics=excess,
-        fetch_claim=s3.claim_reader(settings.claim_bucket),
     )
 
 
