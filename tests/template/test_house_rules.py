@@ -188,6 +188,30 @@ def policies_stay_in_roles(template: Template) -> Iterator[str]:
         yield from (f"{name}: a policy outside a role" for name in of_type(template, kind))
 
 
+def transport_is_encrypted(template: Template) -> Iterator[str]:
+    """Finds buckets and queues that can be reached without TLS.
+
+    EventsQueue is not among them, because its one policy is the producers' own.
+    """
+    held = {"EventsQueue"}
+    for kind, name_of in (("AWS::S3::BucketPolicy", "Bucket"), ("AWS::SQS::QueuePolicy", "Queues")):
+        for policy in of_type(template, kind).values():
+            for statement in as_list(policy["PolicyDocument"]["Statement"]):
+                everything = {"Effect": "Deny", "Principal": "*"}.items() <= statement.items()
+                if everything and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}:
+                    held |= {target(each) for each in as_list(policy[name_of])}
+    for kind in ("AWS::S3::Bucket", "AWS::SQS::Queue"):
+        yield from (f"{name}: takes requests without TLS" for name in of_type(template, kind).keys() - held)
+
+
+def only_dead_letter_queues_take_dead_letters(template: Template) -> Iterator[str]:
+    """Finds queues with a redrive policy in which other queues could leave their dead letters."""
+    for name, queue in of_type(template, "AWS::SQS::Queue").items():
+        allowed = queue.get("RedriveAllowPolicy", {}).get("redrivePermission")
+        if "RedrivePolicy" in queue and allowed != "denyAll":
+            yield f"{name}: takes the dead letters of others"
+
+
 def logs_expire(template: Template) -> Iterator[str]:
     """Finds functions without a log group: one that Lambda makes by itself is kept for ever."""
     groups = of_type(template, "AWS::Logs::LogGroup")
@@ -362,6 +386,8 @@ RULES: list[Rule] = [
     dead_letters_wait_longest,
     roles_are_narrow,
     policies_stay_in_roles,
+    transport_is_encrypted,
+    only_dead_letter_queues_take_dead_letters,
     logs_expire,
     only_own_lines_are_logged,
     environment_is_what_the_function_reads,
@@ -405,6 +431,13 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (roles_are_narrow, "Resources.RejectFunctionRole.Properties.ManagedPolicyArns", []),
     (roles_are_narrow, "Resources.RejectFunction.Properties.Role", {"Ref": "IngestFunctionRole"}),
     (policies_stay_in_roles, "Resources.Extra", {"Type": "AWS::IAM::Policy"}),
+    (transport_is_encrypted, "Resources.ClaimBucketPolicy.Properties.Bucket", {"Ref": "Another"}),
+    (transport_is_encrypted, "Resources.RejectedQueuePolicy.Properties.PolicyDocument.Statement", []),
+    (
+        only_dead_letter_queues_take_dead_letters,
+        "Resources.EventsQueue.Properties.RedriveAllowPolicy.redrivePermission",
+        "allowAll",
+    ),
     (logs_expire, "Resources.IngestFunctionLogGroup.Properties", {}),
     (logs_expire, "Resources.IngestFunction.Properties.LoggingConfig", {}),
     (logs_expire, f"{STATEMENTS.format('Reject')}.0.Resource", {"Ref": "IngestFunctionLogGroup"}),
