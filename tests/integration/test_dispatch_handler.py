@@ -416,6 +416,27 @@ def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
     assert not any(secret in dispatch.function.said for secret in SECRETS)
 
 
+def test_a_field_that_is_left_out_is_told_with_its_event_and_place(dispatch: Dispatch) -> None:
+    dispatch.klaviyo.configure(refused_fields=["value", "first_name"])
+    message_with_both = stored(("ann", "one"), ("ann", "two"), ("bob", "three"), receipt="r-1")
+    message_with_both.entries[0].events[1].attributes = event(unique_id="two", value=9.5)["attributes"]
+    message_with_both.entries[1].profile = profile(email="bob@mail.example", first_name="s3cret")["data"]
+    dispatch.put(message_with_both)
+
+    assert dispatch.invoke() == []
+
+    assert dispatch.delivered() == Counter(["one", "two", "three"])
+    root = "/data/attributes/events-bulk-create/data"
+    lines = dispatch.function.lines("field left out")
+    assert [(line["account"], line["receipt"], line["pointer"]) for line in lines] == [
+        (SITE_ID, "r-1", f"{root}/0/attributes/events/data/1/attributes/value"),
+        (SITE_ID, "r-1", f"{root}/1/attributes/profile/data/attributes/first_name"),
+    ]
+    metrics = dispatch.function.metrics()
+    assert metrics["LeftOutFields"] == metrics["PartialFailures"] == 2
+    assert not any(secret in dispatch.function.said for secret in SECRETS)
+
+
 def test_a_bad_event_that_nobody_names_is_told_at_once_beside_good_ones(dispatch: Dispatch) -> None:
     dispatch.klaviyo.configure(poison=[{"contains": "bad", "attributed": False}])
     dispatch.put(*(one(f"e{n}") for n in range(10)), one("bad"), *(one(f"f{n}") for n in range(10)))

@@ -210,6 +210,8 @@ def dispatch_batch(
             outcome = ports.dispatch_part(records=batch, deadlines=limits)
             for error, times in outcome.unforeseen.items():
                 ports.log.error("unforeseen failure", error=error, messages=times)
+            for field in outcome.left_out:
+                ports.log.info("field left out", **msgspec.structs.asdict(field))
             _store_rejections(outcome, ports, limits)
             counts.update(outcome.counts)
             _postpone(outcome.retry, records, ports)

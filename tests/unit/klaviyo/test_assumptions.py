@@ -187,7 +187,7 @@ class TestAFieldThatIsRefused:
 
         assert delivered(klaviyo.klaviyo) == all_once("order:1", "order:2")
         assert klaviyo.rejections == []
-        assert klaviyo.counts["PartialFailures"] == 1
+        assert klaviyo.counts["PartialFailures"] == klaviyo.counts["LeftOutFields"] == 1
         profiles = [taken.profile["attributes"] for taken in klaviyo.klaviyo.events()]
         assert sorted(profile.get("phone_number", "") for profile in profiles) == ["", REAL]
 

@@ -23,6 +23,18 @@ class Refusal(msgspec.Struct, frozen=True):
     positions: tuple[int, ...] = ()
 
 
+class LeftOutField(msgspec.Struct, frozen=True):
+    """Names a field that the upstream refused, and without which its event was sent again.
+
+    `pointer` leads to the field in the caller's document.
+    """
+
+    account: str
+    receipt: str
+    pointer: str
+    line: str | None = None
+
+
 class Outcome(msgspec.Struct):
     """Holds the outcome of a batch by the records' numbers; `retry` has those kept on the queue, and why.
 
@@ -32,6 +44,7 @@ class Outcome(msgspec.Struct):
     retry: dict[int, Retry] = {}
     parked: set[int] = set()
     refusals: list[Refusal] = []
+    left_out: list[LeftOutField] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
     unforeseen: Counter[str] = msgspec.field(default_factory=Counter)
 

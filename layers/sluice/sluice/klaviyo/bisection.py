@@ -121,7 +121,8 @@ class JobDelivery:
             changed = packing.job_of(job.number, [without])
             reply = await self._send(changed)
             if isinstance(reply, Accepted):
-                await self._ledger.mark_accepted(changed, "phone_number")
+                await self._ledger.mark_accepted(changed, "")
+                self._ledger.mark_left_out([event], optional_fields.PHONE_NUMBER, of_profile=True)
             if reply is None or isinstance(reply, Accepted):
                 return None
             if not isinstance(reply, JobRejected | AccountRejected):
@@ -257,6 +258,7 @@ class JobDelivery:
             return parts  # perhaps only one of the profiles merged here is at fault
         without = optional_fields.without_profile_field(entry, fault.tail)
         if without is not None and self._may_leave_out(entry.events[0]):
+            self._ledger.mark_left_out(entry.events, fault.tail, of_profile=True)
             return [without]
         self._ledger.reject(entry.events, entry.profile, Reason.REFUSED, fault, whole_entry=True)
         return []
@@ -265,6 +267,7 @@ class JobDelivery:
         """Returns an event without the field that is refused; rejects it if it needs that field."""
         without = optional_fields.without_event_field(event, fault.tail)
         if without is not None and self._may_leave_out(event):
+            self._ledger.mark_left_out([event], fault.tail, of_profile=False)
             return without
         reason = self._ledger.refusal_reason(event) if fault.tail in _NO_FIELD else Reason.REFUSED
         self._ledger.reject([event], event.profile, reason, fault, whole_entry=False)
@@ -273,10 +276,7 @@ class JobDelivery:
     def _may_leave_out(self, event: PackedEvent) -> bool:
         """Counts a field that is left out; False if there were too many."""
         self._fields_left_out[event.key, event.id] += 1
-        if self._fields_left_out[event.key, event.id] > MAX_FIELDS_LEFT_OUT:
-            return False
-        self._ledger.count_partial_failure()
-        return True
+        return self._fields_left_out[event.key, event.id] <= MAX_FIELDS_LEFT_OUT
 
     async def _search_entry(self, job: Job, reply: ItemsRejected) -> Job | None:
         """Finds the fault in the first entry that the upstream names; returns what comes after it."""

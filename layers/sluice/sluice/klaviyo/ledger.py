@@ -15,7 +15,7 @@ from sluice import positions, receipts, rejection
 from sluice.delivery import backoff
 from sluice.delivery.backoff import Retry
 from sluice.delivery.lone_refusals import LoneRefusals, name_of
-from sluice.delivery.outcome import Outcome, Refusal
+from sluice.delivery.outcome import LeftOutField, Outcome, Refusal
 from sluice.delivery.ports import Receipts
 from sluice.delivery.responses import Fault
 from sluice.errors import Retryable
@@ -153,9 +153,23 @@ class EventLedger:
         await self.mark_duplicates([(event, known[event.profile, event.id]) for event in repeats.values()])
         return packing.without(job, repeats)
 
-    def count_partial_failure(self) -> None:
-        """Counts a field that the upstream refused, and without which an event is sent again."""
+    def mark_left_out(self, events: Iterable[PackedEvent], tail: str, *, of_profile: bool) -> None:
+        """Records a field that the upstream refused, and without which events are sent again.
+
+        `tail` points to the field of these events, or of the profile that they share.
+        """
         self._outcome.counts["PartialFailures"] += 1
+        at_caller = {
+            (origin.message, origin.entry, None if of_profile else origin.event): None
+            for event in events
+            for origin in event.origins
+        }
+        for number, entry, event_index in at_caller:
+            source = self.messages[number]
+            pointer = pointers.caller_pointer(source.surface, source.flat, entry, event_index, tail)
+            line = pointers.caller_line(source.surface, source.line, entry)
+            self._outcome.left_out.append(LeftOutField(source.account, source.receipt, pointer, line))
+            self._outcome.counts["LeftOutFields"] += 1
 
     def keep(self, job: Job, wait: Retry) -> None:
         """Keeps a job's messages on the queue."""

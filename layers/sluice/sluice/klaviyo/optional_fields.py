@@ -13,6 +13,7 @@ import msgspec
 from sluice.contract import IDENTIFIERS
 from sluice.klaviyo.packing import JobEntry, PackedEvent
 
+PHONE_NUMBER: Final = "/attributes/profile/data/attributes/phone_number"
 _OF_EVENT: Final = re.compile(r"(?:/attributes)?/(value|value_currency|properties/.+)", re.DOTALL)
 _OF_PROFILE: Final = re.compile(
     r"(?:/attributes)?/profile(?:/data)?(?:(?P<outer>/id|/meta/.+)|(?:/attributes)?/(?P<attribute>.+))",
@@ -46,7 +47,7 @@ def without_profile_field(entry: JobEntry, tail: str) -> JobEntry | None:
 
 def without_phone_number(entry: JobEntry) -> JobEntry | None:
     """Returns an entry without the phone number of its profile; None if nothing else identifies it."""
-    return without_profile_field(entry, "/attributes/profile/data/attributes/phone_number")
+    return without_profile_field(entry, PHONE_NUMBER)
 
 
 def _profile_path(tail: str) -> list[str]:
