@@ -9,7 +9,7 @@ import click
 from sluice import __version__
 from sluice.records.record import State
 from sluice.rejection import Reason
-from sluicectl import accounts, completion, rejections, sources
+from sluicectl import accounts, completion, probe, rejections, sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.moments import MOMENT
@@ -112,6 +112,37 @@ def _completion(screen: Screen, shell: str) -> int:
     sluicectl completion fish | source      # in ~/.config/fish/config.fish
     """
     return completion.show(screen, sluicectl, shell)
+
+
+@sluicectl.command("probe", short_help="Ask a real account what Klaviyo's documents leave open.")
+@click.argument("account", metavar="SITE_ID")
+@click.option("--accounts", "file", type=_FILE, help="The accounts document with the account's key.")
+@click.option("--base-url", metavar="URL", help="Ask there; else where the document says, or at Klaviyo.")
+@click.option(
+    "--email-domain", default="example.com", show_default=True, help="Domain of the test profiles' addresses."
+)
+@click.option(
+    "--pause",
+    type=click.FloatRange(0, 600),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait before an event is repeated, because Klaviyo processes it after its answer.",
+)
+@click.option("--write", "directory", metavar="FOLDER", help="Write there; else to probe-SITE_ID-DATE.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Send without being asked.")
+@_said
+def _probe(screen: Screen, account: str, **options: Any) -> int:
+    """Asks an account at Klaviyo what Klaviyo's documents leave open, with marked test events.
+
+    It shows which assumptions of docs/compatibility.md hold, and writes two files: settings.json, with which
+    the fake upstream behaves as the account did, and exchanges.json, all questions and answers without the
+    key. The key is read from the accounts document, from KLAVIYO_PRIVATE_KEY, or asked for. Use a test
+    account: the events stay there.
+
+    \b
+    sluicectl probe AbC123 --accounts accounts.json
+    """
+    return probe.probe(screen, account, **options)
 
 
 def _selecting(command: Callable[..., int]) -> Callable[..., int]:

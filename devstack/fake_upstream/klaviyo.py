@@ -252,6 +252,7 @@ class Klaviyo:
 
     def _create_job(self, account: _Account, request: _Request, line: RequestLine) -> Answer:
         try:
+            request = self._unpacked(request)
             document = _read(request)
             self._refuse_problems(self._inspect(document, request))
             self._refuse_poison(document)
@@ -261,9 +262,24 @@ class Klaviyo:
         is_partial = self.settings.unreal_phone_numbers == "ignore" and any(_unreal_phone_numbers(document))
         return Answer(202, {"X-Klaviyo-Partial-Failure": "phone_number"} if is_partial else {})
 
+    def _unpacked(self, request: _Request) -> _Request:
+        """Returns a request whose body is not compressed, if such bodies are taken."""
+        if self.settings.gzipped_bodies == "refuse" or request.headers.get("content-encoding") != "gzip":
+            return request
+        try:
+            body = zlib.decompress(request.body, wbits=31)
+        except zlib.error:
+            raise Refused(error(400, "The body is not gzipped.", code="parse_error")) from None
+        return replace(request, body=body, headers={**request.headers, "content-encoding": "identity"})
+
     def _inspect(self, document: Any, request: _Request) -> list[Problem]:
-        revision, may_be_null = request.headers["revision"], self.settings.nulls == "take"
-        problems = rules.inspect(document, revision, request.arrived, may_be_null=may_be_null)
+        problems = rules.inspect(
+            document,
+            request.headers["revision"],
+            request.arrived,
+            may_be_null=self.settings.nulls == "take",
+            may_be_unknown=self.settings.unknown_fields == "take",
+        )
         if problems:
             return problems
         for entry, profile, phone_number in _unreal_phone_numbers(document):

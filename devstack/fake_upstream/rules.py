@@ -46,6 +46,7 @@ class Inspection:
     latest: float
     max_properties: int
     may_be_null: bool
+    may_be_unknown: bool
     problems: list[Problem] = field(default_factory=list)
 
     def refuse(self, pointer: str, detail: str) -> None:
@@ -55,10 +56,13 @@ class Inspection:
 type Check = Callable[[Any, str, Inspection], None]
 
 
-def inspect(document: object, revision: str, now: float, *, may_be_null: bool = True) -> list[Problem]:
+def inspect(
+    document: object, revision: str, now: float, *, may_be_null: bool = True, may_be_unknown: bool = False
+) -> list[Problem]:
     """Returns every mistake of a job's document, in document order; `now` in epoch seconds.
 
-    `may_be_null` says whether null is taken where the specification allows it and gives no reason to.
+    `may_be_null` says whether null is taken where the specification allows it and gives no reason to,
+    `may_be_unknown` whether a field is taken that the specification does not know.
     """
     first_year = 1990 if revision >= "2026-07-15" else 2000
     inspection = Inspection(
@@ -66,6 +70,7 @@ def inspect(document: object, revision: str, now: float, *, may_be_null: bool = 
         latest=now + YEAR_SECONDS,
         max_properties=400 if revision >= "2025-04-15" else 300,
         may_be_null=may_be_null,
+        may_be_unknown=may_be_unknown,
     )
     _DOCUMENT(document, "", inspection)
     return inspection.problems
@@ -186,7 +191,7 @@ def _resource(name: str, required: Mapping[str, Check], optional: Mapping[str, C
         for key, item in value.items():
             if key in known:
                 known[key](item, f"{pointer}/{key}", inspection)
-            else:
+            elif not inspection.may_be_unknown:
                 inspection.refuse(
                     _below(pointer, key), f"'{key}' is not a valid field for the resource '{name}'."
                 )

@@ -145,6 +145,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     duplicate_pointer: Literal["unique_id", "event", "entry", "events", "none"] = "unique_id"
     unreal_phone_numbers: Literal["take", "ignore", "refuse"] = "take"
     nulls: Literal["take", "refuse"] = "take"
+    unknown_fields: Literal["take", "refuse"] = "refuse"
+    gzipped_bodies: Literal["take", "refuse"] = "refuse"
     refused_fields: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     dropped: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     poison: tuple[Poison, ...] = ()
