@@ -19,6 +19,7 @@ from sluice.delivery import http
 from sluice.operate import jobs, replay, replay_commands
 from sluice.rejection import Reason, Rejection
 from tests.integration.test_rejections import wrong_currency
+from tests.support import sealing
 from tests.support.aws_stack import PRIVATE_KEY, Cloud, Crash, close_event_loop, cloud, forget, forget_secrets
 from tests.support.factories import SITE_ID
 from tests.support.operate import Operate
@@ -37,7 +38,9 @@ class Desk:
         monkeypatch.setattr(http, "client", lambda: self.client)
 
     def archive(self, *refused: Rejection) -> None:
-        self.aws.send(*(rejection.encode(each).text for each in refused), queue=self.aws.rejected)
+        for each in refused:
+            text = rejection.encode(each).text
+            self.aws.send(text, queue=self.aws.rejected, seal=sealing.seal(text))
         self.work_off("reject", self.aws.rejected)
 
     def work_off(self, name: str, queue: str | None = None) -> None:
