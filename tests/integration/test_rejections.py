@@ -13,6 +13,7 @@ from sluice.records.record import Record
 from sluice.rejection import Reason, Rejection, rejection_id
 from sluice.settings import OperateSettings
 from sluice.wiring.operate import operate_ports
+from tests.support import sealing
 from tests.support.aws_stack import Cloud, Function
 from tests.support.factories import NOON, SITE_ID
 from tests.support.recorded_log import RecordedLog
@@ -38,7 +39,7 @@ class Operator:
             body = rejection.encode(each)
             if body.claim_key:
                 cloud.s3.put_object(Bucket="claims", Key=body.claim_key, Body=body.claim_bytes)
-            cloud.send(body.text, queue=cloud.rejected)
+            cloud.send(body.text, queue=cloud.rejected, seal=sealing.seal(body.text))
         records = cloud.receive(cloud.rejected)
         answer = self.reject(records)
         assert answer == {"batchItemFailures": []}

@@ -17,6 +17,7 @@ MEANINGS: Final = {
         "An earlier request with it got no answer, and now it is refused without a reason. "
         "The upstream probably has it."
     ),
+    Reason.NOT_SEALED: "It has the form of a stored request, and Sluice did not store it.",
     Reason.DEAD_LETTER: "It was tried too often without an outcome, or it ended its process each time.",
 }
 ADVICE: Final = {
@@ -34,5 +35,6 @@ ADVICE: Final = {
     Reason.PROBABLY_RECORDED: (
         "Look for it upstream. If it is there: sluicectl rejections discard ID --why TEXT. If not, replay it."
     ),
+    Reason.NOT_SEALED: "Look who may send to EventsQueue. If it is good, let it be sent as a body again.",
     Reason.DEAD_LETTER: "Find the cause in the log of dispatch first. Then: sluicectl rejections replay ID.",
 }
