@@ -1,15 +1,18 @@
 """Defines the commands of `sluicectl`, their common options, and their exit codes."""
 
 import functools
+import json
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from sluice import __version__
+from sluice.operate.replay_commands import MAX_WHY
 from sluice.records.record import State
 from sluice.rejection import Reason
-from sluicectl import accounts, completion, probe, rejections, sources
+from sluicectl import accounts, completion, jobs, probe, rejections, replays, sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.moments import MOMENT
@@ -234,6 +237,164 @@ def _rejection_export(
 ) -> int:
     """Writes rejections with their payloads as JSON lines."""
     return rejections.export(screen, target, limit=limit, reveal=reveal, **selection)
+
+
+class _Id(click.ParamType[str]):
+    """Reads an id of so many hexadecimal digits."""
+
+    def __init__(self, name: str, digits: int) -> None:
+        self.name = name
+        self._form = re.compile(rf"[0-9a-f]{{{digits}}}")
+        self._digits = digits
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not self._form.fullmatch(value):
+            self.fail(f"'{value}' is no id: it has {self._digits} hexadecimal digits.", param, ctx)
+        return str(value)
+
+
+_RECORD: Final = _Id("id", 32)
+_JOB: Final = _Id("job", 20)
+
+
+def _json(_: click.Context, parameter: click.Parameter, given: str | None) -> tuple[Any, ...]:
+    """Reads a JSON value, as a tuple that is empty where none is given."""
+    return () if given is None else (_parsed(given, parameter),)
+
+
+def _changes(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """Reads values by the pointers where they are to be set."""
+    changes = {}
+    for each in given:
+        pointer, equals, value = each.partition("=")
+        if not equals:
+            raise click.BadParameter(f"it is written POINTER=JSON, not '{each}'.")
+        changes[pointer] = _parsed(value, parameter)
+    return changes
+
+
+def _patch(_: click.Context, parameter: click.Parameter, given: str | None) -> Any:
+    """Reads a patch from a file."""
+    if given is None:
+        return None
+    with click.open_file(given) as file:
+        patch = _parsed(file.read(), parameter)
+    if not isinstance(patch, list):
+        raise click.BadParameter("a patch of RFC 6902 is an array of operations.")
+    return patch
+
+
+def _short(_: click.Context, __: click.Parameter, given: str) -> str:
+    """Reads a reason that fits into a record."""
+    if not 1 <= len(given.strip()) <= MAX_WHY:
+        raise click.BadParameter(f"say it in 1 to {MAX_WHY} characters.")
+    return given.strip()
+
+
+def _parsed(text: str, parameter: click.Parameter) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        hint = f" A text is written '\"{shown}\"'." if parameter.name != "patch" and shown.isalnum() else ""
+        raise click.BadParameter(f"{shown} is no JSON.{hint}") from None
+
+
+@_rejections.command("replay")
+@click.argument("ids", nargs=-1, type=_RECORD, metavar="[ID]...")
+@click.option(
+    "--set", "changes", multiple=True, metavar="POINTER=JSON", callback=_changes, help="Set a value."
+)
+@click.option("--remove", "removed", multiple=True, metavar="POINTER", help="Remove what is there.")
+@click.option("--fault", metavar="JSON", callback=_json, help="Set this at each one's own refused place.")
+@click.option("--patch", type=_FILE, callback=_patch, help="Apply a patch (RFC 6902) from a file.")
+@click.option("--trigger-flows", is_flag=True, help="Let flows start for events older than a day.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent and what not, and send nothing.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Send without being asked.")
+@_said
+@_targeted
+@_selecting
+def _rejection_replay(
+    screen: Screen,
+    target: Target,
+    *,
+    changes: dict[str, Any],
+    removed: tuple[str, ...],
+    fault: tuple[Any, ...],
+    patch: Any,
+    **options: Any,
+) -> int:
+    """Sends refused events again, mended, and waits until it is known what became of them.
+
+    It shows first how many can be sent now, how many not and why, and one of them before and after, and asks.
+    An event keeps its unique_id and time, so sending it twice counts once. Events older than a day start no
+    flow. Pointers lead into the payload that `rejections show` shows.
+
+    \b
+    sluicectl rejections replay --group 3f9a1c2e7b04 --fault '"EUR"'
+    sluicectl rejections replay 0190… --set /events/0/value=9.9 --remove /profile/attributes/phone_number
+    """
+    mend = replays.mend_of(changes=changes, removed=removed, fault=fault, patch=patch)
+    return replays.replay(screen, target, mend=mend, **options)
+
+
+@_rejections.command("discard")
+@click.argument("ids", nargs=-1, type=_RECORD, metavar="[ID]...")
+@click.option(
+    "--why", required=True, callback=_short, help="The reason, which the record keeps: up to 60 characters."
+)
+@click.option("--dry-run", is_flag=True, help="Count them, and change nothing.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Discard without being asked.")
+@_said
+@_targeted
+@_selecting
+def _rejection_discard(screen: Screen, target: Target, **options: Any) -> int:
+    """Marks open rejections as not needed. For a day, `rejections restore` takes it back."""
+    return replays.discard(screen, target, **options)
+
+
+@_rejections.command("restore")
+@click.argument("ids", nargs=-1, type=_RECORD, metavar="[ID]...")
+@_said
+@_targeted
+@_selecting
+def _rejection_restore(screen: Screen, target: Target, **options: Any) -> int:
+    """Opens rejections again that were discarded within a day."""
+    return replays.restore(screen, target, **options)
+
+
+@sluicectl.group("jobs", short_help="Long work: replays that run, are done, or are cancelled.")
+def _jobs() -> None:
+    """Shows long work, such as replays, and cancels it. Jobs go on without anybody who waits for them."""
+
+
+@_jobs.command("list")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="At most so many."
+)
+@_said
+@_targeted
+def _job_list(screen: Screen, target: Target, limit: int) -> int:
+    """Shows jobs, the newest first."""
+    return jobs.listing(screen, target, limit=limit)
+
+
+@_jobs.command("show")
+@click.argument("job_id", type=_JOB, metavar="JOB")
+@_said
+@_targeted
+def _job_show(screen: Screen, job_id: str, target: Target) -> int:
+    """Shows how far a job is."""
+    return jobs.show(screen, target, job_id)
+
+
+@_jobs.command("cancel")
+@click.argument("job_id", type=_JOB, metavar="JOB")
+@_said
+@_targeted
+def _job_cancel(screen: Screen, job_id: str, target: Target) -> int:
+    """Cancels a job: it sends nothing more. Its events that are sent stay sent."""
+    return jobs.cancel(screen, target, job_id)
 
 
 @sluicectl.group("sources", short_help="Who may post webhooks, and which events they become.")
