@@ -23,13 +23,21 @@ NAMES = {
 }
 
 
-def actions(template: Template, resource: str) -> Iterator[str]:
-    """Yields the actions that operate's role has on a resource, by the text that names it."""
+def statements(template: Template, resource: str) -> list[dict[str, Any]]:
+    """Returns what operate's role may do with a resource, by the text that names it."""
     [policy] = template["Resources"]["OperateFunctionRole"]["Properties"]["Policies"]
-    for statement in policy["PolicyDocument"]["Statement"]:
-        if resource in json.dumps(statement["Resource"]):
-            given = statement["Action"]
-            yield from [given] if isinstance(given, str) else given
+    return [
+        statement
+        for statement in policy["PolicyDocument"]["Statement"]
+        if resource in json.dumps(statement["Resource"])
+    ]
+
+
+def actions(template: Template, resource: str) -> Iterator[str]:
+    """Yields the actions that operate's role has on a resource."""
+    for statement in statements(template, resource):
+        given = statement["Action"]
+        yield from [given] if isinstance(given, str) else given
 
 
 def test_operate_has_the_one_name_that_follows_from_the_stacks(expanded: Template) -> None:
@@ -74,9 +82,24 @@ def test_operate_takes_nothing_from_a_queue(expanded: Template, queue: str) -> N
     assert list(actions(expanded, f'"{queue}"')) == ["sqs:SendMessage"]
 
 
-@pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket", "StateTable"])
+@pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket"])
 def test_operate_deletes_nothing(expanded: Template, store: str) -> None:
     assert not [each for each in actions(expanded, store) if "Delete" in each]
+
+
+def test_operate_changes_nothing_in_the_state_table_but_pauses_and_metrics(expanded: Template) -> None:
+    allowed = {
+        json.dumps(each["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]): each["Action"]
+        for each in statements(expanded, "StateTable")
+        if "Condition" in each
+    }
+    anywhere = [each["Action"] for each in statements(expanded, "StateTable") if "Condition" not in each]
+
+    assert allowed == {
+        '"metrics#*"': "dynamodb:UpdateItem",
+        '"pause#*"': ["dynamodb:DeleteItem", "dynamodb:PutItem"],
+    }
+    assert anywhere == [["dynamodb:BatchGetItem", "dynamodb:GetItem"]]
 
 
 @pytest.mark.parametrize("prefix", ["operate/answers/", "operate/requests/"])
