@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from sluice.operate import job_commands
+from sluice.operate.commands import COMMANDS
+from sluice.operate.door import VERSION, Request
+
 type Template = dict[str, Any]
 
 ALIASES = {"OperateReadAlias": "read", "OperateAdminAlias": "admin"}
@@ -62,15 +66,28 @@ def test_an_alias_follows_the_code(expanded: Template, alias: str, name: str) ->
 
 
 def test_there_is_no_other_way_in(expanded: Template) -> None:
-    """Checks that nothing but an operator's own IAM policy lets anybody invoke operate."""
+    """Checks that nothing but an operator's own IAM policy, and the schedule of jobs, invokes operate."""
     resources = expanded["Resources"]
 
     assert {
         name for name, each in resources.items() if each["Type"] == "AWS::Lambda::Alias"
     } == ALIASES.keys()
-    for name, each in resources.items():
-        if each["Type"] in {"AWS::Lambda::Permission", "AWS::Lambda::Url", "AWS::Lambda::EventSourceMapping"}:
-            assert "Operate" not in json.dumps(each), name
+    ways = {"AWS::Lambda::Permission", "AWS::Lambda::Url", "AWS::Lambda::EventSourceMapping"}
+    assert [
+        name for name, each in resources.items() if each["Type"] in ways and "Operate" in json.dumps(each)
+    ] == ["JobSchedulePermission"]
+    permission = resources["JobSchedulePermission"]["Properties"]
+    assert permission["SourceArn"] == {"Fn::GetAtt": ["JobSchedule", "Arn"]}
+
+
+def test_jobs_go_on_by_a_schedule(expanded: Template) -> None:
+    schedule = expanded["Resources"]["JobSchedule"]["Properties"]
+
+    [target] = schedule["Targets"]
+    assert (schedule["ScheduleExpression"], target["Arn"]) == ("rate(1 minute)", {"Ref": "OperateAdminAlias"})
+    request = Request.model_validate_json(target["Input"])
+    assert (request.version, COMMANDS[request.command]) == (VERSION, job_commands.TICK)
+    job_commands.TICK.arguments.model_validate(request.arguments)
 
 
 def test_operate_sees_that_a_webhook_secret_exists_and_not_what_it_is(expanded: Template) -> None:
