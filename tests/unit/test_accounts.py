@@ -60,7 +60,15 @@ def test_the_only_account_is_the_one_meant_when_none_is_named() -> None:
     assert parsed(account(), OTHER).single_account() is None
 
 
-@pytest.mark.parametrize("url", ["https://example.com", "http://127.0.0.1:9000", "http://localhost:9000"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "http://127.0.0.1:9000",
+        "http://localhost:9000",
+        "http://machine.localhost:9000",
+    ],
+)
 def test_an_upstream_is_reached_over_https_or_on_this_machine(url: str) -> None:
     assert parsed(account(base_url=url)).accounts[0].base_url == url
 
