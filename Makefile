@@ -94,6 +94,10 @@ build: .venv/.ready .venv-sam/.ready ## build functions and layers for AWS (ARCH
 openapi: .venv/.ready ## write the API's description anew, after a change of its types or limits
 	@$(RUN) tools.openapi
 
+.PHONY: events
+events: .venv/.ready ## write tests/events anew: an event for every trigger of every function
+	@$(RUN) tools.events
+
 .PHONY: lock
 lock: $(OWN_UV) ## pin the requirements with hashes, after a change of theirs (ARGS=--upgrade for newer releases)
 	$(PIN) layers/dependencies/requirements.in -o layers/dependencies/requirements.txt

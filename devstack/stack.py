@@ -35,11 +35,12 @@ from typing import Any, Self
 import boto3
 import yaml
 
-from devstack import emulator, permissions, processes, sam
+from devstack import emulator, permissions, processes, sam, sam_local
 from devstack.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
 from devstack.lifeline import Lifeline
 from devstack.processes import Service, ServiceError
 from sluice.webhooks import presets
+from tools import events
 
 WORKSPACE = Path(".local").absolute()
 DEFAULT_PORT = 4566
@@ -117,7 +118,7 @@ class Stack:
 
     def stop(self) -> None:
         """Ends the mappings first, so that they can still delete completed messages."""
-        for name in ("mapping", "standin"):
+        for name in ("mapping", "forwarder", "standin"):
             if name in self.services:
                 self.services[name].stop(2 * GRACE_SECONDS)
         self.emulator.stop()
@@ -192,6 +193,7 @@ def up(port: int | None, upstream: str | None, parameters: Mapping[str, str]) ->
                 print("cleaning up after a stack that is no longer whole")
                 stack.stop()
             stack = _start(WORKSPACE, port or DEFAULT_PORT, upstream, parameters, lifeline)
+        stack = prepare_sam_local(stack, lifeline)
         lifeline.release()
     return stack
 
@@ -204,6 +206,7 @@ def down() -> None:
         return
     with _step("stopping"):
         stack.stop()
+        sam_local.remove_network()
 
 
 @contextlib.contextmanager
@@ -224,6 +227,47 @@ def running(folder: Path, parameters: Mapping[str, str], *, polls: bool = True) 
             stack = _start(folder, emulator.free_port(), None, parameters, lifeline, polls=polls)
             block.callback(stack.stop)
         yield stack
+
+
+def prepare_sam_local(stack: Stack, lifeline: Lifeline) -> Stack:
+    """Lets `sam local` work on a running stack; where there is Docker, containers reach it afterwards."""
+    folder = Path(stack.folder)
+    _isolate(stack.port)
+    with _step("preparing sam local") as note:
+        address = sam_local.gateway()
+        sam_local.write(folder, WORKSPACE / "build", stack.aws, address)
+        events.write(folder / "events", _names(stack))
+        if address is None:
+            note.append("without Docker")
+            return stack
+        if "forwarder" in stack.services and stack.services["forwarder"].alive():
+            return stack
+        urls = (stack.aws, stack.upstream) if "standin" in stack.pids else (stack.aws,)
+        forwarder = processes.start(
+            "devstack.forwarder",
+            ["--listen", address, *(str(urllib.parse.urlsplit(url).port) for url in urls)],
+            _ready_file(folder, "forwarder"),
+            _log(folder, "forwarder"),
+            lifeline,
+        )
+        stack = replace(stack, pids=stack.pids | {"forwarder": forwarder.pid})
+        stack.save()
+    return stack
+
+
+def _names(stack: Stack) -> events.Names:
+    """Returns the names of a running stack that its events have."""
+    urls = {name.removesuffix("Url"): url for name, url in stack.outputs.items() if name.endswith("QueueUrl")}
+    parts = {name: urllib.parse.urlsplit(url).path.split("/") for name, url in urls.items()}
+    return events.Names(
+        key=stack.key,
+        account=stack.site_id,
+        webhook_token=stack.webhook_secrets["bigcommerce"],
+        queues=tuple(
+            (name, f"arn:aws:sqs:{stack.region}:{account}:{queue}")
+            for name, (_, account, queue) in parts.items()
+        ),
+    )
 
 
 @contextlib.contextmanager

@@ -475,7 +475,10 @@ class World:
                 case Request():
                     self._send(action)
                 case Produced():
-                    named = sealing.attributes(action.body, action.attributes)
+                    named = {
+                        name: {"DataType": "String", "StringValue": value}
+                        for name, value in action.attributes.items()
+                    }
                     self.events_queue.send(action.body, None, named)
                     self.ledger.accept(action.marks)
                 case Dropped():

@@ -2,12 +2,10 @@
 
 from typing import Final
 
-from sluice.operate import index, job_commands, pauses, rejections, replay_commands, sources, transfers
+from sluice.operate import index, job_commands, rejections, replay_commands, sources, transfers
 from sluice.operate.command import AnyCommand
 
 _ALL: Final[tuple[AnyCommand, ...]] = (
-    pauses.PAUSE,
-    pauses.RESUME,
     rejections.GROUPS,
     rejections.LIST,
     rejections.SHOW,
