@@ -24,7 +24,7 @@ from sluice.delivery import rate_limiter
 from sluice.delivery.rate_limiter import NoSlotBeforeDeadline, RateLimiter
 from sluice.delivery.responses import Response, retry_after
 from sluice.errors import Retryable
-from tests.support.pretended_world import Clock, run
+from tests.support.pretended_time import Clock, run
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

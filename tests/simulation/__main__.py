@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.simulation.faults import Fault, possible
 from tests.simulation.runner import Report, report, simulate
@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--only", type=int, nargs="+", help="these, in this order")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that run them")
     parser.add_argument("--stop", action="store_true", help="stop at the first that fails, and do not shrink")
     parser.add_argument("--seed", type=int, help="one seed, with its trace")
@@ -32,9 +33,8 @@ def main() -> int:
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})
     if arguments.seed is not None:
         return _run_one(arguments.seed)
-    return _run_many(
-        range(arguments.first, arguments.first + arguments.seeds), arguments.jobs, arguments.stop
-    )
+    seeds = arguments.only or range(arguments.first, arguments.first + arguments.seeds)
+    return _run_many(seeds, arguments.jobs, arguments.stop)
 
 
 def _run_one(seed: int) -> int:
@@ -47,7 +47,7 @@ def _run_one(seed: int) -> int:
     return 1
 
 
-def _run_many(seeds: range, jobs: int, stop: bool) -> int:
+def _run_many(seeds: Sequence[int], jobs: int, stop: bool) -> int:
     begin = told = time.monotonic()
     met: Counter[tuple[str, Fault]] = Counter()
     calls: Counter[str] = Counter()
@@ -86,7 +86,7 @@ def _run_many(seeds: range, jobs: int, stop: bool) -> int:
     return 1 if failed or (missing and len(seeds) >= LONG_RUN) else 0
 
 
-def _reports(seeds: range, jobs: int) -> Iterator[Report]:
+def _reports(seeds: Sequence[int], jobs: int) -> Iterator[Report]:
     if jobs == 1:
         yield from map(report, seeds)
         return

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from email.utils import formatdate
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import msgspec
@@ -20,7 +20,6 @@ from tests.simulation.ledger import marks_in
 from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Killed, Process
 
-type Answer = tuple[int, dict[str, str], bytes]
 type Arrive = Callable[[Process, str, dict[str, str], bytes], Answer]
 
 TOLD = 12  # events of a request that are named in the trace
@@ -31,6 +30,15 @@ _PAGE = b"<!DOCTYPE html><html><title>Just a moment...</title></html>"
 _JSON = {"Content-Type": "application/vnd.api+json"}
 _HTML = {"Content-Type": "text/html; charset=UTF-8"}
 _STEP = {"http2": "http2.send_request_headers.started", "http11": "http11.send_request_headers.started"}
+
+
+class Answer(NamedTuple):
+    """Holds an answer, and after how many seconds it comes; status 0 resets the connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    after: float = 0.0
 
 
 class Upstream:
@@ -99,10 +107,10 @@ class Transport(httpx2.AsyncBaseTransport):
                 outside.crash(process, operation, to, fault)
             if fault is Fault.STALL:
                 outside.stall(process, chance)
-            status, headers, content = await self._exchange(request, body, account, fault, chance)
-            how = str(status)
+            answer = await self._exchange(request, body, account, fault, chance)
+            how = str(answer.status)
             if fault not in _INSTEAD:
-                self._upstream.heard(process, status, body)
+                self._upstream.heard(process, answer.status, body)
             if fault is Fault.CRASH_AFTER or self._upstream.killed():
                 outside.crash(process, operation, to, Fault.CRASH_AFTER)
         except Killed:
@@ -114,7 +122,7 @@ class Transport(httpx2.AsyncBaseTransport):
         finally:
             told = f"[{fault}] {how}" if fault else how
             outside.trace.add(outside.scheduler.now, process.name, operation, to, told)
-        return httpx2.Response(status, headers=headers, content=content, request=request)
+        return httpx2.Response(answer.status, headers=answer.headers, content=answer.body, request=request)
 
     async def _exchange(
         self, request: httpx2.Request, body: bytes, account: str, fault: Fault | None, chance: random.Random
@@ -137,13 +145,17 @@ class Transport(httpx2.AsyncBaseTransport):
             await self._wait(chance.uniform(1.0, 14.0), limit)
         if fault in {Fault.HUNG, Fault.HUNG_DONE}:
             await self._wait(limit + 1.0, limit)
-        if fault in {Fault.RESET, Fault.RESET_TAKEN}:
+        if fault is Fault.RESET_TAKEN:
             raise httpx2.ReadError("connection reset")
         await asyncio.sleep(max(0.0, arrival + back - scheduler.now))
         if not answers:  # the process stood still in between, and what has arrived is due at this moment
             await asyncio.sleep(0.001)
-        self._free.append(scheduler.now + CONNECTION_SECONDS)
         [answer] = answers
+        if answer.after:
+            await self._wait(answer.after, limit)
+        if not answer.status:
+            raise httpx2.ReadError("connection reset")
+        self._free.append(scheduler.now + CONNECTION_SECONDS)
         return answer
 
     async def _show(self, trace: Callable[[str, Any], Any]) -> None:
@@ -187,13 +199,13 @@ class Transport(httpx2.AsyncBaseTransport):
     ) -> Answer:
         """Returns the answer that the upstream, or something in front of it, gives on arrival."""
         if fault in _INSTEAD:
-            status, headers, content = _INSTEAD[fault](chance, self._upstream.outside.scheduler.now)
+            answer = _INSTEAD[fault](chance, self._upstream.outside.scheduler.now)
             assert fault is not None
-            self._upstream.counted(account, fault, status, body)
-            return status, headers, content
+            self._upstream.counted(account, fault, answer.status, body)
+            return answer
         if fault in {Fault.HUNG, Fault.RESET}:
             self._upstream.counted(account, fault, 0, body)
-            return 0, {}, b""
+            return Answer(0, {}, b"")
         headers = {name.lower(): value for name, value in request.headers.items()}
         return self._upstream.arrive(self._process, request.url.path, headers, body)
 
@@ -215,14 +227,13 @@ def module_with(transport: Callable[[], Transport]) -> ModuleType:
 def _error(status: int, pointer: str = "/data", **source: str) -> Answer:
     where = source or {"pointer": pointer}
     errors = [{"code": "error", "detail": f"A fault answered {status}.", "source": where}]
-    return status, _JSON, msgspec.json.encode({"errors": errors})
+    return Answer(status, _JSON, msgspec.json.encode({"errors": errors}))
 
 
 def _throttle(chance: random.Random, now: float, *, form: str) -> Answer:
     seconds = chance.choice((1, 3, 10, 60, 600))
-    status, headers, body = _error(429)
     value = {"seconds": str(seconds), "date": formatdate(START + now + seconds, usegmt=True)}.get(form)
-    return status, headers | ({"Retry-After": value} if value else {}), body
+    return _error(429)._replace(headers=_JSON | ({"Retry-After": value} if value else {}))
 
 
 _INSTEAD: dict[Fault | None, Callable[[random.Random, float], Answer]] = {
@@ -230,11 +241,11 @@ _INSTEAD: dict[Fault | None, Callable[[random.Random, float], Answer]] = {
     Fault.THROTTLED_DATE: lambda chance, now: _throttle(chance, now, form="date"),
     Fault.THROTTLED_BARE: lambda chance, now: _throttle(chance, now, form="none"),
     Fault.JSON_500: lambda *_: _error(500),
-    Fault.PAGE_502: lambda *_: (502, _HTML, _PAGE),
-    Fault.PAGE_403: lambda *_: (403, _HTML, _PAGE),
-    Fault.PAGE_400: lambda *_: (400, _HTML, _PAGE),
-    Fault.PAGE_200: lambda *_: (200, _HTML, _PAGE),
-    Fault.MOVED: lambda *_: (302, {"Location": "https://elsewhere.test/"}, b""),
+    Fault.PAGE_502: lambda *_: Answer(502, _HTML, _PAGE),
+    Fault.PAGE_403: lambda *_: Answer(403, _HTML, _PAGE),
+    Fault.PAGE_400: lambda *_: Answer(400, _HTML, _PAGE),
+    Fault.PAGE_200: lambda *_: Answer(200, _HTML, _PAGE),
+    Fault.MOVED: lambda *_: Answer(302, {"Location": "https://elsewhere.test/"}, b""),
     Fault.TIMEOUT_408: lambda *_: _error(408),
     Fault.UNAUTHORIZED: lambda *_: _error(401),
     Fault.FORBIDDEN: lambda *_: _error(403),
@@ -242,6 +253,6 @@ _INSTEAD: dict[Fault | None, Callable[[random.Random, float], Answer]] = {
     Fault.GONE: lambda *_: _error(410),
     Fault.HEADER_400: lambda *_: _error(400, parameter="revision"),
     Fault.BARE_400: lambda *_: _error(400),
-    Fault.PAGE_413: lambda *_: (413, _HTML, _PAGE),
-    Fault.LARGE_400: lambda *_: (400, _JSON, b"x" * 5_000_000),
+    Fault.PAGE_413: lambda *_: Answer(413, _HTML, _PAGE),
+    Fault.LARGE_400: lambda *_: Answer(400, _JSON, b"x" * 5_000_000),
 }

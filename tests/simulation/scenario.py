@@ -6,6 +6,7 @@ are the real ones, and time is pretended, so hours take seconds.
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -151,7 +152,7 @@ class Scenario:
         async with self.working():
             while self.clock() - begin < limit:
                 await asyncio.sleep(1.0)
-                if not self._busy() and not self.queue.messages and not any(self.parked.values()):
+                if not self._busy() and not self.queue.messages and not self._is_parking():
                     break
             return self.clock() - begin
 
@@ -195,6 +196,17 @@ class Scenario:
                 lines = zstandard.decompress(self.s3.objects("claims")[key].content).split(b"\n")
                 found[key.split("/")[1]].append(lines)
         return found
+
+    @property
+    def receipts(self) -> dict[str, set[int]]:
+        """Returns the positions of the events that are delivered or rejected, by receipt."""
+        return {
+            key.removeprefix("receipt#"): {
+                int(place) for name in ("delivered", "rejected") for place in item.get(name, {}).get("NS", ())
+            }
+            for key, item in self.dynamodb.tables["state"].items()
+            if key.startswith("receipt#")
+        }
 
     def open_circuit(self, account: str, status: int) -> None:
         """Opens an account's circuit."""
@@ -288,13 +300,16 @@ class Scenario:
             Invoker(environment, SECONDS[environment.function], 1_769) for environment in self._bound
         ]
 
+    def _is_parking(self) -> bool:
+        return any(key.startswith(PARKED) for key in self.s3.objects("claims"))
+
     def _busy(self) -> bool:
         return any(invoker.busy for invoker in (*self._dispatch, self._resume))
 
     def _tick(self) -> None:
         while True:
             self.scheduler.sleep(60.0)
-            if not self._resume.busy and any(self.parked.values()):
+            if not self._resume.busy and self._is_parking():
                 with contextlib.suppress(Exception):
                     self._resume.invoke({})
 
@@ -320,10 +335,13 @@ class Scenario:
         instead = self.answer(body)
         if instead is not None:
             assert instead.status is not None
-            return instead.status, dict(instead.headers), instead.body
+            return http.Answer(instead.status, dict(instead.headers), instead.body)
         given = self.klaviyo.handle("POST", path, headers, body)
         content = given.body if isinstance(given.body, bytes) else b"".join(given.body)
-        return given.status, {**given.headers}, content
+        if given.ending == "reset":
+            return http.Answer(0, {}, b"")
+        after = math.inf if given.ending == "hung" else given.delay
+        return http.Answer(given.status, {**given.headers}, content, after)
 
 
 def _key(request: httpx2.Request) -> str:

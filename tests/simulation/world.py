@@ -702,7 +702,7 @@ class World:
         account = self._accounts[headers["authorization"].rpartition(" ")[2]]
         if b"failone" in body and self.scheduler.now < self.plan.failing_until:
             self._count_arrival(account, 500, body)
-            return 500, {"Content-Type": "application/json"}, b'{"errors": []}'
+            return http.Answer(500, {"Content-Type": "application/json"}, b'{"errors": []}')
         self.ledger.arrived(marks_in(body))
         if SPOILED.encode() in body:
             refusal = self._refuse_names(body)
@@ -715,7 +715,7 @@ class World:
         if 200 <= answer.status < 300:
             identities = _pipeless_identities if vendor is self.pipeless else _klaviyo_identities
             self.ledger.taken(account, identities(body))
-        return answer.status, {name.lower(): value for name, value in answer.headers.items()}, content
+        return http.Answer(answer.status, {**answer.headers}, content)
 
     def _refuse_names(self, body: bytes) -> http.Answer:
         """Refuses the profiles with a spoiled name, and names them as Klaviyo is set to."""
@@ -729,7 +729,8 @@ class World:
         errors = [
             {"code": "invalid", "detail": "Invalid name.", "source": {"pointer": pointer}} for pointer in told
         ]
-        return 400, {"content-type": "application/vnd.api+json"}, msgspec.json.encode({"errors": errors})
+        document = msgspec.json.encode({"errors": errors})
+        return http.Answer(400, {"content-type": "application/vnd.api+json"}, document)
 
     def _count_fault(self, account: str, fault: Fault, status: int, body: bytes) -> None:
         """Notes a request that something else answers, or nobody."""

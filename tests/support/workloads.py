@@ -11,7 +11,8 @@ from devstack.fake_upstream import Klaviyo
 from sluice.contract import Surface
 from sluice.klaviyo import parser
 from sluice.message import Message
-from tests.support.pretended_world import START, World, run
+from tests.simulation.scenario import Scenario
+from tests.simulation.scheduler import START
 
 SITE, KEY = "AbC123", "pk_abc"
 OTHER, OTHER_KEY = "XyZ789", "pk_xyz"
@@ -60,23 +61,23 @@ def delivered(klaviyo: Klaviyo, site_id: str = SITE) -> Counter[str]:
     return Counter(taken.event["unique_id"] for taken in klaviyo.events(site_id))
 
 
-def rejected(world: World) -> Counter[str]:
+def rejected(world: Scenario) -> Counter[str]:
     """Counts how often each unique_id was rejected; a rejection that is stored twice has one id."""
     by_id = {rejection.id: rejection.payload for rejection in world.rejections}
     payloads = [msgspec.json.decode(payload) for payload in by_id.values()]
     return Counter(event["unique_id"] for payload in payloads for event in payload["events"])
 
 
-def work(world: World, *requests: Message[Any], limit: float = HOUR) -> float:
+def work(world: Scenario, *requests: Message[Any], limit: float = HOUR) -> float:
     async def scenario() -> float:
         for each in requests:
             world.put(each)
         return await world.work_until_done(limit)
 
-    return run(scenario())
+    return world.run(scenario())
 
 
-def summary(world: World, site_id: str = SITE) -> dict[str, Any]:
+def summary(world: Scenario, site_id: str = SITE) -> dict[str, Any]:
     found: dict[str, Any] = world.klaviyo.summary()["accounts"][site_id]
     return found
 

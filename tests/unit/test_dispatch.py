@@ -2,12 +2,8 @@
 reason.
 """
 
-import asyncio
 import itertools
 import random
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,19 +15,14 @@ from hypothesis import strategies as st
 from devstack.fake_upstream import Klaviyo
 from sluice import dispatch
 from sluice.contract import BULK_CREATE_JOBS_PATH, Surface
-from sluice.delivery import rate_limiter
-from sluice.delivery.backoff import Retry
-from sluice.delivery.outcome import Outcome
 from sluice.delivery.responses import Response
-from sluice.errors import Retryable
-from sluice.klaviyo import packing
 from sluice.message import encode
 from sluice.rejection import Reason
-from tests.support.pretended_world import START, World, run
+from tests.simulation.scenario import Scenario
+from tests.simulation.scheduler import START
 from tests.support.workloads import (
     HOUR,
     KEY,
-    NOW,
     OTHER,
     OTHER_KEY,
     SITE,
@@ -46,9 +37,12 @@ from tests.support.workloads import (
     work,
 )
 
+# Thousands of full jobs take long to simulate.
+SMALL_JOBS = {("klaviyo.packing", "MAX_EVENTS_PER_REQUEST"): 2}
+
 
 def test_a_batch_becomes_full_jobs() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     names = [f"c{n}" for n in range(2_500)]
 
     work(world, *map(single, names))
@@ -64,7 +58,7 @@ def test_a_batch_becomes_full_jobs() -> None:
 )
 def test_bad_events_cost_few_requests(attribution: str, bad: int, most: int) -> None:
     for where in range(0, 1_000, 333):
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         world.klaviyo.configure(attribution=attribution, poison=[{"contains": "badone"}])
         events = bulk("e", 1_000, customers=250)
         for n in range(bad):
@@ -81,7 +75,7 @@ def test_bad_events_cost_few_requests(attribution: str, bad: int, most: int) -> 
 
 
 def test_what_is_known_of_one_half_is_not_asked_of_the_other() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution="none", poison=[{"contains": "badone"}])
     events = bulk("e", 1_000)
 
@@ -94,7 +88,7 @@ def test_what_is_known_of_one_half_is_not_asked_of_the_other() -> None:
 @pytest.mark.parametrize("status", [400, 403])
 @pytest.mark.parametrize("spoiled", [0, 1])
 def test_a_profile_that_others_were_merged_into_takes_none_of_their_events(spoiled: int, status: int) -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     nameless = Response(status, {}, b'{"errors": [{"source": {"pointer": "/data"}}]}')
     world.answer = lambda body: nameless if b"badone" in body else None
     requests = [request(("ann", "a-0")), request(("ann", "a-1")), request(("bob", "b"))]
@@ -110,7 +104,7 @@ def test_a_profile_that_others_were_merged_into_takes_none_of_their_events(spoil
 
 
 def test_what_is_left_of_a_merged_profile_is_asked_about_with_its_own() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(poison=[{"contains": "badone"}])
     nameless = Response(400, {}, b'{"errors": []}')
     world.answer = lambda body: nameless if b"spoiled" in body and b"badone" not in body else None
@@ -125,7 +119,7 @@ def test_what_is_left_of_a_merged_profile_is_asked_about_with_its_own() -> None:
 
 
 def test_a_rejection_points_into_the_callers_document() -> None:
-    world = World({SITE: KEY})
+    world = Scenario({SITE: KEY})
     world.klaviyo.configure(poison=[{"contains": "badone"}])
 
     work(world, request(("a", "a-1"), ("b", "b-1"), ("b", "badone")))
@@ -139,7 +133,7 @@ def test_a_rejection_points_into_the_callers_document() -> None:
 
 
 def test_a_bad_profile_takes_only_its_own_events() -> None:
-    world = World({SITE: KEY})
+    world = Scenario({SITE: KEY})
     world.klaviyo.configure(poison=[{"contains": "badone"}])
 
     work(world, request(("badone", "x-1"), ("good", "y-1"), ("badone", "x-2")))
@@ -149,7 +143,7 @@ def test_a_bad_profile_takes_only_its_own_events() -> None:
 
 
 def test_an_unattributed_refusal_of_everything_stays_within_its_budget() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(poison=[{"contains": "mail.example", "attributed": False}])
 
     work(world, request(*bulk("e", 1_000)), limit=10)
@@ -171,7 +165,7 @@ def test_an_unattributed_refusal_of_everything_stays_within_its_budget() -> None
     ids=lambda fault: "-".join(map(str, fault.values())),
 )
 def test_a_three_hour_outage_dead_letters_nothing(fault: dict[str, Any]) -> None:
-    world = World({SITE: KEY})
+    world = Scenario({SITE: KEY})
     bulks = [bulk(f"b{n}", 1_000) for n in range(10)]
     singles = [f"s{n}" for n in range(500)]
 
@@ -185,9 +179,9 @@ def test_a_three_hour_outage_dead_letters_nothing(fault: dict[str, Any]) -> None
         world.klaviyo.configure(faults=[])
         await world.work_until_done(HOUR)
 
-    run(scenario())
+    world.run(scenario())
 
-    assert world.queue.dead == []
+    assert not world.dead.messages
     assert world.rejections == []
     assert delivered(world.klaviyo) == all_once(*singles, *(each for events in bulks for each in ids(events)))
     assert summary(world)["throttled_by_limit"] == 0
@@ -195,7 +189,7 @@ def test_a_three_hour_outage_dead_letters_nothing(fault: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: int) -> None:
-    world = World({SITE: KEY, OTHER: OTHER_KEY})
+    world = Scenario({SITE: KEY, OTHER: OTHER_KEY})
     bulks = [bulk(f"b{n}", 1_000) for n in range(30)]
     mine = [f"s{n}" for n in range(2_000)]
     theirs = [f"o{n}" for n in range(50)]
@@ -214,7 +208,7 @@ def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: i
         await world.work_until_done(HOUR)
         return int(asked)
 
-    asked = run(scenario())
+    asked = world.run(scenario())
 
     messages = len(bulks) + len(mine)
     # The jobs under way when it opened, a probe a minute, and what tells it from a fault of one event.
@@ -224,21 +218,13 @@ def test_an_account_at_fault_waits_at_almost_no_cost_while_others_flow(status: i
     assert world.circuits == {}
     assert delivered(world.klaviyo, OTHER) == all_once(*theirs)
     assert delivered(world.klaviyo) == all_once(*mine, *(each for events in bulks for each in ids(events)))
-    assert world.queue.dead == []
+    assert not world.dead.messages
 
 
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None:
-    class Closed(World):
-        def _ports(self, deadline: float) -> SimpleNamespace:
-            async def fail(account_id: str, status: int) -> bool:
-                raise Retryable("the state table cannot be written")
-
-            ports = super()._ports(deadline)
-            ports.delivery.circuits.open = fail
-            return ports
-
-    world = Closed({SITE: KEY}, workers=1)
-    world.answer = lambda body: Response(401) if 1 < world.requests < 3 else None
+    world = Scenario({SITE: KEY}, workers=1)
+    world.answer = lambda body: Response(401) if world.requests == 2 else None
+    world.fail(world.dynamodb, "put_item", when=_is_circuit)
 
     async def scenario() -> None:
         for n in range(2_000):
@@ -246,75 +232,74 @@ def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_opened() -> None
         async with world.working():
             await world.sleep(5)
 
-    run(scenario())
+    world.run(scenario())
 
     assert world.counts["DeliveredEvents"] == 1_000
-    assert len(world.parked[SITE][0]) == 1_000
-    assert len(world.queue) == 0
+    assert sum(map(len, world.parked[SITE])) == 1_000
+    assert not world.queue.messages
 
 
 def test_what_is_delivered_is_not_kept_as_the_circuit_cannot_be_closed() -> None:
-    class Open(World):
-        def _ports(self, deadline: float) -> SimpleNamespace:
-            async def fail(account_id: str) -> None:
-                raise Retryable("the state table cannot be written")
-
-            ports = super()._ports(deadline)
-            ports.delivery.circuits.close = fail
-            return ports
-
-    world = Open({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(poison=[{"contains": "badone"}])
-    world.circuits[SITE] = 401
+    world.open_circuit(SITE, 401)
+    world.fail(world.dynamodb, "delete_item", when=_is_circuit)
 
     async def scenario() -> None:
         for name in ("good", "badone"):
-            world.queue.send(encode(single(name)).text, probe=True)
+            world.send(encode(single(name)).text, resumed="1", probe="1")
         world.put(single("later"))
         async with world.working():
             await world.sleep(5)
 
-    run(scenario())
+    world.run(scenario())
 
     assert delivered(world.klaviyo) == all_once("good")
     assert rejected(world) == all_once("badone")
     assert len(world.parked[SITE][0]) == 1
-    assert len(world.queue) == 0
+    assert not world.queue.messages
 
 
-def test_a_message_that_is_parked_is_said_to_be_whatever_was_refused_of_it() -> None:
-    world = World({SITE: KEY}, workers=1)
+def _is_circuit(given: dict[str, Any]) -> bool:
+    """Tells whether a call is about a circuit."""
+    key: str = (given.get("Item") or given["Key"])["pk"]["S"]
+    return key.startswith("circuit#")
+
+
+def test_a_message_that_is_parked_is_deleted_whatever_was_refused_of_it() -> None:
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}])
     world.answer = lambda body: Response(401) if world.requests > 1 else None
-    record = dispatch.Record("0", encode(request(("a", "badone-1"), ("b", "badone-2"))).text, NOW)
+    world.fail(world.sqs, "send_message_batch", when=lambda given: given["QueueUrl"].endswith("rejected"))
 
-    outcome = run(dispatch.dispatch_part({0: record}, world._ports(START + 20)))
+    async def scenario() -> None:
+        world.put(request(("a", "badone-1"), ("b", "badone-2")))
+        async with world.working():
+            await world.sleep(5)
 
-    assert (outcome.parked, outcome.retry) == ({0}, {})
-    assert [refusal.positions for refusal in outcome.refusals] == [(0,)]
+    world.run(scenario())
+
+    assert len(world.parked[SITE][0]) == 1
+    assert not world.queue.messages
 
 
 def test_an_unknown_account_is_parked_until_it_is_known() -> None:
-    world = World({OTHER: OTHER_KEY})
-    known = World({SITE: KEY}).accounts
+    world = Scenario({OTHER: OTHER_KEY})
 
     async def scenario() -> None:
         world.put(single("early"))
         await world.work_until_done(300)
-        world.accounts = msgspec.structs.replace(
-            world.accounts, accounts=(*world.accounts.accounts, *known.accounts)
-        )
+        world.name({SITE: KEY, OTHER: OTHER_KEY})
         world.klaviyo = Klaviyo({SITE: KEY, OTHER: OTHER_KEY}, clock=world.clock)
-        await world.work_until_done(300)
+        await world.work_until_done(900)
 
-    run(scenario())
+    world.run(scenario())
 
     assert delivered(world.klaviyo) == all_once("early")
 
 
-def test_a_saturated_queue_uses_the_whole_limit_and_never_trips_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)  # thousands of full jobs take long to simulate
-    world = World({SITE: KEY}, workers=5, batch=40)
+def test_a_saturated_queue_uses_the_whole_limit_and_never_trips_it() -> None:
+    world = Scenario({SITE: KEY}, workers=5, batch=40, knobs=SMALL_JOBS)
     count = 480
 
     work(world, *(request(*bulk(f"b{n}", 2)) for n in range(count)), limit=3 * HOUR)
@@ -329,11 +314,8 @@ def test_a_saturated_queue_uses_the_whole_limit_and_never_trips_it(monkeypatch: 
     assert 300 / minutes >= 0.98 * 150
 
 
-def test_the_end_of_a_long_backlog_is_not_hidden_while_there_are_turns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)
-    world = World({SITE: KEY}, workers=5, batch=70)
+def test_the_end_of_a_long_backlog_is_not_hidden_while_there_are_turns() -> None:
+    world = Scenario({SITE: KEY}, workers=5, batch=70, knobs=SMALL_JOBS)
     count = 2_500
 
     seconds = work(world, *(request(*bulk(f"b{n}", 2)) for n in range(count)), limit=3 * HOUR)
@@ -343,9 +325,8 @@ def test_the_end_of_a_long_backlog_is_not_hidden_while_there_are_turns(
     assert world.queue.receives <= 10 * count
 
 
-def test_a_passing_fault_behind_a_backlog_is_soon_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)
-    world = World({SITE: KEY}, workers=5, batch=70)
+def test_a_passing_fault_behind_a_backlog_is_soon_over() -> None:
+    world = Scenario({SITE: KEY}, workers=5, batch=70, knobs=SMALL_JOBS)
     faults = random.Random(1)
     world.answer = lambda body: Response(503) if faults.random() < 0.01 else None
     count = 1_500
@@ -358,7 +339,7 @@ def test_a_passing_fault_behind_a_backlog_is_soon_over(monkeypatch: pytest.Monke
 
 
 def test_what_others_used_of_the_limit_is_not_used_again() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     by_another = {"authorization": f"Klaviyo-API-Key {KEY}"}
 
     async def scenario() -> None:
@@ -369,15 +350,14 @@ def test_what_others_used_of_the_limit_is_not_used_again() -> None:
             world.put(request(*bulk(f"b{n}", 1_000)))
         await world.work_until_done(HOUR)
 
-    run(scenario())
+    world.run(scenario())
 
     assert summary(world)["jobs"] == 60
     assert summary(world)["throttled_by_limit"] == 0
 
 
-def test_one_accounts_backlog_does_not_delay_anothers_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "MAX_EVENTS_PER_REQUEST", 2)
-    world = World({SITE: KEY, OTHER: OTHER_KEY}, workers=5, batch=40)
+def test_one_accounts_backlog_does_not_delay_anothers_events() -> None:
+    world = Scenario({SITE: KEY, OTHER: OTHER_KEY}, workers=5, batch=40, knobs=SMALL_JOBS)
 
     async def scenario() -> float:
         for n in range(300):
@@ -386,16 +366,16 @@ def test_one_accounts_backlog_does_not_delay_anothers_events(monkeypatch: pytest
             await world.sleep(90)
             sent = world.clock()
             for n in range(10):
-                world.queue.send_first(single(f"o{n}", OTHER))
+                world.put(single(f"o{n}", OTHER))
             while sum(delivered(world.klaviyo, OTHER).values()) < 10:
                 await world.sleep(0.5)
             return world.clock() - sent
 
-    assert run(scenario()) <= 30
+    assert world.run(scenario()) <= 30
 
 
 def test_within_a_batch_no_account_waits_for_another() -> None:
-    world = World({SITE: KEY, OTHER: OTHER_KEY}, workers=1)
+    world = Scenario({SITE: KEY, OTHER: OTHER_KEY}, workers=1)
 
     async def scenario() -> float:
         for n in range(60):
@@ -407,11 +387,11 @@ def test_within_a_batch_no_account_waits_for_another() -> None:
                 await world.sleep(0.1)
             return world.clock() - START
 
-    assert run(scenario()) <= 3
+    assert world.run(scenario()) <= 3
 
 
 def test_hundreds_of_bad_events_named_one_at_a_time_are_all_found() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}])
     bad = [(f"c{n}", f"badone-{n}") for n in range(200)]
     good = bulk("g", 300)
@@ -426,7 +406,7 @@ def test_hundreds_of_bad_events_named_one_at_a_time_are_all_found() -> None:
         await world.work_until_done(HOUR)
         return found
 
-    found = run(scenario())
+    found = world.run(scenario())
 
     assert rejected(world) == all_once(*ids(bad))
     assert delivered(world.klaviyo) == all_once(*ids(good))
@@ -435,17 +415,9 @@ def test_hundreds_of_bad_events_named_one_at_a_time_are_all_found() -> None:
 
 
 def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
-    world = World({SITE: KEY}, workers=1)
-    create_job = world._create_job
+    world = Scenario({SITE: KEY}, workers=1)
+    world.openings += [1.0, 1.0, 1.0]  # seconds: longer than a slot may be missed by
 
-    async def late_at_first(account: Any, body: bytes, acquire_slot: Any) -> Any:
-        for _ in range(3):
-            assert await acquire_slot() == pytest.approx(
-                world.clock() + rate_limiter.SLOT_TOLERANCE_SECONDS, abs=0.002
-            )
-        return await create_job(account, body, acquire_slot)
-
-    world._create_job = late_at_first  # type: ignore[method-assign]
     work(world, request(("ada", "a1"), ("ada", "a2")))
 
     assert delivered(world.klaviyo) == all_once("a1", "a2")
@@ -454,53 +426,40 @@ def test_a_job_that_could_not_be_sent_in_its_turn_takes_another() -> None:
 
 
 def test_claims_are_read_some_at_a_time_and_stay_in_order() -> None:
-    world = World({SITE: KEY}, workers=1)
-    reading = most = 0
-    together = threading.Barrier(dispatch.CONCURRENT_CLAIMS)
-
-    def fetch(key: str) -> bytes:
-        nonlocal reading, most
-        reading += 1
-        most = max(most, reading)
-        together.wait(timeout=30)
-        reading -= 1
-        return packed[key]
-
+    world = Scenario({SITE: KEY}, workers=1)
     names = [f"c{n}" for n in range(2 * dispatch.CONCURRENT_CLAIMS)]
-    packed = {name: zstandard.compress(msgspec.json.encode(request(("ada", name)))) for name in names}
-    claims = [msgspec.json.encode({"sluice": 1, "claim": name}).decode() for name in names]
-    records = {n: dispatch.Record(str(n), claim, NOW) for n, claim in enumerate(claims)}
-    ports = world._ports(START + 20)
-    ports.fetch_claim = fetch
+    for name in names:
+        claimed = zstandard.compress(msgspec.json.encode(request(("ada", name))))
+        world.s3.put_object(Bucket="claims", Key=name, Body=claimed)
 
-    async def scenario() -> Outcome:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * dispatch.CONCURRENT_CLAIMS))
-        return await dispatch.dispatch_part(records, ports)
+    async def scenario() -> None:
+        for name in names:
+            world.send(msgspec.json.encode({"sluice": 1, "claim": name}).decode())
+        await world.work_until_done(HOUR)
 
-    assert not run(scenario()).retry
-    assert most == dispatch.CONCURRENT_CLAIMS
+    world.run(scenario())
+
+    assert world.outside.most_at_once["s3.get_object"] == dispatch.CONCURRENT_CLAIMS
     assert [taken.event["unique_id"] for taken in world.klaviyo.events(SITE)] == names
 
 
 def test_a_claim_that_cannot_be_read_keeps_its_message_alone() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
 
-    def fetch(key: str) -> bytes:
-        raise Retryable("a claim cannot be read", after=7.0)
+    async def scenario() -> None:
+        world.send('{"sluice":1,"claim":"none"}')
+        world.put(single("s1"))
+        async with world.working():
+            await world.sleep(5)
 
-    bodies = ['{"sluice":1,"claim":"none"}', encode(single("s1")).text]
-    records = {n: dispatch.Record(str(n), body, NOW) for n, body in enumerate(bodies)}
-    ports = world._ports(START + 20)
-    ports.fetch_claim = fetch
+    world.run(scenario())
 
-    outcome = run(dispatch.dispatch_part(records, ports))
-
-    assert outcome.retry == {0: Retry(7.0)}
+    assert len(world.queue.messages) == 1
     assert delivered(world.klaviyo) == all_once("s1")
 
 
 def test_what_must_follow_a_job_that_waits_waits_too() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(faults=[{"kind": "json", "status": 500, "count": 1}])
     first, repeat = request(("c", "same")), request(("c", "same"))
     repeat.entries[0].events[0].attributes.value = 2
@@ -508,11 +467,11 @@ def test_what_must_follow_a_job_that_waits_waits_too() -> None:
     work(world, first, repeat, limit=2)
 
     assert [line.status for line in world.klaviyo.requests()] == [500]
-    assert len(world.queue) == 2
+    assert len(world.queue.messages) == 2
 
 
 def test_a_redelivered_bulk_request_sends_nothing_that_its_receipt_says_is_done() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.kill_at = {3}
     bulks = [bulk(f"b{n}", 1_000) for n in range(3)]
 
@@ -526,7 +485,7 @@ def test_a_redelivered_bulk_request_sends_nothing_that_its_receipt_says_is_done(
 
 
 def test_a_replay_that_is_refused_again_says_of_each_event_which_record_it_was() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution="none", poison=[{"contains": "badone"}])
     names = [f"badone-{n}" for n in range(24)] + ["mended"]
     replay = request(*((n, n) for n in names), surface=Surface.EVENT)
@@ -542,7 +501,7 @@ def test_a_replay_that_is_refused_again_says_of_each_event_which_record_it_was()
 
 
 def test_a_replayed_dead_letter_is_one_record_whatever_its_positions() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(poison=[{"contains": "badone"}])
     letter = request(("ann", "a"), ("bob", "badone"), ("cy", "badone-2"))
     letter.replayed = ["letter"]
@@ -555,7 +514,7 @@ def test_a_replayed_dead_letter_is_one_record_whatever_its_positions() -> None:
 
 @pytest.mark.parametrize("named", ["line", "badone"])
 def test_of_lines_that_travel_together_what_is_settled_is_not_asked_about_again(named: str) -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution="first", poison=[{"contains": "badone"}])
     world.kill_at = {1}
     names = [f"{named}-{n}" for n in range(200)]
@@ -568,13 +527,13 @@ def test_of_lines_that_travel_together_what_is_settled_is_not_asked_about_again(
     settled = {"line": delivered(world.klaviyo), "badone": rejected(world)}
     assert settled.pop(named) == all_once(*names)
     assert not any(settled.values())
-    assert len(world.queue) == 0
+    assert len(world.queue.messages) == 0
     assert summary(world)["requests"] == 1 + len(names)
 
 
 @pytest.mark.parametrize("attribution", ["all", "first"])
 def test_a_request_that_contradicts_itself_a_thousand_times_costs_few_requests(attribution: str) -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.klaviyo.configure(attribution=attribution)
     contradictory = request(("ann", "same"), ("ann", "other"), surface=Surface.CLIENT_BULK)
     events = contradictory.entries[0].events
@@ -592,7 +551,7 @@ def test_a_request_that_contradicts_itself_a_thousand_times_costs_few_requests(a
 
 
 def test_addresses_that_differ_in_case_are_one_profile_to_order_and_two_to_send() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
 
     work(world, request(("Ada", "a-1"), ("Ada", "a-2")), request(("ada", "a-1"), ("ada", "a-3")))
 
@@ -607,7 +566,7 @@ def test_addresses_that_differ_in_case_are_one_profile_to_order_and_two_to_send(
 
 
 def test_what_is_recorded_for_one_spelling_is_asked_about_for_another() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     contradiction = request(("Ada", "same"))
     contradiction.entries[0].events[0].attributes.value = 2
 
@@ -620,7 +579,7 @@ def test_what_is_recorded_for_one_spelling_is_asked_about_for_another() -> None:
 
 
 def test_redelivered_single_events_count_as_delivered() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     world.kill_at = {1}
     names = [f"s{n}" for n in range(20)]
 
@@ -632,7 +591,7 @@ def test_redelivered_single_events_count_as_delivered() -> None:
 
 
 def test_poison_dies_alone() -> None:
-    world = World({SITE: KEY}, workers=2)
+    world = Scenario({SITE: KEY}, workers=2)
     world.poison = "poisonous"
     names = [f"s{n}" for n in range(500)]
 
@@ -646,14 +605,14 @@ def test_poison_dies_alone() -> None:
 
 
 def test_even_much_poison_takes_nobody_with_it() -> None:
-    world = World({SITE: KEY}, receive_count=500)
+    world = Scenario({SITE: KEY}, max_receives=500)
     world.poison = "poisonous"
     names = [f"s{n}" for n in range(100)]
 
-    work(world, *map(single, names), *(single(f"poisonous{n}") for n in range(20)), limit=3 * 24 * HOUR)
+    work(world, *map(single, names), *(single(f"poisonous{n}") for n in range(10)), limit=4 * 24 * HOUR)
 
     assert delivered(world.klaviyo) == all_once(*names)
-    assert world.queue.dead == []
+    assert not world.dead.messages
 
 
 def _forged(**changes: Any) -> dict[str, Any]:
@@ -688,22 +647,22 @@ FORGED = {
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_a_message_that_somebody_made_up_keeps_nothing_else_waiting(forged: dict[str, Any]) -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     honest = request(("ann", "ok-1"), ("bob", "ok-2"))
     location = {"location": {"city": "Ulm"}, "properties": {"a": 1}}
     honest.entries[0].profile = {"type": "profile", "attributes": ANN | location}
 
     async def scenario() -> None:
         world.put(honest)
-        world.queue.send(msgspec.json.encode(forged).decode())
+        world.send(msgspec.json.encode(forged).decode())
         async with world.working():
             await world.sleep(5)
 
-    run(scenario())
+    world.run(scenario())
 
     assert delivered(world.klaviyo) >= all_once("ok-1", "ok-2")
     assert world.circuits == {}
-    assert len(world.queue) == 0
+    assert len(world.queue.messages) == 0
 
 
 def _takes_unnoticed(fault: dict[str, Any]) -> bool:
@@ -760,7 +719,7 @@ def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
             0.0,
             [(fault, count) for fault, count in faults if not _takes_unnoticed(fault)],
         )
-    world = World({SITE: KEY}, seed=seed, workers=3, batch=5, trouble=trouble)
+    world = Scenario({SITE: KEY}, seed=seed, workers=3, batch=5, trouble=trouble)
     world.kill_at = kills
     number = itertools.count()
     bulks = [
@@ -777,6 +736,6 @@ def test_every_accepted_event_is_delivered_once_or_rejected_with_a_reason(
     work(world, *(request(*events) for events in bulks), limit=40 * HOUR)
 
     assert delivered(world.klaviyo) + rejected(world) == all_once(*accepted)
-    assert world.queue.dead == []
+    assert not world.dead.messages
     assert all(unique_id.startswith("badone") for unique_id in rejected(world))
     assert summary(world)["throttled_by_limit"] == 0

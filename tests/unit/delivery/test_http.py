@@ -16,7 +16,7 @@ from sluice.delivery import http
 from sluice.delivery.responses import Response
 from sluice.errors import Misconfigured
 from tests.support.factories import SITE_ID
-from tests.support.pretended_world import run
+from tests.support.pretended_time import run
 from tests.support.upstream_client import Respond, slot, with_client
 
 KEY = "pk_never_to_be_said"

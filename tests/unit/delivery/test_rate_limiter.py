@@ -24,7 +24,7 @@ from sluice.delivery.rate_limiter import (
     refuse,
     reserve,
 )
-from tests.support.pretended_world import run
+from tests.support.pretended_time import run
 
 NOW = 1_800_000_000_000
 MINUTE = 60_000

@@ -18,7 +18,7 @@ from sluice.delivery.responses import Response
 from sluice.klaviyo import parser
 from sluice.klaviyo.bisection import RECORDED_SAMPLES
 from sluice.message import Message
-from tests.support.pretended_world import World, run
+from tests.simulation.scenario import Scenario
 from tests.support.workloads import HOUR, KEY, NOW, SITE, all_once, delivered, rejected, single, work
 
 UNREAL: Final = "+15555555555"
@@ -48,13 +48,13 @@ def bulk(*entries: dict[str, Any], receipt: str | None = None) -> Message[Any]:
     return Message(receipt or f"assumed-{next(_receipts)}", SITE, Surface.BULK, NOW, read.entries)
 
 
-def world(**changes: Any) -> World:
-    made = World({SITE: KEY}, workers=1)
+def world(**changes: Any) -> Scenario:
+    made = Scenario({SITE: KEY}, workers=1)
     made.klaviyo.configure(**changes)
     return made
 
 
-def reasons(of_world: World) -> Counter[str]:
+def reasons(of_world: Scenario) -> Counter[str]:
     return Counter(str(rejection.reason) for rejection in of_world.rejections)
 
 
@@ -148,7 +148,7 @@ class TestARefusalAfterALostAnswer:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_does_not_condemn_good_events_beside_several_bad_ones(self, seed: int) -> None:
-        klaviyo = World({SITE: KEY}, workers=1, seed=seed)
+        klaviyo = Scenario({SITE: KEY}, workers=1, seed=seed)
         klaviyo.klaviyo.configure(
             faults=[{"kind": "reset", "taken": False, "count": 1}],
             poison=[{"contains": "Bad", "attributed": False}],
@@ -318,7 +318,7 @@ class TestARefusalOfEverything:
                     klaviyo.put(single(name))
                     await klaviyo.sleep(60.0)
 
-        run(scenario())
+        klaviyo.run(scenario())
 
         assert klaviyo.rejections == []
         assert klaviyo.circuits == {SITE: manner["status"]}
@@ -389,7 +389,7 @@ class TestARefusalOfEverything:
         assert delivered(klaviyo.klaviyo) == all_once("good")
         assert klaviyo.circuits == {}
 
-    def recover(self, klaviyo: World, *names: str) -> None:
+    def recover(self, klaviyo: Scenario, *names: str) -> None:
         """Lets the upstream be well again, and everything be delivered."""
         klaviyo.klaviyo.configure(faults=[])
         work(klaviyo, limit=HOUR)
@@ -412,7 +412,7 @@ def test_any_other_parameter_is_not(name: str) -> None:
     assert delivered(found.klaviyo) == all_once("order:1")
 
 
-def bulk_with_parameter(name: str) -> World:
+def bulk_with_parameter(name: str) -> Scenario:
     """Returns a world whose upstream refuses one event by only naming a parameter."""
     errors = [{"code": "invalid", "detail": "Invalid.", "source": {"parameter": name}}]
     given = Response(400, {"content-type": "application/json"}, msgspec.json.encode({"errors": errors}))
@@ -489,8 +489,8 @@ def test_whatever_is_true_each_event_gets_the_outcome_it_should_have(
         for refused in msgspec.json.decode(rejection.payload)["events"]
     }
     counted = everything - reason_of.keys()
-    assert not klaviyo.queue
-    assert klaviyo.queue.dead == []
+    assert not klaviyo.queue.messages
+    assert not klaviyo.dead.messages
     assert klaviyo.circuits == {}
     for number in counted - recorded:
         # It repeats an event that is recorded, and Klaviyo answered 202 to it.

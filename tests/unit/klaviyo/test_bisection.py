@@ -8,7 +8,7 @@ import pytest
 
 from sluice.delivery import backoff, rate_limiter
 from sluice.delivery.responses import Response
-from tests.support.pretended_world import START, World, run
+from tests.simulation.scenario import Scenario
 from tests.support.workloads import (
     HOUR,
     KEY,
@@ -49,7 +49,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
     @AS_IF_THE_ACCOUNT_WERE
     def test_is_found_among_a_thousand_and_rejected_with_the_upstreams_words(self, answer: Response) -> None:
         for position in (0, 400, 999):
-            world = World({SITE: KEY}, workers=1)
+            world = Scenario({SITE: KEY}, workers=1)
             world.answer = to_bad_ones(answer)
             names = [f"badone-{n}" if n == position else f"s{n}" for n in range(1_000)]
 
@@ -65,7 +65,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
 
     @pytest.mark.parametrize("bad", [2, 20])
     def test_several_are(self, bad: int) -> None:
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         world.answer = to_bad_ones(refusal(403))
         events = bulk("e", 1_000, customers=500)
         for n in range(bad):
@@ -79,7 +79,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
         assert world.counts["CircuitsOpened"] <= 1  # two samples may both be bad
 
     def test_is_found_among_one_profiles_events(self) -> None:
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         world.answer = to_bad_ones(refusal(403))
 
         work(world, request(("ada", "badone"), *(("ada", f"a{n}") for n in range(5))))
@@ -90,7 +90,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
 
     @AS_IF_THE_ACCOUNT_WERE
     def test_holds_up_little_traffic_once(self, answer: Response) -> None:
-        world = World({SITE: KEY})
+        world = Scenario({SITE: KEY})
         world.answer = to_bad_ones(answer)
 
         async def scenario() -> list[float]:
@@ -107,7 +107,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
                     await world.sleep(10 * MINUTE)
             return delays
 
-        delays = run(scenario())
+        delays = world.run(scenario())
 
         assert rejected(world) == all_once("badone")
         assert world.counts["CircuitsOpened"] == world.counts["CircuitsClosed"] == 1
@@ -115,7 +115,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
         assert max(delays[1:]) <= 15
 
     def test_that_comes_back_as_a_probe_leads_nobody(self) -> None:
-        world = World({SITE: KEY})
+        world = Scenario({SITE: KEY})
         names = [f"s{n}" for n in range(50)]
 
         async def scenario() -> None:
@@ -129,14 +129,14 @@ class TestAnEventRefusedAsIfItsAccountWere:
             world.answer = to_bad_ones(refusal(403))
             await world.work_until_done(10 * MINUTE)
 
-        run(scenario())
+        world.run(scenario())
 
         assert delivered(world.klaviyo) == all_once(*names)
         assert rejected(world) == all_once("badone")
 
     @pytest.mark.parametrize("refusals", range(1, 8))
     def test_is_none_where_the_account_was_refused_for_some_requests(self, refusals: int) -> None:
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         world.klaviyo.configure(faults=[{"kind": "json", "status": 403, "count": refusals}])
         events = bulk("b", 100)
 
@@ -147,7 +147,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
 
     @pytest.mark.parametrize(("status", "more"), [(401, 0), (410, 0), (403, 2), (404, 2)])
     def test_is_told_from_a_refused_account_by_two_requests(self, status: int, more: int) -> None:
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         world.answer = lambda body: refusal(status)
 
         async def scenario() -> None:
@@ -155,7 +155,7 @@ class TestAnEventRefusedAsIfItsAccountWere:
             async with world.working():
                 await world.sleep(5)
 
-        run(scenario())
+        world.run(scenario())
 
         assert world.requests == 1 + more
         assert world.circuits == {SITE: status}
@@ -165,9 +165,8 @@ class TestAnEventRefusedAsIfItsAccountWere:
     def test_is_not_seen_in_jobs_that_are_refused_while_answers_from_before_are_on_their_way(
         self, seed: int
     ) -> None:
-        world = World({SITE: KEY}, workers=1, seed=seed, latency=1.0)
-        the_third_is_sent = START + 2.5 * rate_limiter.SPACING_MS / 1_000
-        world.answer = lambda body: refusal(403) if world.clock() >= the_third_is_sent else None
+        world = Scenario({SITE: KEY}, workers=1, seed=seed, latency=1.0)
+        world.answer = lambda body: refusal(403) if world.requests > 3 else None
 
         async def scenario() -> None:
             for n in range(12):
@@ -175,14 +174,14 @@ class TestAnEventRefusedAsIfItsAccountWere:
             async with world.working():
                 await world.sleep(MINUTE)
 
-        run(scenario())
+        world.run(scenario())
 
         assert world.counts["Jobs"] == 3
         assert world.rejections == []
         assert world.circuits == {SITE: 403}
 
     def test_no_job_is_sent_while_an_account_is_in_doubt(self) -> None:
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         world.answer = lambda body: refusal(403)
 
         async def scenario() -> None:
@@ -191,10 +190,10 @@ class TestAnEventRefusedAsIfItsAccountWere:
             async with world.working():
                 await world.sleep(5)
 
-        run(scenario())
+        world.run(scenario())
 
         assert world.requests <= 4 + 2  # what is sent before the first answer comes
-        assert len(world.windows[SITE].slots) <= 2 * 8  # nor is a turn taken meanwhile
+        assert world.slots(SITE) <= 2 * 8  # nor is a turn taken meanwhile
 
 
 class TestAnEventTheUpstreamFailsOn:
@@ -202,7 +201,7 @@ class TestAnEventTheUpstreamFailsOn:
     def test_lets_its_requests_others_through_and_is_a_dead_letter_in_the_end(
         self, content: dict[str, str]
     ) -> None:
-        world = World({SITE: KEY}, receive_count=10)
+        world = Scenario({SITE: KEY}, max_receives=10)
         world.answer = to_bad_ones(Response(500, content, b"{}"))
         good = [f"g{n}" for n in range(500)]
 
@@ -212,16 +211,16 @@ class TestAnEventTheUpstreamFailsOn:
             assert delivered(world.klaviyo) == all_once(*good)
             await world.work_until_done(3 * HOUR)
 
-        run(scenario())
+        world.run(scenario())
 
         assert delivered(world.klaviyo) == all_once(*good)
         assert world.rejections == []
-        assert len(world.queue.dead) == 1
+        assert len(world.dead.messages) == 1
         assert world.counts["CircuitsOpened"] == 0
         assert world.requests <= 4 + 24 + 10
 
     def test_lets_its_profiles_others_through(self) -> None:
-        world = World({SITE: KEY})
+        world = Scenario({SITE: KEY})
         world.answer = to_bad_ones(Response(500, JSON_API, b"{}"))
 
         work(world, request(("ada", "badone"), *(("ada", f"a{n}") for n in range(5))), limit=10 * MINUTE)
@@ -230,7 +229,7 @@ class TestAnEventTheUpstreamFailsOn:
         assert world.counts["CircuitsOpened"] == 0
 
     def test_is_not_rejected_though_its_account_is_refused_while_it_is_looked_for(self) -> None:
-        world = World({SITE: KEY}, workers=1)
+        world = Scenario({SITE: KEY}, workers=1)
         jobs: list[bytes] = []
 
         def fail_then_refuse(body: bytes) -> Response | None:
@@ -248,13 +247,13 @@ class TestAnEventTheUpstreamFailsOn:
             world.put(request(("x", "badone"), *((name, name) for name in names)))
             await world.work_until_done(5 * MINUTE)
 
-        run(scenario())
+        world.run(scenario())
 
         assert world.rejections == []
         assert world.circuits == {SITE: 403}
 
     def test_does_not_park_its_account_with_others_of_its_request_alone(self) -> None:
-        world = World({SITE: KEY}, receive_count=500)
+        world = Scenario({SITE: KEY}, max_receives=500)
         world.answer = to_bad_ones(Response(500, JSON_API, b"{}"))
         names = [f"s{n}" for n in range(20)]
 
@@ -266,14 +265,14 @@ class TestAnEventTheUpstreamFailsOn:
                     world.put(single(name))
                 await world.sleep(15)
 
-        run(scenario())
+        world.run(scenario())
 
         assert delivered(world.klaviyo) == all_once(*names)
         assert world.counts["CircuitsOpened"] == 0
-        assert len(world.queue) == 1
+        assert len(world.queue.messages) == 1
 
     def test_does_not_hold_up_or_park_its_account(self) -> None:
-        world = World({SITE: KEY}, receive_count=500)
+        world = Scenario({SITE: KEY}, max_receives=500)
         world.answer = to_bad_ones(Response(500, JSON_API, b"{}"))
         names = [f"s{n}" for n in range(240)]
 
@@ -285,16 +284,16 @@ class TestAnEventTheUpstreamFailsOn:
                     await world.sleep(30)
                 await world.sleep(MINUTE)
 
-        run(scenario())
+        world.run(scenario())
 
         assert delivered(world.klaviyo) == all_once(*names)
         assert world.counts["CircuitsOpened"] == 0
-        assert len(world.queue) == 1
+        assert len(world.queue.messages) == 1
         assert world.requests <= 240 + 60
 
 
 def test_a_fault_that_passes_costs_a_job_that_waited_long_two_requests() -> None:
-    world = World({SITE: KEY}, workers=1)
+    world = Scenario({SITE: KEY}, workers=1)
     events = bulk("b", 1_000)
     world.answer = lambda body: refusal(503) if world.requests <= backoff.FAST_RETRIES else None
 
@@ -305,12 +304,14 @@ def test_a_fault_that_passes_costs_a_job_that_waited_long_two_requests() -> None
 
 
 # Of the rate and of the batches, so SQS would stop at 12,000 messages in flight.
-A_TENTH = rate_limiter.RateLimit(
-    10 * rate_limiter.SPACING_MS,
-    rate_limiter.SHARE_LIMIT,
-    10 * rate_limiter.SHARE_MS,
-    10 * rate_limiter.STEADY_WINDOW_MS,
-)
+A_TENTH = {
+    ("delivery.rate_limiter", "KLAVIYO"): rate_limiter.RateLimit(
+        10 * rate_limiter.SPACING_MS,
+        rate_limiter.SHARE_LIMIT,
+        10 * rate_limiter.SHARE_MS,
+        10 * rate_limiter.STEADY_WINDOW_MS,
+    )
+}
 
 
 class TestALastingFault:
@@ -327,7 +328,7 @@ class TestALastingFault:
     def test_of_one_account_leaves_room_on_the_queue_for_others(
         self, fault: dict[str, Any], most: int
     ) -> None:
-        world = World({SITE: KEY, OTHER: OTHER_KEY}, batch=1_000, rate=A_TENTH)
+        world = Scenario({SITE: KEY, OTHER: OTHER_KEY}, workers=3, batch=1_000, knobs=A_TENTH)
         names = [f"s{n}" for n in range(20_000)]
         theirs = [f"o{n}" for n in range(30)]
 
@@ -348,11 +349,11 @@ class TestALastingFault:
             await world.work_until_done(HOUR)
             return asked
 
-        asked = run(scenario())
+        asked = world.run(scenario())
 
         assert world.queue.most_in_flight <= most
         assert asked <= 100 + 180  # a probe a minute
         assert delivered(world.klaviyo) == all_once(*names)
         assert delivered(world.klaviyo, OTHER) == all_once(*theirs)
-        assert world.queue.dead == []
+        assert not world.dead.messages
         assert world.rejections == []
