@@ -1,7 +1,8 @@
 """Runs the demo: a stack of its own, real purchases, and proof of the outcome of each.
 
 Exit status 0 says that every accepted event has exactly one outcome: delivered once with its values intact,
-or rejected with a reason. Nothing is left but the logs in .local/demo/logs, whatever happens.
+or rejected with a reason. One of the rejected events is then mended, sent again, and arrives. Nothing is left
+but the logs in .local/demo/logs, whatever happens.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from devstack import stack
-from devstack.demo import plan, proof, purchases, screen, sending
+from devstack.demo import mending, plan, proof, purchases, screen, sending
 from devstack.demo.outcomes import Outcomes, OutcomesError
 from devstack.demo.plan import Plan
 from devstack.demo.purchases import Purchase
@@ -56,7 +58,7 @@ UPSTREAM = "arrived upstream"
 
 
 def run(planned: Plan, window: int, console: Console) -> Result:
-    """Sends everything to a stack of its own and returns the outcome."""
+    """Sends everything to a stack of its own, mends a refused event, and returns the outcome."""
     gathering = {
         "DispatchBatchSize": str(min(planned.messages, LARGEST_BATCH)),
         "DispatchBatchingWindow": str(window),
@@ -72,7 +74,12 @@ def run(planned: Plan, window: int, console: Console) -> Result:
             console,
         )
         with bars:
-            return send_and_wait(running, planned, window + NO_PROGRESS_SECONDS, bars)
+            result = send_and_wait(running, planned, window + NO_PROGRESS_SECONDS, bars)
+        if not result.succeeded:
+            return result
+        mending.send_at_once(running)
+        with stack.polling(running):
+            return replace(result, replayed=mending.mend_one(running, Outcomes(running), console))
 
 
 def send_and_wait(running: Stack, planned: Plan, patience: float, bars: Bars) -> Result:

@@ -18,6 +18,7 @@ class Result:
     requests: the callers' requests that were accepted. repeats: accepted events that had been accepted
     before. refused: answers to invalid requests. jobs: the number of events of each job that the upstream
     took. answers: the upstream's answers, by status. queued: messages left when nothing changed any more.
+    replayed: rejected events that were mended, sent again, and arrived; None before that was tried.
     """
 
     proof: Proof
@@ -28,11 +29,12 @@ class Result:
     answers: Mapping[str, int]
     seconds: float
     queued: int
+    replayed: int | None = None
 
     @property
     def succeeded(self) -> bool:
-        """Tells whether nothing is lost, doubled or still under way."""
-        return self.proof.holds and not self.queued
+        """Tells whether nothing is lost, doubled or still under way, and a mended event arrived."""
+        return self.proof.holds and not self.queued and self.replayed in {None, 1}
 
     @property
     def verdict(self) -> str:
@@ -42,6 +44,8 @@ class Result:
                 f"each of {self.proof.accepted:,} accepted events has exactly one outcome: delivered once"
                 " with its values intact, or archived with a reason"
             )
+        if self.proof.holds and not self.queued:
+            return f"one rejected event was mended and sent again, and {self.replayed} arrived"
         if self.queued:
             return f"nothing moves any more, and {self.queued:,} messages are still queued"
         found = self.proof
@@ -65,6 +69,7 @@ class Result:
         return (
             f"demo: accepted={found.accepted} delivered={found.delivered} rejected={found.rejected}"
             f" lost={found.lost} duplicated={found.duplicated} jobs={len(self.jobs)} fill={self.fill:.0f}%"
+            f" replayed={self.replayed or 0}"
         )
 
     def document(self) -> dict[str, Any]:
@@ -94,6 +99,7 @@ class Result:
             ("still queued", self.queued, "and nothing moves any more"),
             ("repeats", self.repeats, "accepted a second time, delivered once"),
             ("refused at once", sum(self.refused.values()), _counted(self.refused)),
+            ("replayed", self.replayed or 0, "mended by an operator, and arrived"),
             ("jobs issued", len(self.jobs), "of " + ", ".join(map(str, self.jobs)) + " events"),
         ]
         return [

@@ -41,7 +41,7 @@ def test_it_accounts_for_every_event_and_leaves_nothing(
     assert status == 0, said
     assert (
         said.splitlines()[-1]
-        == "demo: accepted=303 delivered=300 rejected=3 lost=0 duplicated=0 jobs=1 fill=30%"
+        == "demo: accepted=303 delivered=300 rejected=3 lost=0 duplicated=0 jobs=1 fill=30% replayed=1"
     )
     assert "3 x refused_by_upstream" in said
     assert "PASSED: each of 303 accepted events has exactly one outcome" in said

@@ -185,16 +185,24 @@ def result(orders: list[Order], **changes: Any) -> Result:
 def test_the_last_line_is_the_result(orders: list[Order]) -> None:
     line = result(orders, jobs=[1_000, 980]).last_line
 
-    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 jobs=2 fill=99%"
+    assert line == "demo: accepted=4 delivered=3 rejected=1 lost=0 duplicated=0 jobs=2 fill=99% replayed=0"
 
 
 def test_no_job_is_no_fill(orders: list[Order]) -> None:
-    assert result(orders, jobs=[]).last_line.endswith("jobs=0 fill=0%")
+    assert result(orders, jobs=[]).last_line.endswith("jobs=0 fill=0% replayed=0")
 
 
 def test_something_still_queued_is_no_success(orders: list[Order]) -> None:
     assert result(orders).succeeded
     assert not result(orders, queued=1).succeeded
+
+
+def test_a_mended_event_that_does_not_arrive_is_no_success(orders: list[Order]) -> None:
+    assert result(orders, replayed=1).succeeded
+    assert result(orders, replayed=1).last_line.endswith("replayed=1")
+    failed = result(orders, replayed=0)
+    assert not failed.succeeded
+    assert "0 arrived" in failed.verdict
 
 
 def test_the_document_is_json(orders: list[Order]) -> None:
