@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sluice import message
-from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, Producer
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import packing, parser
 from sluice.klaviyo.packing import Job
@@ -34,7 +34,7 @@ def ingest(body: bytes) -> Body:
 def produced(text: str) -> StoredMessage | PipelessMessage:
     """Returns the message that dispatch makes of a body that a producer put on the queue."""
     unwrap = envelopes.unwrap(envelopes.Body(text, NOW))
-    return message.as_stored(producers.accept(unwrap, "0" * 32, _ACCOUNTS))  # type: ignore[arg-type]
+    return message.as_stored(producers.accept(unwrap, "0" * 32, _ACCOUNTS, Producer()))  # type: ignore[arg-type]
 
 
 def batch(body: bytes) -> PipelessMessage:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import click
+from pydantic import ValidationError
 
 from sluice import __version__
+from sluice.operate import door
 from sluice.operate.replay_commands import MAX_WHY
 from sluice.records.record import State
 from sluice.rejection import Reason
-from sluicectl import accounts, completion, jobs, probe, rejections, replays, sources
+from sluicectl import accounts, completion, jobs, pauses, probe, rejections, replays, sources
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.moments import MOMENT
@@ -52,6 +54,8 @@ def _said(command: Callable[..., int]) -> Callable[..., None]:
         except Failure as failure:
             screen.fail(failure)
             code = failure.exit_code
+        except ValidationError as error:  # an argument of the command that is called, and not its answer
+            raise click.UsageError(door.first_mistake(error)) from None
         click.get_current_context().exit(code)
 
     return run
@@ -101,6 +105,29 @@ def _check_accounts(screen: Screen, file: str) -> int:
     It asks no deployment, and prints no key.
     """
     return accounts.check(screen, file)
+
+
+@_accounts.command("pause")
+@click.argument("account")
+@click.option("--why", required=True, help="Shown in the status as long as the pause lasts.")
+@_said
+@_targeted
+def _pause_account(screen: Screen, account: str, target: Target, why: str) -> int:
+    """Sends nothing of an account until it is resumed.
+
+    Its events are accepted and parked meanwhile. No probe ends the pause.
+    """
+    return pauses.pause(screen, target, account, why=why)
+
+
+@_accounts.command("resume")
+@click.argument("account")
+@click.option("--why", help="Kept in the log.")
+@_said
+@_targeted
+def _resume_account(screen: Screen, account: str, target: Target, why: str | None) -> int:
+    """Ends the pause of an account. Parked messages come back within a minute or two."""
+    return pauses.resume(screen, target, account, why=why)
 
 
 @sluicectl.command("completion")

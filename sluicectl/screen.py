@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +66,13 @@ class Screen:
     def write_line(self, document: str) -> None:
         """Writes one of many JSON documents, each on a line of its own, for people and programs."""
         sys.stdout.write(f"{document}\n")
+
+    def agrees(self, question: str) -> bool:
+        """Asks whether something is to be done. At the end of its input a script says no."""
+        try:
+            return click.confirm(question, err=True)
+        except click.Abort:
+            return False
 
     def fail(self, failure: Failure) -> None:
         """Says why a command ends early: to people beside what it is for."""

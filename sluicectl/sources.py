@@ -81,7 +81,7 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool)
     if put.changed:
         screen.draw(lambda console: _draw_change(console, diff, put))
         if put.removed and not (sure or dry_run):
-            _ask_to_remove(put.removed)
+            _ask_to_remove(screen, put.removed)
         if not dry_run:
             put = client.call(PUT, arguments.model_copy(update={"dry_run": False}))
     document = {
@@ -240,16 +240,10 @@ def _diff(before: str | None, after: str) -> list[str]:
     return list(lines)
 
 
-def _ask_to_remove(names: Sequence[str]) -> None:
-    """Raises `Failure` unless the operator says yes. At the end of its input a script says no."""
+def _ask_to_remove(screen: Screen, names: Sequence[str]) -> None:
+    """Raises `Failure` unless the operator says yes."""
     what = f"the source{'s' if len(names) > 1 else ''} {', '.join(names)}"
-    try:
-        agreed = click.confirm(
-            f"This removes {what}: from then on what is posted there is answered 404. Remove?", err=True
-        )
-    except click.Abort:
-        agreed = False
-    if not agreed:
+    if not screen.agrees(f"This removes {what}: from then on what is posted there is answered 404. Remove?"):
         raise Failure(
             f"Nothing is stored, because it would remove {what}. Keep what is to stay, or give --yes."
         )

@@ -54,6 +54,7 @@ def _record(record: dict[str, Any]) -> Record:
         record["receiptHandle"],
         account=named.get("account", {}).get("stringValue"),
         surface=named.get("surface", {}).get("stringValue"),
+        sender=attributes.get("SenderId", "").partition(":")[0] or None,
         seal=named.get(seals.NAME, {}).get("stringValue"),
         redelivered=receives > 1 or "resumed" in said,
         is_probe="probe" in said,

@@ -1,5 +1,5 @@
-"""Brings parked messages back once a minute: probes of each paused account, or all of one that works
-again.
+"""Brings parked messages back once a minute: probes of an account with an open circuit, or all of one that
+works again.
 """
 
 import functools
@@ -31,6 +31,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     store = resume.Store(settings.load(ResumeSettings))
     results = _resume(store, store.parked_accounts(), end)
     metrics.add_metric("OpenCircuits", MetricUnit.Count, sum(each.is_open for each in results))
+    metrics.add_metric("PausedAccounts", MetricUnit.Count, sum(each.is_paused for each in results))
     # Known accounts come first, so that unknown ones take no time from them.
     unknown = store.unknown_accounts()
     metrics.add_metric("UnknownAccounts", MetricUnit.Count, len(unknown))
@@ -58,7 +59,13 @@ def _resume(store: resume.Store, accounts: Sequence[ParkedAccount], end: float) 
             logger.error("not resumed", account=account.id, error=type(error).__name__, cause=cause)
             continue
         results.append(result)
-        logger.info("resumed", account=account.id, circuit_open=result.is_open, messages=result.messages)
+        logger.info(
+            "resumed",
+            account=account.id,
+            circuit_open=result.is_open,
+            paused=result.is_paused,
+            messages=result.messages,
+        )
         if result.not_sealed:
             logger.error("parked objects not sealed", account=account.id, objects=result.not_sealed)
     return results

@@ -165,6 +165,7 @@ def test_without_the_table_requests_are_taken(limited: Front) -> None:
     assert "RateLimitCheckFailures" in limited.said.getvalue()
 
 
+@pytest.mark.trust("A browser's body has a limit of its own.")
 @pytest.mark.rule
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("allowed", [None, 100_000, 5_242_880])

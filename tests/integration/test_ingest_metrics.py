@@ -208,6 +208,7 @@ def test_who_is_overtaken_looks_again(
     assert entered() == {*numbered(2, MAX_METRICS), *in_the_end}
 
 
+@pytest.mark.trust("A browser takes no room for metrics from the account.")
 @pytest.mark.rule
 def test_anonymous_callers_take_no_room_from_the_account(limited: Front) -> None:
     MetricQuota().reserve(TABLE, SITE_ID, ["known"], partly=False)

@@ -92,6 +92,7 @@ def test_a_single_event_writes_nothing_but_its_message(front: Front) -> None:
     assert ask(front, receipt).status == 404
 
 
+@pytest.mark.trust("A key sends and asks for its own account only, within its scopes.")
 @pytest.mark.rule
 @pytest.mark.parametrize(
     ("authorization", "status", "code"),

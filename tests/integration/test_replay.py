@@ -340,6 +340,29 @@ def test_an_account_that_limits_its_metrics_gets_no_more_by_a_replay(desk: Desk)
     assert (plan["ready"], plan["still_refused"]) == (0, 1)
 
 
+def test_a_replay_that_comes_back_as_a_dead_letter_opens_its_records_again(desk: Desk) -> None:
+    refused = [wrong_currency(number) for number in range(3)]
+    desk.archive(*refused)
+    job = desk.plan(account=SITE_ID, mend=EUR)["job"]["id"]
+    desk.ask("rejections replay run", job=job)
+    [record] = desk.aws.receive()["Records"]
+
+    for _ in range(2):  # archiving is at least once
+        seal = record["messageAttributes"]["seal"]["stringValue"]
+        desk.aws.send(record["body"], queue=desk.aws.rejected, seal=seal)
+        desk.work_off("reject", desk.aws.rejected)
+
+    assert desk.states() == {"open": 3}
+    [group] = desk.ask("rejections groups", "read")["groups"]
+    assert (group["open"], group["total"]) == (3, 3)
+    shown = desk.ask("rejections show", "read", id=refused[0].id)["rejection"]
+    assert shown["why"] == "came back as a dead letter"
+    again = desk.plan(account=SITE_ID, mend=EUR)["job"]["id"]
+    desk.ask("rejections replay run", job=again)
+    desk.deliver()
+    assert desk.taken() == Counter(each.id for each in refused)
+
+
 def test_times_are_told_in_utc(desk: Desk) -> None:
     desk.archive(wrong_currency(1))
     plan = desk.plan(account=SITE_ID, mend=EUR)["job"]

@@ -142,8 +142,10 @@ def test_the_time_of_an_event_without_one_is_when_the_object_was_written(drops: 
 
 
 def test_an_objects_metadata_name_account_and_surface(drops: Drops) -> None:
+    both_take = {"producers": ["s3://drops/"]}
     drops.cloud.name_accounts(
-        {"site_id": SITE_ID, "private_key": PRIVATE_KEY}, {"site_id": OTHER, "private_key": OTHER_KEY}
+        {"site_id": SITE_ID, "private_key": PRIVATE_KEY, **both_take},
+        {"site_id": OTHER, "private_key": OTHER_KEY, **both_take},
     )
     mine = b'{"account": "%s", "body": %s}' % (SITE_ID.encode(), encoded(line("mine")))
     both = profile(email="them@mail.example", external_id="somebody else")

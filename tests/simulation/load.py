@@ -7,10 +7,15 @@ import random
 import urllib.parse
 import zlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from sluice import message
+from sluice.contract import Surface
+from sluice.klaviyo import parser
+from sluice.message import Message
 from tests.simulation.ledger import GZIP_BITS, Event, Kind
 from tests.simulation.scheduler import START
 
@@ -91,6 +96,9 @@ def private_key(account: str) -> str:
     return f"pk_{account}"
 
 
+_PRODUCERS = ["queue", f"s3://{DROPS}/"]
+
+
 def accounts_document(late: bool) -> str:
     """Returns the accounts document, with or without the account that is named late."""
 
@@ -101,7 +109,13 @@ def accounts_document(late: bool) -> str:
     klaviyo = [*KLAVIYO, LATE] if late else KLAVIYO
     document = {
         "accounts": [
-            {"site_id": each, "private_key": private_key(each), "keys": keys(each)} for each in klaviyo
+            {
+                "site_id": each,
+                "private_key": private_key(each),
+                "keys": keys(each),
+                "producers": _PRODUCERS,
+            }
+            for each in klaviyo
         ],
         "pipeless": [
             {
@@ -109,6 +123,7 @@ def accounts_document(late: bool) -> str:
                 "api_key": private_key(f"pipeless-{each}"),
                 "keys": keys(f"pipeless-{each}"),
                 "calls_per_minute": CALLS_PER_MINUTE,
+                "producers": _PRODUCERS,
             }
             for each in APPS
         ],
@@ -333,6 +348,9 @@ class Maker:
 
     def _produced(self, at: float) -> None:
         account = self._chance.choice((*KLAVIYO, LATE, *([UNKNOWN] if self._chance.random() < 0.1 else [])))
+        if account not in KLAVIYO:
+            self._stored(at, account)
+            return
         invalid = self._chance.random() < 0.1
         if self._chance.random() < 0.5:
             entries, places = self._entries(account, [self._size()], "producer's bulk", plain=True)
@@ -349,6 +367,15 @@ class Maker:
         if invalid:
             self._spoil(marks)
         self._produce(at, msgspec.json.encode(document).decode(), {"account": account}, marks)
+
+    def _stored(self, at: float, account: str) -> None:
+        """Puts a request on the queue that was accepted while the document named its account."""
+        event, mark = self._event(account, "stored event", plain=True)
+        event["attributes"]["profile"] = {"data": self._profile(account)}
+        body, accepted = msgspec.json.encode({"data": event}), datetime.fromtimestamp(START + at, UTC)
+        read = parser.read(Surface.EVENT, body, _REVISION, accepted)
+        text = message.encode(Message(f"{mark:032x}", account, Surface.EVENT, accepted, read.entries)).text
+        self._produce(at, text, {}, (mark,))
 
     def _produced_batch(self, at: float) -> None:
         app = self._chance.choice(APPS)

@@ -475,10 +475,7 @@ class World:
                 case Request():
                     self._send(action)
                 case Produced():
-                    named = {
-                        name: {"DataType": "String", "StringValue": value}
-                        for name, value in action.attributes.items()
-                    }
+                    named = sealing.attributes(action.body, action.attributes)
                     self.events_queue.send(action.body, None, named)
                     self.ledger.accept(action.marks)
                 case Dropped():

@@ -148,6 +148,7 @@ class World(runtime.System):
             events=self,
             outcomes=self.outcomes,
             lookups=lambda: lookups,
+            pauses=nobody,
             sources=nobody,
             secrets=nobody,
             transfers=nobody,

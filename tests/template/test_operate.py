@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from sluice.operate import job_commands
+from sluice.operate.commands import COMMANDS
+from sluice.operate.door import VERSION, Request
+
 type Template = dict[str, Any]
 
 ALIASES = {"OperateReadAlias": "read", "OperateAdminAlias": "admin"}
@@ -23,13 +27,21 @@ NAMES = {
 }
 
 
-def actions(template: Template, resource: str) -> Iterator[str]:
-    """Yields the actions that operate's role has on a resource, by the text that names it."""
+def statements(template: Template, resource: str) -> list[dict[str, Any]]:
+    """Returns what operate's role may do with a resource, by the text that names it."""
     [policy] = template["Resources"]["OperateFunctionRole"]["Properties"]["Policies"]
-    for statement in policy["PolicyDocument"]["Statement"]:
-        if resource in json.dumps(statement["Resource"]):
-            given = statement["Action"]
-            yield from [given] if isinstance(given, str) else given
+    return [
+        statement
+        for statement in policy["PolicyDocument"]["Statement"]
+        if resource in json.dumps(statement["Resource"])
+    ]
+
+
+def actions(template: Template, resource: str) -> Iterator[str]:
+    """Yields the actions that operate's role has on a resource."""
+    for statement in statements(template, resource):
+        given = statement["Action"]
+        yield from [given] if isinstance(given, str) else given
 
 
 def test_operate_has_the_one_name_that_follows_from_the_stacks(expanded: Template) -> None:
@@ -54,15 +66,28 @@ def test_an_alias_follows_the_code(expanded: Template, alias: str, name: str) ->
 
 
 def test_there_is_no_other_way_in(expanded: Template) -> None:
-    """Checks that nothing but an operator's own IAM policy lets anybody invoke operate."""
+    """Checks that nothing but an operator's own IAM policy, and the schedule of jobs, invokes operate."""
     resources = expanded["Resources"]
 
     assert {
         name for name, each in resources.items() if each["Type"] == "AWS::Lambda::Alias"
     } == ALIASES.keys()
-    for name, each in resources.items():
-        if each["Type"] in {"AWS::Lambda::Permission", "AWS::Lambda::Url", "AWS::Lambda::EventSourceMapping"}:
-            assert "Operate" not in json.dumps(each), name
+    ways = {"AWS::Lambda::Permission", "AWS::Lambda::Url", "AWS::Lambda::EventSourceMapping"}
+    assert [
+        name for name, each in resources.items() if each["Type"] in ways and "Operate" in json.dumps(each)
+    ] == ["JobSchedulePermission"]
+    permission = resources["JobSchedulePermission"]["Properties"]
+    assert permission["SourceArn"] == {"Fn::GetAtt": ["JobSchedule", "Arn"]}
+
+
+def test_jobs_go_on_by_a_schedule(expanded: Template) -> None:
+    schedule = expanded["Resources"]["JobSchedule"]["Properties"]
+
+    [target] = schedule["Targets"]
+    assert (schedule["ScheduleExpression"], target["Arn"]) == ("rate(1 minute)", {"Ref": "OperateAdminAlias"})
+    request = Request.model_validate_json(target["Input"])
+    assert (request.version, COMMANDS[request.command]) == (VERSION, job_commands.TICK)
+    job_commands.TICK.arguments.model_validate(request.arguments)
 
 
 def test_operate_sees_that_a_webhook_secret_exists_and_not_what_it_is(expanded: Template) -> None:
@@ -74,9 +99,24 @@ def test_operate_takes_nothing_from_a_queue(expanded: Template, queue: str) -> N
     assert list(actions(expanded, f'"{queue}"')) == ["sqs:SendMessage"]
 
 
-@pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket", "StateTable"])
+@pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket"])
 def test_operate_deletes_nothing(expanded: Template, store: str) -> None:
     assert not [each for each in actions(expanded, store) if "Delete" in each]
+
+
+def test_operate_changes_nothing_in_the_state_table_but_pauses_and_metrics(expanded: Template) -> None:
+    allowed = {
+        json.dumps(each["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]): each["Action"]
+        for each in statements(expanded, "StateTable")
+        if "Condition" in each
+    }
+    anywhere = [each["Action"] for each in statements(expanded, "StateTable") if "Condition" not in each]
+
+    assert allowed == {
+        '"metrics#*"': "dynamodb:UpdateItem",
+        '"pause#*"': ["dynamodb:DeleteItem", "dynamodb:PutItem"],
+    }
+    assert anywhere == [["dynamodb:BatchGetItem", "dynamodb:GetItem"]]
 
 
 @pytest.mark.parametrize("prefix", ["operate/answers/", "operate/requests/"])

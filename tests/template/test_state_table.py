@@ -7,7 +7,7 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
 from sluice.aws import state_table
-from sluice.aws.state_table import CIRCUIT, INBOUND, METRICS, RECEIPT, WEBHOOK_OBJECT, ItemKind
+from sluice.aws.state_table import CIRCUIT, INBOUND, METRICS, PAUSE, RECEIPT, WEBHOOK_OBJECT, ItemKind
 
 RESOURCES: dict[str, Any] = yaml_parse(Path("template.yaml").read_text())["Resources"]
 FUNCTIONS = [name for name, each in RESOURCES.items() if each["Type"] == "AWS::Serverless::Function"]
@@ -29,7 +29,8 @@ def leading_keys(function: str) -> set[str]:
     [
         ("IngestFunction", {INBOUND, METRICS, RECEIPT, WEBHOOK_OBJECT}),
         ("RejectFunction", {RECEIPT}),
-        ("ResumeFunction", {CIRCUIT}),
+        ("ResumeFunction", {CIRCUIT, PAUSE}),
+        ("OperateFunction", {METRICS, PAUSE}),
     ],
 )
 def test_a_function_reaches_the_items_it_keeps_and_no_others(function: str, kinds: set[ItemKind]) -> None:

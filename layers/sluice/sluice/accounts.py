@@ -28,7 +28,28 @@ from sluice.validation.json_text import NOT_DECODED, encode_text
 
 _SITE_ID: Final = r"^[A-Za-z0-9]{6}\Z"
 _APP: Final = re.compile(r"pipeless-[1-9][0-9]{0,18}")
+# Anybody who may send to the queue; a sender by SQS's id; or objects whose names begin so.
+_PRODUCER: Final = r"^(queue|sender:[A-Za-z0-9-]+|s3://[a-z0-9.-]{3,63}/.*)\Z"
 _HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line end can never be sent
+
+
+type Producers = tuple[Annotated[str, msgspec.Meta(pattern=_PRODUCER)], ...]
+
+
+class Producer(msgspec.Struct, frozen=True):
+    """Names who brings a body: the sender of its message, or the object that it is a line of."""
+
+    sender: str | None = None  # the id that SQS has of it
+    object: str | None = None  # s3://bucket/key
+
+    def is_named(self, grants: Iterable[str]) -> bool:
+        """Tells whether one of an account's `producers` means this one."""
+        if self.object is not None:
+            return any(self.object.startswith(grant) for grant in grants)
+        return any(grant in {"queue", f"sender:{self.sender}"} for grant in grants)
+
+    def __str__(self) -> str:
+        return self.object or f"sender:{self.sender}"
 
 
 class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +67,7 @@ class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
     limit_metrics: bool = False  # whether it is held to `MAX_METRICS`
+    producers: Producers | None = None  # None: all, if it is the only account
     shared_unique_ids: bool = False  # whether anonymous callers' ids mean the same as others'
 
     @property
@@ -69,6 +91,7 @@ class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
     base_url: str = PIPELESS_BASE_URL
     keys: tuple[IngestKey, ...] = ()
+    producers: Producers | None = None
     calls_per_minute: Annotated[int, msgspec.Meta(ge=MIN_CALLS_PER_MINUTE, le=6_000)] = CALLS_PER_MINUTE
     object_types: frozenset[str] = frozenset()
     relationship_types: frozenset[str] = frozenset()
@@ -99,6 +122,11 @@ class Accounts(msgspec.Struct, frozen=True):
         if self.unusable:
             raise Retryable("the accounts secret is not valid, and there is no copy of all its accounts")
 
+    def check_not_empty(self) -> None:
+        """Raises `Retryable` if there is no account yet."""
+        if not self.every():
+            raise Retryable("the accounts document names no account yet")
+
     def names(self, account_id: str) -> bool:
         """Tells whether this is the `id` of an account or an app of the document."""
         return any(each.id == account_id for each in self.every())
@@ -119,12 +147,25 @@ class Accounts(msgspec.Struct, frozen=True):
         """Returns the account, if there is exactly one."""
         return self.accounts[0] if len(self.accounts) == 1 and not self.unusable else None
 
-    def account_of(self, named: str | None) -> str | None:
-        """Returns the account's `id` that a producer named; without a valid one, that of the only account."""
-        if named and is_account_id(named):
+    def may_send(self, producer: Producer | None, account_id: str) -> bool:
+        """Tells whether a producer may send for an account. Without a producer it is an operator, who may.
+
+        The only account of a vendor takes bodies of every producer, unless it names its own.
+        """
+        account = next((each for each in self.every() if each.id == account_id), None)
+        if account is None or producer is None:
+            return account is not None
+        if account.producers is not None:
+            return producer.is_named(account.producers)
+        alike = self.accounts if isinstance(account, KlaviyoAccount) else self.pipeless
+        return len(alike) == 1 and not self.unusable
+
+    def account_of(self, named: str | None, producer: Producer | None) -> str | None:
+        """Returns the `id` that a producer named, if it may send for it, or that of the only account."""
+        if named and self.may_send(producer, named):
             return named
         only = self.single_account()
-        return None if only is None else only.id
+        return only.id if only and self.may_send(producer, only.id) else None
 
     def by_app_id(self, app_id: int) -> PipelessApp | None:
         """Returns the app with this id."""

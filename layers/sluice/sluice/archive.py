@@ -5,7 +5,7 @@ Archiving is at least once: a line's `id` is stable, so a repeated line can be r
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Final, Protocol
 
@@ -56,6 +56,10 @@ class Ports(Protocol):
         """Writes the records that are not there yet, and returns them."""
         ...
 
+    def reopen(self, *, record_ids: Collection[str], job: str) -> None:
+        """Opens records again that a job has replayed in vain."""
+        ...
+
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
         """Adds rejected events to a receipt."""
         ...
@@ -87,8 +91,12 @@ def archive_batch(
         written = lay_out(group.values())
         try:
             ports.put(objects=written.objects)
-            made = list(_records(group.values(), written, ports, log, result.counts))
+            replays = {each.id: found for each in group.values() if (found := replayed(each))}
+            new = [each for each in group.values() if each.id not in replays]
+            made = list(_records(new, written, ports, log, result.counts))
             added = ports.add_records(new=made)
+            for job, record_ids in replays.values():
+                ports.reopen(record_ids=record_ids, job=job)
         except Retryable as error:
             # Objects that are written already get the same key again, or are known by their lines' ids.
             log.error("archive not written", cause=str(error))
@@ -208,6 +216,23 @@ def undelivered_positions(rejection: Rejection) -> tuple[str, list[int]] | None:
     except msgspec.MsgspecError:
         return None
     return receipts.scoped(stored.account, stored.receipt), positions.positions(stored)
+
+
+def replayed(rejection: Rejection) -> tuple[str, list[str]] | None:
+    """Returns the job and the records of a dead letter that was a replay.
+
+    It has no record of its own. Those that it replayed are open again.
+    """
+    job = receipts.job_of(rejection.receipt or "")
+    if rejection.reason is not Reason.DEAD_LETTER or job is None:
+        return None
+    try:
+        stored = msgspec.json.decode(
+            rejection.payload, type=message.Message[msgspec.Raw] | message.PipelessMessage
+        )
+    except msgspec.MsgspecError:
+        return None
+    return (job, stored.replayed) if stored.replayed else None
 
 
 def lay_out(rejections: Iterable[Rejection]) -> ArchiveObjects:

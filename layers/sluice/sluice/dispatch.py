@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from sluice import message, rejection, runtime
-from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, is_site_id
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, Producer, is_site_id
 from sluice.delivery import backoff, half_open, poison
 from sluice.delivery.backoff import Retry
 from sluice.delivery.outcome import AccountBatch, Outcome, Refusal
@@ -48,7 +48,8 @@ type _Content = StoredMessage | PipelessMessage | Objects | Undeliverable | Retr
 
 
 class Record(msgspec.Struct, frozen=True):
-    """Holds one received queue message. `account` and `surface` are a producer's message attributes.
+    """Holds one received queue message. `account` and `surface` are a producer's message attributes, and
+    `sender` is SQS's id of it.
 
     `seal` is what it was sent with. A `redelivered` message may be delivered in part. A probe was sent back
     to the queue to find out whether its account is processed again. A poison message has ended its process
@@ -62,6 +63,7 @@ class Record(msgspec.Struct, frozen=True):
     handle: str = ""
     account: str | None = None
     surface: str | None = None
+    sender: str | None = None
     seal: str | None = None
     redelivered: bool = False
     is_probe: bool = False
@@ -354,7 +356,7 @@ def _keep_or_give_up(
         if is_old and others_succeed:
             detail = f"Handling it failed unexpectedly {record.receives} times ({unforeseen.error})."
             gone = Undeliverable(Reason.DEAD_LETTER, detail)
-            refused = _rejection(_body(record), record.id, gone, accounts, now)
+            refused = _rejection(_body(record), record, gone, accounts, now)
             outcome.refusals.append(Refusal(number, refused))
         else:
             outcome.retry[number] = Retry()
@@ -488,7 +490,7 @@ def _decode(
         return stored
     opened = envelopes.unwrap(_body(record))
     if isinstance(opened, Body):
-        return message.as_stored(producers.accept(opened, record.id, accounts))
+        return message.as_stored(producers.accept(opened, record.id, accounts, Producer(record.sender)))
     return opened
 
 
@@ -500,16 +502,18 @@ def _undeliverable(record: Record, error: Undeliverable, accounts: Accounts, now
     body = _body(record)
     if not record.is_poison and isinstance(opened := envelopes.unwrap(body), Body):
         body = opened
-    return _rejection(body, record.id, error, accounts, now)
+    return _rejection(body, record, error, accounts, now)
 
 
-def _rejection(body: Body, name: str, error: Undeliverable, accounts: Accounts, now: datetime) -> Rejection:
+def _rejection(
+    body: Body, record: Record, error: Undeliverable, accounts: Accounts, now: datetime
+) -> Rejection:
     return rejection.for_undeliverable_body(
         body.text,
         error,
-        account=accounts.account_of(body.account),
+        account=accounts.account_of(body.account, Producer(record.sender)),
         surface=body.surface,
         accepted=body.sent,
         now=now,
-        name=name,
+        name=record.id,
     )

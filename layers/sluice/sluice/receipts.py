@@ -22,6 +22,7 @@ from sluice.errors import Retryable
 SURFACES: Final = frozenset(
     {Surface.BULK, Surface.CLIENT_BULK}
 )  # surfaces whose receipts callers can ask about
+_REPLAY: Final = "replay"
 _BATCH: Final = 100  # items of one BatchGetItem
 _ATTEMPTS: Final = 6  # tries to get items that a throttled table leaves out of its answers
 
@@ -47,6 +48,17 @@ def scoped(account_id: str, receipt: str) -> str:
     receipt of another account.
     """
     return f"{account_id}#{receipt}"
+
+
+def of_replay(job: str, slice_number: int, part: int) -> str:
+    """Returns the receipt of a message of a replay, by its job and its place in that."""
+    return f"{_REPLAY}-{job}-{slice_number}-{part}"
+
+
+def job_of(receipt: str) -> str | None:
+    """Returns the job of a replayed message by its receipt; None if it is none of a replay."""
+    parts = receipt.split("-")
+    return parts[1] if parts[0] == _REPLAY and len(parts) == 4 else None
 
 
 def create(

@@ -13,7 +13,7 @@ from sluice import runtime
 from sluice.accounts import Accounts
 from sluice.aws import sqs
 from sluice.aws.sealing import Sealing
-from sluice.delivery import circuit_breaker, parking
+from sluice.delivery import circuit_breaker, parking, pause
 from sluice.errors import Retryable
 from sluice.message import Body, wrap
 from sluice.settings import ResumeSettings
@@ -34,13 +34,14 @@ class ParkedAccount(msgspec.Struct, frozen=True):
 
 
 class Resumed(msgspec.Struct):
-    """Tells whether an account's circuit is open, how many messages were sent, and how many parked objects
-    are `not_sealed` by Sluice, so that they stay where they are.
+    """Tells whether an account's circuit is open, how many messages were sent, how many parked objects are
+    `not_sealed` by Sluice, so that they stay where they are, and whether an operator paused the account.
     """
 
-    is_open: bool
+    is_open: bool = False
     messages: int = 0
     not_sealed: int = 0
+    is_paused: bool = False
 
 
 class Store(msgspec.Struct, frozen=True):
@@ -84,8 +85,11 @@ def now_known(unknown: Sequence[str], accounts: Accounts) -> list[ParkedAccount]
 def resume(store: Store, account: ParkedAccount, has_time: Callable[[], bool]) -> Resumed:
     """Sends a message or two if the account's circuit is open, else all while there is time.
 
-    `Retryable` says that some messages did not get to the queue; they are still parked.
+    Nothing is sent of an account that an operator paused. `Retryable` says that some messages did not get to
+    the queue; they are still parked.
     """
+    if pause.find(store.settings.state_table, account.id) is not None:
+        return Resumed(is_paused=True)
     result = Resumed(circuit_breaker.is_open(store.settings.state_table, account.id))
     probes = 0
     for key in parking.parked_objects(store.settings.claim_bucket, account.id, prefix=account.prefix):

@@ -53,6 +53,7 @@ def test_a_key_names_its_account(surface: Surface, authorization: str) -> None:
     assert request.admit(surface, {"authorization": authorization}, {}, ACCOUNTS) is OURS
 
 
+@pytest.mark.trust("A key sends and asks for its own account only, within its scopes.")
 @pytest.mark.rule
 @pytest.mark.parametrize("surface", SERVER)
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def test_no_two_metrics_and_unique_ids_share_an_id() -> None:
     assert len({each["id"] for each in entry_of_all["events"]}) == len(pairs)
 
 
+@pytest.mark.trust("A browser's profile keeps one identifier and can change no other.")
 @pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 def test_an_anonymous_caller_keeps_only_the_strongest_identifier(surface: Surface) -> None:
@@ -193,6 +194,7 @@ def test_an_anonymous_caller_keeps_only_the_strongest_identifier(surface: Surfac
     assert (by_id["id"], by_id["attributes"]) == ("01ABC", {"first_name": "Ann"})
 
 
+@pytest.mark.trust("A browser's profile keeps one identifier and can change no other.")
 @pytest.mark.rule
 @pytest.mark.parametrize("surface", CLIENT)
 def test_an_anonymous_caller_cannot_patch_identifiers(surface: Surface) -> None:

@@ -501,6 +501,7 @@ WORDS = st.text() | st.sampled_from(
 )
 
 
+@pytest.mark.trust("The words of an upstream's answer decide nothing.")
 @given(WORDS, WORDS, WORDS)
 def test_words_decide_nothing(code: str, detail: str, title: str) -> None:
     cases = [(None, 400), (at(0, 1), 400), (at(0, 1, "/attributes/unique_id"), 400), (None, 401), (None, 413)]

@@ -15,7 +15,7 @@ from sluice.operate import door
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.commands import COMMANDS
 from sluice.operate.jobs import JobStore
-from sluice.operate.ports import Archive, Events, Link, Ports, Records, Slices, StoredDocument
+from sluice.operate.ports import Archive, Events, Link, Pauses, Ports, Records, Slices, StoredDocument
 from sluice.settings import OperateSettings
 from tests.support.recorded_log import RecordedLog
 
@@ -71,6 +71,7 @@ def ports_of(world: World) -> Ports:
         events=Mock(spec_set=Events),
         outcomes=Mock(),
         lookups=Mock(),
+        pauses=Mock(spec_set=Pauses),
         sources=world,
         secrets=world,
         transfers=world,

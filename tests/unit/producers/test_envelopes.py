@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.accounts import Accounts, KlaviyoAccount
+from sluice.accounts import Accounts, KlaviyoAccount, Producer
 from sluice.producers.accept import NotABody, accept
 from sluice.producers.envelopes import Body, Object, unwrap
 from tests.support.factories import bulk, encoded, single
@@ -285,7 +285,7 @@ def test_a_known_envelope_that_is_not_read_is_named(message: dict[str, Any], nam
     accounts = Accounts((KlaviyoAccount("AbC123", "pk_x"),))
 
     with pytest.raises(NotABody) as raised:
-        accept(Body(json.dumps(message), SENT), "receipt", accounts)
+        accept(Body(json.dumps(message), SENT), "receipt", accounts, Producer())
 
     assert name in raised.value.detail
 
@@ -307,6 +307,6 @@ def test_what_the_decoder_found_is_told(text: str, detail: str) -> None:
     accounts = Accounts((KlaviyoAccount("AbC123", "pk_x"),))
 
     with pytest.raises(NotABody) as raised:
-        accept(Body(text, SENT), "receipt", accounts)
+        accept(Body(text, SENT), "receipt", accounts, Producer())
 
     assert detail in raised.value.detail

@@ -36,6 +36,7 @@ class ItemKind(msgspec.Struct, frozen=True):
 
 RATE_LIMIT: Final = ItemKind("pace#", 3_600)  # an account's slots
 CIRCUIT: Final = ItemKind("circuit#")  # there while an account's circuit is open
+PAUSE: Final = ItemKind("pause#")  # there while an operator pauses an account
 # Events of an account that were refused alone and without a reason.
 REFUSALS: Final = ItemKind("refusals#", MESSAGE_LIFE_SECONDS)
 RECEIPT: Final = ItemKind("receipt#", MESSAGE_LIFE_SECONDS)
@@ -49,6 +50,7 @@ WEBHOOK_OBJECT: Final = ItemKind("webhook#", 90 * _DAY)
 KINDS: Final = (
     RATE_LIMIT,
     CIRCUIT,
+    PAUSE,
     REFUSALS,
     RECEIPT,
     SOLO,

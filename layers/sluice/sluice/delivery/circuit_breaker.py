@@ -15,23 +15,29 @@ from sluice.errors import Retryable
 
 
 class CircuitState(msgspec.Struct, frozen=True):
-    """Says whether an account's circuit is open, and what may open it."""
+    """Says whether an account's circuit is open, what may open it, and whether an operator paused it."""
 
     is_open: bool
     refusals: RefusalRecord = RefusalRecord()
+    is_paused: bool = False
 
 
 def state(table: str, account_id: str) -> CircuitState:
     """Returns the state of an account's circuit, read at once."""
-    circuit, refusals = state_table.CIRCUIT.key(account_id), state_table.REFUSALS.key(account_id)
+    kinds = (state_table.CIRCUIT, state_table.REFUSALS, state_table.PAUSE)
+    circuit, refusals, pause = (kind.key(account_id) for kind in kinds)
     with clients.failing_fast(clients.dynamodb, "the state table cannot be read") as client:
         answer = client.batch_get_item(
-            RequestItems={table: {"Keys": [circuit, refusals], "ConsistentRead": True}}
+            RequestItems={table: {"Keys": [circuit, refusals, pause], "ConsistentRead": True}}
         )
     if answer.get("UnprocessedKeys"):
         raise Retryable("the state table is throttled")
     found = {item["pk"]["S"]: item for item in answer["Responses"].get(table, [])}
-    return CircuitState(circuit["pk"]["S"] in found, lone_refusals.record_of(found.get(refusals["pk"]["S"])))
+    return CircuitState(
+        is_open=circuit["pk"]["S"] in found,
+        refusals=lone_refusals.record_of(found.get(refusals["pk"]["S"])),
+        is_paused=pause["pk"]["S"] in found,
+    )
 
 
 def is_open(table: str, account_id: str) -> bool:

@@ -1,7 +1,7 @@
 """Records what becomes of a batch's messages: delivered, rejected, parked, or kept on the queue.
 
 A message is done only when each of its events is delivered or rejected. One event that waits keeps its
-message on the queue. One event of a paused account has its message parked.
+message on the queue. One event of an account with an open circuit has its message parked.
 """
 
 from collections import Counter

@@ -2,10 +2,12 @@
 
 from typing import Final
 
-from sluice.operate import index, job_commands, rejections, replay_commands, sources, transfers
+from sluice.operate import index, job_commands, pauses, rejections, replay_commands, sources, transfers
 from sluice.operate.command import AnyCommand
 
 _ALL: Final[tuple[AnyCommand, ...]] = (
+    pauses.PAUSE,
+    pauses.RESUME,
     rejections.GROUPS,
     rejections.LIST,
     rejections.SHOW,

@@ -128,7 +128,7 @@ def _request(raw: object) -> Request:
     try:
         return Request.model_validate(raw)
     except ValidationError as error:
-        raise Failed("invalid_request", f"The request is not valid: {_first_mistake(error)}") from None
+        raise Failed("invalid_request", f"The request is not valid: {first_mistake(error)}") from None
 
 
 def _raw_arguments(request: Request, ports: Ports) -> Any:
@@ -150,12 +150,12 @@ def _arguments(command: AnyCommand, raw: Any) -> Arguments:
         read: Arguments = command.arguments.model_validate(raw)
     except ValidationError as error:
         raise Failed(
-            "invalid_arguments", f"The arguments of '{command.name}' are not valid: {_first_mistake(error)}"
+            "invalid_arguments", f"The arguments of '{command.name}' are not valid: {first_mistake(error)}"
         ) from None
     return read
 
 
-def _first_mistake(error: ValidationError) -> str:
+def first_mistake(error: ValidationError) -> str:
     """Returns a sentence with the first mistake and its place. It does not quote what was given."""
     first, *others = error.errors(include_url=False, include_context=False, include_input=False)
     place = ".".join(map(str, first["loc"]))

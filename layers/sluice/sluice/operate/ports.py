@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from sluice.accounts import Accounts
+from sluice.delivery.pause import Pause
 from sluice.message import PipelessMessage, StoredMessage
 from sluice.operate.jobs import JobStore
 from sluice.operate.reread import Lookups
@@ -91,6 +92,22 @@ class Identities(Protocol):
         """Returns the ARN of who presigned this `GetCallerIdentity` for this function; None if STS does not
         say so.
         """
+        ...
+
+
+class Pauses(Protocol):
+    """Pauses accounts. Its methods may raise `Retryable`."""
+
+    def begin(self, *, account_id: str, who: str, why: str) -> bool:
+        """Pauses an account; returns False if it is paused already, and leaves that pause as it is."""
+        ...
+
+    def end(self, *, account_id: str) -> bool:
+        """Ends the pause of an account; returns False if there is none."""
+        ...
+
+    def find(self, *, account_id: str) -> Pause | None:
+        """Returns the pause of an account, if there is one."""
         ...
 
 
@@ -189,6 +206,7 @@ class Ports:
     events: Events
     outcomes: Callable[[Sequence[str]], Mapping[str, Outcomes]]
     lookups: Callable[[], Lookups]
+    pauses: Pauses
     sources: SourcesDocument
     secrets: Secrets
     transfers: Transfers

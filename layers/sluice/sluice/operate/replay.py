@@ -266,7 +266,7 @@ def _parts(job: Job, ready: Iterable[Ready]) -> tuple[list[Part], list[StoredMes
     for number, ((account, surface, _, alone), of_one) in enumerate(together.items()):
         counts = [(each.record.id, each.found.events) for each in of_one]
         parts.append(Part(account, surface, counts, alone=bool(alone)))
-        messages.append(_message(_receipt(job.id, job.slices, number), of_one))
+        messages.append(_message(receipts.of_replay(job.id, job.slices, number), of_one))
     return parts, messages
 
 
@@ -443,12 +443,8 @@ def _state(known: bool, rejected: Collection[int]) -> State:
     return State.REJECTED_AGAIN if rejected else State.DELIVERED
 
 
-def _receipt(job_id: str, slice_number: int, part: int) -> str:
-    return f"replay-{job_id}-{slice_number}-{part}"
-
-
 def _scoped(job: Job, slice_number: int, part: Part, number: int) -> str:
-    return receipts.scoped(part.account, _receipt(job.id, slice_number, number))
+    return receipts.scoped(part.account, receipts.of_replay(job.id, slice_number, number))
 
 
 def _merged(reasons: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

@@ -214,10 +214,10 @@ def _body(
     opened = envelopes.unwrap(Body(text, accepted, account, rejection.surface))
     if not isinstance(opened, Body):
         raise StillRefused("It tells of S3 objects: write them again, and they are read again.")
-    read = producers.accept(opened, record_id, lookups.accounts)
+    read = producers.accept(opened, record_id, lookups.accounts, None)
     if _name_events(record_id, _event_attributes(document := msgspec.json.decode(encode_text(opened.text)))):
         named = msgspec.structs.replace(opened, text=msgspec.json.encode(document).decode())
-        read = producers.accept(named, record_id, lookups.accounts)
+        read = producers.accept(named, record_id, lookups.accounts, None)
     content = read.events if isinstance(read, PipelessMessage) else read.entries
     return Replayable(read.account, read.surface, None, content)
 

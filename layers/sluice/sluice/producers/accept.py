@@ -6,9 +6,9 @@ Nobody waits for an answer here. A refusal is `Undeliverable` and becomes a reje
 from typing import Any, Final
 
 from sluice import contract
-from sluice.accounts import Accounts, is_site_id
+from sluice.accounts import Accounts, KlaviyoAccount, Producer, is_site_id
 from sluice.contract import PIPELESS_SURFACE, Surface
-from sluice.errors import Refused, Retryable, Undeliverable
+from sluice.errors import Refused, Undeliverable
 from sluice.klaviyo import parser, problems
 from sluice.message import Message, PipelessMessage
 from sluice.pipeless import parser as pipeless
@@ -24,8 +24,10 @@ class NotABody(Undeliverable):
     """Says that a message is no body of any surface: not JSON, or JSON of another kind."""
 
 
-def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | PipelessMessage:
-    """Returns the request of a body, under this receipt.
+def accept(
+    body: Body, receipt: str, accounts: Accounts, producer: Producer | None
+) -> Message[Any] | PipelessMessage:
+    """Returns the request of a body, under this receipt. Without a producer an operator sends it.
 
     Raises `Retryable` while there is no account that it could belong to.
     """
@@ -33,10 +35,9 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
     try:
         surface = _surface(body, content)
         if surface is None:
-            return _batch(content, body, receipt, accounts)
-        site_id = _site_id(body.account, accounts)
-        account = accounts.by_site_id(site_id)
-        shared_ids = account is not None and account.shared_unique_ids
+            return _batch(content, body, receipt, accounts, producer)
+        account = _account(body.account, accounts, producer)
+        shared_ids = account.shared_unique_ids
         read = parser.read(surface, content, contract.UPSTREAM_REVISION, body.sent, shared_ids=shared_ids)
     except Refused as refused:
         first = refused.problems[0]
@@ -44,33 +45,44 @@ def accept(body: Body, receipt: str, accounts: Accounts) -> Message[Any] | Pipel
         if first.code == "parse_error":
             raise NotABody(Reason.MALFORMED, detail, first.pointer) from refused
         raise Undeliverable(Reason.INVALID, detail, first.pointer) from refused
-    return Message(receipt, site_id, surface, body.sent, read.entries, flat=read.flat)
+    return Message(receipt, account.site_id, surface, body.sent, read.entries, flat=read.flat)
 
 
-def _batch(content: bytes, body: Body, receipt: str, accounts: Accounts) -> PipelessMessage:
+def _batch(
+    content: bytes, body: Body, receipt: str, accounts: Accounts, producer: Producer | None
+) -> PipelessMessage:
     app = accounts.app(body.account)
     if app is None:
+        accounts.check_not_empty()
+        accounts.check_complete()
         detail = "'account' must name an app of the accounts document: 'pipeless-' and its id."
         raise Undeliverable(Reason.INVALID, detail)
+    _check_producer(app.id, accounts, producer)
     batch = pipeless.read(content, app)
     return PipelessMessage(receipt, app.app_id, body.sent, pipeless.stamped(batch.events, body.sent))
 
 
-def _site_id(named: str | None, accounts: Accounts) -> str:
-    """Returns the account of a body; dispatch keeps a body of one that the document does not name (yet)."""
-    only = accounts.single_account()
-    if not named and only is not None:
-        return only.site_id
-    if not named and not (accounts.accounts or accounts.pipeless):
-        raise Retryable("the accounts document names no account yet")
-    if not named:
-        detail = (
-            f"'account' is needed, a site id: the accounts document has {len(accounts.accounts)} accounts."
-        )
-        raise Undeliverable(Reason.INVALID, detail)
-    if not is_site_id(named):
+def _account(named: str | None, accounts: Accounts, producer: Producer | None) -> KlaviyoAccount:
+    """Returns the account of a body, if its producer may send for it."""
+    if named and not is_site_id(named):
         raise Undeliverable(Reason.INVALID, "'account' must be a site id: six letters or digits.")
-    return named
+    account = accounts.by_site_id(named) if named else accounts.single_account()
+    if account is None:
+        accounts.check_not_empty()
+        accounts.check_complete()
+        detail = f"{named} is not an account of the accounts document."
+        if not named:
+            number = len(accounts.accounts)
+            detail = f"'account' is needed, a site id: the accounts document has {number} accounts."
+        raise Undeliverable(Reason.INVALID, detail)
+    _check_producer(account.id, accounts, producer)
+    return account
+
+
+def _check_producer(account_id: str, accounts: Accounts, producer: Producer | None) -> None:
+    if not accounts.may_send(producer, account_id):
+        detail = f"{producer} may not send for {account_id}: 'producers' of the account does not name it."
+        raise Undeliverable(Reason.INVALID, detail)
 
 
 def _surface(body: Body, content: bytes) -> Surface | None:

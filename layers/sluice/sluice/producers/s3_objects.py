@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from sluice import rejection, runtime
-from sluice.accounts import Accounts
+from sluice.accounts import Accounts, Producer
 from sluice.aws import clients, s3, sqs, state_table
 from sluice.aws.sealing import Sealing
 from sluice.contract import MAX_BODY_BYTES_IN
@@ -74,6 +74,10 @@ class Source(msgspec.Struct, frozen=True):
     def name(self) -> str:
         return f"s3://{self.object.bucket}/{self.object.key}"
 
+    @property
+    def producer(self) -> Producer:
+        return Producer(object=self.name)
+
 
 class _Filling(msgspec.Struct):
     """Holds a message that takes further lines, and the bytes of those it has."""
@@ -127,6 +131,12 @@ def read(
         return True
     each = msgspec.structs.replace(each, written=progress.written)
     source = Source(each, id, accounts)
+    if not any(accounts.may_send(source.producer, account.id) for account in accounts.every()):
+        accounts.check_not_empty()
+        accounts.check_complete()
+        detail = "No account takes objects from there: 'producers' of none names it. It was not read."
+        _put(settings, _Group(bad=[_rejection(source, 1, Undeliverable(Reason.INVALID, detail))]), counts)
+        return True
     try:
         metadata, pieces, gzipped = _open(each, progress)
     except s3.ObjectGone:
@@ -240,7 +250,7 @@ def _add(group: _Group, source: Source, line: Line) -> None:
     try:
         opened = _opened(body, line)
         body = opened
-        accepted = producers.accept(opened, source.receipt(line.number), source.accounts)
+        accepted = producers.accept(opened, source.receipt(line.number), source.accounts, source.producer)
     except NotABody as error:
         group.unreadable.append(_Unreadable(line.number, body, error))
         return
@@ -299,7 +309,7 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
     return rejection.for_undeliverable_body(
         said.text,
         error,
-        account=source.accounts.account_of(said.account),
+        account=source.accounts.account_of(said.account, source.producer),
         surface=said.surface,
         now=runtime.now(),
         name=source.receipt(line),

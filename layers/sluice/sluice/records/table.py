@@ -86,6 +86,16 @@ class RecordsTable(msgspec.Struct, frozen=True):
             )
             self.change(refused, only_if=State.REPLAYING)
 
+    def reopen(self, record_ids: Collection[str], job: str, why: str) -> None:
+        """Opens the records again that a job replays, because what it sent came back."""
+        opened = [
+            msgspec.structs.replace(record, state=State.OPEN, why=why, changed_at=runtime.now())
+            for record in self.find_many(filter(is_record_id, record_ids))
+            if record.job == job and record.state is State.REPLAYING
+        ]
+        done = self.change_all(opened, only_if=State.REPLAYING)
+        self.count_open([record for record in opened if record.id in done], sign=1)
+
     def find(self, record_id: str) -> Record | None:
         """Returns a record by its id; None if there is none (any more)."""
         with clients.translating_errors(_UNREADABLE):

@@ -12,6 +12,8 @@ from sluice.accounts import Accounts
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients, s3, secrets, sqs, sts
 from sluice.aws.sealing import Sealing
+from sluice.delivery import pause
+from sluice.delivery.pause import Pause
 from sluice.errors import Retryable
 from sluice.message import Body, PipelessMessage, StoredMessage
 from sluice.operate.job_table import JobTable
@@ -40,6 +42,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         events=_Events(settings),
         outcomes=functools.partial(receipts.outcomes, settings.state_table),
         lookups=functools.partial(_lookups, settings),
+        pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
         secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
@@ -131,6 +134,19 @@ def _lookups(settings: OperateSettings) -> Lookups:
         source=lambda name: all_sources().find(name),
         excess_metrics=excess,
     )
+
+
+class _Pauses(msgspec.Struct, frozen=True):
+    table: str
+
+    def begin(self, *, account_id: str, who: str, why: str) -> bool:
+        return pause.begin(self.table, account_id, who=who, why=why)
+
+    def end(self, *, account_id: str) -> bool:
+        return pause.end(self.table, account_id)
+
+    def find(self, *, account_id: str) -> Pause | None:
+        return pause.find(self.table, account_id)
 
 
 class _SourcesDocument(msgspec.Struct, frozen=True):

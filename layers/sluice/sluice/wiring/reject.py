@@ -1,6 +1,6 @@
 """Builds the AWS-backed ports of reject."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -45,6 +45,11 @@ class RejectPorts(msgspec.Struct, frozen=True):
         added = table.add(new)
         table.link([record for record, _ in new])
         return added
+
+    def reopen(self, *, record_ids: Collection[str], job: str) -> None:
+        """Opens records again whose replay is a dead letter."""
+        table = RecordsTable(self.settings.records_table, timedelta(days=self.settings.archive_days))
+        table.reopen(record_ids, job, "came back as a dead letter")
 
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
         """Adds rejected events to a receipt of the state table."""
