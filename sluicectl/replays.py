@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -253,10 +253,12 @@ def _draw_plan(console: Console, job: JobShown, sample: SampleShown | None) -> N
         console, job, ("matched", "ready", "still_refused", "not_addressable", "gone", "taken", "repeatable")
     )
     if sample is not None:
-        console.print(f"\nThe first of them, {sample.id}:")
-        for name, document in (("before", sample.before), ("after", sample.after)):
-            text = json.dumps(document, ensure_ascii=False)
-            console.print(Text.assemble((f"  {name:6} ", "dim"), text), soft_wrap=True)
+        changes = list(_changes(sample.before, sample.after))
+        console.print(f"\nThe first of them, {sample.id}{':' if changes else ', is sent as it was.'}")
+        for pointer, before, after in changes:
+            console.print(
+                Text.assemble(f"  {pointer}  ", (before, "red"), " → ", (after, "green")), soft_wrap=True
+            )
     if job.repeatable:
         console.print(
             f"\n[bold yellow]{job.repeatable:,} relationships are not `single`:[/] "
@@ -264,6 +266,29 @@ def _draw_plan(console: Console, job: JobShown, sample: SampleShown | None) -> N
         )
 
 
+def _changes(before: Any, after: Any, pointer: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yields the pointer of each value that differs, with the value before and after."""
+    if before == after:
+        return
+    match before, after:
+        case dict(), dict():
+            for name in {**before, **after}:
+                step = name.replace("~", "~0").replace("/", "~1")
+                yield from _changes(
+                    before.get(name, _NOTHING), after.get(name, _NOTHING), f"{pointer}/{step}"
+                )
+        case list(), list() if len(before) == len(after):
+            for index, (one, other) in enumerate(zip(before, after, strict=True)):
+                yield from _changes(one, other, f"{pointer}/{index}")
+        case _:
+            yield pointer, _as_text(before), _as_text(after)
+
+
+def _as_text(value: Any) -> str:
+    return "nothing" if value is _NOTHING else json.dumps(value, ensure_ascii=False)
+
+
+_NOTHING: Final = object()  # where there is no value
 _WORDS: Final = {
     "matched": "open and meant",
     "ready": "can be sent now",

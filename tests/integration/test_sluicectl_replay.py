@@ -127,6 +127,9 @@ def test_a_dry_run_sends_nothing_and_says_what_would_still_be_refused(run: Run, 
     assert (document["matched"], document["ready"], document["sent"]) == (2, 1, 0)
     assert document["not_addressable"] == 1
     assert document["sample"]["after"]["events"][0]["value_currency"] == "EUR"
+    shown = run("rejections", "replay", "--account", SITE_ID, *EUR, "--dry-run").stdout
+    assert '/events/0/value_currency  "EURO1" → "EUR"' in shown
+    assert "mail.example" not in shown
     assert without.exit_code == 1
     assert json.loads(without.stdout)["still_refused"] == 2
     assert "ISO 4217" in json.loads(without.stdout)["error"]

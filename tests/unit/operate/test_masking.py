@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.operate.masking import MASK, masked
+from sluice.operate.masking import MASK, masked, mended
 
 SECRET = "Ann Example"
 values = st.recursive(
@@ -59,3 +59,28 @@ def test_an_event_of_pipeless_shows_its_kind() -> None:
     assert masked({"events": [event]}) == {
         "events": [{"start_object": {"id": MASK, "type": "user"}, "relationship": {"type": "liked"}}]
     }
+
+
+def test_a_mend_shows_what_it_gave_and_nothing_else() -> None:
+    before = {
+        "profile": {"attributes": {"email": "ann@example.com", "phone_number": "+1555"}},
+        "events": [{"properties": {"size": "XL", "tags": ["a", "b"]}, "value_currency": "EURO"}],
+    }
+    after = {
+        "profile": {"attributes": {"email": "ann@example.com", "title": "Dr."}},
+        "events": [{"properties": {"size": "L", "tags": ["a", "c"]}, "value_currency": "EUR"}],
+    }
+
+    assert mended(before, after) == {
+        "profile": {"attributes": {"email": MASK, "title": "Dr."}},
+        "events": [{"properties": {"size": "L", "tags": [MASK, "c"]}, "value_currency": "EUR"}],
+    }
+    assert mended(before, before) == masked(before)
+
+
+@given(values)
+def test_a_mend_of_something_else_reveals_nothing(payload: Any) -> None:
+    before = {"profile": payload, "events": [{"properties": payload, "value": 1}]}
+    after = {"profile": payload, "events": [{"properties": payload, "value": 2}]}
+
+    assert SECRET not in json.dumps(mended(before, after))

@@ -22,6 +22,26 @@ def masked(payload: Any) -> Any:
             return _hidden(payload)
 
 
+def mended(before: Any, after: Any) -> Any:
+    """Returns a mended payload masked, but for the values that the mend gave it: its author knows them."""
+    return _with_changes(before, after, masked(after))
+
+
+def _with_changes(before: Any, after: Any, hidden: Any) -> Any:
+    if before == after:
+        return hidden
+    match before, after:
+        case dict(), dict():
+            return {
+                name: _with_changes(before[name], value, hidden[name]) if name in before else value
+                for name, value in after.items()
+            }
+        case list(), list() if len(before) == len(after):
+            return [_with_changes(*three) for three in zip(before, after, hidden, strict=True)]
+        case _:
+            return after
+
+
 def _event(event: Any) -> Any:
     if not isinstance(event, dict):
         return _hidden(event)

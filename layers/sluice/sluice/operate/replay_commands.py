@@ -176,8 +176,8 @@ def _check_kind(job: Job) -> None:
 
 
 def _sample(sample: Sample) -> SampleShown:
-    before, after = (masking.masked(msgspec.json.decode(text)) for text in (sample.before, sample.after))
-    return SampleShown(id=sample.id, before=before, after=after)
+    before, after = msgspec.json.decode(sample.before), msgspec.json.decode(sample.after)
+    return SampleShown(id=sample.id, before=masking.masked(before), after=masking.mended(before, after))
 
 
 def _sentence(error: ValidationError) -> str:
