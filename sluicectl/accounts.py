@@ -1,33 +1,323 @@
-"""Implements `sluicectl accounts`: check."""
+"""Implements `sluicectl accounts`: who may send, and how each account is reached upstream.
+
+No private key is an argument, because a shell keeps those. It is asked for, or read from standard input.
+"""
+
+import hashlib
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
 
 import click
+import msgspec
 from rich.console import Console
+from rich.text import Text
 
 from sluice import accounts
+from sluice.operate.accounts import (
+    ADD,
+    ADD_KEY,
+    LIST,
+    PUT,
+    REVOKE_KEY,
+    ROTATE,
+    SHOW,
+    AddArguments,
+    AddKeyArguments,
+    ChangeResult,
+    KeyShown,
+    ListArguments,
+    PutArguments,
+    PutResult,
+    RevokeKeyArguments,
+    RotateArguments,
+    ShowArguments,
+)
+from sluice.operate.accounts_document import Change
+from sluice.validation.json_text import NOT_DECODED
+from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
-from sluicectl.screen import Screen
+from sluicectl.operate_client import OperateClient
+from sluicectl.screen import Screen, table
+
+VERSION_FIELD: Final = "version"  # of a shown document: the stored one that it is a copy of
+_KEY_BYTES: Final = 17  # of chance in an ingest key
+_SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
 def check(screen: Screen, file: str) -> int:
     """Shows every mistake of an accounts document, without quoting it: it holds keys."""
-    try:
-        with click.open_file(file, "rb") as stream:
-            stored = accounts.read(stream.read())
-    except OSError as error:
-        raise Failure(f"{file} cannot be read: {error.strerror}") from None
+    stored = accounts.read(_bytes(file))
     names = [each.id for each in stored.accounts.every()]
     document = {
         "file": file,
         "valid": not stored.flaws,
         "accounts": names,
-        "problems": [{"detail": flaw} for flaw in stored.flaws],
+        "problems": _told(stored.flaws),
     }
 
     def draw(console: Console) -> None:
-        for flaw in stored.flaws:
-            console.print(f"{file}: {flaw}", markup=False, soft_wrap=True)
+        _draw_flaws(console, file, stored.flaws)
         if not stored.flaws:
             console.print(f"{file} is valid: {', '.join(names) or 'no accounts'}.", markup=False)
 
     screen.show(document, draw)
     return FAULTY if stored.flaws else 0
+
+
+def listing(screen: Screen, target: Target) -> int:
+    """Shows the accounts and the ids of their ingest keys."""
+    deployment = find(target)
+    found = OperateClient(deployment).call(LIST, ListArguments())
+
+    def draw(console: Console) -> None:
+        if found.accounts:
+            console.print(
+                table(
+                    ("account", "kind", "ingest keys"),
+                    [(each.id, each.kind, _keys(each.keys)) for each in found.accounts],
+                )
+            )
+        else:
+            console.print(
+                f"{deployment.name} has no account yet: sluicectl accounts add SITE_ID", markup=False
+            )
+        _draw_problems(console, found.problems)
+
+    screen.show(found.model_dump(mode="json"), draw)
+    return 0
+
+
+def show(screen: Screen, target: Target) -> int:
+    """Shows the accounts document without private keys, so that it can be mended and put again."""
+    found = OperateClient(find(target)).call(SHOW, ShowArguments())
+    document = {VERSION_FIELD: found.etag, **found.document}
+    screen.show(
+        document,
+        # Not wrapped: it is made to be redirected into a file.
+        lambda console: console.print_json(data=document, indent=2),
+    )
+    for problem in found.problems:
+        click.echo(f"left out: {problem}", err=True)
+    return 0
+
+
+def add(screen: Screen, target: Target, account: str, **settings: Any) -> int:
+    """Adds an account. Another one of the same id is left as it is."""
+    client = OperateClient(find(target))
+    arguments = AddArguments(account=account, private_key=_private_key(account), **settings)
+    result = client.call(ADD, arguments)
+    _show_change(
+        screen,
+        account,
+        result,
+        f"Events for {account} are sent within a minute. Its callers need an ingest key:\n"
+        f"  sluicectl accounts keys add {account}",
+    )
+    return 0
+
+
+def rotate(screen: Screen, target: Target, account: str) -> int:
+    """Replaces the key that an account's upstream is called with."""
+    client = OperateClient(find(target))
+    result = client.call(ROTATE, RotateArguments(account=account, private_key=_private_key(account)))
+    _show_change(
+        screen,
+        account,
+        result,
+        "The new key is used within a minute. Work that has begun may use the old one for some minutes "
+        "more: delete it upstream after 20 minutes.",
+    )
+    return 0
+
+
+def add_key(screen: Screen, target: Target, account: str, scopes: Sequence[str]) -> int:
+    """Makes an ingest key, and shows it once. It is not sent anywhere, only its hash is."""
+    _make_key(screen, OperateClient(find(target)), account, scopes, f"{account} has a new ingest key.")
+    return 0
+
+
+def rotate_key(screen: Screen, target: Target, account: str, key: str) -> int:
+    """Makes an ingest key with the scopes of another one. Both work until that one is revoked."""
+    client = OperateClient(find(target))
+    found = client.call(LIST, ListArguments()).accounts
+    keys = [each for one in found if one.id == account for each in one.keys]
+    scopes = next((each.scopes for each in keys if each.id == key), None)
+    if scopes is None:
+        raise Failure(f"{account} has no ingest key {key}: sluicectl accounts list shows those there are.")
+    advice = (
+        f"{account} has a new ingest key. The old one works as well until you revoke it:\n"
+        f"  sluicectl accounts keys revoke {account} {key}"
+    )
+    _make_key(screen, client, account, scopes, advice)
+    return 0
+
+
+def revoke_key(screen: Screen, target: Target, account: str, key: str) -> int:
+    """Revokes an ingest key."""
+    result = OperateClient(find(target)).call(REVOKE_KEY, RevokeKeyArguments(account=account, key=key))
+    said = "Requests with this key are answered 401 within a minute."
+    if not result.keys:
+        said += f" {account} has no ingest key any more: sluicectl accounts keys add {account}"
+    _show_change(screen, account, result, said)
+    return 0
+
+
+def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool) -> int:
+    """Stores an accounts document if the stored one is that which it was made of, or which was compared."""
+    text, version = _document(file)
+    deployment = find(target)
+    client = OperateClient(deployment)
+    arguments = PutArguments(text=text, etag=version, dry_run=True)
+    result = client.call(PUT, arguments)
+    if result.problems:
+        told = {"file": file, "stored": False, "changed": False, "problems": _told(result.problems)}
+        screen.show(told, lambda console: _draw_flaws(console, file, result.problems))
+        return FAULTY
+    removed = [each for each in result.changes if each.how == "removed"]
+    if result.changed:
+        screen.draw(lambda console: _draw_put(console, result))
+        if not dry_run:
+            if (removed or result.warnings) and not sure:
+                _ask_to_remove(screen, removed)
+            arguments = PutArguments(text=text, etag=result.etag, remove=True)
+            result = client.call(PUT, arguments)
+    document = {
+        "file": file,
+        "deployment": deployment.name,
+        "stored": result.stored,
+        "changed": result.changed,
+        "changes": [each.model_dump() for each in result.changes],
+        "removed": [_described(each) for each in removed],
+        "warnings": result.warnings,
+        "problems": [],
+    }
+
+    def draw(console: Console) -> None:
+        if not result.changed:
+            said = f"{deployment.name} has this document already: nothing has changed."
+        elif result.stored:
+            said = f"Stored in {deployment.name}. It is used within a minute."
+        else:
+            said = f"It would be stored in {deployment.name}."
+        console.print(said, markup=False)
+
+    screen.show(document, draw)
+    return 0
+
+
+def _make_key(
+    screen: Screen, client: OperateClient, account: str, scopes: Sequence[str], advice: str
+) -> None:
+    key = f"pk_{secrets.token_hex(_KEY_BYTES)}"
+    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    arguments = AddKeyArguments.model_validate({"account": account, "sha256": sha256, "scopes": list(scopes)})
+    result = client.call(ADD_KEY, arguments)
+    made = next(each for each in result.keys if sha256.startswith(each.id))
+    document = {"account": account, "key": made.model_dump(), "ingest_key": key, **_changed(result)}
+
+    def draw(console: Console) -> None:
+        _draw_changes(console, result.changes)
+        console.print(f"\n  {key}\n", markup=False, soft_wrap=True)
+        console.print(
+            f"Give it to your callers now: it is shown once and stored nowhere. It works within a minute.\n"
+            f"{advice}",
+            markup=False,
+            soft_wrap=True,
+        )
+        _draw_problems(console, result.problems)
+
+    screen.show(document, draw)
+
+
+def _private_key(account: str) -> str:
+    """Asks for a private key without showing it; a script writes it to standard input."""
+    if sys.stdin.isatty():
+        key = click.prompt(f"Private key of {account} upstream", hide_input=True, err=True)
+    else:
+        key = sys.stdin.readline()
+    if not (key := key.strip()):
+        raise Failure("No private key was given. It is read from standard input, or asked for on a terminal.")
+    return key
+
+
+def _document(file: str) -> tuple[str, str | None]:
+    """Returns the text of a document, and the version that it was made of, if it says so."""
+    try:
+        document = msgspec.json.decode(_bytes(file))
+    except NOT_DECODED:
+        raise Failure(f"{file} is no JSON: sluicectl accounts show begins a good one.") from None
+    version = document.pop(VERSION_FIELD, None) if isinstance(document, dict) else None
+    return msgspec.json.encode(document).decode(), version if isinstance(version, str) else None
+
+
+def _bytes(file: str) -> bytes:
+    """Reads a file once, because it may be a pipe; `-` is standard input."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            data: bytes = stream.read()
+    except OSError as error:
+        raise Failure(f"{file} cannot be read: {error.strerror}") from None
+    return data
+
+
+def _ask_to_remove(screen: Screen, removed: Sequence[Change]) -> None:
+    """Raises `Failure` unless the operator says yes."""
+    what = ", ".join(map(_described, removed)) or "what cannot be read of the stored document"
+    if not screen.agrees(
+        f"This removes {what}: callers with such keys are answered 401, and events for such accounts are "
+        "parked. Remove?"
+    ):
+        raise Failure(
+            f"Nothing is stored, because it would remove {what}. Keep what is to stay, or give --yes."
+        )
+
+
+def _show_change(screen: Screen, account: str, result: ChangeResult, advice: str) -> None:
+    def draw(console: Console) -> None:
+        _draw_changes(console, result.changes)
+        said = advice if result.changes else "Nothing has changed."
+        console.print(said, markup=False, soft_wrap=True)
+        _draw_problems(console, result.problems)
+
+    keys = [each.model_dump() for each in result.keys]
+    screen.show({"account": account, "keys": keys, **_changed(result)}, draw)
+
+
+def _changed(result: ChangeResult) -> dict[str, Any]:
+    return {"changes": [each.model_dump() for each in result.changes], "problems": _told(result.problems)}
+
+
+def _draw_put(console: Console, result: PutResult) -> None:
+    _draw_changes(console, result.changes)
+    for warning in result.warnings:
+        console.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
+
+
+def _draw_changes(console: Console, changes: Sequence[Change]) -> None:
+    for each in changes:
+        sign, style = _SIGNS[each.how]
+        console.print(Text(f"{sign} {_described(each)}", style), soft_wrap=True)
+
+
+def _described(change: Change) -> str:
+    return f"{change.account}: {change.what}" if change.what else f"account {change.account}"
+
+
+def _draw_problems(console: Console, problems: Sequence[str]) -> None:
+    for problem in problems:
+        console.print(Text.assemble(("problem: ", "bold red"), problem), soft_wrap=True)
+
+
+def _draw_flaws(console: Console, file: str, flaws: Sequence[str]) -> None:
+    for flaw in flaws:
+        console.print(f"{file}: {flaw}", markup=False, soft_wrap=True)
+
+
+def _told(flaws: Sequence[str]) -> list[dict[str, str]]:
+    return [{"detail": flaw} for flaw in flaws]
+
+
+def _keys(keys: Sequence[KeyShown]) -> str | None:
+    return "\n".join(f"{each.id} {' '.join(each.scopes)}".rstrip() for each in keys) or None

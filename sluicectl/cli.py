@@ -10,6 +10,7 @@ import click
 from pydantic import ValidationError
 
 from sluice import __version__
+from sluice.contract import SCOPE_EVENTS_READ, SCOPE_EVENTS_WRITE
 from sluice.operate import door
 from sluice.operate.replay_commands import MAX_WHY
 from sluice.records.record import State
@@ -90,9 +91,15 @@ def _targeted(command: Callable[..., int]) -> Callable[..., int]:
 
 @sluicectl.group("accounts", short_help="Which accounts events are sent to, and who may send.")
 def _accounts() -> None:
-    """Looks at the accounts document: which accounts events are sent to, and who may send.
+    """Manages the accounts document: which accounts events are sent to, and who may send.
 
-    A file that is given as - is standard input.
+    An account is named by its site id, an app at Pipeless as pipeless-<app_id>. Private keys are asked for,
+    or read from standard input. A file that is given as - is standard input. Changes are used within a
+    minute.
+
+    \b
+    sluicectl accounts add AbC123                  # asks for its private key
+    sluicectl accounts keys add AbC123             # a key for its callers
     """
 
 
@@ -105,6 +112,116 @@ def _check_accounts(screen: Screen, file: str) -> int:
     It asks no deployment, and prints no key.
     """
     return accounts.check(screen, file)
+
+
+@_accounts.command("list")
+@_said
+@_targeted
+def _list_accounts(screen: Screen, target: Target) -> int:
+    """Shows the accounts, and the ids of their ingest keys."""
+    return accounts.listing(screen, target)
+
+
+@_accounts.command("show")
+@_said
+@_targeted
+def _show_accounts(screen: Screen, target: Target) -> int:
+    """Shows the accounts document without private keys.
+
+    It can be mended and put again. Accounts then keep the private keys that are stored.
+    """
+    return accounts.show(screen, target)
+
+
+@_accounts.command("add")
+@click.argument("account")
+@click.option("--base-url", help="Where its events are sent; else the vendor's own URL.")
+@click.option("--calls-per-minute", type=int, help="Calls to Pipeless at most.")
+@click.option("--limit-metrics", is_flag=True, default=None, help="Refuse the 201st metric.")
+@click.option(
+    "--shared-unique-ids", is_flag=True, default=None, help="Let web pages and servers share unique_ids."
+)
+@_said
+@_targeted
+def _add_account(screen: Screen, account: str, target: Target, **settings: Any) -> int:
+    """Adds an account, and leaves all others as they are.
+
+    \b
+    sluicectl accounts add AbC123 < private-key.txt
+    sluicectl accounts add pipeless-123 --calls-per-minute 300
+    """
+    return accounts.add(screen, target, account, **settings)
+
+
+@_accounts.command("rotate")
+@click.argument("account")
+@click.option("--key", metavar="KEY", help="Make an ingest key beside this one instead; both work.")
+@_said
+@_targeted
+def _rotate_account(screen: Screen, account: str, target: Target, key: str | None) -> int:
+    """Replaces the private key that the account's upstream is called with.
+
+    Make a new key there first, and delete the old one 20 minutes after this. Nothing is lost with a key that
+    does not work: events are parked until the next one.
+    """
+    if key is None:
+        return accounts.rotate(screen, target, account)
+    return accounts.rotate_key(screen, target, account, key)
+
+
+@_accounts.command("put")
+@click.argument("file", type=_FILE)
+@click.option("--dry-run", is_flag=True, help="Show what would change, and store nothing.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Remove accounts and keys without being asked.")
+@_said
+@_targeted
+def _put_accounts(screen: Screen, file: str, target: Target, dry_run: bool, sure: bool) -> int:
+    """Stores an accounts document in place of the one that it was made of.
+
+    It shows the changes, and asks before it removes an account or an ingest key. An account without a private
+    key keeps the one that is stored.
+
+    \b
+    sluicectl accounts show > accounts.json
+    sluicectl accounts put accounts.json
+    """
+    return accounts.put(screen, file, target, dry_run=dry_run, sure=sure)
+
+
+@_accounts.group("keys", short_help="The keys with which callers send events.")
+def _keys() -> None:
+    """Manages ingest keys: with these callers send events to Sluice, and to nothing else."""
+
+
+@_keys.command("add")
+@click.argument("account")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([SCOPE_EVENTS_WRITE, SCOPE_EVENTS_READ]),
+    default=[SCOPE_EVENTS_WRITE],
+    show_default=True,
+    help="Lets the key do this; may be repeated.",
+)
+@_said
+@_targeted
+def _add_key(screen: Screen, account: str, target: Target, scopes: tuple[str, ...]) -> int:
+    """Makes an ingest key for an account's callers, beside those it has.
+
+    The key is made on this machine and shown once. Only its hash is sent and stored.
+    """
+    return accounts.add_key(screen, target, account, scopes)
+
+
+@_keys.command("revoke")
+@click.argument("account")
+@click.argument("key")
+@_said
+@_targeted
+def _revoke_key(screen: Screen, account: str, key: str, target: Target) -> int:
+    """Revokes an ingest key, by the id that accounts list shows."""
+    return accounts.revoke_key(screen, target, account, key)
 
 
 @_accounts.command("pause")

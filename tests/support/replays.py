@@ -150,6 +150,7 @@ class World(runtime.System):
             lookups=lambda: lookups,
             pauses=nobody,
             sources=nobody,
+            accounts=nobody,
             secrets=nobody,
             transfers=nobody,
             identities=nobody,

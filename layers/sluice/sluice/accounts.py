@@ -254,7 +254,7 @@ class _Reader:
                 self._check(account)
             except (msgspec.ValidationError, Misconfigured) as error:
                 self.flaws.append(_flaw(f"{name}[{index}]: {error}"))
-                self.flawed.append(_id_of(entry))
+                self.flawed.append(id_of(entry))
             else:
                 self._ids.add(account.id)
                 self._keys.update(key.sha256 for key in account.keys)
@@ -272,8 +272,8 @@ class _Reader:
             raise Misconfigured(f"the base_url of account {account.id} must be https")
 
 
-def _id_of(entry: object) -> str | None:
-    """Returns the id of an entry that is not valid, if that much of it is."""
+def id_of(entry: object) -> str | None:
+    """Returns the id of an entry of the document, valid or not, if that much of it is."""
     match entry:
         case {"site_id": str(id)}:
             return id

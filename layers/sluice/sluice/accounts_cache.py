@@ -20,10 +20,11 @@ MISSING_KEY_SECONDS: Final = 900.0
 
 
 class SecretVersion(msgspec.Struct, frozen=True):
-    """Holds the text of a secret's version, and when it was written (epoch seconds)."""
+    """Holds the text of a secret's version, its id, and when it was written (epoch seconds)."""
 
     text: str
     written: float
+    id: str = ""
 
 
 class AccountsCache:

@@ -15,7 +15,17 @@ from sluice.operate import door
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.commands import COMMANDS
 from sluice.operate.jobs import JobStore
-from sluice.operate.ports import Archive, Events, Link, Pauses, Ports, Records, Slices, StoredDocument
+from sluice.operate.ports import (
+    AccountsSecret,
+    Archive,
+    Events,
+    Link,
+    Pauses,
+    Ports,
+    Records,
+    Slices,
+    StoredDocument,
+)
 from sluice.settings import OperateSettings
 from tests.support.recorded_log import RecordedLog
 
@@ -73,6 +83,7 @@ def ports_of(world: World) -> Ports:
         lookups=Mock(),
         pauses=Mock(spec_set=Pauses),
         sources=world,
+        accounts=Mock(spec_set=AccountsSecret),
         secrets=world,
         transfers=world,
         identities=world,

@@ -1,4 +1,4 @@
-"""Reads secrets."""
+"""Reads secrets, and replaces one."""
 
 import functools
 from datetime import UTC, datetime
@@ -8,12 +8,16 @@ import msgspec
 
 from sluice import runtime
 from sluice.accounts_cache import CACHE_SECONDS, SecretVersion
+from sluice.aws import clients
 from sluice.errors import Retryable
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+MAX_SECRET_BYTES: Final = 65_536  # of one secret; AWS's limit
+_CURRENT: Final = "AWSCURRENT"
 _PREVIOUS: Final = "AWSPREVIOUS"
+_NEXT: Final = "SLUICE_NEXT"  # of a version that is to become the current one
 
 
 class _CachedSecret(msgspec.Struct, frozen=True):
@@ -45,13 +49,42 @@ def read_version(secret: str, otherwise: str, *, previous: bool = False) -> Secr
     """
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-    which: Any = {"VersionStage": _PREVIOUS} if previous else {}
     try:
-        found = client().get_secret_value(SecretId=secret, **which)
+        found = client().get_secret_value(SecretId=secret, VersionStage=_PREVIOUS if previous else _CURRENT)
     except (BotoCoreError, ClientError) as error:
         raise Retryable(otherwise) from error
     written = found.get("CreatedDate", datetime.fromtimestamp(0, UTC))
-    return SecretVersion(found["SecretString"], written.timestamp())
+    return SecretVersion(found["SecretString"], written.timestamp(), found["VersionId"])
+
+
+class SecretChanged(Exception):
+    """Says that a secret has another current version than the one that was read."""
+
+
+def replace_version(secret: str, text: str, otherwise: str, *, version: str) -> None:
+    """Writes a secret's text in place of the version with this id; raises `SecretChanged` if another one is
+    current, and `Retryable` with `otherwise` if it cannot be written now.
+    """
+    with clients.translating_errors(otherwise):
+        try:
+            # It gets a label of its own. AWSCURRENT stays where it is until it is moved, on a condition.
+            new = client().put_secret_value(SecretId=secret, SecretString=text, VersionStages=[_NEXT])
+        except client().exceptions.LimitExceededException as error:
+            raise Retryable("a secret takes about a hundred changes a day, and this is above that") from error
+        try:
+            client().update_secret_version_stage(
+                SecretId=secret,
+                VersionStage=_CURRENT,
+                RemoveFromVersionId=version,
+                MoveToVersionId=new["VersionId"],
+            )
+        except client().exceptions.InvalidParameterException:
+            current = read_version(secret, otherwise).id
+            if current == version:
+                raise
+            # The first of two tries may have moved it, and only its answer may have been lost.
+            if current != new["VersionId"]:
+                raise SecretChanged from None
 
 
 def forget() -> None:

@@ -2,10 +2,26 @@
 
 from typing import Final
 
-from sluice.operate import index, job_commands, pauses, rejections, replay_commands, sources, transfers
+from sluice.operate import (
+    accounts,
+    index,
+    job_commands,
+    pauses,
+    rejections,
+    replay_commands,
+    sources,
+    transfers,
+)
 from sluice.operate.command import AnyCommand
 
 _ALL: Final[tuple[AnyCommand, ...]] = (
+    accounts.LIST,
+    accounts.SHOW,
+    accounts.ADD,
+    accounts.ROTATE,
+    accounts.ADD_KEY,
+    accounts.REVOKE_KEY,
+    accounts.PUT,
     pauses.PAUSE,
     pauses.RESUME,
     rejections.GROUPS,

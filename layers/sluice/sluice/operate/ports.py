@@ -23,7 +23,7 @@ class Conflict(Exception):
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """Holds a stored document, and the ETag that names this writing of it."""
+    """Holds a stored document, and the tag that names this writing of it."""
 
     content: bytes
     etag: str
@@ -46,7 +46,22 @@ class SourcesDocument(Protocol):
         ...
 
     def replace(self, *, content: bytes, etag: str | None) -> None:
-        """Writes the document in place of the one with this ETag, or where there is none yet.
+        """Writes the document in place of the one with this tag, or where there is none yet.
+
+        Raises `Conflict` if another one is stored.
+        """
+        ...
+
+
+class AccountsSecret(Protocol):
+    """Keeps the accounts document. Its methods may raise `Retryable`."""
+
+    def read(self) -> StoredDocument:
+        """Returns the document as it is stored now."""
+        ...
+
+    def replace(self, *, content: bytes, etag: str) -> None:
+        """Writes the document in place of the one with this tag.
 
         Raises `Conflict` if another one is stored.
         """
@@ -208,6 +223,7 @@ class Ports:
     lookups: Callable[[], Lookups]
     pauses: Pauses
     sources: SourcesDocument
+    accounts: AccountsSecret
     secrets: Secrets
     transfers: Transfers
     identities: Identities

@@ -44,6 +44,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         lookups=functools.partial(_lookups, settings),
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
+        accounts=_AccountsSecret(settings.accounts_secret),
         secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
         identities=_Identities(function),
@@ -160,6 +161,23 @@ class _SourcesDocument(msgspec.Struct, frozen=True):
         try:
             s3.replace_object(self.bucket, sources.KEY, content, etag=etag)
         except s3.ObjectChanged as error:
+            raise Conflict from error
+
+
+class _AccountsSecret(msgspec.Struct, frozen=True):
+    secret: str
+
+    def read(self) -> StoredDocument:
+        # Not from a copy: it is read to be changed.
+        version = secrets.read_version(self.secret, "the accounts secret cannot be read")
+        return StoredDocument(version.text.encode(), version.id)
+
+    def replace(self, *, content: bytes, etag: str) -> None:
+        try:
+            secrets.replace_version(
+                self.secret, content.decode(), "the accounts secret cannot be written", version=etag
+            )
+        except secrets.SecretChanged as error:
             raise Conflict from error
 
 
