@@ -17,7 +17,7 @@ BENCHMARKS := .venv/.ready-benchmarks
 # Clients that tests call the gateway with. Node's SDK is tested where there is Node.
 CLIENTS := .venv-clients/.ready .venv-clients-1/.ready
 NODE_CLIENTS := $(if $(shell command -v npm),tests/e2e/node/node_modules/.ready)
-CODE := layers/sluice functions sluicectl devstack tools benchmarks tests
+CODE := layers/sluice functions sluicectl devstack tools benchmarks docs/upstream_skeleton tests
 RUN := .venv/bin/python -m
 PROCESSORS = $(shell getconf _NPROCESSORS_ONLN)
 # One more than processors: tests of running stacks wait most of their time.

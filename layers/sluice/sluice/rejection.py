@@ -9,13 +9,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from sluice import runtime
 from sluice.errors import Undeliverable
-from sluice.message import Body, Message, PipelessMessage, StoredMessage, record_of, wrap
+from sluice.message import Body, Message, PipelessMessage, record_of, wrap
 
 UNKNOWN_ACCOUNT: Final = "unknown"
 
@@ -70,6 +70,45 @@ class Rejection(msgspec.Struct, omit_defaults=True):
             self.id = rejection_id(self.accepted or self.rejected_at, runtime.unique_id())
 
 
+class Origin(Protocol):
+    """Says where a stored message is from, whichever vendor it is for."""
+
+    @property
+    def account(self) -> str:
+        """Returns the id of its account."""
+        ...
+
+    @property
+    def surface(self) -> str:
+        """Returns the surface it came in by."""
+        ...
+
+    @property
+    def source(self) -> str | None:
+        """Returns the webhook source it came by."""
+        ...
+
+    @property
+    def receipt(self) -> str:
+        """Returns the receipt of its request."""
+        ...
+
+    @property
+    def accepted(self) -> datetime:
+        """Returns when it was accepted."""
+        ...
+
+    @property
+    def line(self) -> str | None:
+        """Returns the line of an object that it was."""
+        ...
+
+    @property
+    def replayed(self) -> list[str] | None:
+        """Returns the ids of the records that it replays."""
+        ...
+
+
 class UpstreamPayload(msgspec.Struct):
     """Holds a rejection's payload: one profile and its refused events, in the upstream's shape."""
 
@@ -97,7 +136,7 @@ def for_invalid_events(
 
 
 def for_refused_events(
-    stored: StoredMessage | PipelessMessage,
+    stored: Origin,
     payload: bytes,
     *,
     index: int,
@@ -188,7 +227,7 @@ def encode(rejection: Rejection) -> Body:
     return wrap(msgspec.json.encode(rejection), key)
 
 
-def _with_origin(rejection: Rejection, stored: Message[Any] | PipelessMessage) -> Rejection:
+def _with_origin(rejection: Rejection, stored: Origin) -> Rejection:
     return msgspec.structs.replace(
         rejection,
         account=stored.account,

@@ -16,10 +16,9 @@ from sluice.delivery.lone_refusals import LoneRefusals
 from sluice.delivery.outcome import AccountBatch, Outcome
 from sluice.delivery.ports import Circuits
 from sluice.errors import Retryable
-from sluice.message import PipelessMessage, StoredMessage
 
 
-class VendorDelivery[Kind: (StoredMessage, PipelessMessage)](Protocol):
+class VendorDelivery[Kind: msgspec.Struct](Protocol):
     """Sends one account's messages to its vendor. `to_park` are the numbers of those that must be parked."""
 
     to_park: set[int]
@@ -48,7 +47,7 @@ class VendorDelivery[Kind: (StoredMessage, PipelessMessage)](Protocol):
         ...
 
 
-async def deliver[Kind: (StoredMessage, PipelessMessage)](
+async def deliver[Kind: msgspec.Struct](
     account_id: str,
     batch: AccountBatch[Kind],
     vendor: VendorDelivery[Kind],
@@ -83,7 +82,7 @@ async def deliver[Kind: (StoredMessage, PipelessMessage)](
     await park(account_id, {number: messages[number] for number in vendor.to_park}, circuits, outcome)
 
 
-async def _send[Kind: (StoredMessage, PipelessMessage)](
+async def _send[Kind: msgspec.Struct](
     account_id: str,
     vendor: VendorDelivery[Kind],
     messages: Mapping[int, Kind],
@@ -105,7 +104,7 @@ async def _send[Kind: (StoredMessage, PipelessMessage)](
 
 async def park(
     account_id: str,
-    messages: Mapping[int, StoredMessage | PipelessMessage],
+    messages: Mapping[int, msgspec.Struct],
     circuits: Circuits,
     outcome: Outcome,
     *,
@@ -129,7 +128,7 @@ async def park(
         outcome.retry.pop(number, None)
 
 
-def _is_accepted[Kind: (StoredMessage, PipelessMessage)](vendor: VendorDelivery[Kind]) -> bool:
+def _is_accepted[Kind: msgspec.Struct](vendor: VendorDelivery[Kind]) -> bool:
     is_doubted = vendor.account_error is not None or vendor.lone_refusals.is_account_suspect
     return vendor.is_processed and not is_doubted
 

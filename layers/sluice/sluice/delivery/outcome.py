@@ -10,7 +10,7 @@ from collections.abc import Set
 import msgspec
 
 from sluice.delivery.backoff import Retry
-from sluice.message import PipelessMessage, StoredMessage
+from sluice.message import StoredMessage
 from sluice.rejection import Rejection
 
 
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct):
     unforeseen: Counter[str] = msgspec.field(default_factory=Counter)
 
 
-class AccountBatch[Kind: (StoredMessage, PipelessMessage) = StoredMessage](msgspec.Struct):
+class AccountBatch[Kind: msgspec.Struct = StoredMessage](msgspec.Struct):
     """Holds one account's messages of a batch, by their records' numbers.
 
     `redelivered` messages may be delivered in part. `probes` were sent back to the queue to find out whether
