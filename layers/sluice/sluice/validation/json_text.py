@@ -4,8 +4,9 @@ from typing import Final
 
 import msgspec
 
-# Raised by msgspec for a document that is no JSON, has another form, is no UTF-8, or is nested too deeply.
-NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# Raised by msgspec for a document that is no JSON, has another form, is no UTF-8, is a text that holds half a
+# character, or is nested too deeply.
+NOT_DECODED: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def encode_text(text: str) -> bytes:
