@@ -730,12 +730,9 @@ class World:
         return http.Answer(400, {"content-type": "application/vnd.api+json"}, document)
 
     def _count_fault(self, account: str, fault: Fault, status: int, body: bytes) -> None:
-        """Notes a request that something else answers, or nobody."""
-        if fault in UNEXPLAINED:
-            self._count_arrival(account, 0, body)  # nobody looked at it
-            return
-        self._count_arrival(account, status, body)
-        if status != 429:
+        """Notes a request that something else answers, or nobody: that says nothing of the events in it."""
+        self._count_arrival(account, 0, body)
+        if fault not in UNEXPLAINED and status != 429:
             self.ledger.not_answered(marks_in(body))
 
     def _count_arrival(self, account: str, status: int, body: bytes, *, named: bool = False) -> None:
