@@ -1,8 +1,12 @@
 """Models Secrets Manager: texts by name."""
 
-from typing import Any
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from tests.simulation.aws.errors import error
+
+_WRITTEN: Final = datetime(2026, 10, 1, tzinfo=UTC)
 
 
 class SecretsManager:
@@ -18,6 +22,12 @@ class SecretsManager:
         try:
             if given.get("VersionStage", "AWSCURRENT") != "AWSCURRENT":
                 raise KeyError
-            return {"Name": given["SecretId"], "SecretString": self.secrets[given["SecretId"]]}
+            text = self.secrets[given["SecretId"]]
         except KeyError:
             raise error("ResourceNotFoundException", "GetSecretValue") from None
+        return {
+            "Name": given["SecretId"],
+            "SecretString": text,
+            "VersionId": hashlib.sha256(text.encode()).hexdigest()[:32],
+            "CreatedDate": _WRITTEN,
+        }
