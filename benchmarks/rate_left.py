@@ -2,7 +2,7 @@
 
 Workers that always have something to send take their slots by the rate limiter, for a simulated hour. The
 upstream counts in fixed windows and answers as documented: RateLimit-* beside a 202, Retry-After beside a
-429. Refused requests are counted, too.
+429. Refused requests are counted, too. The same is measured without RateLimit-*.
 """
 
 import heapq
@@ -35,8 +35,14 @@ class Use(msgspec.Struct, frozen=True):
 
 
 def run() -> dict[str, Any]:
-    """Returns the use of each way in which others may leave something."""
-    return {name: msgspec.to_builtins(hour(left)) for name, left in WAYS.items()}
+    """Returns the use of each way in which others may leave something, with RateLimit headers and without."""
+    return {
+        name: {
+            "with_headers": msgspec.to_builtins(hour(left)),
+            "without_headers": msgspec.to_builtins(hour(left, has_headers=False)),
+        }
+        for name, left in WAYS.items()
+    }
 
 
 def constantly(*left: int) -> LeftAt:
@@ -67,19 +73,24 @@ WAYS: Final[dict[str, LeftAt]] = {
     "at random, another in each minute: 150, 120, 90, 60 or 30": at_random(
         (10, 150), (8, 120), (8, 90), (5, 60), (4, 30)
     ),
+    "at random, another in each minute: 150, 120, 60, 30, 12 or 6": at_random(
+        (10, 150), (8, 120), (5, 60), (3, 30), (2, 12), (1, 6)
+    ),
+    "at random, another in each minute: 150 or 6": at_random((10, 150), (1, 6)),
 }
 
 
-def hour(left_at: LeftAt, seed: int = 0) -> Use:
-    """Simulates an hour in which others leave so much."""
-    simulation = _Hour(left_at, random.Random(seed))
+def hour(left_at: LeftAt, seed: int = 0, *, has_headers: bool = True) -> Use:
+    """Simulates an hour in which others leave so much; an answer says what is left if it `has_headers`."""
+    simulation = _Hour(left_at, random.Random(seed), has_headers=has_headers)
     simulation.run()
     left = sum(min(minute, 60 * second) for second, minute in map(left_at, range(0, HOUR, 60)))
     return Use(simulation.taken / left, simulation.throttles)
 
 
 class _Hour:
-    def __init__(self, left_at: LeftAt, chance: random.Random) -> None:
+    def __init__(self, left_at: LeftAt, chance: random.Random, *, has_headers: bool) -> None:
+        self._has_headers = has_headers
         self.taken = self.throttles = 0
         self._left_at = left_at
         self._chance = chance
@@ -131,8 +142,9 @@ class _Hour:
             self._at(answered, lambda later: self._accepted(later, slot, remaining, reset))
 
     def _accepted(self, moment: float, slot: int, remaining: int, reset: int) -> None:
-        until = int((moment + reset) * 1_000)
-        self._window = rate_limiter.observe(self._window, slot, remaining, until) or self._window
+        if self._has_headers:
+            until = int((moment + reset) * 1_000)
+            self._window = rate_limiter.observe(self._window, slot, remaining, until) or self._window
         self._reserve(moment)
 
     def _throttled(self, moment: float, slot: int, seconds: int) -> None:

@@ -381,14 +381,27 @@ def _rate_left(ways: Results) -> list[str]:
         "",
         "Other clients of an account use its rate, too. The table shows, for a simulated hour with more to send "
         "than fits, what share of the requests that others leave is used, and how many 429s it costs to learn "
-        "what they leave ([benchmarks/rate_left.py](../benchmarks/rate_left.py)).",
+        "what they leave ([benchmarks/rate_left.py](../benchmarks/rate_left.py)). Klaviyo's answers say in "
+        "`RateLimit-*` headers what is left of the minute. The last columns are without these headers.",
         "",
         *_table(
-            ("Left by others", "Used", "429s in an hour"),
-            [(name, f"{100 * use['share']:.1f} %", str(use["throttles"])) for name, use in ways.items()],
+            ("Left by others", "Used", "429s in an hour", "Used without headers", "429s in an hour"),
+            [
+                (name, *_use(each["with_headers"]), *_use(each["without_headers"]))
+                for name, each in ways.items()
+            ],
         ),
         "",
+        "Without the headers only a 429 tells what is left, and only of its own minute. A rest that grew shows "
+        "when more is tried, and each trial may be a 429. So no client can use a rest that is another in each "
+        "minute and have few 429s: it would have to meet the limit in each of them. Sluice tries again after "
+        "two minutes, then ever less often, up to a quarter of an hour.",
+        "",
     ]
+
+
+def _use(use: Results) -> tuple[str, str]:
+    return f"{100 * use['share']:.1f} %", str(use["throttles"])
 
 
 def _cost(cost: Results) -> list[str]:

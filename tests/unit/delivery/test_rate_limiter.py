@@ -312,6 +312,39 @@ class TestRefuse:
         assert after
         assert not any(is_still_valid(window, slot) for slot in after[1:])
 
+    def test_slots_that_a_reported_quota_allows_are_kept(self) -> None:
+        """Holds that what others left of a poor minute does not waste the slots of a rich one."""
+        slots, window = reserve(SlotWindow(), NOW, 3, FOREVER)
+        window = refuse(window, slots[-1], slots[-1], 1_000)
+        now = slots[-1] + 2_000
+        [first], window = reserve(window, now, 1, FOREVER)
+        observed = observe(window, first, 140, first + 58_000)
+        assert observed is not None
+
+        slots, window = reserve(observed, first + 100, 100, FOREVER)
+
+        assert all(is_still_valid(window, slot) for slot in slots)
+        assert slots[-1] - first < 58_000
+
+    def test_a_short_pause_at_a_minutes_end_tells_what_a_minute_takes(self) -> None:
+        at_pace = tuple(NOW + 300 * number for number in range(100))
+        window = SlotWindow(slots=at_pace)
+
+        learned = self.learned(refuse(window, at_pace[-1], at_pace[-1], 1_000))
+
+        assert (learned.spacing, learned.per_minute) == (0, 99)
+
+    @pytest.mark.parametrize("has_quota", [False, True])
+    def test_it_is_tried_again_sooner_where_nobody_reports_a_quota(self, has_quota: bool) -> None:
+        slots, window = reserve(SlotWindow(), NOW, 2, FOREVER)
+        if has_quota:
+            window = observe(window, slots[0], 20, NOW + 50_000) or window
+
+        kept_for = self.learned(refuse(window, slots[-1], slots[-1], 1_000)).kept_for
+
+        with_quota = rate_limiter.LEARNED_FOR_WITH_QUOTA_MS
+        assert kept_for == (with_quota if has_quota else rate_limiter.LEARNED_FOR_MS)
+
     def test_what_was_learned_is_tried_again_ever_less_often(self) -> None:
         window = SlotWindow()
         kept_for = []

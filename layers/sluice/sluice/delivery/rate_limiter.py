@@ -10,7 +10,7 @@ A worker that misses its slot reserves a new one. Sending late could put eleven 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -36,10 +36,12 @@ MAX_PAUSE_AHEAD_MS: Final = int(MAX_PAUSE_SECONDS * 1_000) + 60_000
 BURST_PAUSE_MS: Final = 2_000  # a pause up to this is for a second's limit, a longer one for a minute's
 LEARNED_BURST_MS: Final = 1_100  # holds as many slots as the upstream took requests in a second
 MAX_LEARNED_SPACING_MS: Final = 3_000
-LEARNED_FOR_MS: Final = 300_000  # then more is tried; doubled each time the limit is still there
-MAX_LEARNED_FOR_MS: Final = 3_600_000
+LEARNED_FOR_MS: Final = 120_000  # then more is tried; doubled each time the limit is still there
+LEARNED_FOR_WITH_QUOTA_MS: Final = 180_000  # the same, where answers report a quota
+MAX_LEARNED_FOR_MS: Final = 900_000
 TRIAL_MS: Final = 60_000  # the next trial follows after this
-TRIAL_STEP: Final = 0.7  # a trial multiplies the time between slots by this
+TRIAL_STEP: Final = 0.5  # a trial multiplies the time between slots by this
+TRIAL_STEP_WITH_QUOTA: Final = 0.6  # the same, where answers report a quota
 FRESH_SECONDS: Final = 1.0  # a window read longer ago is read again
 # A later request misses its slot. The rest of the half second by which windows are longer is for the network,
 # and for workers whose clocks differ.
@@ -156,8 +158,10 @@ def refuse(window: SlotWindow, slot: int, now: int, pause_ms: int) -> SlotWindow
     if slot < known.until - known.kept_for:
         return window  # it was on its way when that was learned
     spacing, least, per_minute = known.spacing, known.least_spacing, known.per_minute
-    if pause_ms <= BURST_PAUSE_MS:
-        count = sum(slot - 1_000 < other < slot for other in taken)
+    count = sum(slot - 1_000 < other < slot for other in taken)
+    # A minute that is about to end is as short as a second. It is the minute if more were taken in a second
+    # just before.
+    if pause_ms <= BURST_PAUSE_MS and _busiest_second(taken, slot) <= count:
         spacing = LEARNED_BURST_MS // max(1, count)
         if known.spacing and spacing <= known.spacing and now < known.until:
             spacing = known.spacing * 5 // 4
@@ -168,9 +172,16 @@ def refuse(window: SlotWindow, slot: int, now: int, pause_ms: int) -> SlotWindow
     else:
         per_minute = max(1, sum(now + pause_ms - _MINUTE_MS < other < slot for other in taken))
     is_confirmed = window.learned and spacing >= 0.8 * known.spacing and per_minute <= 1.25 * known.per_minute
-    kept_for = min(2 * known.kept_for, MAX_LEARNED_FOR_MS) if is_confirmed else LEARNED_FOR_MS
+    first = LEARNED_FOR_WITH_QUOTA_MS if window.reported_quota else LEARNED_FOR_MS
+    kept_for = min(2 * known.kept_for, MAX_LEARNED_FOR_MS) if is_confirmed else first
     learned = LearnedLimit(spacing, least, per_minute, now + kept_for, kept_for)
     return msgspec.structs.replace(window, learned=learned)
+
+
+def _busiest_second(slots: Iterable[int], before: int) -> int:
+    """Returns the most requests of a second, of those whose answers came before that of the slot `before`."""
+    near = [slot for slot in slots if before - 13_000 < slot <= before - 3_000]
+    return max((sum(slot - 1_000 < other <= slot for other in near) for slot in near), default=0)
 
 
 def observe(window: SlotWindow, slot: int, remaining: int, reset: int) -> SlotWindow | None:
@@ -198,10 +209,12 @@ def is_still_valid(window: SlotWindow, slot: int) -> bool:
     if slot < window.paused_until:
         return False
     if (known := window.learned) is not None:
-        # It was reserved before that was learned.
-        near = known.spacing * TRIAL_STEP
-        if slot <= known.until and any(slot - near < other < slot for other in window.slots):
-            return False
+        # It may be reserved before that was learned. What is left of a minute may allow nearer slots.
+        before = [other for other in window.slots if other < slot]
+        if slot <= known.until and before:
+            near = min(known.spacing, _learned_spacing(before, window, slot)) * TRIAL_STEP_WITH_QUOTA
+            if before[-1] > slot - near:
+                return False
     if left is None or not left.since < slot < left.until:
         return True
     return sum(left.since < sent <= slot for sent in window.slots) <= left.remaining
@@ -225,15 +238,14 @@ def _learned_spacing(slots: list[int], window: SlotWindow, now: int) -> int:
     if learned is None:
         return 0
     trials = 0 if now < learned.until else 1 + (now - learned.until) // TRIAL_MS
-    factor = TRIAL_STEP ** min(trials, 50)
+    step = TRIAL_STEP_WITH_QUOTA if quota else TRIAL_STEP
+    factor = step ** min(trials, 50)
     spacing = learned.spacing * factor
     if quota is not None and quota.since <= max(now, slots[-1]) < quota.until:
         left = quota.remaining - sum(sent > quota.since for sent in slots)
         spread = (quota.until - BURST_PAUSE_MS - max(slots[-1], quota.since)) / max(1, left)
         # A minute that leaves far more than that allows is not the one in which it was learned.
-        spacing = (
-            max(spread, least) if spread > TRIAL_STEP * (least := learned.least_spacing * factor) else spread
-        )
+        spacing = max(spread, least) if spread > step * (least := learned.least_spacing * factor) else spread
     elif quota is not None:
         spacing = max(spacing, LEARNED_BURST_MS)  # the first answer of a minute will say what is left of it
     elif learned.per_minute:
