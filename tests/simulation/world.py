@@ -440,12 +440,13 @@ class World:
         self._watch(aws.spawn(self._tick))
 
     def _say_last_words(self, aws: Process) -> None:
-        """Sends something good for each account. Events that were refused and not named may wait for that."""
+        """Sends something good for each account, each hour. Events that nobody names may wait for that."""
         for action in self._maker.last_words(self.scheduler.now):
             for mark in action.marks:
                 self.ledger.add(self.load.events[mark])
             self._open += 1
             self._spawn(aws, action)
+        self.scheduler.call_at(self.scheduler.now + HOUR, partial(self._say_last_words, aws))
 
     def _spawn(self, aws: Process, action: Request | Produced | Dropped) -> None:
         self._watch(aws.spawn(lambda: self._do(action)))

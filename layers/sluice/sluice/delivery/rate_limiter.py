@@ -209,7 +209,7 @@ def is_still_valid(window: SlotWindow, slot: int) -> bool:
     if slot < window.paused_until:
         return False
     if (known := window.learned) is not None:
-        # It may be reserved before that was learned. What is left of a minute may allow nearer slots.
+        # It may be reserved before that was learned. A reported quota may allow nearer slots.
         before = [other for other in window.slots if other < slot]
         if slot <= known.until and before:
             near = min(known.spacing, _learned_spacing(before, window, slot)) * TRIAL_STEP_WITH_QUOTA
