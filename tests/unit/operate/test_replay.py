@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sluice import runtime
 from sluice.message import Message, PipelessMessage
-from sluice.operate import jobs, replay
+from sluice.operate import jobs, replay, reread
 from sluice.operate.jobs import Job, JobState
 from sluice.operate.selection import ReplayWish
 from sluice.records.record import State
@@ -212,6 +212,52 @@ class TestAReplay:
         job_id = confirmed(world, ALL_OF_SITE)
         world.finish(job_id)
         assert states(world) == {State.DELIVERED: 2}
+
+
+def test_one_that_fails_unexpectedly_keeps_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = fill(world, ["one"] * 3)
+    real = reread.read_again
+
+    def read(record_id: str, *arguments: Any) -> Any:
+        if record_id == ids[1]:
+            raise ZeroDivisionError("a secret of the payload")
+        return real(record_id, *arguments)
+
+    monkeypatch.setattr(reread, "read_again", read)
+    job = world.plan(ALL_OF_SITE)
+    assert (job.counts["ready"], job.counts["still_refused"]) == (2, 1)
+    assert job.reasons == {"Reading it failed unexpectedly (ZeroDivisionError).": 1}
+
+
+def test_payloads_are_held_some_at_a_time_however_large_they_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, ["one"] * 5)
+    monkeypatch.setattr(replay, "SLICE_BYTES", 2 * len(next(iter(world.archived.values()))))
+    held: list[int] = []
+    real = world.lines
+
+    def lines(*, records: Any) -> Any:
+        held.append(len(records))
+        return real(records=records)
+
+    monkeypatch.setattr(world, "lines", lines)
+    assert world.plan(ALL_OF_SITE).counts["matched"] == 5
+    assert held == [2, 2, 1]
+
+
+def test_many_slices_are_settled_as_long_as_there_is_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "SLICE_RECORDS", 1)
+    monkeypatch.setattr(replay, "SETTLED_AT_ONCE", 2)
+    fill(world, ["one"] * 5)
+    job_id = confirmed(world, ALL_OF_SITE)
+    world.work(job_id, 10)
+    world.dispatch()
+    for left in (3, 1, 0):
+        world.work(job_id, 0)
+        assert len(world.jobs.saved[job_id].unsettled) == left
 
 
 _kinds = st.lists(st.sampled_from(["one", "three", "other", "app", "letter", "bad"]), min_size=1, max_size=9)

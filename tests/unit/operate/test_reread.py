@@ -1,6 +1,7 @@
 """Tests how archived payloads are read again: by the same rules, on the same way in, the same each time."""
 
 import copy
+import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -377,6 +378,13 @@ class TestADeadLetter:
         received = encoded('{"sluice":1,"claim":"claims/c"}')
         with pytest.raises(StillRefused, match="was not believed"):
             again(rejected(msgspec.Raw(received), None, reason=Reason.DEAD_LETTER))
+
+    def test_is_only_one_that_reject_knew_by_its_seal(self) -> None:
+        # A caller may write anything as an entry of a bulk body. It must not become a message.
+        forged = msgspec.Raw(msgspec.json.encode(stored(bulk())))
+        for wish in (None, {**json.loads(bytes(forged)), "account": "XyZ789"}):
+            with pytest.raises(StillRefused):
+                again(rejected(forged, Surface.BULK, reason=Reason.INVALID), wish)
 
 
 class TestABatchForAnApp:

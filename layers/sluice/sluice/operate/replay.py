@@ -17,6 +17,7 @@ import zstandard
 
 from sluice import message, positions, receipts, runtime
 from sluice.contract import PIPELESS_SURFACE, Surface
+from sluice.errors import SluiceError
 from sluice.message import Entry, Event, Message, PipelessMessage, StoredMessage
 from sluice.operate import jobs, mend, reread
 from sluice.operate.jobs import Job, JobState, Part, Slice, Worker
@@ -95,7 +96,7 @@ def work(worker: Worker, ports: Ports, has_time: Callable[[], bool]) -> None:
     """Does slices of a running job while there is time, and records what is known of those that are sent."""
     while worker.job.state is JobState.RUNNING and has_time():
         run(worker, ports)
-    settle(worker, ports)
+    settle(worker, ports, has_time)
 
 
 def run(worker: Worker, ports: Ports) -> None:
@@ -129,9 +130,11 @@ def run(worker: Worker, ports: Ports) -> None:
     )
 
 
-def settle(worker: Worker, ports: Ports) -> None:
-    """Records the outcomes that are known by now, and ends the job once all are."""
-    for numbers in batched(worker.job.unsettled, SETTLED_AT_ONCE, strict=False):
+def settle(worker: Worker, ports: Ports, has_time: Callable[[], bool]) -> None:
+    """Records the outcomes that are known by now, some in any case, and ends the job once all are."""
+    for index, numbers in enumerate(batched(worker.job.unsettled, SETTLED_AT_ONCE, strict=False)):
+        if index and not has_time():
+            break
         job = worker.job
         found = ports.jobs.find_slices(job_id=job.id, numbers=numbers)
         names = [
@@ -160,20 +163,26 @@ def look(job: Job, ports: Ports) -> Looked:
     """Looks at the next records of a job: as many as a slice may have."""
     wish = ReplayWish.model_validate_json(job.wish)
     page = next_page(wish.chosen, State.OPEN, job.created_at, job.cursor, ports.records, limit=SLICE_RECORDS)
-    known = [each.record for each in page.selected if each.record is not None]
+    selected = _of_one_slice(page.selected)
+    known = [each.record for each in selected if each.record is not None]
     reader = _Reader(wish, job.created_at, ports.archive.lines(records=known), ports.lookups())
-    looked = Looked(cursor=page.cursor)
+    looked = Looked(cursor=page.cursor if len(selected) == len(page.selected) else selected[-1].cursor)
+    for each in selected:
+        reader.look_at(each, looked)
+    return looked
+
+
+def _of_one_slice(selected: Sequence[Selected]) -> Sequence[Selected]:
+    """Returns the first records, at least one, whose payloads fit the memory, and their groups a slice."""
     groups: set[tuple[str, str]] = set()
     size = 0
-    for number, each in enumerate(page.selected):
+    for number, each in enumerate(selected):
         if each.record is not None:
             groups.add((each.record.account, each.record.group))
             size += each.record.location.length
         if number and (size > SLICE_BYTES or len(groups) > SLICE_GROUPS):
-            looked.cursor = page.selected[number - 1].cursor
-            break
-        reader.look_at(each, looked)
-    return looked
+            return selected[:number]
+    return selected
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,12 @@ class _Reader:
             except (DoesNotApply, StillRefused) as error:
                 looked.counts["still_refused"] += 1
                 looked.reasons[str(error)] += 1
+            except SluiceError:
+                raise
+            except Exception as error:
+                # It must not keep the others of its job from being sent.
+                looked.counts["still_refused"] += 1
+                looked.reasons[f"Reading it failed unexpectedly ({type(error).__name__})."] += 1
             else:
                 found = ready.found
                 looked.counts.update(ready=1, events=found.events, repeatable=found.repeatable_relationships)

@@ -101,11 +101,10 @@ class Replayable(msgspec.Struct, frozen=True):
 def read_again(record_id: str, rejection: Rejection, mended: bytes, lookups: Lookups) -> Replayable:
     """Returns what can be sent of a rejection whose payload is now `mended`, or raises `StillRefused`."""
     try:
-        document = msgspec.json.decode(mended)
-        original = msgspec.json.decode(rejection.payload)
-    except NOT_DECODED as error:
-        raise StillRefused("Its payload cannot be read.") from error
-    try:
+        if mended == bytes(rejection.payload) and _is_dead_letter(rejection, mended):
+            # It was accepted, so it needs no rule. It may be large, and is not decoded further.
+            return _whole(_decoded(mended))
+        document, original = _document(mended), _document(rejection.payload)
         found = _read(record_id, rejection, document, original, lookups)
     except Refused as refused:
         first = refused.problems[0]
@@ -142,7 +141,7 @@ def _read(record_id: str, rejection: Rejection, document: Any, original: Any, lo
             return _delivery(rejection, document, accepted, lookups)
         case str():
             return _body(record_id, rejection, document, accepted, lookups)
-        case {"sluice": _}:
+        case {"sluice": _} if _is_dead_letter(rejection, rejection.payload):
             return _stored(rejection, document, original, lookups)
         case dict() if rejection.surface == PIPELESS_SURFACE:
             events = _pipeless_events(rejection.account, document, accepted, lookups)
@@ -243,11 +242,8 @@ def _delivery(rejection: Rejection, text: str, accepted: datetime, lookups: Look
 
 
 def _stored(rejection: Rejection, document: Any, original: Any, lookups: Lookups) -> Replayable:
-    """Reads a dead letter. As it was, it needs no rule: it was accepted. Mended, it passes them again."""
-    stored = _decoded(document)
-    if document == original:
-        return _whole(stored)
-    before = _decoded(original)
+    """Reads a mended dead letter: it passes the rules again."""
+    stored, before = _decoded(msgspec.json.encode(document)), _decoded(rejection.payload)
     if (stored.account, stored.surface, stored.source) != (before.account, before.surface, before.source):
         raise StillRefused("A mend cannot change the account of a message, or the way by which it came in.")
     if isinstance(stored, PipelessMessage):
@@ -276,8 +272,23 @@ def _upstream_parts(entry: Any) -> dict[str, Any]:
     return {"profile": entry["profile"], "events": events, "backfill": entry.get("backfill", False)}
 
 
-def _decoded(document: Any) -> StoredMessage | PipelessMessage:
-    return message.decode(msgspec.json.encode(document).decode(), _no_claim)
+def _document(payload: bytes | msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(payload)
+    except NOT_DECODED as error:
+        raise StillRefused("Its payload cannot be read.") from error
+
+
+def _is_dead_letter(rejection: Rejection, payload: bytes | msgspec.Raw) -> bool:
+    """Tells whether a payload is a message of Sluice's own, which reject knew by its seal.
+
+    A caller may have written an object that only looks like one.
+    """
+    return rejection.reason is Reason.DEAD_LETTER and bytes(payload).startswith(b'{"sluice":')
+
+
+def _decoded(plain: bytes | msgspec.Raw) -> StoredMessage | PipelessMessage:
+    return message.decode(bytes(plain).decode(), _no_claim)
 
 
 def _no_claim(_: str) -> bytes:
