@@ -19,18 +19,19 @@ sources:
 """
 
 
-def sluicectl(stack: Stack, folder: Path, *arguments: str) -> str:
-    """Runs a command that succeeds, from any folder, and returns its output."""
+def sluicectl(stack: Stack, folder: Path, *arguments: str, code: int = 0, **changes: str) -> str:
+    """Runs a command from any folder, and returns its output; its exit code has to be `code`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {
         "AWS_ENDPOINT_URL": stack.aws,
         "AWS_REGION": stack.region,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
+        **changes,
     }
-    command = [str(Path(sys.executable).with_name("sluicectl")), "sources", *arguments]
+    command = [str(Path(sys.executable).with_name("sluicectl")), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -41,11 +42,11 @@ def test_a_sources_document_is_put_shown_and_tried(stack: Stack, tmp_path: Path)
     before = s3.get_object(Bucket=bucket, Key="sources.json")["Body"].read()  # other tests post to these
 
     try:
-        dry = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--dry-run", "--json"))
-        first = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json", "--yes"))
-        second = json.loads(sluicectl(stack, tmp_path, "put", "s.yaml", "--json"))
-        shown = json.loads(sluicectl(stack, tmp_path, "show", "--json"))
-        tried = json.loads(sluicectl(stack, tmp_path, "try", "own", "p.json", "--json"))
+        dry = json.loads(sluicectl(stack, tmp_path, "sources", "put", "s.yaml", "--dry-run", "--json"))
+        first = json.loads(sluicectl(stack, tmp_path, "sources", "put", "s.yaml", "--json", "--yes"))
+        second = json.loads(sluicectl(stack, tmp_path, "sources", "put", "s.yaml", "--json"))
+        shown = json.loads(sluicectl(stack, tmp_path, "sources", "show", "--json"))
+        tried = json.loads(sluicectl(stack, tmp_path, "sources", "try", "own", "p.json", "--json"))
     finally:
         s3.put_object(Bucket=bucket, Key="sources.json", Body=before)
 
