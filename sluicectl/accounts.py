@@ -20,6 +20,7 @@ from sluice.operate.accounts import (
     ADD_KEY,
     LIST,
     PUT,
+    REMOVE,
     REVOKE_KEY,
     ROTATE,
     SHOW,
@@ -30,6 +31,8 @@ from sluice.operate.accounts import (
     ListArguments,
     PutArguments,
     PutResult,
+    RemoveArguments,
+    RemoveResult,
     RevokeKeyArguments,
     RotateArguments,
     ShowArguments,
@@ -43,6 +46,7 @@ from sluicectl.screen import Screen, table
 
 VERSION_FIELD: Final = "version"  # of a shown document: the stored one that it is a copy of
 _KEY_BYTES: Final = 17  # of chance in an ingest key
+_PARKED_THEN: Final = "parked until the account is added again"
 _SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
@@ -179,7 +183,7 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool)
     if result.changed:
         screen.draw(lambda console: _draw_put(console, result))
         if not dry_run:
-            if (removed or result.warnings) and not sure:
+            if (removed or result.lost) and not sure:
                 _ask_to_remove(screen, removed)
             arguments = PutArguments(text=text, etag=result.etag, remove=True)
             result = client.call(PUT, arguments)
@@ -190,7 +194,7 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool)
         "changed": result.changed,
         "changes": [each.model_dump() for each in result.changes],
         "removed": [_described(each) for each in removed],
-        "warnings": result.warnings,
+        "warnings": [*result.lost, *result.warnings],
         "problems": [],
     }
 
@@ -204,6 +208,24 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool)
         console.print(said, markup=False)
 
     screen.show(document, draw)
+    return 0
+
+
+def remove(screen: Screen, target: Target, account: str, *, sure: bool) -> int:
+    """Removes an account, after it said what there is of it in the stack. Asks, unless `sure`."""
+    client = OperateClient(find(target))
+    plan = client.call(REMOVE, RemoveArguments(account=account, dry_run=True))
+    screen.draw(lambda console: _draw_removal(console, account, plan))
+    if not sure and not screen.agrees(f"Remove {account}?"):
+        raise Failure(f"Nothing is removed. Give --yes to remove {account} without being asked.")
+    done = client.call(REMOVE, RemoveArguments(account=account, etag=plan.etag))
+    document = {"account": account, **done.model_dump(mode="json", exclude={"etag"})}
+    screen.show(
+        document,
+        lambda console: console.print(
+            f"{account} is removed. Nothing is sent for it from a minute from now.", markup=False
+        ),
+    )
     return 0
 
 
@@ -279,6 +301,7 @@ def _show_change(screen: Screen, account: str, result: ChangeResult, advice: str
         _draw_changes(console, result.changes)
         said = advice if result.changes else "Nothing has changed."
         console.print(said, markup=False, soft_wrap=True)
+        _draw_warnings(console, result.warnings)
         _draw_problems(console, result.problems)
 
     keys = [each.model_dump() for each in result.keys]
@@ -286,12 +309,35 @@ def _show_change(screen: Screen, account: str, result: ChangeResult, advice: str
 
 
 def _changed(result: ChangeResult) -> dict[str, Any]:
-    return {"changes": [each.model_dump() for each in result.changes], "problems": _told(result.problems)}
+    return {
+        "changes": [each.model_dump() for each in result.changes],
+        "warnings": result.warnings,
+        "problems": _told(result.problems),
+    }
+
+
+def _draw_removal(console: Console, account: str, plan: RemoveResult) -> None:
+    _draw_changes(console, plan.changes)
+    rows = [
+        ("waits", f"{_counted(plan.queued, 'message')} on the queue, of all accounts", _PARKED_THEN),
+        ("parked", f"{_counted(plan.parked, 'object')}, each of up to 500 messages", _PARKED_THEN),
+        ("open", _counted(plan.open, "refused event"), f"sluicectl rejections groups --account {account}"),
+        ("webhooks", ", ".join(plan.sources) or "no source", "what is posted there is parked"),
+    ]
+    console.print(table(("", "there is", "then"), rows))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _draw_put(console: Console, result: PutResult) -> None:
     _draw_changes(console, result.changes)
-    for warning in result.warnings:
+    _draw_warnings(console, [*result.lost, *result.warnings])
+
+
+def _draw_warnings(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
         console.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
 
 

@@ -188,6 +188,19 @@ def _put_accounts(screen: Screen, file: str, target: Target, dry_run: bool, sure
     return accounts.put(screen, file, target, dry_run=dry_run, sure=sure)
 
 
+@_accounts.command("remove")
+@click.argument("account")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Remove it without being asked.")
+@_said
+@_targeted
+def _remove_account(screen: Screen, account: str, target: Target, sure: bool) -> int:
+    """Removes an account with its keys, after it has shown what waits, is parked or is open for it.
+
+    Its callers are answered 401. Messages on the way are parked, and come back if the account is added again.
+    """
+    return accounts.remove(screen, target, account, sure=sure)
+
+
 @_accounts.group("keys", short_help="The keys with which callers send events.")
 def _keys() -> None:
     """Manages ingest keys: with these callers send events to Sluice, and to nothing else."""

@@ -400,7 +400,7 @@ def test_what_is_lost_of_a_document_with_mistakes_is_told(operate: Keeper, store
     assert operate.refused("put", text='{"accounts": []}', etag=etag) == "would_remove"
     put = operate.done("put", text='{"accounts": []}', etag=etag, remove=True)
 
-    assert put["warnings"] == [lost]
+    assert put["lost"] == [lost]
     assert operate.stored() == {"accounts": []}
 
 
@@ -420,3 +420,58 @@ def test_the_log_says_who_changed_what_and_has_no_key(operate: Keeper) -> None:
     assert {each["who"] for each in lines} == {"claimed:unknown"}
     for secret in (OTHER, "pk_newer", "user:word", PRIVATE_KEY):
         assert secret not in operate.function.said
+
+
+@pytest.mark.parametrize(("producers", "warned"), [(None, True), ([], False), (["queue"], False)])
+def test_an_account_that_is_not_alone_any_more_is_warned_of(
+    operate: Keeper, producers: list[str] | None, warned: bool
+) -> None:
+    entry: dict[str, Any] = {"site_id": SITE_ID, "private_key": "k"}
+    entry |= {} if producers is None else {"producers": producers}
+    operate.aws.name_accounts(entry)
+
+    new = {"accounts": [entry, {"site_id": "NeW456", "private_key": "k"}]}
+    dry = operate.done("put", text=json.dumps(new), dry_run=True)
+    app = operate.done("add", account="pipeless-7", private_key=OTHER)
+    added = operate.done("add", account="NeW456", private_key=OTHER)
+    third = operate.done("add", account="XyZ789", private_key=OTHER)
+
+    said = [f"{SITE_ID} is not the only account any more, and it names no producers"] if warned else []
+    for result in (dry, added):
+        assert [each.partition(":")[0] for each in result["warnings"]] == said
+    assert (app["warnings"], third["warnings"]) == ([], [])
+
+
+def park(operate: Keeper, *keys: str) -> None:
+    for key in keys:
+        operate.aws.s3.put_object(Bucket="claims", Key=key, Body=b"")
+
+
+def test_what_there_is_of_an_account_is_told_before_it_is_removed(operate: Keeper) -> None:
+    operate.done("keys add", account=SITE_ID, sha256=ONE, scopes=["events:write"])
+    park(operate, f"parked/{SITE_ID}/1", f"unknown/{SITE_ID}/2", f"unknown/{SITE_ID}/3", "parked/XyZ789/4")
+    operate.aws.send("one", "two")
+    document = {"sources": {"shop": {"account": SITE_ID}, "pay": {"account": "XyZ789"}, "bad": 5}}
+    operate.aws.s3.put_object(Bucket="configuration", Key="sources.json", Body=json.dumps(document).encode())
+    before = operate.stored()
+
+    plan = operate.done("remove", account=SITE_ID, dry_run=True)
+
+    assert (plan["removed"], plan["queued"], plan["parked"], plan["open"]) == (False, 2, 3, 0)
+    assert plan["sources"] == ["shop"]
+    assert [each["how"] for each in plan["changes"]] == ["removed", "removed"]
+    assert operate.stored() == before
+
+    done = operate.done("remove", account=SITE_ID, etag=plan["etag"])
+    assert done["removed"]
+    assert operate.stored() == {"accounts": []}
+
+
+def test_an_account_is_removed_only_from_the_document_that_was_looked_at(operate: Keeper) -> None:
+    etag = operate.done("remove", account=SITE_ID, dry_run=True)["etag"]
+    assert operate.refused("remove", account="NeW456", etag=etag) == "unknown_account"
+    assert operate.refused("remove", account=SITE_ID) == "conflict"
+
+    operate.interrupt("UpdateSecretVersionStage", lambda: operate.aws.write_secret('{"accounts": []}'))
+    assert operate.refused("remove", account=SITE_ID, etag=etag) == "conflict"
+    assert operate.refused("remove", account=SITE_ID, etag=etag) == "conflict"

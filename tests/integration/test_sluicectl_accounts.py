@@ -293,3 +293,41 @@ def test_what_is_no_document_is_told(run: Deployment, document: str, said: str) 
 
     assert result.exit_code == 1
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("answer", ["", "n\n", "\n"])
+def test_an_account_is_not_removed_unless_that_is_meant(run: Deployment, answer: str) -> None:
+    before = run.stored()
+
+    result = run("remove", SITE_ID, answer=answer)
+
+    assert result.exit_code == 1
+    assert "0 messages on the queue" in result.stdout
+    assert f"Remove {SITE_ID}?" in result.stderr
+    assert f"Nothing is removed. Give --yes to remove {SITE_ID} without being asked." in result.stderr
+    assert run.stored() == before
+
+
+@pytest.mark.parametrize(("options", "answer"), [((), "y\n"), (("--yes",), ""), (("--yes", "--json"), "")])
+def test_an_account_is_removed_if_that_is_meant(
+    run: Deployment, options: tuple[str, ...], answer: str
+) -> None:
+    run.aws.s3.put_object(Bucket="claims", Key=f"parked/{SITE_ID}/1", Body=b"")
+    run.aws.s3.put_object(Bucket="configuration", Key="sources.json", Body=b"{")
+
+    result = run("remove", SITE_ID, *options, answer=answer)
+
+    assert result.exit_code == 0
+    assert run.stored() == {"accounts": []}
+    if "--json" in options:
+        told = json.loads(result.stdout)
+        assert (told["removed"], told["queued"], told["parked"], told["open"]) == (True, 0, 1, 0)
+        assert told["sources"] == []
+    else:
+        assert "1 object" in result.stdout
+        assert f"{SITE_ID} is removed." in result.stdout
+        assert all(len(line.rstrip()) <= 80 for line in result.stdout.splitlines())
+
+
+def test_who_is_not_alone_any_more_is_warned_of(run: Deployment) -> None:
+    assert f"warning: {SITE_ID} is not the only account any more" in run("add", "NeW456", answer=OTHER).output

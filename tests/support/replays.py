@@ -151,6 +151,7 @@ class World(runtime.System):
             pauses=nobody,
             sources=nobody,
             accounts=nobody,
+            backlog=nobody,
             secrets=nobody,
             transfers=nobody,
             identities=nobody,

@@ -96,7 +96,7 @@ def test_operate_sees_that_a_webhook_secret_exists_and_not_what_it_is(expanded: 
 
 @pytest.mark.parametrize("queue", ["EventsQueue", "RejectedQueue"])
 def test_operate_takes_nothing_from_a_queue(expanded: Template, queue: str) -> None:
-    assert list(actions(expanded, f'"{queue}"')) == ["sqs:SendMessage"]
+    assert set(actions(expanded, f'"{queue}"')) <= {"sqs:SendMessage", "sqs:GetQueueAttributes"}
 
 
 @pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket"])
@@ -117,6 +117,14 @@ def test_operate_changes_nothing_in_the_state_table_but_pauses_and_metrics(expan
         '"pause#*"': ["dynamodb:DeleteItem", "dynamodb:PutItem"],
     }
     assert anywhere == [["dynamodb:BatchGetItem", "dynamodb:GetItem"]]
+
+
+def test_the_accounts_secret_is_all_that_operate_writes_of_secrets(expanded: Template) -> None:
+    writing = {"secretsmanager:PutSecretValue", "secretsmanager:UpdateSecretVersionStage"}
+
+    assert set(actions(expanded, "AccountsSecret")) == writing | {"secretsmanager:GetSecretValue"}
+    for secret in ("RecordsSecret", "SealingSecret"):
+        assert set(actions(expanded, secret)) == {"secretsmanager:GetSecretValue"}
 
 
 @pytest.mark.parametrize("prefix", ["operate/answers/", "operate/requests/"])

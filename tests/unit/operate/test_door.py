@@ -18,6 +18,7 @@ from sluice.operate.jobs import JobStore
 from sluice.operate.ports import (
     AccountsSecret,
     Archive,
+    Backlog,
     Events,
     Link,
     Pauses,
@@ -84,6 +85,7 @@ def ports_of(world: World) -> Ports:
         pauses=Mock(spec_set=Pauses),
         sources=world,
         accounts=Mock(spec_set=AccountsSecret),
+        backlog=Mock(spec_set=Backlog),
         secrets=world,
         transfers=world,
         identities=world,

@@ -31,6 +31,20 @@ def send_message(body: Body, account: str, *, queue_url: str, claim_bucket: str,
         )
 
 
+def count_messages(queue_url: str) -> int:
+    """Returns about how many messages a queue has, whatever their state; raises `Retryable` if it is not
+    known.
+    """
+    names: Any = [
+        "ApproximateNumberOfMessages",
+        "ApproximateNumberOfMessagesNotVisible",
+        "ApproximateNumberOfMessagesDelayed",
+    ]
+    with clients.translating_errors("a queue cannot be reached"):
+        answer = clients.sqs().get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)
+    return sum(int(answer["Attributes"][name]) for name in names)
+
+
 def delete_messages(queue_url: str, receipt_handles: Iterable[str]) -> None:
     """Deletes received messages. One this fails for is received again, and found to be done."""
 

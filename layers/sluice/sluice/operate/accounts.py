@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sluice import accounts
 from sluice.aws.secrets import MAX_SECRET_BYTES
 from sluice.errors import Misconfigured
-from sluice.operate import accounts_document
+from sluice.operate import accounts_document, sources
 from sluice.operate.accounts_document import AccountsDocument, Change, Entry
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.ports import Conflict, StoredDocument
@@ -105,10 +105,40 @@ class ChangeResult(Result):
 
     changes: list[Change]
     keys: list[KeyShown]
+    warnings: list[str]
     problems: list[str]
 
     def counts(self) -> dict[str, int]:
         return {"changes": len(self.changes)}
+
+
+class RemoveArguments(Arguments):
+    """Names an account to remove. `etag` names the stored document that was looked at; a dry run, which
+    removes nothing, needs none.
+    """
+
+    account: AccountId
+    etag: str | None = None
+    dry_run: bool = False
+
+
+class RemoveResult(Result):
+    """Says what is removed, and what there is of the account in the stack.
+
+    `queued` counts the messages on the events queue, of all accounts. `parked` counts objects of up to 500
+    messages. `open` counts refused events that nobody has dealt with. `sources` post to the account.
+    """
+
+    removed: bool
+    changes: list[Change]
+    queued: int
+    parked: int
+    open: int
+    sources: list[str]
+    etag: str
+
+    def counts(self) -> dict[str, int]:
+        return {"removed": int(self.removed)}
 
 
 class PutArguments(Arguments):
@@ -130,12 +160,13 @@ class PutArguments(Arguments):
 class PutResult(Result):
     """Says what a document changes, or why it is refused, and which stored document that holds for.
 
-    `warnings` name what is lost of a stored document that is not valid.
+    `lost` names what is removed of a stored document that is not valid.
     """
 
     stored: bool
     changed: bool
     changes: list[Change]
+    lost: list[str]
     warnings: list[str]
     problems: list[str]
     etag: str
@@ -234,11 +265,11 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
     new.keep_private_keys(before)
     problems = accounts.read(new.content).flaws
     changes = accounts_document.changes(before, new.entries())
-    warnings = _losses(stored)
+    lost = _losses(stored)
     changed = not new.is_as(stored.content)
     stores = changed and not problems and not arguments.dry_run
     if stores:
-        if not arguments.remove and (warnings or any(each.how == "removed" for each in changes)):
+        if not arguments.remove and (lost or any(each.how == "removed" for each in changes)):
             raise Failed("would_remove", "This would remove accounts or ingest keys. Nothing is stored.")
         try:
             _store(context, new, stored.etag)
@@ -249,10 +280,40 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
         stored=stores,
         changed=changed,
         changes=changes,
-        warnings=warnings,
+        lost=lost,
+        warnings=accounts_document.not_alone_any_more(
+            accounts.read(stored.content).accounts, accounts.read(new.content).accounts
+        ),
         problems=list(problems),
         etag=stored.etag,
     )
+
+
+def _remove(arguments: RemoveArguments, context: Context) -> RemoveResult:
+    id, ports = arguments.account, context.ports
+    stored = ports.accounts.read()
+    if not arguments.dry_run and arguments.etag != stored.etag:
+        raise _replaced()
+    document = AccountsDocument(stored.content)
+    _entry(document, id)
+    document.remove(id)
+    changes = accounts_document.changes(AccountsDocument(stored.content).entries(), document.entries())
+    result = RemoveResult(
+        removed=not arguments.dry_run,
+        changes=changes,
+        queued=ports.backlog.queued(),
+        parked=ports.backlog.parked(account_id=id),
+        open=sum(group.open for group in ports.records.groups(id)),
+        sources=sources.of_account(ports.sources.read(), id),
+        etag=stored.etag,
+    )
+    if result.removed:
+        try:
+            _store(context, document, stored.etag)
+        except Conflict:
+            raise _replaced() from None
+        _log(context, changes)
+    return result
 
 
 def _change(context: Context, account_id: str, edit: Callable[[AccountsDocument], None]) -> ChangeResult:
@@ -261,7 +322,8 @@ def _change(context: Context, account_id: str, edit: Callable[[AccountsDocument]
         stored = context.ports.accounts.read()
         before, after = AccountsDocument(stored.content), AccountsDocument(stored.content)
         edit(after)
-        problems = accounts.read(after.content).flaws
+        valid = accounts.read(after.content)
+        problems = valid.flaws
         if len(problems) > len(before.valid.flaws):
             new = next(each for each in problems if each not in before.valid.flaws)
             raise Failed("invalid_arguments", f"Nothing is stored, because then {new}.")
@@ -273,7 +335,8 @@ def _change(context: Context, account_id: str, edit: Callable[[AccountsDocument]
             continue
         _log(context, changes)
         keys = _shown_keys(after.entries().get(account_id, {}))
-        return ChangeResult(changes=changes, keys=keys, problems=list(problems))
+        warnings = accounts_document.not_alone_any_more(before.valid.accounts, valid.accounts)
+        return ChangeResult(changes=changes, keys=keys, warnings=warnings, problems=list(problems))
     raise Failed("conflict", "Others are changing the accounts document all the time. Try again.")
 
 
@@ -336,7 +399,7 @@ def _shown_keys(entry: Entry) -> list[KeyShown]:
 def _replaced() -> Failed:
     return Failed(
         "conflict",
-        "Somebody else changed the accounts document since it was read. Look at it, and put again.",
+        "Somebody else changed the accounts document since it was read. Look at it, and try again.",
     )
 
 
@@ -349,4 +412,5 @@ ADD_KEY: Final = Command("accounts keys add", Access.ADMIN, AddKeyArguments, Cha
 REVOKE_KEY: Final = Command(
     "accounts keys revoke", Access.ADMIN, RevokeKeyArguments, ChangeResult, _revoke_key
 )
+REMOVE: Final = Command("accounts remove", Access.ADMIN, RemoveArguments, RemoveResult, _remove)
 PUT: Final = Command("accounts put", Access.ADMIN, PutArguments, PutResult, _put)

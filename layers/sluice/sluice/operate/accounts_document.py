@@ -3,14 +3,14 @@
 A change is made to the JSON, so everything else of the document stays as it is, valid or not.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 from pydantic import BaseModel
 
 from sluice import accounts
-from sluice.accounts import KlaviyoAccount, PipelessApp
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
 from sluice.errors import Misconfigured
 from sluice.validation.json_text import NOT_DECODED
 
@@ -131,6 +131,21 @@ def changes(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list[Cha
         change
         for account_id in sorted(before.keys() | after.keys())
         for change in _changes_of(account_id, before.get(account_id), after.get(account_id))
+    ]
+
+
+def not_alone_any_more(before: Accounts, after: Accounts) -> list[str]:
+    """Returns a warning for each account that takes messages of producers only while it is the only one."""
+    kinds: list[tuple[Sequence[KlaviyoAccount | PipelessApp], Sequence[KlaviyoAccount | PipelessApp]]] = [
+        (before.accounts, after.accounts),
+        (before.pipeless, after.pipeless),
+    ]
+    ids = {old[0].id for old, new in kinds if len(old) == 1 and len(new) > 1}
+    return [
+        f"{each.id} is not the only account any more, and it names no producers: bodies that producers put "
+        "on EventsQueue for it are rejected from now on."
+        for each in after.every()
+        if each.id in ids and each.producers is None
     ]
 
 

@@ -22,6 +22,7 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     accounts.ADD_KEY,
     accounts.REVOKE_KEY,
     accounts.PUT,
+    accounts.REMOVE,
     pauses.PAUSE,
     pauses.RESUME,
     rejections.GROUPS,

@@ -68,6 +68,18 @@ class AccountsSecret(Protocol):
         ...
 
 
+class Backlog(Protocol):
+    """Looks for messages that wait. Its methods may raise `Retryable`."""
+
+    def queued(self) -> int:
+        """Returns about how many messages of all accounts are on the events queue."""
+        ...
+
+    def parked(self, *, account_id: str) -> int:
+        """Returns how many objects of parked messages an account has, up to 2,000."""
+        ...
+
+
 class Secrets(Protocol):
     """Looks at secrets. Its methods may raise `Retryable`."""
 
@@ -224,6 +236,7 @@ class Ports:
     pauses: Pauses
     sources: SourcesDocument
     accounts: AccountsSecret
+    backlog: Backlog
     secrets: Secrets
     transfers: Transfers
     identities: Identities

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sluice.errors import Misconfigured, Retryable
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
-from sluice.operate.ports import Conflict, Secrets
+from sluice.operate.ports import Conflict, Secrets, StoredDocument
 from sluice.webhooks import normalised, sources
 from sluice.webhooks.sources import Source
 
@@ -93,6 +93,16 @@ def _parsed(stored: bytes) -> Any:
 def _names(document: Any) -> set[str]:
     found = document.get("sources") if isinstance(document, dict) else None
     return set(found) if isinstance(found, dict) else set()
+
+
+def of_account(stored: StoredDocument | None, account_id: str) -> list[str]:
+    """Returns the names of the sources that name an account, valid or not."""
+    document = _parsed(stored.content) if stored else None
+    found = document.get("sources") if isinstance(document, dict) else None
+    declared = found.items() if isinstance(found, dict) else ()
+    return sorted(
+        name for name, each in declared if isinstance(each, dict) and each.get("account") == account_id
+    )
 
 
 def find_missing(secrets: Secrets, declared: Iterable[Source]) -> list[str]:

@@ -12,7 +12,7 @@ from sluice.accounts import Accounts
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients, s3, secrets, sqs, sts
 from sluice.aws.sealing import Sealing
-from sluice.delivery import pause
+from sluice.delivery import parking, pause
 from sluice.delivery.pause import Pause
 from sluice.errors import Retryable
 from sluice.message import Body, PipelessMessage, StoredMessage
@@ -45,6 +45,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
         accounts=_AccountsSecret(settings.accounts_secret),
+        backlog=_Backlog(settings.events_queue_url, settings.claim_bucket),
         secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
         identities=_Identities(function),
@@ -179,6 +180,18 @@ class _AccountsSecret(msgspec.Struct, frozen=True):
             )
         except secrets.SecretChanged as error:
             raise Conflict from error
+
+
+class _Backlog(msgspec.Struct, frozen=True):
+    queue_url: str
+    bucket: str
+
+    def queued(self) -> int:
+        return sqs.count_messages(self.queue_url)
+
+    def parked(self, *, account_id: str) -> int:
+        prefixes = (parking.PARKED_PREFIX, parking.UNKNOWN_PREFIX)
+        return sum(len(parking.parked_objects(self.bucket, account_id, prefix=each)) for each in prefixes)
 
 
 class _Secrets(msgspec.Struct, frozen=True):
