@@ -15,7 +15,7 @@ from sluice.operate import door
 from sluice.operate.replay_commands import MAX_WHY
 from sluice.records.record import State
 from sluice.rejection import Reason
-from sluicectl import accounts, completion, jobs, pauses, probe, rejections, replays, sources
+from sluicectl import accounts, completion, jobs, pauses, probe, rejections, replays, sources, status
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.moments import MOMENT
@@ -258,6 +258,18 @@ def _pause_account(screen: Screen, account: str, target: Target, why: str) -> in
 def _resume_account(screen: Screen, account: str, target: Target, why: str | None) -> int:
     """Ends the pause of an account. Parked messages come back within a minute or two."""
     return pauses.resume(screen, target, account, why=why)
+
+
+@sluicectl.command("status")
+@click.option("--watch", is_flag=True, help="Show it again every 5 s, until it is interrupted.")
+@_said
+@_targeted
+def _status(screen: Screen, target: Target, watch: bool) -> int:
+    """Shows how the deployment is doing: accounts, queues, the last hour, alarms.
+
+    Accounts in trouble come first.
+    """
+    return status.show(screen, target, watch=watch)
 
 
 @sluicectl.command("completion")

@@ -1,4 +1,4 @@
-"""Reads the times that options are given: a moment, or how long ago it was."""
+"""Reads and shows times: a moment, or how long ago it was."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,6 +8,20 @@ import click
 
 _AGO: Final = re.compile(r"(\d{1,6})\s*(s|min|h|d)")
 _UNITS: Final = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+
+
+def length(seconds: float) -> str:
+    """Returns a length of time in its largest unit."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds) // size} {unit}"
+    return f"{int(seconds)} s"
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """Returns how long ago a moment was."""
+    passed = ((now or datetime.now(UTC)) - moment).total_seconds()
+    return f"{length(max(0.0, passed))} ago"
 
 
 class Moment(click.ParamType[datetime]):

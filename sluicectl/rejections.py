@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +27,7 @@ from sluice.operate.rejections import (
 )
 from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
+from sluicectl.moments import ago
 from sluicectl.operate_client import OperateClient
 from sluicectl.screen import Screen
 
@@ -148,7 +148,7 @@ def _draw_groups(console: Console, found: Sequence[GroupShown]) -> None:
             group.account,
             group.reason,
             _why(group),
-            _ago(group.last_seen),
+            ago(group.last_seen),
         )
     console.print(table)
     console.print(
@@ -180,7 +180,7 @@ def _draw_list(console: Console, found: Sequence[RecordShown], following: str | 
         for more in (each.metric, each.source, each.account if several else None):
             if more:
                 what.append(f"\n{more}", "dim")
-        table.add_row(each.id, _ago(each.rejected_at), _state(each.state), what)
+        table.add_row(each.id, ago(each.rejected_at), _state(each.state), what)
     console.print(table)
     if following:
         console.print(f"\n[dim]There are more: --limit, or --after {following}[/]")
@@ -266,11 +266,3 @@ def _lines(value: Any, pointer: str, depth: int, name: str = "", end: str = "") 
 
 def _state(state: str) -> Text:
     return Text(state.replace("_", " "), STATE_STYLES.get(state, ""))
-
-
-def _ago(moment: datetime) -> str:
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"

@@ -321,6 +321,12 @@ def test_a_source_may_have_its_sender_told(front: Front) -> None:
         assert answer.status == 400
         assert where is None or where in answer.text
     assert front.is_empty()
+    deliver(front, BAD[0][1], {"Authorization": "Bearer wrong"}, path="/webhooks/s0", encode=True)
+    lines = map(json.loads, front.said.getvalue().splitlines())
+    counted = [line for line in lines if "RefusedDeliveries" in line]
+    assert [line["source"] for line in counted] == [*by_name]  # not the one that nobody signed
+    [dimensions] = counted[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
+    assert set(dimensions) == {"service", "source"}
 
 
 def test_the_good_events_of_a_delivery_are_taken_without_the_bad(front: Front) -> None:

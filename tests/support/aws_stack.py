@@ -135,6 +135,8 @@ class Cloud:
         attributes = {"VisibilityTimeout": "1380"}
         self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
         self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
+        self.dead_letters = self.sqs.create_queue(QueueName="events-dead")["QueueUrl"]
+        self.rejected_dead_letters = self.sqs.create_queue(QueueName="rejected-dead")["QueueUrl"]
         for bucket in ("claims", "archive", "drops", "configuration"):
             self.s3.create_bucket(Bucket=bucket)
         for table, keys in {"state": ["pk"], "records": ["pk", "sk"]}.items():
@@ -180,11 +182,14 @@ class Cloud:
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "RECORDS_TABLE"),
                 *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNTS_SECRET", "WEBHOOK_SECRETS"),
                 *("RECORDS_SECRET", "ARCHIVE_DAYS", "SEALING_SECRET"),
+                *("EVENTS_DEAD_LETTER_QUEUE_URL", "REJECTED_DEAD_LETTER_QUEUE_URL"),
             ),
         }[function]
         values = {
             "EVENTS_QUEUE_URL": self.events,
+            "EVENTS_DEAD_LETTER_QUEUE_URL": self.dead_letters,
             "REJECTED_QUEUE_URL": self.rejected,
+            "REJECTED_DEAD_LETTER_QUEUE_URL": self.rejected_dead_letters,
             "STATE_TABLE": "state",
             "RECORDS_TABLE": "records",
             "RECORDS_SECRET": "records",

@@ -148,6 +148,7 @@ class World(runtime.System):
             events=self,
             outcomes=self.outcomes,
             lookups=lambda: lookups,
+            overview=nobody,
             pauses=nobody,
             sources=nobody,
             accounts=nobody,

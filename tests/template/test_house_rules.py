@@ -166,6 +166,10 @@ def dead_letters_wait_longest(template: Template) -> Iterator[str]:
         yield f"{name}: has no dead-letter queue"
 
 
+# AWS can allow these for no less than all metrics, or all alarms, of an account and region.
+LOOKS_AT_ALL = {"cloudwatch:GetMetricData", "cloudwatch:DescribeAlarms"}
+
+
 def roles_are_narrow(template: Template) -> Iterator[str]:
     """Finds roles that are shared or wide: each has actions by name, on resources of this stack."""
     used = [target(function["Role"]) for function in of_type(template, FUNCTION).values()]
@@ -178,7 +182,8 @@ def roles_are_narrow(template: Template) -> Iterator[str]:
         for statement in statements(role):
             if any("*" in action for action in as_list(statement["Action"])):
                 yield f"{name}: {statement['Action']}"
-            if not all(map(target, as_list(statement["Resource"]))):
+            is_of_this_stack = all(map(target, as_list(statement["Resource"])))
+            if not is_of_this_stack and not LOOKS_AT_ALL.issuperset(as_list(statement["Action"])):
                 yield f"{name}: {statement['Resource']}"
 
 

@@ -96,7 +96,12 @@ def test_operate_sees_that_a_webhook_secret_exists_and_not_what_it_is(expanded: 
 
 @pytest.mark.parametrize("queue", ["EventsQueue", "RejectedQueue"])
 def test_operate_takes_nothing_from_a_queue(expanded: Template, queue: str) -> None:
-    assert set(actions(expanded, f'"{queue}"')) <= {"sqs:SendMessage", "sqs:GetQueueAttributes"}
+    assert set(actions(expanded, f'"{queue}"')) == {"sqs:GetQueueAttributes", "sqs:SendMessage"}
+
+
+@pytest.mark.parametrize("queue", ["EventsDeadLetterQueue", "RejectedDeadLetterQueue"])
+def test_operate_only_counts_dead_letters(expanded: Template, queue: str) -> None:
+    assert list(actions(expanded, f'"{queue}"')) == ["sqs:GetQueueAttributes"]
 
 
 @pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket"])

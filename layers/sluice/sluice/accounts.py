@@ -203,6 +203,11 @@ class StoredAccounts(msgspec.Struct, frozen=True):
     flawed: tuple[str | None, ...] = ()
     is_readable: bool = True
 
+    @classmethod
+    def empty(cls) -> "StoredAccounts":
+        """Returns a document without accounts."""
+        return cls(Accounts(()))
+
 
 def parse(document: bytes | str) -> Accounts:
     """Reads accounts from the secret's JSON; `Misconfigured` names the first mistake without quoting the

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -168,7 +169,15 @@ class IngestApi:
             raise Refused(404, [Problem("not_found", "There is no source of this name.")])
         self._log.append_keys(source=found.name)  # to every line about this request, a refusal too
         ports = self._ports.webhooks(source=found.name)
-        delivered = webhooks.accept(found, request.headers, request.raw_body, ports=ports, now=runtime.now())
+        try:
+            delivered = webhooks.accept(
+                found, request.headers, request.raw_body, ports=ports, now=runtime.now()
+            )
+        except Refused as refused:
+            if refused.status == HTTPStatus.BAD_REQUEST:
+                # Verified, invalid, and kept nowhere: nothing else tells the operator.
+                self._metrics.count("RefusedDeliveries", 1, source=found.name)
+            raise
         self._count_delivery(found.name, delivered)
         self._log.info(
             "delivered",

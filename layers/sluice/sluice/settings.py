@@ -86,7 +86,9 @@ class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     events_queue_url: str
+    events_dead_letter_queue_url: str
     rejected_queue_url: str
+    rejected_dead_letter_queue_url: str
     state_table: str
     records_table: str
     claim_bucket: str

@@ -15,6 +15,7 @@ from sluice.operate import door
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.commands import COMMANDS
 from sluice.operate.jobs import JobStore
+from sluice.operate.overview import Overview
 from sluice.operate.ports import (
     AccountsSecret,
     Archive,
@@ -31,7 +32,7 @@ from sluice.settings import OperateSettings
 from tests.support.recorded_log import RecordedLog
 
 FUNCTION = "arn:aws:lambda:eu-central-1:123456789012:function:sluice-operate"
-SETTINGS = OperateSettings("q", "q", "t", "t", "b", "b", "b", "s", "k", "p", "h", 365)
+SETTINGS = OperateSettings("q", "q", "q", "q", "t", "t", "b", "b", "b", "s", "k", "p", "h", 365)
 ADA = "arn:aws:sts::123456789012:assumed-role/operators/ada"
 EMAIL = "ada@mail.example"
 
@@ -82,6 +83,7 @@ def ports_of(world: World) -> Ports:
         events=Mock(spec_set=Events),
         outcomes=Mock(),
         lookups=Mock(),
+        overview=Mock(spec_set=Overview),
         pauses=Mock(spec_set=Pauses),
         sources=world,
         accounts=Mock(spec_set=AccountsSecret),

@@ -63,6 +63,12 @@ def dynamodb() -> "DynamoDBClient":
 
 
 @functools.cache
+def cloudwatch() -> Any:
+    """Returns the process's CloudWatch client."""
+    return _client("cloudwatch")
+
+
+@functools.cache
 def low_latency_dynamodb() -> "DynamoDBClient":
     """Returns the process's DynamoDB client for optional calls: it asks once, and not for long."""
     return _client("dynamodb", connect_timeout=0.5, read_timeout=0.5, attempts=1)  # type: ignore[no-any-return]

@@ -5,6 +5,9 @@ open until the upstream looks at a probe. Meanwhile the account's messages are p
 them go back to the queue each minute as probes.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from sluice import runtime
@@ -20,6 +23,18 @@ class CircuitState(msgspec.Struct, frozen=True):
     is_open: bool
     refusals: RefusalRecord = RefusalRecord()
     is_paused: bool = False
+
+
+class OpenCircuit(msgspec.Struct, frozen=True):
+    """Says since when a circuit is open (epoch seconds), and the upstream's status, 0 for no answer."""
+
+    opened_at: int
+    status: int
+
+
+def circuit_of(item: Mapping[str, Any]) -> OpenCircuit:
+    """Returns the open circuit that an item of the state table holds."""
+    return OpenCircuit(int(item["opened_at"]["N"]), int(item["status"]["N"]))
 
 
 def state(table: str, account_id: str) -> CircuitState:

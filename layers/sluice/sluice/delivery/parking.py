@@ -6,10 +6,13 @@ have something parked. So no record of it can be full, late or wrong, and unknow
 time from known ones.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
+import msgspec
 import zstandard
 
 from sluice import runtime, seals
@@ -22,6 +25,16 @@ UNKNOWN_PREFIX: Final = "unknown/"
 OBJECT_MESSAGES: Final = 500
 OBJECT_BYTES: Final = 16 * 2**20
 MAX_UNKNOWN_ACCOUNTS: Final = 5_000  # looked at in one tick
+MAX_LISTED: Final = 1_000  # keys of one listing
+_NAME: Final = re.compile(r"/(?P<time>[0-9.]+)-[^/-]+-(?P<messages>[0-9]+)\.jsonl\.zst\Z")
+
+
+class ParkedMessages(msgspec.Struct, frozen=True):
+    """Says how many messages of an account are parked, at least if there `is_more`, and since when."""
+
+    messages: int = 0
+    oldest: datetime | None = None
+    is_more: bool = False
 
 
 class NotSealed(Exception):
@@ -37,9 +50,10 @@ def park(
     prefix: str = PARKED_PREFIX,
 ) -> None:
     """Parks an account's messages (each one's JSON) until its circuit closes, or until it is known."""
-    for lines in _objects(messages):
+    for group in _groups(messages):
         # The time comes first in a key, so that a listing begins with the oldest.
-        _put(bucket, f"{prefix}{account_id}/{_unique_time()}.jsonl.zst", lines, sealing)
+        name = f"{runtime.time():.3f}-{runtime.unique_id()}-{len(group)}.jsonl.zst"
+        _put(bucket, f"{prefix}{account_id}/{name}", _compressed(group), sealing)
 
 
 def parked_accounts(bucket: str) -> list[str]:
@@ -69,35 +83,43 @@ def parked_messages(bucket: str, key: str, sealing: Sealing) -> list[bytes]:
 
 
 def keep_only(bucket: str, key: str, messages: Sequence[bytes], sealing: Sealing) -> None:
-    """Leaves only these messages in a parked object, as the others are on the queue again."""
+    """Leaves only these messages of a parked object, as the others are on the queue again."""
     if messages:
-        _put(bucket, key, _compressed(messages), sealing)
-    else:
-        s3.delete_object(bucket, key)
+        name = f"{key.rpartition('-')[0]}-{len(messages)}.jsonl.zst"
+        _put(bucket, name, _compressed(messages), sealing)
+        if name == key:
+            return
+    s3.delete_object(bucket, key)
+
+
+def described(keys: Sequence[str]) -> ParkedMessages:
+    """Describes the parked objects of an account by their keys, which are all there are or the oldest."""
+    found = [named for key in keys if (named := _NAME.search(key))]
+    return ParkedMessages(
+        sum(int(named["messages"]) for named in found),
+        min((datetime.fromtimestamp(float(named["time"]), UTC) for named in found), default=None),
+        len(keys) >= MAX_LISTED,
+    )
 
 
 def _put(bucket: str, key: str, content: bytes, sealing: Sealing) -> None:
     s3.put_object(bucket, key, content, {seals.NAME: sealing.of_object(key, content)})
 
 
-def _objects(messages: Iterable[bytes]) -> Iterator[bytes]:
+def _groups(messages: Iterable[bytes]) -> Iterator[list[bytes]]:
     group: list[bytes] = []
     size = 0
     for message in messages:
         if group and (len(group) == OBJECT_MESSAGES or size + len(message) > OBJECT_BYTES):
-            yield _compressed(group)
+            yield group
             group, size = [], 0
         group.append(message)
         size += len(message)
     if group:
-        yield _compressed(group)
+        yield group
 
 
 def _compressed(messages: Iterable[bytes]) -> bytes:
     # A message written by hand may have line ends, which JSON has between its tokens only.
     lines = b"\n".join(message.replace(b"\n", b" ") for message in messages)
     return zstandard.ZstdCompressor(level=3).compress(lines)
-
-
-def _unique_time() -> str:
-    return f"{runtime.time():.3f}-{runtime.unique_id()}"

@@ -384,7 +384,7 @@ class RateLimiter:
         item = answer.get("Item")
         if item is None:
             return SlotWindow(), 0
-        return believable(_window(item), self._now()), int(item["version"]["N"])
+        return believable(window_of(item), self._now()), int(item["version"]["N"])
 
     def _store(self, window: SlotWindow, version: int) -> bool:
         item: Any = {
@@ -419,7 +419,8 @@ def _attributes(window: SlotWindow) -> dict[str, Any]:
     return item
 
 
-def _window(item: Mapping[str, Any]) -> SlotWindow:
+def window_of(item: Mapping[str, Any]) -> SlotWindow:
+    """Returns the window that an item of the state table holds."""
     numbers = [int(number["N"]) for number in item["allowance"]["L"]] if "allowance" in item else None
     return SlotWindow(
         _unpack(item["slots"]["B"]),

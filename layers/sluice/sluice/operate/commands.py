@@ -10,6 +10,7 @@ from sluice.operate import (
     rejections,
     replay_commands,
     sources,
+    status,
     transfers,
 )
 from sluice.operate.command import AnyCommand
@@ -23,6 +24,7 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     accounts.REVOKE_KEY,
     accounts.PUT,
     accounts.REMOVE,
+    status.STATUS,
     pauses.PAUSE,
     pauses.RESUME,
     rejections.GROUPS,

@@ -9,6 +9,7 @@ from sluice.accounts import Accounts
 from sluice.delivery.pause import Pause
 from sluice.message import PipelessMessage, StoredMessage
 from sluice.operate.jobs import JobStore
+from sluice.operate.overview import Overview
 from sluice.operate.reread import Lookups
 from sluice.receipts import Outcomes
 from sluice.records.cause import Cause
@@ -233,6 +234,7 @@ class Ports:
     events: Events
     outcomes: Callable[[Sequence[str]], Mapping[str, Outcomes]]
     lookups: Callable[[], Lookups]
+    overview: Overview
     pauses: Pauses
     sources: SourcesDocument
     accounts: AccountsSecret

@@ -25,6 +25,7 @@ from sluice.records.table import RecordsTable
 from sluice.settings import OperateSettings
 from sluice.webhooks import sources
 from sluice.webhooks.sources import Sources
+from sluice.wiring.overview import AwsOverview
 
 LINK_SECONDS: Final = 300  # for which a presigned URL is good
 
@@ -42,6 +43,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         events=_Events(settings),
         outcomes=functools.partial(receipts.outcomes, settings.state_table),
         lookups=functools.partial(_lookups, settings),
+        overview=AwsOverview(settings, function.removesuffix("-operate")),
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
         accounts=_AccountsSecret(settings.accounts_secret),
