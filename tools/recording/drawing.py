@@ -63,7 +63,9 @@ def draw(screens: Sequence[tuple[float, Screen]], title: str) -> str:
     """Returns the SVG of screens and their times in seconds."""
     played = shorten(screens)
     rows = max(len(screen) for _, screen in played)
-    width, height = COLUMNS * CHARACTER[0] + 2 * MARGIN, rows * CHARACTER[1] + 2 * MARGIN
+    # A program may write lines that are longer than the terminal is wide.
+    columns = max(COLUMNS, *(len(Text.from_ansi(each.line)) for each in lines_shown(played)))
+    width, height = columns * CHARACTER[0] + 2 * MARGIN, rows * CHARACTER[1] + 2 * MARGIN
     return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img">',

@@ -58,6 +58,12 @@ def test_colours_are_kept() -> None:
     assert (second.text, second.get("fill")) == (": all", None)
 
 
+def test_a_line_longer_than_the_terminal_is_wide_is_seen_whole() -> None:
+    width = float(ElementTree.fromstring(draw([(0.0, ("x" * 100,))], "title")).attrib["viewBox"].split()[2])
+
+    assert width > 100 * 8.4
+
+
 def test_it_is_no_longer_than_one_watches() -> None:
     played = shorten([(10.0 * n, (str(n),)) for n in range(100)])
 
