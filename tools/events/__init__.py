@@ -22,6 +22,7 @@ TRIGGERS: Final = {
     "EventsDeadLetterMapping": ("reject-dead-letter.json",),
     "RejectedDeadLetterMapping": ("reject-again.json",),
     "ResumeSchedule": ("resume.json",),
+    "JobSchedule": ("operate-jobs.json",),
     "OperateFunction": ("operate.json",),
 }
 _BODIES: Final = Path(__file__).parent
@@ -64,6 +65,7 @@ def events(names: Names) -> dict[str, Any]:
         "reject-dead-letter.json": batch(names.queue("EventsDeadLetterQueue"), bulk, receives=501),
         "reject-again.json": batch(names.queue("RejectedDeadLetterQueue"), rejection, receives=501),
         "resume.json": scheduled("sluice-ResumeSchedule"),
+        "operate-jobs.json": {"version": 1, "command": "jobs tick", "who": {"name": "schedule"}},
         "operate.json": {"version": 1, "command": "sources show", "arguments": {}, "who": {"name": "ada"}},
     }
 
