@@ -101,8 +101,9 @@ def test_an_event_is_rejected_the_next_time_where_another_invocation_delivered(a
     account.run("a")
     account.run(delivered=1)
     assert account.run("a") == Verdict()
-    assert account.rejected == ["a"]
-    assert account.record.events == {}
+    assert account.run("a") == Verdict()  # a copy of it
+    assert account.rejected == ["a", "a"]
+    assert account.record.in_doubt() == {}
 
 
 def test_one_or_two_are_rejected_at_last(account: Account) -> None:
@@ -110,7 +111,7 @@ def test_one_or_two_are_rejected_at_last(account: Account) -> None:
     account.now += PATIENCE_SECONDS
     assert account.run("a", "b") == Verdict()
     assert account.rejected == ["a", "b"]
-    assert account.record.events == {}
+    assert account.record.in_doubt() == {}
 
 
 @pytest.mark.parametrize("count", range(1, 6))
@@ -238,6 +239,13 @@ class TestARecord:
             )
         assert len(record.events) == MAX_EVENTS
         assert len(record.unanswered) <= MAX_UNANSWERED + 99
+
+    def test_has_room_for_doubts_whatever_is_known_to_be_bad(self) -> None:
+        bad = {f"b{n}" for n in range(MAX_EVENTS)}
+        record = updated(RefusalRecord(), NOW, refused=dict.fromkeys(bad, False))
+        record = updated(record, NOW + 1, bad=bad, refused=dict.fromkeys("xyz", False))
+        assert len(record.events) == MAX_EVENTS
+        assert record.in_doubt().keys() == set("xyz")
 
     def test_forgets(self) -> None:
         record = updated(RefusalRecord(), NOW, refused={"a": False}, unanswered={"m"})

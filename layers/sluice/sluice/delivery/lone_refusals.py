@@ -33,7 +33,8 @@ class RefusedEvent(msgspec.Struct, frozen=True):
     """Says when an event was first refused without a reason (epoch seconds).
 
     It `was_unanswered` if a request with it had got no answer before, so that the upstream may have it.
-    It `is_bad` if something of its account was delivered since.
+    It `is_bad` if something of its account was delivered since, or if it was rejected. Copies of its message
+    are then refused for the same reason.
     """
 
     at: float
@@ -148,7 +149,12 @@ class LoneRefusals:
 
         def change(record: RefusalRecord) -> RefusalRecord:
             return updated(
-                record, now, refused=refused, bad=bad, rejected=self._rejected, unanswered=self._unanswered
+                record,
+                now,
+                refused=refused,
+                bad=bad,
+                rejected=self._rejected - refused.keys(),
+                unanswered=self._unanswered,
             )
 
         if change(self.record) != self.record:
@@ -201,21 +207,27 @@ def updated(
     """Returns a record with what an invocation learned.
 
     `refused` are its lone refusals, and whether a request with the event got no answer before. `bad` are
-    events of the record since whose refusal something was delivered. Those that are `rejected` are forgotten.
+    events of the record since whose refusal something was delivered, and so are those that were `rejected`.
     """
     events = {
-        name: msgspec.structs.replace(event, is_bad=True) if name in bad else event
+        name: msgspec.structs.replace(event, is_bad=True) if name in bad | rejected else event
         for name, event in record.events.items()
-        if name not in rejected and now - event.at < FORGET_SECONDS
+        if now - event.at < FORGET_SECONDS
     }
     for name, was_unanswered in (refused or {}).items():
-        if len(events) < MAX_EVENTS:
-            events.setdefault(name, RefusedEvent(now, was_unanswered))
+        events.setdefault(name, RefusedEvent(now, was_unanswered))
+    events = dict(sorted(events.items(), key=_by_use)[:MAX_EVENTS])
     if unanswered <= record.unanswered:
         return msgspec.structs.replace(record, events=events)
     is_old = now - record.unanswered_at > PATIENCE_SECONDS or len(record.unanswered) >= MAX_UNANSWERED
     kept, since = (frozenset[str](), now) if is_old else (record.unanswered, record.unanswered_at)
     return RefusalRecord(events, kept | frozenset(sorted(unanswered)[:MAX_UNANSWERED]), since)
+
+
+def _by_use(item: tuple[str, RefusedEvent]) -> tuple[bool, float]:
+    """Orders events by how much they tell: those in doubt, the oldest first, and then the latest bad ones."""
+    event = item[1]
+    return event.is_bad, -event.at if event.is_bad else event.at
 
 
 def opens_circuit(record: RefusalRecord, now: float) -> bool:
