@@ -94,7 +94,7 @@ class _RateLimiter(RateLimiter):
 class _AtOnce(_RateLimiter):
     """Gives a slot at once, without a limit."""
 
-    async def acquire(self) -> int:
+    async def acquire(self, **_: bool) -> int:
         return int(time.time() * 1_000)
 
 

@@ -224,7 +224,7 @@ def read(document: bytes | str) -> StoredAccounts:
     them.
     """
     try:
-        entries = msgspec.json.decode(document)
+        entries = msgspec.json.decode(encode_text(document) if isinstance(document, str) else document)
     except NOT_DECODED:
         return _unreadable("it is not JSON")
     if not isinstance(entries, dict) or not isinstance(entries.get("accounts"), list):

@@ -35,7 +35,7 @@ class UnknownKey(Exception):
 def parse(document: str) -> SealingKeys:
     """Reads the keys from the secret's JSON; `Misconfigured` quotes nothing of it."""
     try:
-        return msgspec.json.decode(document, type=SealingKeys)
+        return msgspec.json.decode(encode_text(document), type=SealingKeys)
     except NOT_DECODED:
         raise Misconfigured("the sealing secret must hold 'current', and may hold 'previous'") from None
 

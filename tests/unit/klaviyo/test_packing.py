@@ -21,7 +21,8 @@ from sluice import contract, message
 from sluice.contract import MAX_BODY_BYTES_OUT, MAX_EVENTS_PER_REQUEST, Surface
 from sluice.klaviyo import packing, parser
 from sluice.klaviyo.packing import Job, Origin, PackedEvent, Packing, merge_profiles, pack, pack_events
-from sluice.message import Message
+from sluice.message import Message, PipelessMessage, StoredMessage
+from tests.support import factories
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 numbers = count()
@@ -912,3 +913,51 @@ def test_an_entry_taken_apart_stays_in_its_place() -> None:
     assert rest is not None
     assert [entry.profile for entry in rest.entries] == [older.profile, newer.profile, later.profile]
     assert events_of(rest) == [older, newer, patched]
+
+
+class TestStrangers:
+    """Tests which messages of anonymous callers come after all others."""
+
+    def test_strangers_come_last_and_fill_what_is_left(self) -> None:
+        messages = {0: sent("ann", Surface.CLIENT_EVENT, 0), 1: sent("bob", Surface.EVENT, 1)}
+
+        [job] = pack(messages.items()).jobs
+
+        assert packing.strangers(messages) == {0}
+        assert [event.origins[0].message for entry in job.entries for event in entry.events] == [1, 0]
+
+    def test_a_profile_that_has_others_keeps_its_order(self) -> None:
+        messages = {
+            0: sent("ann", Surface.CLIENT_EVENT, 0),
+            1: sent("ann", Surface.EVENT, 1),
+            2: sent("ann", Surface.CLIENT_BULK, 2),
+            3: sent("bob", Surface.CLIENT_BULK, 3),
+        }
+
+        assert packing.strangers(messages) == {3}
+
+    def test_so_do_messages_that_share_a_profile_with_those(self) -> None:
+        both = sent("bob", Surface.CLIENT_EVENT, 1)
+        both.entries.extend(sent("cy", Surface.CLIENT_EVENT, 1).entries)
+        messages = {
+            0: sent("cy", Surface.CLIENT_EVENT, 0),
+            1: both,
+            2: sent("bob", Surface.EVENT, 2),
+            3: sent("dee", Surface.CLIENT_EVENT, 3),
+        }
+
+        assert packing.strangers(messages) == {3}
+
+
+def sent(name: str, surface: Surface, second: int) -> StoredMessage:
+    """Returns a message of one event of a customer."""
+    read = parser.read(
+        Surface.EVENT,
+        msgspec.json.encode(factories.single(factories.profile(email=f"{name}@mail.example"))),
+        contract.UPSTREAM_REVISION,
+        NOON,
+    )
+    accepted = NOON + timedelta(seconds=second)
+    found = message.as_stored(Message(f"r{second}", "AbC123", surface, accepted, read.entries))
+    assert not isinstance(found, PipelessMessage)
+    return found

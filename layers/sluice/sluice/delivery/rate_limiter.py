@@ -43,6 +43,8 @@ TRIAL_MS: Final = 60_000  # the next trial follows after this
 TRIAL_STEP: Final = 0.5  # a trial multiplies the time between slots by this
 TRIAL_STEP_WITH_QUOTA: Final = 0.6  # the same, where answers report a quota
 FRESH_SECONDS: Final = 1.0  # a window read longer ago is read again
+CROWD_SLOTS: Final = 5  # reserved ahead, from which on a request that yields waits
+YIELD_MS: Final = 500
 # A later request misses its slot. The rest of the half second by which windows are longer is for the network,
 # and for workers whose clocks differ.
 SLOT_TOLERANCE_SECONDS: Final = 0.2
@@ -253,6 +255,11 @@ def _learned_spacing(slots: list[int], window: SlotWindow, now: int) -> int:
     return int(spacing)
 
 
+def is_crowded(window: SlotWindow, now: int) -> bool:
+    """Tells whether so many slots are reserved ahead that those who wait are more than the rate allows."""
+    return sum(slot > now for slot in window.slots) >= CROWD_SLOTS
+
+
 class RateLimiter:
     """Limits one account's requests, with its window in the state table, for the coroutines of one
     invocation.
@@ -285,9 +292,14 @@ class RateLimiter:
         self._known_at = 0.0
         self._exhausted = False
 
-    async def acquire(self) -> int:
-        """Waits for a slot and returns it; raises `NoSlotBeforeDeadline` if none is before the deadline."""
+    async def acquire(self, *, yields: bool = False) -> int:
+        """Waits for a slot and returns it; raises `NoSlotBeforeDeadline` if none is before the deadline.
+
+        A request that `yields` reserves no slot while others wait for theirs, in any worker.
+        """
         while True:
+            if yields:
+                await self._let_others_go_first()
             slot = await self._take_slot()
             await self._wait_until(slot / 1_000 - self._ahead)
             await self._refresh()
@@ -335,6 +347,14 @@ class RateLimiter:
                 return self._reserved.pop(0)
         finally:
             self._waiting -= 1
+
+    async def _let_others_go_first(self) -> None:
+        await self._refresh()
+        while is_crowded(self._known, self._now()):
+            if self._now() + YIELD_MS > self._latest:
+                raise NoSlotBeforeDeadline("others wait for all slots before the deadline", YIELD_MS / 1_000)
+            await self._sleep(YIELD_MS / 1_000)
+            await self._refresh()
 
     async def _wait_until(self, moment: float) -> None:
         await self._sleep(max(0.0, moment - self._clock()))

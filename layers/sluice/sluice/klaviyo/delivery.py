@@ -5,7 +5,8 @@ Every event ends in one of four ways: delivered (the upstream has it), rejected 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from datetime import timedelta
 from typing import Final
 
 from sluice import contract
@@ -25,6 +26,7 @@ from sluice.message import StoredMessage
 from sluice.rejection import Reason
 
 CONCURRENT_JOBS: Final = 8  # of one account, in one invocation
+YIELDS_FOR: Final = timedelta(hours=1)  # since its acceptance, a message of an anonymous caller
 
 
 async def deliver(account: KlaviyoAccount, batch: AccountBatch, ports: Ports, outcome: Outcome) -> None:
@@ -38,6 +40,7 @@ class _Delivery:
 
     def __init__(self, account: KlaviyoAccount, batch: AccountBatch, ports: Ports, outcome: Outcome) -> None:
         self._batch = batch
+        self._ports = ports
         self.lone_refusals = LoneRefusals(lambda: ports.now().timestamp())
         self._ledger = EventLedger(batch.messages, outcome, ports.receipts, self.lone_refusals, ports.now)
         self._sender = JobSender(account, ports, outcome.counts, self.lone_refusals)
@@ -63,6 +66,7 @@ class _Delivery:
 
     async def send(self, messages: Mapping[int, StoredMessage], *, one_at_a_time: bool) -> None:
         """Packs messages into jobs and delivers these, each after those that it must follow."""
+        self._sender.yielding = self._yielding(messages)
         packed = packing.pack(messages.items())
         for event in packed.oversized:
             detail = f"One event must not exceed {contract.MAX_BODY_BYTES_OUT} bytes as sent upstream."
@@ -74,6 +78,11 @@ class _Delivery:
             for job in packed.jobs:
                 before = [tasks[number] for number in job.after]
                 tasks[job.number] = group.create_task(self._deliver_in_order(before, job, concurrent))
+
+    def _yielding(self, messages: Mapping[int, StoredMessage]) -> Set[int]:
+        """Returns the anonymous callers' messages whose jobs let those of others go first, for a while."""
+        since = self._ports.now() - YIELDS_FOR
+        return {number for number in packing.strangers(messages) if messages[number].accepted > since}
 
     async def _deliver_in_order(
         self, before: Iterable[asyncio.Task[Retry | None]], job: Job, concurrent: asyncio.Semaphore

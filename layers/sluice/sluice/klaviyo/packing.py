@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from sluice.contract import MAX_BODY_BYTES_OUT, MAX_EVENTS_PER_REQUEST, MAX_PROFILE_BYTES
+from sluice.klaviyo.problems import CLIENT
 from sluice.message import StoredMessage
 
 _JOB_HEAD: Final = b'{"data":{"type":"event-bulk-create-job","attributes":{"events-bulk-create":{"data":['
@@ -98,9 +99,31 @@ class Packing(msgspec.Struct):
 
 
 def pack(messages: Iterable[tuple[int, StoredMessage]]) -> Packing:
-    """Packs one account's messages, each with the caller's number for it."""
-    in_order = sorted(messages, key=lambda numbered: numbered[1].accepted)
-    return pack_events([_events(number, message) for number, message in in_order])
+    """Packs one account's messages, each with the caller's number for it, anonymous callers' last."""
+    given = dict(messages)
+    last = strangers(given)
+    in_order = sorted(given, key=lambda number: (number in last, given[number].accepted))
+    return pack_events([_events(number, given[number]) for number in in_order])
+
+
+def strangers(messages: Mapping[int, StoredMessage]) -> set[int]:
+    """Returns the messages of anonymous callers that may come after all others.
+
+    A profile's events keep their order. So a message with a profile that others' messages have keeps its
+    place, and so do those that share a profile with it.
+    """
+    found = {number for number, message in messages.items() if message.surface in CLIENT}
+    by_key: defaultdict[str, list[int]] = defaultdict(list)
+    for number in found:
+        for entry in messages[number].entries:
+            by_key[entry.key].append(number)
+    keys = [entry.key for number in messages.keys() - found for entry in messages[number].entries]
+    while keys:
+        for number in by_key.pop(keys.pop(), ()):
+            if number in found:
+                found.remove(number)
+                keys += [entry.key for entry in messages[number].entries]
+    return found
 
 
 def pack_events(groups: list[list[PackedEvent]]) -> Packing:

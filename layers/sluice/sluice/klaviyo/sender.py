@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sluice.accounts import KlaviyoAccount
 from sluice.delivery.lone_refusals import LoneRefusals
@@ -14,6 +14,9 @@ from sluice.errors import Retryable
 from sluice.klaviyo import responses
 from sluice.klaviyo.packing import Job
 from sluice.klaviyo.responses import ItemsRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Set
 
 type Reply = Accepted | ItemsRejected | JobRejected | Transient | AccountRejected
 
@@ -50,6 +53,7 @@ class JobSender:
         self.last_processed = 0
         self.failing_messages: set[int] = set()
         self.rate_limited = False
+        self.yielding: Set[int] = frozenset()  # messages whose jobs let others go first
         self.account_error: int | None = None
         self.account_check = asyncio.Lock()
         self._account = account
@@ -88,12 +92,12 @@ class JobSender:
                         self.last_processed = max(self.last_processed, number)
                     return verdict
 
-    async def _acquire_slot(self, sample: bool) -> int:
+    async def _acquire_slot(self, sample: bool, yields: bool) -> int:
         while self.account_error is None:
             if not sample:
                 async with self.account_check:
                     pass  # it is over
-            slot = await self._rate_limiter.acquire()
+            slot = await self._rate_limiter.acquire(yields=yields)
             if self.account_error is not None:
                 break
             if sample or not self.account_check.locked():
@@ -105,12 +109,13 @@ class JobSender:
     ) -> tuple[int, responses.Classification]:
         """Sends a job in its slot, and returns its number and the classification of the answer."""
         slot = number = 0
+        yields = bool(self.yielding) and job.messages() <= self.yielding
 
         async def acquire_slot() -> float:
             nonlocal slot, number
             if number:
                 self._counts["MissedSlots"] += 1
-            slot = await self._acquire_slot(sample)
+            slot = await self._acquire_slot(sample, yields)
             self.last_sent = number = self.last_sent + 1
             return slot / 1_000 + SLOT_TOLERANCE_SECONDS
 
