@@ -113,6 +113,8 @@ def test_the_plan_shows_one_before_and_after_and_asks(run: Run, desk: Desk) -> N
     agreed = run("rejections", "replay", "--account", SITE_ID, *EUR, answer="y\n")
     assert agreed.exit_code == 0
     assert "3  delivered" in agreed.output
+    listed = run("jobs", "list").output
+    assert ("replay" in listed, "done" in listed, "cancelled" in listed) == (True, True, True)
     assert desk.states() == {"delivered": 3}
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sluice import runtime
+from sluice.errors import Retryable
 from sluice.message import Message, PipelessMessage
 from sluice.operate import jobs, replay, reread
 from sluice.operate.jobs import Job, JobState
@@ -227,6 +228,28 @@ def test_one_that_fails_unexpectedly_keeps_no_other(world: World, monkeypatch: p
     job = world.plan(ALL_OF_SITE)
     assert (job.counts["ready"], job.counts["still_refused"]) == (2, 1)
     assert job.reasons == {"Reading it failed unexpectedly (ZeroDivisionError).": 1}
+
+
+def test_a_line_of_the_archive_that_is_damaged_is_told(world: World) -> None:
+    [record_id] = fill(world, ["one"])
+    world.archived[record_id] = b'{"reason":'
+    assert world.plan(ALL_OF_SITE).reasons == {"Its line in the archive cannot be read.": 1}
+
+
+def test_a_service_that_is_away_is_no_fault_of_a_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, ["one"])
+
+    def away(*_: Any) -> Any:
+        raise Retryable("the state table cannot be read")
+
+    monkeypatch.setattr(reread, "read_again", away)
+    with pytest.raises(Retryable):
+        world.plan(ALL_OF_SITE)
+    monkeypatch.undo()
+    [job] = world.jobs.saved.values()
+    assert (job.state, job.counts, job.lease) == (JobState.PLANNING, {}, None)
 
 
 def test_payloads_are_held_some_at_a_time_however_large_they_are(

@@ -147,6 +147,21 @@ class TestWhatWasGoingUpstream:
         mended = upstream(events=[event(unique_id="order-1-again")["attributes"]])
         assert again(duplicate, mended).events == 1
 
+    @pytest.mark.parametrize("surface", [None, "unheard of"])
+    def test_of_no_surface_is_not_sent(self, surface: str | None) -> None:
+        with pytest.raises(StillRefused, match="by which way it came in"):
+            again(rejected(upstream(), surface))
+
+    def test_that_no_job_can_hold_is_sent_only_where_the_mend_makes_it_fit(self) -> None:
+        large = {f"n{number}": "x" * 100_000 for number in range(52)}
+        oversized = rejected(
+            upstream(events=[event(properties=large)["attributes"]]), reason=Reason.OVERSIZED
+        )
+        with pytest.raises(StillRefused):
+            again(oversized)
+        fits = dict(list(large.items())[:40])
+        assert again(oversized, upstream(events=[event(properties=fits)["attributes"]])).events == 1
+
     def test_is_held_to_the_metrics_that_its_account_may_have(self) -> None:
         asked: list[Any] = []
 
