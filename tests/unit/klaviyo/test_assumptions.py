@@ -23,6 +23,19 @@ from tests.support.workloads import HOUR, KEY, NOW, SITE, all_once, delivered, r
 
 UNREAL: Final = "+15555555555"
 REAL: Final = "+46701234567"
+OPTIONAL_FIELDS: Final[dict[str, Any]] = {
+    "first_name": "Ada",
+    "last_name": "Lovelace",
+    "organization": "Analytical",
+    "locale": "en-GB",
+    "title": "Countess",
+    "image": "https://images.example/ada.png",
+    "location": {"city": "London", "country": "GB"},
+    "external_id": "7",
+    "phone_number": REAL,
+    "value": 9.5,
+    "value_currency": "XTS",
+}
 _receipts = itertools.count()
 
 
@@ -231,6 +244,27 @@ class TestAFieldThatIsRefused:
         assert delivered(klaviyo.klaviyo) == all_once("order:1", "order:2")
         assert klaviyo.rejections == []
         assert klaviyo.counts["PartialFailures"] == 1
+
+    @pytest.mark.parametrize("is_bulk", [False, True], ids=["single", "bulk"])
+    @pytest.mark.parametrize("attribution", ["all", "first"])
+    @pytest.mark.parametrize("name", OPTIONAL_FIELDS)
+    def test_each_optional_field_is_left_out_on_each_route(
+        self, name: str, attribution: str, is_bulk: bool
+    ) -> None:
+        klaviyo = world(refused_fields=[name], attribution=attribution)
+        of_event = {name: OPTIONAL_FIELDS[name]} if name.startswith("value") else {}
+        of_profile = {} if of_event else {name: OPTIONAL_FIELDS[name]}
+        entries = [of(f"c{n}", event(f"order:{n}", **of_event), **of_profile) for n in range(3)]
+        messages = [bulk(*entries)] if is_bulk else [bulk(entry) for entry in entries]
+
+        work(klaviyo, *messages)
+
+        assert delivered(klaviyo.klaviyo) == all_once("order:0", "order:1", "order:2")
+        assert klaviyo.rejections == []
+        assert klaviyo.counts["LeftOutFields"] == 3
+        for taken in klaviyo.klaviyo.events():
+            assert name not in taken.profile["attributes"]
+            assert name not in taken.event
 
     @pytest.mark.parametrize("name", ["email", "metric", "time"])
     def test_none_is_left_out_that_makes_it_another_event(self, name: str) -> None:
