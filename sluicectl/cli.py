@@ -18,6 +18,7 @@ from sluice.rejection import Reason
 from sluicectl import accounts, completion, jobs, pauses, probe, rejections, replays, sources, status
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
+from sluicectl.imports import declaration, importer
 from sluicectl.moments import MOMENT
 from sluicectl.screen import Screen
 
@@ -32,6 +33,7 @@ Exit codes:
 On AWS your own credentials are used, as by the AWS CLI (AWS_PROFILE, aws sso login, …).
 With --local it is the stack that `make up` started on this machine.
 """
+_DECLARATION = click.Path(exists=True, dir_okay=False)
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
@@ -315,6 +317,37 @@ def _probe(screen: Screen, account: str, **options: Any) -> int:
     sluicectl probe AbC123 --accounts accounts.json
     """
     return probe.probe(screen, account, **options)
+
+
+@sluicectl.command("import", short_help="Send the rows of a file, CSV or JSON lines, as events.")
+@click.argument("file")
+@click.option("--map", "map_file", type=_DECLARATION, help="A mapping of its rows, in YAML or JSON.")
+@click.option("--preset", type=click.Choice(declaration.presets()), help="The mapping of a known export.")
+@click.option("--account", help="Site id of the account, where the deployment has several.")
+@click.option("--dry-run", is_flag=True, help="Show the first events and every bad row, and send nothing.")
+@click.option("--trigger-flows", is_flag=True, help="Let the events trigger flows: without backfill.")
+@_said
+@_targeted
+def _import(
+    screen: Screen, file: str, *, map_file: str | None, preset: str | None, target: Target, **options: Any
+) -> int:
+    """Sends the rows of a file as events.
+
+    FILE is CSV or JSON lines, plain, gzipped or compressed with Zstandard, on this machine or
+    s3://BUCKET/KEY. Rows that become no event are rejections. A second run goes on where the first one ended,
+    and sends nothing twice.
+
+    \b
+    sluicectl import orders_export.csv --preset shopify-orders --dry-run
+    sluicectl import s3://exports/points.csv.gz --map points.yaml
+    """
+    if map_file is not None and preset is None:
+        declared = declaration.load_file(map_file)
+    elif preset is not None and map_file is None:
+        declared = declaration.load_preset(preset)
+    else:
+        raise click.UsageError("Give one of --map FILE and --preset NAME: what the rows become.")
+    return importer.run(screen, file, target, declared, **options)
 
 
 def _selecting(command: Callable[..., int]) -> Callable[..., int]:

@@ -149,6 +149,7 @@ class World(runtime.System):
             outcomes=self.outcomes,
             lookups=lambda: lookups,
             overview=nobody,
+            imports=nobody,
             pauses=nobody,
             sources=nobody,
             accounts=nobody,

@@ -8,7 +8,7 @@ import pytest
 
 from sluice.accounts import Accounts, KlaviyoAccount, Producer
 from sluice.producers.accept import NotABody, accept
-from sluice.producers.envelopes import Body, Object, unwrap
+from sluice.producers.envelopes import Body, Object, notification, unwrap
 from tests.support.factories import bulk, encoded, single
 
 SENT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -310,3 +310,9 @@ def test_what_the_decoder_found_is_told(text: str, detail: str) -> None:
         accept(Body(text, SENT), "receipt", accounts, Producer())
 
     assert detail in raised.value.detail
+
+
+def test_a_notification_of_ours_is_read_as_one_of_s3() -> None:
+    written = Object("claims", "imports/a b+c/ü.gz", EARLIER, sequencer="import")
+
+    assert unwrap(Body(notification(written), SENT)) == (written,)

@@ -113,11 +113,20 @@ def presign_get(bucket: str, key: str, *, seconds: int) -> str:
     )
 
 
-def presign_put(bucket: str, key: str, *, size: int, seconds: int) -> str:
-    """Returns a URL by which anybody can write an object of this many bytes for so many seconds."""
-    return clients.presigning_s3().generate_presigned_url(
-        "put_object", Params={"Bucket": bucket, "Key": key, "ContentLength": size}, ExpiresIn=seconds
-    )
+def presign_put(
+    bucket: str,
+    key: str,
+    *,
+    size: int,
+    seconds: int,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Returns a URL by which anybody can write an object of this many bytes for so many seconds.
+
+    Its metadata are signed: they have to be sent as the headers that they are.
+    """
+    parameters = {"Bucket": bucket, "Key": key, "ContentLength": size, "Metadata": dict(metadata)}
+    return clients.presigning_s3().generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
 
 
 def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str, bytes] | None:

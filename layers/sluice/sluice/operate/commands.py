@@ -4,6 +4,7 @@ from typing import Final
 
 from sluice.operate import (
     accounts,
+    imports,
     index,
     job_commands,
     pauses,
@@ -41,6 +42,9 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     job_commands.WORK,
     job_commands.CANCEL,
     job_commands.TICK,
+    imports.BEGIN,
+    imports.PART,
+    imports.SEND,
     sources.SHOW,
     sources.PUT,
     transfers.UPLOAD,

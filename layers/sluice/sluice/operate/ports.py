@@ -16,6 +16,7 @@ from sluice.records.cause import Cause
 from sluice.records.items import Group
 from sluice.records.record import Record, State
 from sluice.records.table import Filter, Page
+from sluice.rejection import Rejection
 
 
 class Conflict(Exception):
@@ -110,6 +111,37 @@ class Transfers(Protocol):
 
     def fetch_request(self, *, key: str) -> bytes | None:
         """Returns uploaded arguments, or None if there are none under this key."""
+        ...
+
+
+class Imports(Protocol):
+    """Keeps the parts of imports, and how far each import is. Its methods may raise `Retryable`."""
+
+    def read(self, *, id: str) -> StoredDocument | None:
+        """Returns the state of an import, or None if there is none (any more)."""
+        ...
+
+    def write(self, *, id: str, content: bytes, etag: str | None) -> None:
+        """Writes a state in place of the one with this ETag, or where there is none yet.
+
+        Raises `Conflict` if another one is stored.
+        """
+        ...
+
+    def has_part(self, *, key: str) -> bool:
+        """Tells whether a part is uploaded."""
+        ...
+
+    def offer_part(self, *, key: str, size: int, metadata: Mapping[str, str]) -> Link:
+        """Returns where a part of this many bytes, with this metadata, can be written for a short time."""
+        ...
+
+    def announce(self, *, key: str, written: datetime) -> None:
+        """Tells dispatch of a part, as S3 would. Telling it again changes nothing."""
+        ...
+
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
+        """Sends rejections to their queue."""
         ...
 
 
@@ -235,6 +267,7 @@ class Ports:
     outcomes: Callable[[Sequence[str]], Mapping[str, Outcomes]]
     lookups: Callable[[], Lookups]
     overview: Overview
+    imports: Imports
     pauses: Pauses
     sources: SourcesDocument
     accounts: AccountsSecret

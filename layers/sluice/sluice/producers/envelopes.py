@@ -215,6 +215,16 @@ def _s3_notification(body: Body) -> Objects:
     )
 
 
+def notification(written: Object) -> str:
+    """Returns the notification by which S3 would tell of an object."""
+    location = _S3Location(
+        _Bucket(written.bucket),
+        _Key(urllib.parse.quote(written.key), written.version, written.etag, written.sequencer),
+    )
+    record = _S3Record(f"{_CREATED}Put", written.written, location)
+    return msgspec.json.encode(_S3Records([record])).decode()
+
+
 class _S3TestEvent(msgspec.Struct, rename="pascal"):
     event: Literal["s3:TestEvent"]
 

@@ -32,6 +32,7 @@ from sluice.producers.line_reader import Line
 from sluice.rejection import Reason, Rejection
 from sluice.settings import DispatchSettings
 
+IMPORT_PREFIX: Final = "imports/"  # of what operators import, in the claim bucket
 MAX_OBJECT_BYTES: Final = 2**30  # unpacked: reading on in a gzipped object begins at its beginning
 # Limits of a group, whose progress is then recorded: it must fit the memory and the time.
 GROUP_LINES: Final = 1_000
@@ -58,11 +59,12 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Describes one object and what its lines have in common."""
+    """Describes one object and what its lines have in common. An operator wrote it if it `is_import`."""
 
     object: Object
     id: str
     accounts: Accounts
+    is_import: bool
     account: str | None = None
     surface: str | None = None
 
@@ -75,8 +77,8 @@ class Source(msgspec.Struct, frozen=True):
         return f"s3://{self.object.bucket}/{self.object.key}"
 
     @property
-    def producer(self) -> Producer:
-        return Producer(object=self.name)
+    def producer(self) -> Producer | None:
+        return None if self.is_import else Producer(object=self.name)
 
 
 class _Filling(msgspec.Struct):
@@ -123,14 +125,16 @@ def read(
 
     It makes some progress in any case. `counts` is right even if it raises `Retryable`.
     """
-    if each.bucket not in settings.import_buckets.split(","):
+    # Anybody who may send to the queue can name any object.
+    is_import = each.bucket == settings.claim_bucket and each.key.startswith(IMPORT_PREFIX)
+    if not is_import and each.bucket not in settings.import_buckets.split(","):
         raise Retryable(f"bucket {each.bucket} is not one of ImportBuckets")
     id = _id(each)
     progress = _begin(settings.state_table, id, each.written)
     if progress.done:
         return True
     each = msgspec.structs.replace(each, written=progress.written)
-    source = Source(each, id, accounts)
+    source = Source(each, id, accounts, is_import)
     if not any(accounts.may_send(source.producer, account.id) for account in accounts.every()):
         accounts.check_not_empty()
         accounts.check_complete()

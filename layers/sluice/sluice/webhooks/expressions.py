@@ -35,6 +35,7 @@ MAX_MADE_BYTES: Final = 128 * 2**20  # allocated by all function calls over one 
 _VALUE_BYTES: Final = 200  # of memory at most for one value made from text, its name included
 _CHARACTER_BYTES: Final = 4  # of memory, at most
 _MAX_NESTING: Final = 100  # levels of a result; a deeper one is refused
+_MAX_TIME_CHARACTERS: Final = 100
 _MILLISECONDS: Final = 10**11  # seconds would be the year 5138
 
 # Currencies of which no cents are counted, or a thousand to one; as payment providers count them, which
@@ -372,6 +373,18 @@ class _Functions(Functions):  # type: ignore[misc]
             return datetime.fromtimestamp(float(seconds), UTC).isoformat()
         except (OverflowError, OSError, ValueError):
             raise MappingError("unix_time() was given a number that is not a time.") from None
+
+    @_takes(_TEXT, _NAME)
+    def _func_parse_time(self, text: str | None, form: str) -> str | None:
+        if not text:
+            return None
+        if len(text) > _MAX_TIME_CHARACTERS:
+            raise MappingError("parse_time() was given a string that is too long for a time.")
+        try:
+            moment = datetime.strptime(text, form)  # noqa: DTZ007 - UTC is said below
+        except (ValueError, re.error):
+            raise MappingError("parse_time() was given a string that is not of this form.") from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
 
     # As Powertools defines them, but for the bound on what comes out of a compressed string.
     @_takes(_NAME)

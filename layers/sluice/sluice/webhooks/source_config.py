@@ -356,6 +356,28 @@ class SourcesConfig(_Config):
     )
 
 
+class MappingsConfig(_Config):
+    """Declares mappings that stand alone: what the rows of an imported file become."""
+
+    profile: ProfileConfig | None = Field(
+        None, description="Fields of every event's profile, unless the event says otherwise."
+    )
+    events: dict[str, EventConfig] = Field(
+        min_length=1, description="The events that a row becomes: mappings by a name of your choice."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_profile(cls, written: object) -> object:
+        return presets.with_profile(written) if isinstance(written, dict) else written
+
+
+class _LoneMappings(BaseModel):
+    """Puts mappings where `_path` finds them: at the place of a source."""
+
+    sources: dict[str, MappingsConfig]
+
+
 type Flaws = dict[str | None, list[Problem]]  # by the source they are in; None for the document's own
 
 
@@ -374,6 +396,21 @@ def read(document: Any) -> tuple[dict[str, dict[str, Any]], Flaws]:
     if not isinstance(written, dict):
         return {}, flaws
     return {name: presets.merge(each) for name, each in written.items() if name not in flaws}, flaws
+
+
+def read_mappings(document: Any) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Reads mappings that stand alone: the events by name, each with its whole profile, and every mistake."""
+    placed = {"sources": {"rows": document}}
+    try:
+        _LoneMappings.model_validate(placed)
+    except ValidationError as error:
+        found = _flaws(error, placed)["rows"]
+        prefix = pointer("sources", "rows")
+        return {}, [
+            Problem(each.code, each.detail, (each.pointer or "").removeprefix(prefix)) for each in found
+        ]
+    events: dict[str, dict[str, Any]] = presets.with_profile(document)["events"]
+    return events, []
 
 
 def _flaws(error: ValidationError, document: Any) -> Flaws:

@@ -109,6 +109,14 @@ def _read(document: object) -> "tuple[dict[str, dict[str, Any]], Flaws]":
     return source_config.read(document)
 
 
+def read_mappings(document: object) -> tuple[tuple[EventMapping, ...], list[Problem]]:
+    """Reads mappings that stand alone, `events` and perhaps the `profile` of all: those, or every mistake."""
+    from sluice.webhooks import source_config  # noqa: PLC0415 - it brings pydantic
+
+    events, problems = source_config.read_mappings(document)
+    return tuple(_mapping(name, event) for name, event in events.items()), problems
+
+
 class SourcesCache:
     """Keeps the document of a process, and looks at it again when it is a minute old.
 

@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
-from sluice import accounts, message, receipts, runtime
+from sluice import accounts, message, receipts, rejection, runtime
 from sluice.accounts import Accounts
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients, s3, secrets, sqs, sts
@@ -20,14 +20,18 @@ from sluice.operate.job_table import JobTable
 from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
 from sluice.operate.reread import Lookups
 from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
+from sluice.producers.envelopes import Object, notification
+from sluice.producers.s3_objects import IMPORT_PREFIX
 from sluice.records.record import ARCHIVE_PREFIX, Record, neighbours
 from sluice.records.table import RecordsTable
+from sluice.rejection import Rejection
 from sluice.settings import OperateSettings
 from sluice.webhooks import sources
 from sluice.webhooks.sources import Sources
 from sluice.wiring.overview import AwsOverview
 
 LINK_SECONDS: Final = 300  # for which a presigned URL is good
+IMPORT_SEQUENCER: Final = "import"
 
 
 def operate_ports(settings: OperateSettings, function: str) -> Ports:
@@ -44,6 +48,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         outcomes=functools.partial(receipts.outcomes, settings.state_table),
         lookups=functools.partial(_lookups, settings),
         overview=AwsOverview(settings, function.removesuffix("-operate")),
+        imports=_Imports(settings),
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
         accounts=_AccountsSecret(settings.accounts_secret),
@@ -236,6 +241,50 @@ class _Transfers(msgspec.Struct, frozen=True):
     def fetch_request(self, *, key: str) -> bytes | None:
         found = s3.get_object(self.bucket, key)
         return found[1] if found else None
+
+
+class _Imports(msgspec.Struct, frozen=True):
+    settings: OperateSettings
+
+    def read(self, *, id: str) -> StoredDocument | None:
+        found = s3.get_object(self.settings.claim_bucket, _state_key(id))
+        return StoredDocument(found[1], found[0]) if found else None
+
+    def write(self, *, id: str, content: bytes, etag: str | None) -> None:
+        try:
+            s3.replace_object(self.settings.claim_bucket, _state_key(id), content, etag=etag)
+        except s3.ObjectChanged as error:
+            raise Conflict from error
+
+    def has_part(self, *, key: str) -> bool:
+        return s3.get_range(self.settings.claim_bucket, key, 0, 1) is not None
+
+    def offer_part(self, *, key: str, size: int, metadata: Mapping[str, str]) -> Link:
+        url = s3.presign_put(
+            self.settings.claim_bucket, key, size=size, seconds=LINK_SECONDS, metadata=metadata
+        )
+        return _link(key, url)
+
+    def announce(self, *, key: str, written: datetime) -> None:
+        # It has no ETag but a sequencer, so that every notification of a part names the same writing of it.
+        told = notification(Object(self.settings.claim_bucket, key, written, sequencer=IMPORT_SEQUENCER))
+        self._send(self.settings.events_queue_url, [Body(told)])
+
+    def reject(self, *, rejections: Sequence[Rejection]) -> None:
+        self._send(self.settings.rejected_queue_url, [rejection.encode(each) for each in rejections])
+
+    def _send(self, queue_url: str, bodies: Sequence[Body]) -> None:
+        if sqs.send_messages(
+            queue_url,
+            bodies,
+            claim_bucket=self.settings.claim_bucket,
+            sealing=Sealing(self.settings.sealing_secret),
+        ):
+            raise Retryable("a part of an import could not be sent")
+
+
+def _state_key(id: str) -> str:
+    return f"{IMPORT_PREFIX}{id}/state.json"
 
 
 def _link(key: str, url: str) -> Link:

@@ -37,16 +37,22 @@ def merge(source: dict[str, Any]) -> dict[str, Any]:
     """
     named = source.get("preset")
     base = load(named) if isinstance(named, str) and named in names() else {}
-    merged: dict[str, Any] = _patched(base, source)
-    shared, events = merged.get("profile"), merged.get("events")
-    if isinstance(shared, dict) and isinstance(events, dict):
-        merged["events"] = {
+    return with_profile(_patched(base, source))
+
+
+def with_profile(source: dict[str, Any]) -> dict[str, Any]:
+    """Merges what each event says of its profile over what the source says of every profile."""
+    shared, events = source.get("profile"), source.get("events")
+    if not isinstance(shared, dict) or not isinstance(events, dict):
+        return source
+    return source | {
+        "events": {
             name: {**event, "profile": _patched(shared, event.get("profile", {}))}
             if isinstance(event, dict)
             else event
             for name, event in events.items()
         }
-    return merged
+    }
 
 
 def _patched(base: Any, patch: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Implements `sluicectl import`: the rows of a file become events, and are sent in parts."""
