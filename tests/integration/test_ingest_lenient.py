@@ -65,7 +65,7 @@ def test_the_counts_are_told_and_nothing_else_is_given_away(
 ) -> None:
     front.send(document=MIXED, Prefer=LENIENT)
 
-    said = front.said.getvalue()
+    said = front.said
     [metrics] = [json.loads(line) for line in said.splitlines() if "AcceptedEvents" in line]
     assert (metrics["AcceptedEvents"], metrics["RejectedEvents"]) == ([2.0], [2.0])
     assert "s3cret" not in said + caplog.text

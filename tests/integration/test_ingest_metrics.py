@@ -157,7 +157,7 @@ def test_without_the_table_all_are_taken(limited: Front) -> None:
     aws_client("dynamodb").delete_table(TableName=TABLE)
 
     assert limited.send(EVENT, single()).status == 202
-    assert "MetricQuotaCheckFailures" in limited.said.getvalue()
+    assert "MetricQuotaCheckFailures" in limited.said
 
 
 def test_what_has_been_seen_is_not_asked_again(front: Front) -> None:

@@ -139,5 +139,5 @@ def test_without_the_table_events_are_taken_all_the_same_and_asking_is_for_later
     [queued] = front.queued()
     assert answer.status == 202
     assert message.decode(queued, no_claim).receipt == receipt
-    assert "ReceiptWriteFailures" in front.said.getvalue()
+    assert "ReceiptWriteFailures" in front.said
     assert (asked.status, asked.codes, asked.headers["Retry-After"]) == (503, ["unavailable"], "5")

@@ -55,7 +55,7 @@ def order(front: Front, of: Sample = ORDER, /, **changes: str) -> Answer:
 
 def said(front: Front, message: str) -> list[dict[str, Any]]:
     """Returns the log lines with this message."""
-    lines = map(json.loads, front.said.getvalue().splitlines())
+    lines = map(json.loads, front.said.splitlines())
     return [line for line in lines if line.get("message") == message]
 
 
@@ -123,7 +123,7 @@ def test_what_is_signed_by_somebody_else_is_401_and_stores_nothing(front: Front)
 
             assert (answer.status, answer.codes) == (401, ["authentication_failed"]), sender
     assert front.is_empty()
-    assert "whsec_" not in front.said.getvalue()
+    assert "whsec_" not in front.said
 
 
 def test_what_was_signed_long_ago_is_401(front: Front) -> None:
@@ -183,7 +183,7 @@ def test_a_secret_that_is_empty_lets_nobody_in(front: Front, secret: str) -> Non
     for signature in ("", SIGNERS["shopify"]("", ORDER.body, datetime.now(UTC))["x-shopify-hmac-sha256"]):
         assert deliver(front, ORDER.body, TOPIC | {"x-shopify-hmac-sha256": signature}).status == 500
     assert front.is_empty()
-    assert "of the source shop" in front.said.getvalue()
+    assert "of the source shop" in front.said
 
 
 def test_two_secrets_are_live_while_one_replaces_the_other(front: Front) -> None:
@@ -200,7 +200,7 @@ def test_a_document_that_is_not_valid_accepts_nothing(front: Front) -> None:
     keep_secret(SECRETS["shopify"])
 
     assert order(front).status == 500
-    assert "misconfigured" in front.said.getvalue()
+    assert "misconfigured" in front.said
     assert front.is_empty()
 
 
@@ -213,7 +213,7 @@ def test_a_document_that_becomes_bad_replaces_nothing(
     write({"sources": 1})
 
     assert order(front).status == 202
-    assert "SourcesLoadFailures" in front.said.getvalue()
+    assert "SourcesLoadFailures" in front.said
     write({"sources": {}})
     assert order(front).status == 404
 
@@ -235,7 +235,7 @@ def test_a_bad_source_takes_no_other_down_and_keeps_its_last_good_copy(
         for name in ("shop", "other", "new", "unknown")
     }
     assert answers == {"shop": 202, "other": 202, "new": 500, "unknown": 404}
-    assert "SourcesLoadFailures" in front.said.getvalue()
+    assert "SourcesLoadFailures" in front.said
     causes = {line["cause"] for line in said(front, "sources not loaded")}
     assert {cause.split(": ")[1] for cause in causes} == {"/sources/shop/colour", "/sources/new/acount"}
 
@@ -255,7 +255,7 @@ def test_what_becomes_no_event_is_a_success_that_stores_nothing(front: Front, sh
     answer = order(front, **{"x-shopify-topic": "products/create"})
 
     assert (answer.status, answer.document["meta"]["events"]) == (200, 0)
-    assert "EmptyDeliveries" in front.said.getvalue()
+    assert "EmptyDeliveries" in front.said
     assert front.is_empty()
 
 
@@ -304,7 +304,7 @@ def test_what_becomes_nothing_valid_is_a_rejection_and_a_success(
     assert kept.get("x-topic") == (None if where else "seen")
     assert kept.keys().isdisjoint({"authorization", "x-forwarded-for"})
     assert front.queued() == []
-    assert "a@b.example" not in front.said.getvalue()
+    assert "a@b.example" not in front.said
 
 
 def test_a_source_may_have_its_sender_told(front: Front) -> None:
@@ -322,7 +322,7 @@ def test_a_source_may_have_its_sender_told(front: Front) -> None:
         assert where is None or where in answer.text
     assert front.is_empty()
     deliver(front, BAD[0][1], {"Authorization": "Bearer wrong"}, path="/webhooks/s0", encode=True)
-    lines = map(json.loads, front.said.getvalue().splitlines())
+    lines = map(json.loads, front.said.splitlines())
     counted = [line for line in lines if "RefusedDeliveries" in line]
     assert [line["source"] for line in counted] == [*by_name]  # not the one that nobody signed
     [dimensions] = counted[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
@@ -419,4 +419,4 @@ def test_no_fault_of_ours_tells_of_the_payload(
     monkeypatch.setattr(mapping, "events", broken)
 
     assert order(front).status == 500
-    assert "jon@example.com" not in front.said.getvalue()
+    assert "jon@example.com" not in front.said

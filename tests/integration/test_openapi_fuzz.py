@@ -23,8 +23,8 @@ from sluice.webhooks import sources
 from tests.support import wsgi_gateway
 from tests.support.aws_clients import aws_client
 from tests.support.factories import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
+from tests.support.functions import load_app
 from tests.support.ingest_app import TABLE, Front
-from tests.unit.functions.test_docs import load_docs
 from tools.openapi import document
 
 SECONDS = 2.0  # after which no more requests of one kind are sent
@@ -71,7 +71,7 @@ def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
 
 @pytest.mark.parametrize(("path", "method", "mode"), KINDS)
 def test_answers_are_as_described(front: Front, path: str, method: str, mode: GenerationMode) -> None:
-    docs = load_docs()
+    docs = load_app("docs")
     functions = {"DocsFunction": lambda event: docs.handler(event, None), "IngestFunction": front.handle}
     if mode is BAD:
         functions["DocsFunction"] = lambda _: {"statusCode": 200, "headers": {}, "body": with_bodies_only()}

@@ -66,7 +66,7 @@ def told(of: Front) -> list[tuple[str, str, str]]:
 
 def counted(of: Front, name: str) -> int:
     """Returns the sum of a metric over all invocations."""
-    lines = [json.loads(line) for line in of.said.getvalue().splitlines() if '"_aws"' in line]
+    lines = [json.loads(line) for line in of.said.splitlines() if '"_aws"' in line]
     return sum(sum(values) if isinstance(values := each.get(name, 0), list) else values for each in lines)
 
 
@@ -140,7 +140,7 @@ def test_half_a_character_costs_no_event(shops: Front, encode: bool) -> None:
     assert (answer.status, answer.document["meta"]["events"]) == (202, 3)
     assert told(shops) == PLACED
     assert counted(shops, "LeftOutFields") == 1
-    assert "no character, was replaced by U+FFFD" in shops.said.getvalue()
+    assert "no character, was replaced by U+FFFD" in shops.said
 
 
 def test_half_a_character_in_what_says_whose_it_is_is_not_replaced(shops: Front) -> None:
@@ -175,7 +175,7 @@ def test_one_field_that_fails_is_told_and_counted_and_costs_nothing_else(shops: 
     assert placed.keys().isdisjoint({"value", "value_currency"})
     assert placed["properties"]["Item Count"] == 3
     assert counted(shops, "LeftOutFields") == 4
-    [line] = [each for each in shops.said.getvalue().splitlines() if "fields left out" in each]
+    [line] = [each for each in shops.said.splitlines() if "fields left out" in each]
     assert sorted(each.partition(": ")[0] for each in json.loads(line)["fields"]) == [
         "/events/ordered-product/value_currency",
         "/events/ordered-product/value_currency",
@@ -188,14 +188,14 @@ def test_one_field_that_fails_is_told_and_counted_and_costs_nothing_else(shops: 
 def test_deliveries_that_become_nothing_are_counted_by_topic(
     shops: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shops.app.api(), "_topics", set())
+    monkeypatch.setattr(shops.function.app.api(), "_topics", set())
     monkeypatch.setattr(ingest_api, "MAX_TOPICS", 2)
 
     for topic in ("products/update", "products/update", "carts/update", "a topic", "shop/update"):
         assert deliver(shops, "shopify", topic, {"id": 1}).status == 200
     deliver(shops, "woocommerce", "order.updated", ORDER | {"status": "failed"})
 
-    lines = [json.loads(each) for each in shops.said.getvalue().splitlines() if '"_aws"' in each]
+    lines = [json.loads(each) for each in shops.said.splitlines() if '"_aws"' in each]
     found = [(each["source"], each["topic"]) for each in lines if "EmptyDeliveriesByTopic" in each]
     assert found == [
         ("shopify", "products/update"),

@@ -6,7 +6,6 @@ order, and the place to make one fail.
 
 import contextlib
 import functools
-import importlib.util
 import io
 import json
 import os
@@ -33,6 +32,7 @@ from sluice.wiring import dispatch as wiring
 from tests.support import sealing
 from tests.support.aws_clients import aws_client
 from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
+from tests.support.functions import load_app
 
 PRIVATE_KEY = "pk_upstream_never_said"
 REGION = "us-east-1"
@@ -174,6 +174,10 @@ class Cloud:
                 *("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
                 *("ACCOUNTS_SECRET", "SEALING_SECRET"),
             ),
+            "ingest": (
+                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
+                *("SEALING_SECRET", "CONFIG_BUCKET", "WEBHOOK_SECRETS", "ALLOWED_ORIGINS", "INBOUND_LIMITS"),
+            ),
             "reject": (
                 *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
                 *("RECORDS_TABLE", "RECORDS_SECRET", "SEALING_SECRET"),
@@ -198,6 +202,8 @@ class Cloud:
             "ACCOUNTS_SECRET": "accounts",
             "SEALING_SECRET": "sealing",
             "WEBHOOK_SECRETS": "sluice/webhooks/",
+            "ALLOWED_ORIGINS": "*",
+            "INBOUND_LIMITS": "off",
             "CLAIM_BUCKET": "claims",
             "ARCHIVE_BUCKET": "archive",
             "IMPORT_BUCKETS": "exports,drops",
@@ -260,11 +266,7 @@ class Function:
     """Holds a function's handler and its output."""
 
     def __init__(self, name: str) -> None:
-        spec = importlib.util.spec_from_file_location(f"{name}_app", f"functions/{name}/app.py")
-        assert spec is not None
-        assert spec.loader is not None
-        self.app: Any = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.app)
+        self.app: Any = load_app(name)
         self._said = io.StringIO()
         for handler in self.app.logger.handlers:
             handler.setStream(self._said)

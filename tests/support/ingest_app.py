@@ -3,29 +3,24 @@
 import base64
 import contextlib
 import functools
-import importlib.util
-import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from moto import mock_aws
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from sluice import message
 from sluice.aws import s3
 from sluice.rejection import Rejection
-from tests.support import sealing
+from tests.support import aws_stack
 from tests.support.aws_clients import aws_client
-from tests.support.aws_stack import forget
+from tests.support.aws_stack import REGION, Cloud, Function
 from tests.support.factories import KEY, NEWEST, SITE_ID, bulk, encoded
 
 EVENTS = Path("tests/events")
@@ -34,7 +29,6 @@ CLIENT_BULK, CLIENT_EVENT = "/client/event-bulk-create", "/client/events"
 READ_ONLY_KEY = "pk_readonly00000000"
 READER_KEY = "pk_reader0000000000"  # may ask about events, not send them
 TABLE = "state"
-REGION = "us-east-1"
 OTHER_KEY = "pk_other00000000000"  # of another account
 
 
@@ -63,13 +57,15 @@ class Answer:
 class Front:
     """Holds the function and its surroundings."""
 
-    def __init__(self, app: ModuleType, queue_url: str, rejected_url: str) -> None:
-        self.app = app
-        self.queue_url = queue_url
-        self.rejected_url = rejected_url
-        self.said = io.StringIO()
-        for handler in app.logger.handlers:
-            handler.setStream(self.said)
+    def __init__(self, function: Function, cloud: Cloud) -> None:
+        self.function = function
+        self.queue_url = cloud.events
+        self.rejected_url = cloud.rejected
+
+    @property
+    def said(self) -> str:
+        """Returns everything that was written to the log."""
+        return self.function.said
 
     def invoke(self, proxy_request: dict[str, Any]) -> Answer:
         answer = self.handle(proxy_request)
@@ -79,14 +75,7 @@ class Front:
 
     def handle(self, proxy_request: dict[str, Any]) -> dict[str, Any]:
         """Returns the function's answer to API Gateway."""
-        context = SimpleNamespace(
-            function_name="ingest",
-            memory_limit_in_mb=1024,
-            invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ingest",
-            aws_request_id="request-1",
-        )
-        with contextlib.redirect_stdout(self.said):
-            answer: dict[str, Any] = self.app.handler(proxy_request, context)
+        answer: dict[str, Any] = self.function(proxy_request)
         return answer
 
     def send(
@@ -175,54 +164,10 @@ def document_of_keys(*keys: tuple[str, str]) -> str:
 @contextlib.contextmanager
 def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     """Runs the function with an empty queue, table and bucket, and an account with two keys."""
-    environment = {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": REGION,
-        "POWERTOOLS_SERVICE_NAME": "sluice-ingest",
-        "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
-        "SLUICE_CLAIM_BUCKET": "claims",
-        "SLUICE_STATE_TABLE": TABLE,
-        "SLUICE_ACCOUNTS_SECRET": "accounts",
-        "SLUICE_SEALING_SECRET": "sealing",
-        "SLUICE_ALLOWED_ORIGINS": "*",
-        "SLUICE_INBOUND_LIMITS": "off",
-        "SLUICE_CONFIG_BUCKET": "configuration",
-        "SLUICE_WEBHOOK_SECRETS": "sluice/webhooks/",
-    }
-    for name in [name for name in os.environ if name.startswith(("AWS_", "SLUICE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with mock_aws():
-        queue_url = aws_client("sqs").create_queue(QueueName="events")["QueueUrl"]
-        monkeypatch.setenv("SLUICE_EVENTS_QUEUE_URL", queue_url)
-        rejected_url = aws_client("sqs").create_queue(QueueName="rejected")["QueueUrl"]
-        monkeypatch.setenv("SLUICE_REJECTED_QUEUE_URL", rejected_url)
-        aws_client("s3").create_bucket(Bucket="claims")
-        aws_client("s3").create_bucket(Bucket="configuration")
-        aws_client("secretsmanager").create_secret(Name="sealing", SecretString=sealing.SECRET)
-        aws_client("secretsmanager").create_secret(
-            Name="accounts",
-            SecretString=document_of_keys(
+    with aws_stack.cloud(monkeypatch) as cloud:
+        cloud.write_secret(
+            document_of_keys(
                 (KEY, "events:write"), (READ_ONLY_KEY, "profiles:read"), (READER_KEY, "events:read")
-            ),
+            )
         )
-        aws_client("dynamodb").create_table(
-            TableName=TABLE,
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
-        forget()
-        yield Front(load(), queue_url, rejected_url)
-        forget()
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ingest_app", "functions/ingest/app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    return app
+        yield Front(cloud.load("ingest"), cloud)

@@ -4,7 +4,6 @@ content.
 
 import base64
 import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -15,24 +14,15 @@ import pytest
 
 from sluice import jsonapi
 from sluice.jsonapi import Problem
+from tests.support.functions import load_app
 
 FOLDER = Path("functions/docs")
 LAMBDA_BYTES = 6 * 1024 * 1024  # of an answer, as JSON
 
 
-def load_docs() -> ModuleType:
-    """Loads the function, as in a new process."""
-    spec = importlib.util.spec_from_file_location("docs_app", FOLDER / "app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @pytest.fixture(scope="module")
 def app() -> ModuleType:
-    return load_docs()
+    return load_app("docs")
 
 
 def ask(app: ModuleType, resource: str, method: str = "GET", **headers: str) -> dict[str, Any]:
