@@ -72,12 +72,12 @@ class Seen:
     def draw(self, console: Console, name: str) -> None:
         """Says how many rows became nothing, and which fields are left out."""
         if self.empty_rows:
-            _print(console, f"{self.empty_rows:,} rows become nothing: no mapping is for them.")
+            _print(console, f"Rows that no mapping is for: {self.empty_rows:,}.")
         if self.first_left_out is not None:
             line, problem = self.first_left_out
             _print(
                 console,
-                f"{self.left_out:,} fields of events are left out, the first at {name}:{line}: "
+                f"Fields left out of events: {self.left_out:,}, the first at {name}:{line}: "
                 f"{problem.pointer}: {problem.detail}",
             )
 

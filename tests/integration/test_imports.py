@@ -60,6 +60,10 @@ class Deployment:
     def __call__(self, file: str, *options: str) -> Result:
         if "--preset" not in options:
             options = ("--map", self.write(MAPPING, "map.yaml"), *options)
+        return self.run(file, *options)
+
+    def run(self, file: str, *options: str) -> Result:
+        """Imports a file with these options only."""
         self.operate.function = self.aws.load("operate")
         return CliRunner().invoke(sluicectl, ["import", file, *options], catch_exceptions=False)
 
@@ -299,6 +303,26 @@ def test_a_file_of_another_kind_is_one_mistake(deployment: Deployment, content: 
     assert failed.stderr.count("\n") == 1
     assert deployment.parts() == []
     assert deployment.rejections() == []
+
+
+def test_rows_that_become_nothing_and_fields_that_are_left_out_are_counted(deployment: Deployment) -> None:
+    mapping = MAPPING + 'value_currency: city\nwhen: points != `"2"`\n'
+    file = deployment.write(HEADER + rows(0, 3).replace("Köln", "Cologne"))
+    declared = deployment.write(mapping, "own.yaml")
+
+    shown = deployment.run(file, "--map", declared)
+
+    assert shown.exit_code == 0
+    assert "Rows that no mapping is for: 1." in shown.stdout
+    assert "Fields left out of events: 2, the first at points.csv:2: /events/row/value_curr" in shown.stdout
+    assert f"2 events for {SITE_ID}, 0 bad lines." in shown.stdout
+
+
+def test_a_damaged_file_is_not_imported(deployment: Deployment) -> None:
+    damaged = deployment(deployment.write(gzip.compress((HEADER + rows(0, 2)).encode())[:-4]))
+
+    assert damaged.exit_code == 1
+    assert "points.csv cannot be imported: it cannot be unpacked: it ends too early." in damaged.stderr
 
 
 def test_an_account_is_named_where_there_are_several(deployment: Deployment) -> None:
