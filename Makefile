@@ -64,6 +64,10 @@ test-unit: $(DEVELOPMENT) ## run the unit tests but simulations, after each chan
 simulate: $(DEVELOPMENT) ## run the functions in simulated worlds that seeds decide (SEEDS=10000, SEED=… for one, with its trace)
 	@PYTHONHASHSEED=0 $(RUN) tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED))
 
+.PHONY: search-worst
+search-worst: $(DEVELOPMENT) ## look for the body that costs a stranger the least and Sluice the most (ARGS="--seed 2 --rounds 500")
+	@$(RUN) benchmarks.search_worst $(ARGS)
+
 .PHONY: mutate
 mutate: $(DEVELOPMENT) ## break the code in seventy ways, to see that the simulator notices
 	@$(RUN) tests.simulation.mutate $(ARGS)

@@ -4,10 +4,7 @@ Work is counted in calls of functions, which are the same on every machine.
 """
 
 import contextlib
-import sys
 import tracemalloc
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -17,6 +14,7 @@ from sluice.contract import Surface
 from sluice.errors import Refused
 from sluice.klaviyo import parser
 from tests.support.factories import NEWEST, NOON, client_bulk, encoded, event, single
+from tests.support.work import calls_of
 
 SIZE = 512 * 1024
 SURFACES = [Surface.CLIENT_EVENT, Surface.CLIENT_BULK, Surface.EVENT, Surface.BULK]
@@ -60,6 +58,13 @@ BODIES: dict[str, bytes] = {
         b'"p": \\', b'"p": "\\'
     ),
     "a half, deep": b'{"data":' * 900 + b'"\\ud83c"' + b"}" * 900 + b" " * (SIZE - 9_000),
+    # Found by make search-worst:
+    "a half among integers": filled(IN_PROPERTY, b"0,", last=b'"\\ud83c"'),
+    "a half among texts": filled(IN_PROPERTY, b'"ab",', last=b'"\\ud83c"'),
+    "a half among lists": filled(IN_PROPERTY, b"[" + b"0," * 60 + b"0],", last=b'"\\ud83c"'),
+    "halves among everything": filled(
+        IN_PROPERTY, b'[[null,"\\ud83c",null,"\\ud83c"],9e9,[],' + ONE_EVENT + b"],"
+    ),
     "one number": filled(KEYS, b"9", last=b"9"),
     "one float": filled(KEYS, b"9", last=b".9"),
     "deep": b"[" * (SIZE // 2) + b"]" * (SIZE // 2),
@@ -80,22 +85,6 @@ BODIES: dict[str, bytes] = {
 def attempt(surface: Surface, body: bytes) -> None:
     with contextlib.suppress(Refused):
         parser.read(surface, body, NEWEST, NOON)
-
-
-def calls_of(action: Callable[[], None]) -> int:
-    """Counts the calls of Python's and C's functions that an action makes."""
-    calls = 0
-
-    def count(frame: FrameType, what: str, argument: object) -> None:
-        nonlocal calls
-        calls += what in {"call", "c_call"}
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 @pytest.mark.rule

@@ -14,6 +14,7 @@ from sluice.jsonapi import MAX_PROBLEMS_LISTED, Problem, pointer
 MAX_NODES: Final = 5_000  # looked at one by one: a bound on the work for one refusal
 MAX_DEPTH: Final = 30
 _FEW: Final = 8  # members of an object that only wraps others: to look at each is quicker than to encode it
+_NO_TEXT: Final = frozenset({int, float, bool, type(None)})
 _ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _DETAIL: Final = (
@@ -72,10 +73,17 @@ class _Mending:
             }
         if isinstance(node, list) and not _is_whole(node):
             return [
-                item if _is_whole(item) else self.mend(item, (*path, index))
+                item if item.__class__ in _NO_TEXT else self._mend_item(item, (*path, index))
                 for index, item in enumerate(node)
             ]
         return node
+
+    def _mend_item(self, item: Any, path: _Path) -> Any:
+        # To look whether it is whole is work, too.
+        self._nodes -= 1
+        if self._nodes < 0:
+            raise _TooLarge
+        return item if _is_whole(item) else self.mend(item, path)
 
     def _mend_text(self, text: str, path: _Path) -> str:
         half = _HALF.search(text)
