@@ -15,7 +15,7 @@ from sluice.operate import door
 from sluice.operate.replay_commands import MAX_WHY
 from sluice.records.record import State
 from sluice.rejection import Reason
-from sluicectl import accounts, completion, jobs, pauses, probe, rejections, replays, sources, status
+from sluicectl import accounts, completion, jobs, parked, pauses, probe, rejections, replays, sources, status
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.imports import declaration, importer
@@ -260,6 +260,54 @@ def _pause_account(screen: Screen, account: str, target: Target, why: str) -> in
 def _resume_account(screen: Screen, account: str, target: Target, why: str | None) -> int:
     """Ends the pause of an account. Parked messages come back within a minute or two."""
     return pauses.resume(screen, target, account, why=why)
+
+
+@sluicectl.group("parked", short_help="Messages that wait for paused or unknown accounts.")
+def _parked() -> None:
+    """Deals with messages that wait for accounts that are paused, or that do not exist.
+
+    Messages that wait for an open circuit come back by themselves.
+    """
+
+
+@_parked.command("list")
+@_said
+@_targeted
+def _parked_list(screen: Screen, target: Target) -> int:
+    """Shows what is parked, account by account."""
+    return parked.listing(screen, target)
+
+
+@_parked.command("release")
+@click.argument("account")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Do it without being asked.")
+@_said
+@_targeted
+def _parked_release(screen: Screen, account: str, target: Target, sure: bool) -> int:
+    """Sends what is parked for a paused account, although it is paused."""
+    return parked.release(screen, target, account, sure=sure)
+
+
+@_parked.command("reroute")
+@click.argument("account")
+@click.option("--to", required=True, help="The account that gets the events instead.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Do it without being asked.")
+@_said
+@_targeted
+def _parked_reroute(screen: Screen, account: str, target: Target, to: str, sure: bool) -> int:
+    """Sends what is parked for an account to another account."""
+    return parked.reroute(screen, target, account, to=to, sure=sure)
+
+
+@_parked.command("discard")
+@click.argument("account")
+@click.option("--why", required=True, help="Kept with each of the dead letters.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Do it without being asked.")
+@_said
+@_targeted
+def _parked_discard(screen: Screen, account: str, target: Target, why: str, sure: bool) -> int:
+    """Archives what is parked for an account as dead letters, which can be replayed."""
+    return parked.discard(screen, target, account, why=why, sure=sure)
 
 
 @sluicectl.command("status")

@@ -58,4 +58,5 @@ def _record(record: dict[str, Any]) -> Record:
         seal=named.get(seals.NAME, {}).get("stringValue"),
         redelivered=receives > 1 or "resumed" in said,
         is_probe="probe" in said,
+        is_released="released" in said,
     )

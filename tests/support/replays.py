@@ -150,6 +150,7 @@ class World(runtime.System):
             lookups=lambda: lookups,
             overview=nobody,
             imports=nobody,
+            parked=nobody,
             pauses=nobody,
             sources=nobody,
             accounts=nobody,

@@ -104,7 +104,19 @@ def test_operate_only_counts_dead_letters(expanded: Template, queue: str) -> Non
     assert list(actions(expanded, f'"{queue}"')) == ["sqs:GetQueueAttributes"]
 
 
-@pytest.mark.parametrize("store", ["ArchiveBucket", "ClaimBucket", "ConfigBucket"])
+def test_operate_deletes_parked_messages_and_no_others(expanded: Template) -> None:
+    deleting = [
+        each["Resource"]
+        for each in statements(expanded, "ClaimBucket")
+        if "s3:DeleteObject" in each["Action"]
+    ]
+
+    assert deleting == [
+        [{"Fn::Sub": f"${{ClaimBucket.Arn}}/{prefix}/*"} for prefix in ("parked", "unknown")],
+    ]
+
+
+@pytest.mark.parametrize("store", ["ArchiveBucket", "ConfigBucket"])
 def test_operate_deletes_nothing(expanded: Template, store: str) -> None:
     assert not [each for each in actions(expanded, store) if "Delete" in each]
 

@@ -67,6 +67,7 @@ class Record(msgspec.Struct, frozen=True):
     seal: str | None = None
     redelivered: bool = False
     is_probe: bool = False
+    is_released: bool = False
     is_poison: bool = False
 
 
@@ -410,6 +411,7 @@ def _account_batch[Kind: (StoredMessage, PipelessMessage)](
         messages,
         redelivered={number for number in messages if records[number].redelivered},
         probes={number for number in messages if records[number].is_probe},
+        released={number for number in messages if records[number].is_released},
         long_failing={number for number in messages if records[number].receives >= backoff.FAST_RETRIES},
     )
 

@@ -249,6 +249,11 @@ def decode(body: str, fetch_claim: Callable[[str], bytes]) -> StoredMessage | Pi
         raise Undeliverable("malformed_message", f"The message cannot be read: {error}") from error
 
 
+def decode_plain(plain: bytes) -> StoredMessage | PipelessMessage:
+    """Decodes a message from its JSON, as it is parked."""
+    return _decoder.decode(plain)
+
+
 def as_stored(message: Message[Any] | PipelessMessage) -> StoredMessage | PipelessMessage:
     """Returns a message as it would be read back from the queue."""
     return _decoder.decode(msgspec.json.encode(message))

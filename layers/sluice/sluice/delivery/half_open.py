@@ -1,7 +1,8 @@
 """Delivers one account's batch behind its circuit breaker, whichever vendor the account belongs to.
 
 While the circuit is open only the probes are sent. If the upstream processes one, the circuit closes and the
-rest follows; else the rest is parked. While an operator pauses the account nothing is sent at all.
+rest follows; else the rest is parked. While an operator pauses the account, only what
+an operator releases is sent.
 """
 
 import contextlib
@@ -61,7 +62,9 @@ async def deliver[Kind: msgspec.Struct](
         state = await circuits.state(account_id=account_id)
         vendor.lone_refusals.record = state.refusals
         if state.is_paused:
-            vendor.to_park.update(messages)
+            released = {number: each for number, each in messages.items() if number in batch.released}
+            await _send(account_id, vendor, released, circuits, outcome, one_at_a_time=False)
+            vendor.to_park.update(messages.keys() - released.keys())
         elif state.is_open:
             probes = {number: message for number, message in messages.items() if number in batch.probes}
             rest = {number: message for number, message in messages.items() if number not in batch.probes}

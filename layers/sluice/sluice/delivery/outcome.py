@@ -59,4 +59,5 @@ class AccountBatch[Kind: msgspec.Struct = StoredMessage](msgspec.Struct):
     messages: dict[int, Kind]
     redelivered: Set[int] = frozenset()
     probes: Set[int] = frozenset()
+    released: Set[int] = frozenset()
     long_failing: Set[int] = frozenset()

@@ -171,6 +171,30 @@ class Pauses(Protocol):
         ...
 
 
+class Parked(Protocol):
+    """Keeps parked messages. Its methods may raise `Retryable`."""
+
+    def objects(self, *, account_id: str) -> Sequence[str]:
+        """Returns the keys of an account's parked objects, the oldest first, until there are none."""
+        ...
+
+    def messages(self, *, key: str) -> Sequence[bytes]:
+        """Returns the messages of a parked object; raises `NotSealed` for one of others."""
+        ...
+
+    def delete(self, *, key: str) -> None:
+        """Deletes a parked object, once its messages are safe elsewhere."""
+        ...
+
+    def send(self, *, messages: Sequence[StoredMessage | PipelessMessage], released: bool) -> None:
+        """Sends messages to be delivered, although their account is paused if they are `released`."""
+        ...
+
+    def discard(self, *, messages: Sequence[StoredMessage | PipelessMessage], why: str) -> None:
+        """Rejects messages as dead letters."""
+        ...
+
+
 class Records(Protocol):
     """Keeps the records of rejections and their groups. Its methods may raise `Retryable`."""
 
@@ -268,6 +292,7 @@ class Ports:
     lookups: Callable[[], Lookups]
     overview: Overview
     imports: Imports
+    parked: Parked
     pauses: Pauses
     sources: SourcesDocument
     accounts: AccountsSecret

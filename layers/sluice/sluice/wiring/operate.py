@@ -17,6 +17,7 @@ from sluice.delivery.pause import Pause
 from sluice.errors import Retryable
 from sluice.message import Body, PipelessMessage, StoredMessage
 from sluice.operate.job_table import JobTable
+from sluice.operate.parked import letter
 from sluice.operate.ports import Conflict, Link, Ports, StoredDocument
 from sluice.operate.reread import Lookups
 from sluice.operate.transfers import ANSWER_PREFIX, REQUEST_PREFIX
@@ -49,6 +50,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         lookups=functools.partial(_lookups, settings),
         overview=AwsOverview(settings, function.removesuffix("-operate")),
         imports=_Imports(settings),
+        parked=_Parked(settings),
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
         accounts=_AccountsSecret(settings.accounts_secret),
@@ -143,6 +145,57 @@ def _lookups(settings: OperateSettings) -> Lookups:
         source=lambda name: all_sources().find(name),
         excess_metrics=excess,
     )
+
+
+class _Parked(msgspec.Struct, frozen=True):
+    settings: OperateSettings
+
+    @property
+    def _sealing(self) -> Sealing:
+        return Sealing(self.settings.sealing_secret)
+
+    def objects(self, *, account_id: str) -> Sequence[str]:
+        bucket = self.settings.claim_bucket
+        return [
+            key
+            for prefix in (parking.PARKED_PREFIX, parking.UNKNOWN_PREFIX)
+            for key in s3.keys(bucket, f"{prefix}{account_id}/")
+        ]
+
+    def messages(self, *, key: str) -> Sequence[bytes]:
+        return parking.parked_messages(self.settings.claim_bucket, key, self._sealing)
+
+    def delete(self, *, key: str) -> None:
+        s3.delete_object(self.settings.claim_bucket, key)
+
+    def send(self, *, messages: Sequence[StoredMessage | PipelessMessage], released: bool) -> None:
+        attributes = {"resumed": "1"} | ({"released": "1"} if released else {})
+        bodies = [message.encode(each) for each in messages]
+        self._put(self.settings.events_queue_url, bodies, messages[0].account, attributes)
+
+    def discard(self, *, messages: Sequence[StoredMessage | PipelessMessage], why: str) -> None:
+        bodies = [message.encode(each) for each in messages]
+        for body in bodies:
+            if body.claim_key is not None:
+                s3.put_object(self.settings.claim_bucket, body.claim_key, body.claim_bytes)
+        letters = [
+            rejection.encode(letter(each, body.text, why, runtime.now()))
+            for each, body in zip(messages, bodies, strict=True)
+        ]
+        self._put(self.settings.rejected_queue_url, letters, None, {})
+
+    def _put(
+        self, queue_url: str, bodies: Sequence[Body], group: str | None, attributes: Mapping[str, str]
+    ) -> None:
+        if sqs.send_messages(
+            queue_url,
+            bodies,
+            claim_bucket=self.settings.claim_bucket,
+            sealing=self._sealing,
+            group=group,
+            attributes=attributes,
+        ):
+            raise Retryable("a queue cannot be reached")
 
 
 class _Pauses(msgspec.Struct, frozen=True):
