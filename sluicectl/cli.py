@@ -4,6 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -15,7 +16,19 @@ from sluice.operate import door
 from sluice.operate.replay_commands import MAX_WHY
 from sluice.records.record import State
 from sluice.rejection import Reason
-from sluicectl import accounts, completion, jobs, parked, pauses, probe, rejections, replays, sources, status
+from sluicectl import (
+    accounts,
+    completion,
+    jobs,
+    logs,
+    parked,
+    pauses,
+    probe,
+    rejections,
+    replays,
+    sources,
+    status,
+)
 from sluicectl.deployment import Target
 from sluicectl.errors import Failure
 from sluicectl.imports import declaration, importer
@@ -260,6 +273,15 @@ def _pause_account(screen: Screen, account: str, target: Target, why: str) -> in
 def _resume_account(screen: Screen, account: str, target: Target, why: str | None) -> int:
     """Ends the pause of an account. Parked messages come back within a minute or two."""
     return pauses.resume(screen, target, account, why=why)
+
+
+@sluicectl.command("logs")
+@click.option("--since", type=MOMENT, default="1h", show_default=True, help="A time, or 90min, 12h, 7d ago.")
+@_said
+@_targeted
+def _logs(screen: Screen, target: Target, since: datetime) -> int:
+    """Shows what the functions of the local stack logged. On AWS, it says how to read the logs."""
+    return logs.show(screen, target, since=since)
 
 
 @sluicectl.group("parked", short_help="Messages that wait for paused or unknown accounts.")
