@@ -70,7 +70,6 @@ KNOBS: dict[tuple[str, str], Any] = {
     ("message", "PLAIN_BYTES"): 300,
     ("message", "MESSAGE_BYTES"): 700,
     ("receipts", "_BATCH"): 2,
-    ("dispatch", "SLOT_WAIT_SECONDS"): 6.0,
 }
 ASKED = 0.3  # of the bulk requests
 SLOT_BYTES = 6
