@@ -65,6 +65,7 @@ class Event:
     upstream: list[tuple[Any, ...]] = field(default_factory=list)  # identities under which it was taken
     archived: dict[str, str] = field(default_factory=dict)  # reasons by the rejections' ids
     disturbed: bool = False  # a fault met whoever had it in hand, so a second message of it may come
+    returned: bool = False  # it was parked, and came back before its message was deleted
     copied: bool = False  # there was a second message of it, or its message was handed out twice
     unheard: bool = False  # it was taken, and no answer has said so yet
     unsure: bool = False  # the record that it is delivered, or its message's deletion, may be lost
@@ -194,7 +195,9 @@ class Ledger:
     def _came_again(self, event: Event) -> None:
         if event.disturbed:
             event.copied = True
-        elif not event.stored:  # what is parked may be back before its message is deleted
+        elif event.stored:
+            event.returned = True
+        else:
             self.break_("queued once", "there is another message of it, and nothing was lost", event.mark)
 
     def object_changed(self, bucket: str, key: str, before: bytes | None, after: bytes | None) -> None:
@@ -243,7 +246,9 @@ class Ledger:
     def disturb(self, marks: Iterable[int]) -> None:
         """Hears that a fault met whoever had these events in hand."""
         for mark in marks:
-            self.events[mark].disturbed = True
+            event = self.events[mark]
+            event.disturbed = True
+            event.copied |= event.returned  # its message may stay
 
     def copied(self, message: Message) -> None:
         """Hears that a message is in two hands."""
