@@ -218,6 +218,18 @@ def test_without_the_table_events_are_taken_as_they_come(shops: Front) -> None:
     assert counted(shops, "ObjectRecordFailures") == 4
 
 
+def test_without_the_table_an_event_of_nobody_is_sent_again_by_its_sender(shops: Front) -> None:
+    checkout = sample("shopify", "checkouts_create").payload
+    nobody = checkout | {"email": None, "phone": None, "customer": None}
+    aws_client("dynamodb").delete_table(TableName=TABLE)
+
+    assert deliver(shops, "shopify", "checkouts/create", nobody).status == 503
+    assert deliver(shops, "shopify", "checkouts/create", checkout).status == 202
+
+    assert told(shops) == [("Checkout Started", "checkout:123123123", "example@email.com")]
+    assert shops.rejected() == []
+
+
 def test_nothing_counts_as_stored_that_could_not_be_stored(shops: Front) -> None:
     aws_client("sqs").delete_queue(QueueUrl=shops.queue_url)
     assert deliver(shops, "woocommerce", "order.created", ORDER).status == 503

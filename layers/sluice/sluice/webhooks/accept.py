@@ -14,7 +14,7 @@ import msgspec
 from sluice import message, rejection, runtime
 from sluice.admission import request
 from sluice.contract import Surface
-from sluice.errors import Misconfigured, Refused
+from sluice.errors import Misconfigured, Refused, Retryable
 from sluice.jsonapi import Problem, listed, pointer
 from sluice.message import Body, Entry, Message
 from sluice.rejection import Reason, Rejection
@@ -96,7 +96,8 @@ def accept(
 ) -> Delivered:
     """Stores what a delivery becomes. `headers` are by lower-case name, `body` is as it was signed.
 
-    Raises `Refused`, `Misconfigured` where the secret is none, or what the ports raise.
+    Raises `Refused`, `Misconfigured` where the secret is none, what the ports raise, or `Retryable` where an
+    event of nobody may have a person in a record that cannot be read.
     """
     request.check_size(body)
     receipt = runtime.unique_id()
@@ -227,6 +228,9 @@ def _sort(events: Sequence[ValidatedEvent], stored: Message[Any], records: Objec
             result.chosen.append((final.event, final.entry))
             result.left_out.extend((*final.event.left_out, *final.left_out))
         elif waits(final.event):
+            if not record.is_known:
+                # Its person may be known. An event that is left to a later delivery is kept nowhere.
+                raise Retryable("the record of a webhook's object cannot be read")
             result.unidentified.append(final.event)
         else:
             result.rejections.append(_event_rejection(index, final, stored))

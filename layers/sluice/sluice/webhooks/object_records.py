@@ -29,18 +29,25 @@ _ANONYMOUS: Final = frozenset({"anonymous_id"})
 
 
 class ObjectRecord(msgspec.Struct, frozen=True):
-    """Holds the record of one object: its person by metric, the person seen last, and its stored events."""
+    """Holds the record of one object: its person by metric, the person seen last, and its stored events.
+
+    It is empty and not `is_known` if it could not be read.
+    """
 
     people: Mapping[str, Identity] = {}
     last_person: Identity | None = None
     stored: frozenset[bytes] = frozenset()
+    is_known: bool = True
 
 
 class ObjectRecords(Protocol):
     """Keeps the records of a source's objects. Neither method raises: events go on without a record."""
 
     def open(self, *, object_id: str, people: Mapping[str, Identity]) -> ObjectRecord:
-        """Returns an object's record, after adding `people` by metric if there is none yet."""
+        """Returns an object's record, after adding `people` by metric if there is none yet.
+
+        It is not `is_known` if it cannot be read now.
+        """
         ...
 
     def mark_stored(self, *, object_id: str, event_ids: Collection[bytes]) -> None:

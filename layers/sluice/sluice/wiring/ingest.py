@@ -176,7 +176,7 @@ class _Records:
 
         with self._optional("ObjectRecordFailures", "object record not opened"):
             return object_records.open_record(self._table, self._source, object_id, people, runtime.now())
-        return object_records.ObjectRecord()
+        return object_records.ObjectRecord(is_known=False)
 
     def mark_stored(self, *, object_id: str, event_ids: Collection[bytes]) -> None:
         from sluice.webhooks import object_records  # noqa: PLC0415
