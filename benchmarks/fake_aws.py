@@ -26,6 +26,7 @@ WEBHOOK_SECRET: Final = "webhook_benchmark_secret"
 SEALING: Final = {"current": "the key of the seals of benchmarks"}
 QUEUE_PATH: Final = "/123456789012/events"
 MAX_SECONDS: Final = 900
+_VERSION: Final = "00000000-0000-4000-8000-000000000000"  # of every secret
 
 ACCOUNTS: Final = {
     "accounts": [
@@ -130,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             name = body["SecretId"]
             known = {"accounts_secret": json.dumps(ACCOUNTS), "sealing_secret": json.dumps(SEALING)}
             text = known.get(name, WEBHOOK_SECRET)
-            answer = {"Name": name, "SecretString": text}
+            answer = {"Name": name, "SecretString": text, "VersionId": _VERSION, "CreatedDate": 0}
         elif operation == "PutItem":
             answer = {}
         else:

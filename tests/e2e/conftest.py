@@ -65,7 +65,10 @@ class Stack:
     def archived(self) -> list[dict[str, Any]]:
         """Returns every rejection in the archive."""
         s3, bucket = self.client("s3"), self.outputs["ArchiveBucketName"]
-        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+        keys = [
+            each["Key"]
+            for each in s3.list_objects_v2(Bucket=bucket, Prefix="rejections/").get("Contents", [])
+        ]
         lines = [s3.get_object(Bucket=bucket, Key=key)["Body"].read().splitlines() for key in keys]
         return [json.loads(line) for several in lines for line in several]
 

@@ -52,24 +52,35 @@ def status(stack: Stack, email: str, key: str) -> int:
     return post(stack, BULK, body, Authorization=f"Klaviyo-API-Key {key}").status_code
 
 
+def takes_of_a_producer(stack: Stack) -> bool:
+    email = fresh_email()
+    stack.put(json.dumps(bulk(entry(event(), of=profile(email=email)))))
+    return bool(eventually(lambda: stack.taken_of(email), 10))
+
+
 def test_a_new_account_sends_until_its_key_is_revoked(stack: Stack, private_key: str) -> None:
     email = fresh_email()
     with operating(stack, Access.ADMIN) as operator:
         sluicectl(operator, "add", ACCOUNT, "--base-url", stack.upstream, answer=f"{private_key}\n")
-        made = sluicectl(operator, "keys", "add", ACCOUNT)
-        key = made["ingest_key"]
+        try:
+            made = sluicectl(operator, "keys", "add", ACCOUNT)
+            key = made["ingest_key"]
 
-        assert eventually(lambda: status(stack, email, key) == 202, COPY_SECONDS)
-        assert eventually(lambda: stack.taken_of(email))
+            assert eventually(lambda: status(stack, email, key) == 202, COPY_SECONDS)
+            assert eventually(lambda: stack.taken_of(email))
 
-        sluicectl(operator, "keys", "revoke", ACCOUNT, made["key"]["id"])
-        assert eventually(lambda: status(stack, email, key) == 401, COPY_SECONDS)
+            sluicectl(operator, "keys", "revoke", ACCOUNT, made["key"]["id"])
+            assert eventually(lambda: status(stack, email, key) == 401, COPY_SECONDS)
 
-        listed = sluicectl(operator, "list")
-        assert {"id": ACCOUNT, "kind": "klaviyo", "base_url": stack.upstream, "keys": []} in listed[
-            "accounts"
-        ]
-        assert private_key not in json.dumps(listed)
+            listed = sluicectl(operator, "list")
+            assert {"id": ACCOUNT, "kind": "klaviyo", "base_url": stack.upstream, "keys": []} in listed[
+                "accounts"
+            ]
+            assert private_key not in json.dumps(listed)
+        finally:
+            sluicectl(operator, "remove", ACCOUNT, "--yes")
+    # The other one is the only account again, which takes what any producer sends.
+    assert eventually(lambda: takes_of_a_producer(stack), COPY_SECONDS)
 
 
 def test_operators_at_once_lose_none_of_each_others_changes(stack: Stack) -> None:

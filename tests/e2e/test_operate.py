@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -125,10 +126,13 @@ def test_the_log_has_who_changed_something_as_sts_says(stack: Stack) -> None:
     group = configuration["LoggingConfig"]["LogGroup"]
 
     with operating(stack, Access.ADMIN) as admin:
+        began = time.time()
         admin.operate().call(UPLOAD, UploadArguments(size=5))
 
     def lines() -> list[Any]:
-        events = stack.client("logs").filter_log_events(logGroupName=group)["events"]
+        events = stack.client("logs").filter_log_events(
+            logGroupName=group, startTime=int(began * 1_000) - 1_000
+        )["events"]
         found = [json.loads(each["message"]) for each in events if each["message"].startswith("{")]
         return [line for line in found if line.get("message") == "command ended" and line["who"] == admin.arn]
 

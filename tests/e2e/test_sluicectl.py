@@ -52,7 +52,7 @@ def test_a_sources_document_is_put_shown_and_tried(stack: Stack, tmp_path: Path)
 
     assert [each["stored"] for each in (dry, first, second)] == [False, True, False]
     assert not second["changed"]
-    assert dry["removed"] == ["shopify", "stripe", "woocommerce"]
+    assert dry["removed"] == ["bigcommerce", "shopify", "stripe", "woocommerce"]
     assert any("the secret" in each and each.startswith("own: ") for each in dry["warnings"])
     assert shown["sources"]["own"]["account"] == "AbC123"
     assert [each["valid"] for each in tried["events"]] == [True]
