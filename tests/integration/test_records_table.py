@@ -1,11 +1,14 @@
 """Tests the records table: what is written, found, listed and counted, and how much that takes."""
 
+import itertools
 import random
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError
 
 from sluice import runtime
 from sluice.errors import Retryable
@@ -259,6 +262,37 @@ def test_a_table_that_cannot_be_used_is_tried_again(
 
     with pytest.raises(Retryable):
         table.add(entries(rejected(1)))
+
+
+def test_a_record_is_listed_whichever_call_failed_when_it_was_written(
+    table: RecordsTable, cloud: Cloud
+) -> None:
+    cloud.calls.clear()
+    table.add(entries(rejected(0)))
+    calls = len(cloud.calls.made)
+    failures = 0
+
+    for at in range(calls):
+        # A day and a cause of its own, so that nothing of the others hides what is missing.
+        new = entries(rejected(at + 1, hours=-24.0 * (at + 1), detail="x" * (at + 1)))
+        count = itertools.count()
+
+        def hook(parameters: dict[str, Any], real: Any, at: int = at, count: Iterator[int] = count) -> Any:
+            if next(count) == at:
+                raise ClientError({"Error": {"Code": "ServiceUnavailable"}}, "any")
+            return real()
+
+        cloud.calls.instead("*", hook)
+        try:
+            table.add(new)
+        except Retryable:
+            failures += 1
+        cloud.calls.clear()
+        table.add(new)
+
+        assert new[0][0] in table.page(Filter(), limit=100).records
+
+    assert failures == calls - 2  # the account is looked up and entered only once
 
 
 def test_what_a_throttled_table_leaves_out_is_asked_for_again(table: RecordsTable, cloud: Cloud) -> None:

@@ -69,8 +69,9 @@ class RecordsTable(msgspec.Struct, frozen=True):
             return []
         placed = [(self._placed(record), why) for record, why in fresh]
         now = runtime.now()
-        self._write(items.record_item(record, self._expiry(record.rejected_at)) for record, _ in placed)
+        # First, because records of a day that is not marked are in no list, and are not written again.
         self._mark_days({record.id for record, _ in placed}, now)
+        self._write(items.record_item(record, self._expiry(record.rejected_at)) for record, _ in placed)
         self._count(placed, now)
         return [record for record, _ in placed]
 
