@@ -29,7 +29,7 @@ from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
 from sluicectl.moments import ago
 from sluicectl.operate_client import OperateClient
-from sluicectl.screen import Screen
+from sluicectl.screen import Screen, plain, table
 
 STATE_STYLES = {
     "open": "bold yellow",
@@ -132,25 +132,11 @@ def _draw_groups(console: Console, found: Sequence[GroupShown]) -> None:
     if not found:
         console.print("Nothing is open: no event is refused, or all refused ones are dealt with.")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("group", no_wrap=True)
-    table.add_column("open", justify="right", no_wrap=True)
-    table.add_column("all", justify="right", no_wrap=True)
-    table.add_column("account", no_wrap=True)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("why", ratio=1, overflow="fold")
-    table.add_column("last seen", no_wrap=True)
-    for group in found:
-        table.add_row(
-            group.id,
-            Text(f"{group.open:,}", "bold yellow" if group.open else "dim"),
-            f"{group.total:,}",
-            group.account,
-            group.reason,
-            _why(group),
-            ago(group.last_seen),
-        )
-    console.print(table)
+    rows = [
+        (group.id, group.open, group.total, group.account, _why(group), ago(group.last_seen))
+        for group in found
+    ]
+    console.print(table(["group", "open", "all", "account", "why", "last seen"], rows))
     console.print(
         "\n[dim]Look: sluicectl rejections list --group GROUP. "
         "Send again: sluicectl rejections replay --group GROUP.[/]"
@@ -158,11 +144,13 @@ def _draw_groups(console: Console, found: Sequence[GroupShown]) -> None:
 
 
 def _why(group: GroupShown) -> Text:
-    text = Text(group.detail)
-    for more in (group.pointer, ", ".join(group.metrics), ", ".join(group.sources)):
-        if more:
-            text.append(f"\n{more}", "dim")
-    return text
+    metrics, sources = ", ".join(group.metrics), ", ".join(group.sources)
+    return _lines_of(group.reason, group.detail, group.pointer, metrics, sources)
+
+
+def _lines_of(first: str, *others: str | None) -> Text:
+    """Returns a text of some lines, the first one marked, without those that say nothing."""
+    return Text("\n").join([plain(first, "bold"), *(plain(each) for each in others if each)])
 
 
 def _draw_list(console: Console, found: Sequence[RecordShown], following: str | None) -> None:
@@ -170,18 +158,16 @@ def _draw_list(console: Console, found: Sequence[RecordShown], following: str | 
         console.print("No rejection is meant by this.")
         return
     several = len({each.account for each in found}) > 1
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("id", no_wrap=True, min_width=32)
-    table.add_column("rejected", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("what", ratio=1, overflow="fold")
-    for each in found:
-        what = Text(each.detail)
-        for more in (each.metric, each.source, each.account if several else None):
-            if more:
-                what.append(f"\n{more}", "dim")
-        table.add_row(each.id, ago(each.rejected_at), _state(each.state), what)
-    console.print(table)
+    rows = [
+        (
+            each.id,
+            ago(each.rejected_at),
+            _state(each.state),
+            _lines_of(each.detail, each.metric, each.source, each.account if several else None),
+        )
+        for each in found
+    ]
+    console.print(table(["id", "rejected", "state", "why"], rows))
     if following:
         console.print(f"\n[dim]There are more: --limit, or --after {following}[/]")
 
@@ -201,15 +187,15 @@ def _draw_one(console: Console, shown: RejectionShown) -> None:
         "rejected": f"{shown.rejected_at:%Y-%m-%d %H:%M:%S} UTC",
         "events": f"{shown.events}",
     }
-    table = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value:
-            table.add_row(Text(name, "dim"), value)
-    console.print(table)
+            grid.add_row(Text(name, "dim"), plain(value))
+    console.print(grid)
     code = f" ({shown.code})" if shown.code else ""
-    console.print(Text.assemble("\n", (shown.words, "bold"), code))
+    console.print(Text.assemble("\n", plain(shown.words, "bold"), plain(code)))
     if shown.pointer:
-        console.print(Text(f"at {shown.pointer} of the caller's document", "dim"))
+        console.print(plain(f"at {shown.pointer} of the caller's document", "dim"))
     if shown.gone:
         console.print("\nIts payload is not in the archive any more.")
     else:
@@ -227,7 +213,7 @@ def _draw_one(console: Console, shown: RejectionShown) -> None:
             step.why,
             step.job and f"job {step.job}",
         ]
-        console.print(Text("  ".join(part for part in parts if part), "dim"))
+        console.print(plain("  ".join(part for part in parts if part), "dim"))
 
 
 def _marked(payload: Any, place: str | None) -> Text:

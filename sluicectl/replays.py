@@ -26,7 +26,7 @@ from sluice.operate.replay_commands import (
 from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
 from sluicectl.operate_client import OperateClient
-from sluicectl.screen import Screen
+from sluicectl.screen import Screen, plain
 
 PATIENCE_SECONDS: Final = 60.0  # without any progress, after which a job goes on without anybody who waits
 PAUSE_SECONDS: Final = 0.5  # between two looks at a job
@@ -257,7 +257,8 @@ def _draw_plan(console: Console, job: JobShown, sample: SampleShown | None) -> N
         console.print(f"\nThe first of them, {sample.id}{':' if changes else ', is sent as it was.'}")
         for pointer, before, after in changes:
             console.print(
-                Text.assemble(f"  {pointer}  ", (before, "red"), " → ", (after, "green")), soft_wrap=True
+                Text.assemble("  ", plain(pointer), "  ", (before, "red"), " → ", (after, "green")),
+                soft_wrap=True,
             )
     if job.repeatable:
         console.print(
@@ -311,7 +312,7 @@ def _draw_counts(console: Console, job: JobShown, names: tuple[str, ...]) -> Non
         if count := getattr(job, name):
             console.print(Text.assemble((f"{count:>9,}  ", "bold"), _WORDS[name]))
     for reason in job.reasons:
-        console.print(Text(f"{reason.count:>9,}  {reason.why}", "dim"), soft_wrap=True)
+        console.print(plain(f"{reason.count:>9,}  {reason.why}", "dim"), soft_wrap=True)
 
 
 def _draw_result(console: Console, job: JobShown) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ type Cell = str | int | Text | None
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
     """Returns a table in the style of all commands; numbers are grouped, and aligned on the right.
 
-    No text in it is read as markup, because names and messages are often strangers'.
+    No text in it is read as markup or by the terminal, because names and messages are often strangers'.
     """
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     cells = [list(row) for row in rows]
@@ -33,6 +34,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
     return drawn
 
 
+def plain(text: str, style: str = "") -> Text:
+    """Returns a text that a stranger may have written, with the control characters in it made visible.
+
+    A terminal would obey some of them.
+    """
+    visible = "".join(
+        repr(each)[1:-1] if unicodedata.category(each) == "Cc" and each != "\n" else each for each in text
+    )
+    return Text(visible, style)
+
+
 def _drawn(cell: Cell) -> Text:
     match cell:
         case None:
@@ -40,7 +52,7 @@ def _drawn(cell: Cell) -> Text:
         case int():
             return Text(f"{cell:,}")
         case str():
-            return Text(cell)
+            return plain(cell)
     return cell
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,13 @@ class Operator:
 
     def show(self, *arguments: str) -> None:
         """Runs a command, and shows it and its output."""
-        self._console.print(f"\n$ sluicectl {' '.join(arguments)}", style="bold", highlight=False)
+        self._console.print(
+            f"\n$ sluicectl {shlex.join(arguments)}",
+            style="bold",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         self._console.print(self._run(*arguments).rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     def read(self, *arguments: str) -> Any:
@@ -77,8 +84,8 @@ class Operator:
             )
         except subprocess.TimeoutExpired:
             raise OutcomesError(
-                f"sluicectl {' '.join(arguments)} did not end within {COMMAND_SECONDS} s"
+                f"sluicectl {shlex.join(arguments)} did not end within {COMMAND_SECONDS} s"
             ) from None
         if done.returncode:
-            raise OutcomesError(f"sluicectl {' '.join(arguments)} failed: {done.stdout}{done.stderr}")
+            raise OutcomesError(f"sluicectl {shlex.join(arguments)} failed: {done.stdout}{done.stderr}")
         return done.stdout

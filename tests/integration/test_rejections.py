@@ -65,7 +65,9 @@ def wrong_currency(number: int, *, hours: float = 0, **fields: Any) -> Rejection
         "profile": {"type": "profile", "attributes": {"email": f"person{number}@mail.example"}},
         "events": [
             {
-                "metric": {"data": {"type": "metric", "attributes": {"name": "Placed Order"}}},
+                "metric": {
+                    "data": {"type": "metric", "attributes": {"name": fields.pop("metric", "Placed Order")}}
+                },
                 "value_currency": f"EURO{number}",
                 "properties": {"name": "s3cret"},
             }

@@ -197,3 +197,14 @@ def test_a_line_that_is_no_rejection_costs_no_other(run: Run, operator: Operator
     assert result.exit_code == 1
     assert "2 unreadable" in result.stdout
     assert len(json.loads(run("list", "--json").stdout)["rejections"]) == 1
+
+
+def test_the_names_that_strangers_chose_are_shown_as_they_are(run: Run, operator: Operator) -> None:
+    made = wrong_currency(1, metric="[/] \x1b[2J\x07", source="[red]", line="s3://drops/[/a].jsonl:1")
+    operator.archive(made)
+
+    for shown in (run("groups"), run("list"), run("show", made.id, "--reveal")):
+        assert shown.exit_code == 0
+        assert "[/] \\x1b[2J\\x07" in shown.stdout
+        assert "[red]" in shown.stdout
+        assert not {"\x1b", "\x07"} & set(shown.stdout)
