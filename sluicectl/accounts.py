@@ -39,6 +39,7 @@ from sluice.operate.accounts import (
 )
 from sluice.operate.accounts_document import Change
 from sluice.validation.json_text import NOT_DECODED
+from sluicectl import documents
 from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
 from sluicectl.operate_client import OperateClient
@@ -52,7 +53,7 @@ _SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("
 
 def check(screen: Screen, file: str) -> int:
     """Shows every mistake of an accounts document, without quoting it: it holds keys."""
-    stored = accounts.read(_bytes(file))
+    stored = accounts.read(documents.read_file(file))
     names = [each.id for each in stored.accounts.every()]
     document = {
         "file": file,
@@ -267,21 +268,11 @@ def _private_key(account: str) -> str:
 def _document(file: str) -> tuple[str, str | None]:
     """Returns the text of a document, and the version that it was made of, if it says so."""
     try:
-        document = msgspec.json.decode(_bytes(file))
+        document = msgspec.json.decode(documents.read_file(file))
     except NOT_DECODED:
         raise Failure(f"{file} is no JSON: sluicectl accounts show begins a good one.") from None
     version = document.pop(VERSION_FIELD, None) if isinstance(document, dict) else None
     return msgspec.json.encode(document).decode(), version if isinstance(version, str) else None
-
-
-def _bytes(file: str) -> bytes:
-    """Reads a file once, because it may be a pipe; `-` is standard input."""
-    try:
-        with click.open_file(file, "rb") as stream:
-            data: bytes = stream.read()
-    except OSError as error:
-        raise Failure(f"{file} cannot be read: {error.strerror}") from None
-    return data
 
 
 def _ask_to_remove(screen: Screen, removed: Sequence[Change]) -> None:

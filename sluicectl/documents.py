@@ -8,9 +8,11 @@ import math
 import re
 from typing import Any, Final, NamedTuple
 
+import click
 import yaml
 
 from sluice.jsonapi import pointer
+from sluicectl.errors import Failure
 
 MAX_DEPTH: Final = 50
 
@@ -44,6 +46,16 @@ class Document:
         while path and path not in self._places:
             path = path.rpartition("/")[0]
         return self._places.get(path, Place(1, 1))
+
+
+def read_file(file: str) -> bytes:
+    """Reads a file once, because it may be a pipe; `-` is standard input."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            data: bytes = stream.read()
+    except OSError as error:
+        raise Failure(f"{file} cannot be read: {error.strerror}") from None
+    return data
 
 
 def load(data: bytes) -> Document:

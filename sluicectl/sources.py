@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import click
 import yaml
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -136,7 +135,7 @@ def attempt(
 ) -> int:
     """Shows what a payload would become. `headers` are by lower-case name."""
     source = _named(name, _from_file(file) if file else _stored(target))
-    body = _bytes(payload_file)
+    body = documents.read_file(payload_file)
     try:
         delivery, mapped = accept.map_payload(source, headers, body)
     except Refused as refused:
@@ -184,7 +183,7 @@ def _tried(validated: ValidatedEvent) -> _Event:
 
 
 def _checked(file: str) -> Checked:
-    data = _bytes(file)
+    data = documents.read_file(file)
     lines = data.decode("utf-8", "replace").splitlines()
     try:
         document = documents.load(data)
@@ -201,16 +200,6 @@ def _checked(file: str) -> Checked:
     except Misconfigured as error:  # it is too large, say
         return Checked(file, lines, [Flaw(Place(1, 1), f"{error}.")])
     return Checked(file, lines, [], stored, names)
-
-
-def _bytes(file: str) -> bytes:
-    """Reads a file once, because it may be a pipe; `-` is standard input."""
-    try:
-        with click.open_file(file, "rb") as stream:
-            data: bytes = stream.read()
-    except OSError as error:
-        raise Failure(f"{file} cannot be read: {error.strerror}") from None
-    return data
 
 
 def _flaw(problem: Problem, document: Document) -> Flaw:
