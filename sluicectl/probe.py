@@ -119,13 +119,7 @@ def _ask_operator(screen: Screen, account: KlaviyoAccount, email: str, *, sure: 
         f" record about a dozen events of the metrics '{METRIC}' and '{OTHER_METRIC}' for {email} and one"
         " more profile, all with backfill: true, so that no flow starts. They cannot be taken back."
     )
-    if sure:
-        return
-    try:
-        agreed = not screen.as_json and click.confirm(f"{what} Ask?", err=True)
-    except click.Abort:
-        agreed = False
-    if not agreed:
+    if not sure and (screen.as_json or not screen.agrees(f"{what} Ask?")):
         raise Failure(f"Nothing was sent. {what} Agree, or give --yes.")
 
 
