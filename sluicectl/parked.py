@@ -1,11 +1,11 @@
 """Implements `sluicectl parked`: list, release, reroute and discard."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.text import Text
 
+from sluice.operate.command import Command
 from sluice.operate.parked import (
     DISCARD,
     LIST,
@@ -45,56 +45,36 @@ def listing(screen: Screen, target: Target) -> int:
 
 def release(screen: Screen, target: Target, account: str, *, sure: bool) -> int:
     """Sends what is parked for a paused account."""
-    client = OperateClient(find(target))
-    now = datetime.now(UTC)
-    return _deal_with(
-        screen,
-        client,
-        account,
-        "Send them now, although the account is paused?",
-        lambda: client.call(RELEASE, WorkArguments(account=account, before=now)),
-        sure=sure,
-    )
+    arguments = WorkArguments(account=account, before=datetime.now(UTC))
+    question = "Send them now, although the account is paused?"
+    return _deal_with(screen, target, RELEASE, arguments, question, sure=sure)
 
 
 def reroute(screen: Screen, target: Target, account: str, *, to: str, sure: bool) -> int:
     """Sends what is parked for an account to another one."""
-    client = OperateClient(find(target))
-    now = datetime.now(UTC)
-    return _deal_with(
-        screen,
-        client,
-        account,
-        f"Send them to the account {to}? Events of a message may be at {account} already.",
-        lambda: client.call(REROUTE, RerouteArguments(account=account, before=now, to=to)),
-        sure=sure,
-    )
+    arguments = RerouteArguments(account=account, before=datetime.now(UTC), to=to)
+    question = f"Send them to the account {to}? Events of a message may be at {account} already."
+    return _deal_with(screen, target, REROUTE, arguments, question, sure=sure)
 
 
 def discard(screen: Screen, target: Target, account: str, *, why: str, sure: bool) -> int:
     """Archives what is parked for an account as dead letters."""
-    client = OperateClient(find(target))
-    now = datetime.now(UTC)
-    return _deal_with(
-        screen,
-        client,
-        account,
-        "Discard them? They are archived as dead letters, and can be replayed.",
-        lambda: client.call(DISCARD, DiscardArguments(account=account, before=now, why=why)),
-        sure=sure,
-    )
+    arguments = DiscardArguments(account=account, before=datetime.now(UTC), why=why)
+    question = "Discard them? They are archived as dead letters, and can be replayed."
+    return _deal_with(screen, target, DISCARD, arguments, question, sure=sure)
 
 
-def _deal_with(
+def _deal_with[A: WorkArguments](
     screen: Screen,
-    client: OperateClient,
-    account: str,
+    target: Target,
+    command: Command[A, WorkResult],
+    arguments: A,
     question: str,
-    work: Callable[[], WorkResult],
     *,
     sure: bool,
 ) -> int:
-    """Shows what is parked for an account, asks, and lets the function work until it is done."""
+    """Shows what is parked for an account, asks, and repeats a command until it is done."""
+    client, account = OperateClient(find(target)), arguments.account
     found = [each for each in client.call(LIST, ListArguments()).parked if each.account == account]
     if not found:
         raise Failure(f"Nothing is parked for {account}.")
@@ -111,7 +91,7 @@ def _deal_with(
         raise Failure("Nothing is done. Give --yes to do it without being asked.")
     messages = not_sealed = 0
     while True:
-        result = work()
+        result = client.call(command, arguments)
         messages += result.messages
         not_sealed = result.not_sealed
         if result.done:
