@@ -71,7 +71,7 @@ def replay(
     if nothing or dry_run:
         client.call(CANCEL, JobArguments(job=job.id))
         if nothing:
-            return _end(screen, job, nothing)
+            return _end(screen, _document(job, None), nothing)
         screen.show(_document(job, sample), lambda console: console.print("Nothing is sent: --dry-run."))
         return 0
     if not sure:
@@ -121,7 +121,7 @@ def discard(
     counted = DiscardArguments(ids=ids, why=why, dry_run=True, **selection)
     matched = _change_all(client, DISCARD, counted)["matched"]
     if not matched:
-        return _end_change(screen, {"matched": 0, "discarded": 0}, "No open rejection is meant by this.")
+        return _end(screen, {"matched": 0, "discarded": 0}, "No open rejection is meant by this.")
     if dry_run:
         _show_change(screen, {"matched": matched, "discarded": 0}, f"This would discard {_records(matched)}.")
         return 0
@@ -139,7 +139,7 @@ def restore(screen: Screen, target: Target, *, ids: tuple[str, ...], **selection
     sums = _change_all(client, RESTORE, ChangeArguments(ids=ids, **selection))
     document = {"matched": sums["matched"], "restored": sums["changed"]}
     if not sums["changed"]:
-        return _end_change(screen, document, "No rejection that was discarded within a day is meant by this.")
+        return _end(screen, document, "No rejection that was discarded within a day is meant by this.")
     _show_change(screen, document, f"{_records(sums['changed'])} open again.")
     return 0
 
@@ -230,14 +230,8 @@ def _document(job: JobShown, sample: SampleShown | None) -> dict[str, Any]:
     }
 
 
-def _end(screen: Screen, job: JobShown, sentence: str) -> int:
-    if not screen.as_json:
-        raise Failure(sentence)
-    screen.show({**_document(job, None), "error": sentence}, lambda _: None)
-    return FAULTY
-
-
-def _end_change(screen: Screen, document: dict[str, int], sentence: str) -> int:
+def _end(screen: Screen, document: Mapping[str, Any], sentence: str) -> int:
+    """Ends a command that finds nothing to do: programs get the document with the reason."""
     if not screen.as_json:
         raise Failure(sentence)
     screen.show({**document, "error": sentence}, lambda _: None)
