@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
@@ -22,6 +23,7 @@ from sluice.operate.replay_commands import (
     DiscardArguments,
     PlanArguments,
     SampleShown,
+    sentence,
 )
 from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
@@ -48,8 +50,8 @@ def mend_of(
             set=[Change(pointer=pointer, value=value) for pointer, value in changes.items()],
             fault=Fault(value=fault[0]) if fault else None,
         )
-    except ValueError as error:
-        raise click.UsageError(_first_sentence(error)) from None
+    except ValidationError as error:
+        raise click.UsageError(sentence(error)) from None
 
 
 def replay(
@@ -322,9 +324,3 @@ def _events(job: JobShown) -> str:
 
 def _records(count: int) -> str:
     return f"{count:,} rejection{'s' * (count != 1)}"
-
-
-def _first_sentence(error: ValueError) -> str:
-    errors = getattr(error, "errors", None)
-    text = str(errors()[0]["msg"] if errors else error).removeprefix("Value error, ")
-    return f"{text[:1].upper()}{text[1:]}."

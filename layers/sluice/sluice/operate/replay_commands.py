@@ -43,7 +43,7 @@ class Meant(Selection):
         try:
             return Chosen.model_validate({**given, "ids": self.ids})
         except ValidationError as error:
-            raise Failed("invalid_arguments", _sentence(error)) from error
+            raise Failed("invalid_arguments", sentence(error)) from error
 
 
 class PlanArguments(Meant):
@@ -180,7 +180,8 @@ def _sample(sample: Sample) -> SampleShown:
     return SampleShown(id=sample.id, before=masking.masked(before), after=masking.mended(before, after))
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
+    """Returns the first mistake, without its place."""
     text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
     return f"{text[:1].upper()}{text[1:]}."
 
