@@ -7,10 +7,13 @@ from typing import Annotated, Any, Final
 import msgspec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from sluice import runtime
 from sluice.errors import Misconfigured
 from sluice.operate import masking, reasons
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
+from sluice.operate.ports import Records
 from sluice.records import record as records
+from sluice.records.items import Group
 from sluice.records.record import Record, State
 from sluice.records.table import Filter
 from sluice.rejection import Reason, Rejection
@@ -19,6 +22,7 @@ from sluice.validation.json_text import NOT_DECODED
 MAX_LISTED: Final = 1_000
 MAX_EXPORTED: Final = 500  # of one call; the next one goes on
 MAX_EXPORTED_BYTES: Final = 16 * 2**20  # of payloads, which are held in memory
+_THREADS: Final = 16
 
 type Name = Annotated[str, Field(min_length=1, max_length=200)]
 type RecordId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -202,11 +206,16 @@ class ExportResult(Result):
 
 def _groups(arguments: GroupsArguments, context: Context) -> GroupsResult:
     table = context.ports.records
-    accounts = [arguments.account] if arguments.account else table.accounts()
-    found = [group for account in accounts for group in table.groups(account)]
+    found = table.groups(arguments.account) if arguments.account else all_groups(table)
     shown = [group for group in found if group.open or arguments.settled]
     shown.sort(key=lambda group: (-group.open, -group.last_seen.timestamp(), group.id))
     return GroupsResult(groups=[GroupShown.model_validate(group) for group in shown])
+
+
+def all_groups(table: Records) -> list[Group]:
+    """Returns the groups of all accounts."""
+    found = runtime.map_concurrently(table.groups, table.accounts(), threads=_THREADS)
+    return [group for groups in found for group in groups]
 
 
 def _list(arguments: ListArguments, context: Context) -> ListResult:

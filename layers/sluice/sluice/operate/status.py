@@ -6,12 +6,13 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from sluice import __version__, runtime
+from sluice import __version__
 from sluice.accounts import KlaviyoAccount, PipelessApp, StoredAccounts
 from sluice.contract import STEADY_LIMIT
 from sluice.delivery.parking import ParkedMessages
 from sluice.delivery.rate_limiter import SlotWindow, believable
 from sluice.errors import Misconfigured, Retryable
+from sluice.operate import rejections
 from sluice.operate.command import Access, Arguments, Command, Context, Result
 from sluice.operate.overview import AccountState, Hour, Overview, Queue
 from sluice.records.items import Group
@@ -20,7 +21,6 @@ from sluice.webhooks import sources
 MINUTE: Final = timedelta(minutes=1)
 MAX_UNKNOWN: Final = 100  # unknown accounts that are described; all of them are counted
 MAX_JOBS: Final = 100  # looked at, the newest ones
-_THREADS: Final = 16
 
 
 class StatusArguments(Arguments):
@@ -263,9 +263,7 @@ def _hour(hour: Hour) -> HourShown:
 
 def _groups(context: Context) -> list[Group]:
     """Returns the groups with something open."""
-    records = context.ports.records
-    found = runtime.map_concurrently(records.groups, records.accounts(), threads=_THREADS)
-    return [group for groups in found for group in groups if group.open > 0]
+    return [group for group in rejections.all_groups(context.ports.records) if group.open > 0]
 
 
 def _refusing_sources(context: Context) -> list[str]:
