@@ -66,7 +66,7 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
         raise _replaced()
     content = sources.to_store(written)
     changed = stored is None or stored.content != content
-    removed = sorted(_names(_parsed(stored.content) if stored else None) - new.keys())
+    removed = sorted(_declared(stored).keys() - new.keys())
     stores = changed and not arguments.dry_run
     if stores and removed and not arguments.remove:
         raise Failed("would_remove", f"This would remove {', '.join(removed)}. Nothing is stored.")
@@ -83,25 +83,22 @@ def _replaced() -> Failed:
     return Failed("conflict", "Somebody else stored another document just now. Look at it, and put again.")
 
 
-def _parsed(stored: bytes) -> Any:
+def _declared(stored: StoredDocument | None) -> dict[str, Any]:
+    """Returns the sources of the stored document by name, valid or not, as far as it can be read."""
     try:
-        return json.loads(stored)
+        document = json.loads(stored.content) if stored else None
     except ValueError:
-        return None
-
-
-def _names(document: Any) -> set[str]:
+        document = None
     found = document.get("sources") if isinstance(document, dict) else None
-    return set(found) if isinstance(found, dict) else set()
+    return found if isinstance(found, dict) else {}
 
 
 def of_account(stored: StoredDocument | None, account_id: str) -> list[str]:
     """Returns the names of the sources that name an account, valid or not."""
-    document = _parsed(stored.content) if stored else None
-    found = document.get("sources") if isinstance(document, dict) else None
-    declared = found.items() if isinstance(found, dict) else ()
     return sorted(
-        name for name, each in declared if isinstance(each, dict) and each.get("account") == account_id
+        name
+        for name, each in _declared(stored).items()
+        if isinstance(each, dict) and each.get("account") == account_id
     )
 
 
