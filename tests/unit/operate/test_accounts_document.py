@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sluice import accounts
 from sluice.errors import Misconfigured
 from sluice.operate import accounts_document
 from sluice.operate.accounts_document import AccountsDocument
@@ -136,7 +137,7 @@ def test_what_is_shown_has_no_private_key_and_can_be_put_again() -> None:
         "pipeless": [PIPELESS | {"object_types": ["recipe", "book"]}],
     }
 
-    shown = accounts_document.without_private_keys(json.dumps(written).encode())
+    shown = accounts_document.without_private_keys(accounts.read(json.dumps(written)).accounts)
     again = document(shown)
     again.keep_private_keys(document(written).entries())
 

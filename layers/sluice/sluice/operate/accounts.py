@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sluice import accounts
+from sluice.accounts import StoredAccounts
 from sluice.aws.secrets import MAX_SECRET_BYTES
 from sluice.errors import Misconfigured
 from sluice.operate import accounts_document, sources
@@ -194,9 +195,9 @@ def _list(_: ListArguments, context: Context) -> ListResult:
 
 def _show(_: ShowArguments, context: Context) -> ShowResult:
     stored = context.ports.accounts.read()
-    document = accounts_document.without_private_keys(stored.content)
-    problems = accounts.read(stored.content).flaws
-    return ShowResult(document=document, etag=stored.etag, problems=list(problems))
+    found = accounts.read(stored.content)
+    document = accounts_document.without_private_keys(found.accounts)
+    return ShowResult(document=document, etag=stored.etag, problems=list(found.flaws))
 
 
 def _add(arguments: AddArguments, context: Context) -> ChangeResult:
@@ -261,11 +262,12 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
         new = AccountsDocument(arguments.text.encode())
     except Misconfigured as error:
         raise Failed("invalid_arguments", f"The document is refused: {error}.") from None
-    before = _stored_entries(stored)
+    before, valid_before = _stored_entries(stored), accounts.read(stored.content)
     new.keep_private_keys(before)
-    problems = accounts.read(new.content).flaws
+    valid = accounts.read(new.content)
+    problems = valid.flaws
     changes = accounts_document.changes(before, new.entries())
-    lost = _losses(stored)
+    lost = _losses(valid_before)
     changed = not new.is_as(stored.content)
     stores = changed and not problems and not arguments.dry_run
     if stores:
@@ -281,9 +283,7 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
         changed=changed,
         changes=changes,
         lost=lost,
-        warnings=accounts_document.not_alone_any_more(
-            accounts.read(stored.content).accounts, accounts.read(new.content).accounts
-        ),
+        warnings=accounts_document.not_alone_any_more(valid_before.accounts, valid.accounts),
         problems=list(problems),
         etag=stored.etag,
     )
@@ -296,8 +296,9 @@ def _remove(arguments: RemoveArguments, context: Context) -> RemoveResult:
         raise _replaced()
     document = AccountsDocument(stored.content)
     _entry(document, id)
+    before = document.entries()
     document.remove(id)
-    changes = accounts_document.changes(AccountsDocument(stored.content).entries(), document.entries())
+    changes = accounts_document.changes(before, document.entries())
     result = RemoveResult(
         removed=not arguments.dry_run,
         changes=changes,
@@ -367,9 +368,8 @@ def _stored_entries(stored: StoredDocument) -> dict[str, Entry]:
         return {}
 
 
-def _losses(stored: StoredDocument) -> list[str]:
+def _losses(found: StoredAccounts) -> list[str]:
     """Returns what no list of changes names, because the stored document does not say whose it is."""
-    found = accounts.read(stored.content)
     if not found.is_readable:
         return [f"All of the stored document is replaced: {found.flaws[0]}."]
     nameless = found.flawed.count(None)

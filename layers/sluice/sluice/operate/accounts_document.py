@@ -109,9 +109,8 @@ def key_id(sha256: str) -> str:
     return sha256[:KEY_ID_DIGITS]
 
 
-def without_private_keys(content: bytes) -> dict[str, Any]:
-    """Returns the valid accounts of a document, as it is written but without private keys."""
-    stored = accounts.read(content).accounts
+def without_private_keys(stored: Accounts) -> dict[str, Any]:
+    """Returns accounts as their document is written, but without private keys."""
     written: dict[str, Any] = {KLAVIYO.list: [_written(account) for account in stored.accounts]}
     if stored.pipeless:
         written[PIPELESS.list] = [_written(app) for app in stored.pipeless]
