@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sluice.jsonapi import pointer_step
 from sluice.operate.index import INDEX, IndexArguments
 from sluice.operate.rejections import (
     EXPORT,
@@ -244,9 +245,9 @@ def _lines(value: Any, pointer: str, depth: int, name: str = "", end: str = "") 
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     yield start + opening, pointer
     for index, (key, held) in enumerate(parts.items()):
-        step = str(key).replace("~", "~0").replace("/", "~1")
+        below = pointer + pointer_step(key)
         comma = "," if index < len(parts) - 1 else ""
-        yield from _lines(held, f"{pointer}/{step}", depth + 1, key if isinstance(key, str) else "", comma)
+        yield from _lines(held, below, depth + 1, key if isinstance(key, str) else "", comma)
     yield "  " * depth + closing + end, ""
 
 

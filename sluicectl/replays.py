@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from sluice.jsonapi import pointer_step
 from sluice.operate.command import Command
 from sluice.operate.job_commands import CANCEL, WORK, JobArguments, JobShown
 from sluice.operate.mend import Change, Fault, Mend
@@ -270,10 +271,8 @@ def _changes(before: Any, after: Any, pointer: str = "") -> Iterator[tuple[str, 
     match before, after:
         case dict(), dict():
             for name in {**before, **after}:
-                step = name.replace("~", "~0").replace("/", "~1")
-                yield from _changes(
-                    before.get(name, _NOTHING), after.get(name, _NOTHING), f"{pointer}/{step}"
-                )
+                below = pointer + pointer_step(name)
+                yield from _changes(before.get(name, _NOTHING), after.get(name, _NOTHING), below)
         case list(), list() if len(before) == len(after):
             for index, (one, other) in enumerate(zip(before, after, strict=True)):
                 yield from _changes(one, other, f"{pointer}/{index}")

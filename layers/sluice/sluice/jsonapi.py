@@ -49,11 +49,21 @@ def pointer(*parts: str | int) -> str:
     """
     result = ""
     for part in parts:
-        step = f"/{str(part).replace('~', '~0').replace('/', '~1')}"
+        step = pointer_step(part)
         if len(result) + len(step) > MAX_POINTER:
             break
         result += step
     return result
+
+
+def pointer_step(part: str | int) -> str:
+    """Returns one step of a JSON pointer: to a member or an item."""
+    return f"/{str(part).replace('~', '~0').replace('/', '~1')}"
+
+
+def pointer_parts(pointer: str) -> list[str]:
+    """Returns the names of members and the numbers of items that a JSON pointer leads through."""
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
 
 
 def listed(problems: Iterable[Problem]) -> list[Problem]:

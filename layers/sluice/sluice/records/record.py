@@ -16,6 +16,7 @@ import msgspec
 
 from sluice.accounts import is_account_id
 from sluice.contract import Surface
+from sluice.jsonapi import pointer_parts
 from sluice.records.cause import Cause, cause_of, shortened
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.validation.json_text import NOT_DECODED
@@ -210,8 +211,7 @@ def place_in(payload: Any, pointer: str | None) -> str | None:
 def resolve(document: Any, pointer: str) -> Any:
     """Returns what a JSON pointer names in a document; None if there is no such thing."""
     value = document
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
+    for name in pointer_parts(pointer):
         if isinstance(value, Mapping):
             value = value.get(name)
         elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):

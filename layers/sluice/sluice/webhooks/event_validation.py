@@ -13,7 +13,7 @@ import msgspec
 from sluice import contract
 from sluice.contract import Surface
 from sluice.errors import Refused
-from sluice.jsonapi import Problem, pointer
+from sluice.jsonapi import Problem, pointer, pointer_parts
 from sluice.klaviyo import parser
 from sluice.message import Entry
 from sluice.webhooks.mapping import MappedEvent
@@ -58,7 +58,7 @@ def _pruned(body: dict[str, Any], problems: Sequence[Problem]) -> dict[str, Any]
     """Returns an event without the fields that problems point at; None if it needs one of these."""
     copy = msgspec.json.decode(msgspec.json.encode(body))
     for problem in problems:
-        match [part.replace("~1", "/").replace("~0", "~") for part in (problem.pointer or "").split("/")[1:]]:
+        match pointer_parts(problem.pointer or ""):
             case ["data", "attributes", "value" | "value_currency" | "backfill", *_] as path:
                 pass
             case ["data", "attributes", "properties", _, *_] as path:
