@@ -15,13 +15,12 @@ from sluice.aws.secrets import MAX_SECRET_BYTES
 from sluice.errors import Misconfigured
 from sluice.operate import accounts_document, sources
 from sluice.operate.accounts_document import AccountsDocument, Change, Entry
-from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
+from sluice.operate.command import Access, AccountId, Arguments, Command, Context, Failed, Result
 from sluice.operate.ports import Conflict, StoredDocument
 
 _ATTEMPTS: Final = 5  # of a change, while others make theirs
 _SECRET: Final = Field(min_length=1, max_length=1_000, repr=False)
 
-type AccountId = Annotated[str, Field(min_length=1, max_length=100)]
 type Scope = Literal["events:write", "events:read"]
 
 

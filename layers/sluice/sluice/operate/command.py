@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sluice.errors import SluiceError
 from sluice.operate.ports import Ports
 from sluice.settings import OperateSettings
 from sluice.telemetry import Log
+
+type AccountId = Annotated[str, Field(min_length=1, max_length=100)]
+type Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Access(StrEnum):

@@ -18,8 +18,8 @@ from sluice import message, rejection, runtime
 from sluice.delivery import parking
 from sluice.delivery.parking import NotSealed
 from sluice.message import PipelessMessage, StoredMessage
-from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
-from sluice.operate.pauses import AccountId, Why
+from sluice.operate.command import Access, AccountId, Arguments, Command, Context, Failed, Result
+from sluice.operate.pauses import Why
 from sluice.rejection import Rejection
 
 WORK_SECONDS: Final = 20.0  # of one call

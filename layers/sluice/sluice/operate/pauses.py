@@ -5,9 +5,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
+from sluice.operate.command import Access, AccountId, Arguments, Command, Context, Failed, Result
 
-type AccountId = Annotated[str, Field(min_length=1, max_length=100)]
 type Why = Annotated[str, Field(min_length=1, max_length=500)]
 
 

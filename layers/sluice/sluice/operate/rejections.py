@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sluice import runtime
 from sluice.errors import Misconfigured
 from sluice.operate import masking, reasons
-from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
+from sluice.operate.command import Access, Arguments, Command, Context, Failed, Name, Result
 from sluice.operate.ports import Records
 from sluice.records import record as records
 from sluice.records.items import Group
@@ -24,7 +24,6 @@ MAX_EXPORTED: Final = 500  # of one call; the next one goes on
 MAX_EXPORTED_BYTES: Final = 16 * 2**20  # of payloads, which are held in memory
 _THREADS: Final = 16
 
-type Name = Annotated[str, Field(min_length=1, max_length=200)]
 type RecordId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 

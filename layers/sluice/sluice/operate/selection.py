@@ -7,14 +7,13 @@ from typing import Annotated, Final, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from sluice.operate.command import Name
 from sluice.operate.mend import Mend
 from sluice.operate.ports import Records
 from sluice.records.record import Record, State, is_record_id
 from sluice.records.table import Filter
 
 MAX_IDS: Final = 1_000
-
-type Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Chosen(BaseModel):
