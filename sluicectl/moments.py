@@ -18,10 +18,14 @@ def length(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
+def length_of(since: datetime, now: datetime) -> str:
+    """Returns the time from one moment to another."""
+    return length(max(0.0, (now - since).total_seconds()))
+
+
 def ago(moment: datetime, now: datetime | None = None) -> str:
     """Returns how long ago a moment was."""
-    passed = ((now or datetime.now(UTC)) - moment).total_seconds()
-    return f"{length(max(0.0, passed))} ago"
+    return f"{length_of(moment, now or datetime.now(UTC))} ago"
 
 
 class Moment(click.ParamType[datetime]):

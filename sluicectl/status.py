@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sluice.operate.status import STATUS, AccountShown, Pace, StatusArguments, StatusResult
 from sluicectl.deployment import Target, find
-from sluicectl.moments import ago, length
+from sluicectl.moments import ago, length, length_of
 from sluicectl.operate_client import OperateClient
 from sluicectl.screen import Cell, Screen, table
 
@@ -32,14 +32,14 @@ def show(screen: Screen, target: Target, *, watch: bool) -> int:
     try:
         while True:
             found = client.call(STATUS, StatusArguments())
-            if watch and screen.as_json:
-                screen.write_line(found.model_dump_json())
-            elif watch:
-                screen.console.clear()
-            if not (watch and screen.as_json):
-                _show_once(screen, found, deployment.name)
             if not watch:
+                _show_once(screen, found, deployment.name)
                 break
+            if screen.as_json:
+                screen.write_line(found.model_dump_json())
+            else:
+                screen.console.clear()
+                draw(screen.console, found, deployment.name)
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         pass
@@ -74,11 +74,6 @@ def draw(console: Console, found: StatusResult, name: str) -> None:
         console.print(line, highlight=False, markup=False)
     for sentence in found.not_known:
         console.print(Text(f"Not known: {sentence}", "dim"))
-
-
-def length_of(since: datetime, now: datetime) -> str:
-    """Returns the time from one moment to another."""
-    return length(max(0.0, (now - since).total_seconds()))
 
 
 def _draw_accounts(console: Console, found: StatusResult) -> None:
