@@ -127,15 +127,6 @@ class RecordsTable(msgspec.Struct, frozen=True):
                 return Page(found[:limit], found[limit - 1].id)
         return Page(found, None)
 
-    def all(self, wanted: Filter, *, before: str | None = None, at_once: int = 1_000) -> Iterator[Record]:
-        """Yields all records that are meant, the last accepted ones first."""
-        while True:
-            page = self.page(wanted, before=before, limit=at_once)
-            yield from page.records
-            before = page.next
-            if before is None:
-                return
-
     def change(self, record: Record, *, only_if: State) -> bool:
         """Writes a record in its new state if the one in the table is in a given one; tells whether it did.
 
