@@ -26,6 +26,7 @@ from sluice.operate.ports import Ports, Records
 from sluice.operate.reread import Lookups, Replayable, StillRefused
 from sluice.operate.selection import ReplayWish, Selected, next_page
 from sluice.receipts import Outcomes
+from sluice.records import items
 from sluice.records.record import Record, State
 from sluice.rejection import Rejection
 from sluice.validation.json_text import NOT_DECODED
@@ -40,8 +41,6 @@ SETTLED_AT_ONCE: Final = 50  # slices
 _OTHER_REASONS: Final = "For other reasons."
 _NO_OUTCOME: Final = "no outcome for a day"
 _GONE: Final = "Its payload is not in the archive any more."
-
-type Opened = dict[tuple[str, str], tuple[int, int]]
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -349,7 +348,7 @@ class _Claimed(msgspec.Struct, frozen=True):
 
     ours: frozenset[str]
     to_send: frozenset[str]
-    opened: Opened
+    opened: items.Opened
 
 
 def _claim(begun: Slice, job: Job, records: Records) -> _Claimed:
@@ -367,23 +366,14 @@ def _claim(begun: Slice, job: Job, records: Records) -> _Claimed:
     taken = {record.id for record in free} - records.change_all(free, only_if=State.OPEN)
     ours |= {record.id: record for record in free if record.id not in taken}
     to_send = frozenset(each.id for each in ours.values() if each.state is State.REPLAYING)
-    return _Claimed(frozenset(ours), to_send, _opened(ours.values(), -1))
-
-
-def _opened(changed: Iterable[Record], sign: int) -> Opened:
-    """Returns by how much records change what is open in their groups."""
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for record in changed:
-        events, count = sums.get((record.account, record.group), (0, 0))
-        sums[record.account, record.group] = (events + sign * record.events, count + sign)
-    return sums
+    return _Claimed(frozenset(ours), to_send, items.opened(ours.values(), -1))
 
 
 class _Settled(msgspec.Struct, frozen=True):
     """Holds the outcomes of a slice, all of which are known, and what that means for groups."""
 
     counts: dict[str, int]
-    opened: Opened
+    opened: items.Opened
 
 
 def _settle_slice(job: Job, begun: Slice, known: Mapping[str, Outcomes], records: Records) -> _Settled | None:
@@ -432,7 +422,7 @@ def _settle_slice(job: Job, begun: Slice, known: Mapping[str, Outcomes], records
         "rejected_again": len(by_outcome[State.REJECTED_AGAIN]),
         "reopened": len(waiting),
     }
-    return _Settled(counts, _opened(opened, 1))
+    return _Settled(counts, items.opened(opened, 1))
 
 
 def _find(records: Records, ids: Collection[str]) -> Sequence[Record]:

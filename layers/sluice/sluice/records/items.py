@@ -21,6 +21,7 @@ GROUP_SHARDS: Final = 4
 _MAX_BYTES: Final = {"who": 60, "why": 60}
 
 type Item = dict[str, Any]
+type Opened = dict[tuple[str, str], tuple[int, int]]  # events and records, by account and group
 
 _TEXTS: Final = (
     *("account", "group", "detail", "code", "place", "metric", "source", "surface", "receipt"),
@@ -139,6 +140,15 @@ def group_update(cause: Cause, new: Sequence[Record], now: datetime, expires_at:
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,
     }
+
+
+def opened(changed: Iterable[Record], sign: int) -> Opened:
+    """Returns by how much records change what is open in their groups, added (`sign` 1) or taken out (-1)."""
+    sums: Opened = {}
+    for record in changed:
+        events, count = sums.get((record.account, record.group), (0, 0))
+        sums[record.account, record.group] = (events + sign * record.events, count + sign)
+    return sums
 
 
 def open_update(account: str, group: str, events: int, records: int) -> dict[str, Any]:

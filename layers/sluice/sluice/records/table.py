@@ -169,17 +169,12 @@ class RecordsTable(msgspec.Struct, frozen=True):
 
     def count_open(self, changed: Iterable[Record], *, sign: int) -> None:
         """Adds records to what is open in their groups (`sign` 1), or takes them out (-1)."""
-        sums: dict[tuple[str, str], list[int]] = {}
-        for record in changed:
-            counts = sums.setdefault((record.account, record.group), [0, 0])
-            counts[0] += record.events
-            counts[1] += 1
 
-        def count(entry: tuple[tuple[str, str], list[int]]) -> None:
-            (account, group), (events, records) = entry
-            self._update(items.open_update(account, group, sign * events, sign * records))
+        def count(entry: tuple[tuple[str, str], tuple[int, int]]) -> None:
+            group, change = entry
+            self._update(items.open_update(*group, *change))
 
-        clients.map_concurrently(count, sums.items())
+        clients.map_concurrently(count, items.opened(changed, sign).items())
 
     def accounts(self) -> list[str]:
         """Returns the accounts that have groups."""
