@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -174,7 +174,7 @@ def _why_nothing(job: JobShown) -> str | None:
     return None
 
 
-def _ask(screen: Screen, question: str, otherwise: Any = None) -> None:
+def _ask(screen: Screen, question: str, otherwise: Callable[[], object] | None = None) -> None:
     """Asks a person. A program has to say --yes."""
     try:
         if screen.as_json:
