@@ -209,6 +209,17 @@ def test_a_payload_that_is_gone_says_so(operator: Operator) -> None:
     assert (shown["gone"], shown["payload"], shown["detail"]) == (True, None, "'…' is no currency.")
 
 
+def test_a_payload_that_is_nested_deeply_hides_no_other(operator: Operator) -> None:
+    deep = b'{"profile":{},"events":[{"properties":' + b'{"a":' * 300 + b"1" + b"}" * 300 + b"}]}"
+    made = wrong_currency(1, payload=msgspec.Raw(deep))
+    operator.archive(made, wrong_currency(2))
+
+    for reveal in (True, False):
+        shown = operator.ask("rejections show", id=made.id, reveal=reveal)["rejection"]
+        assert (shown["id"], shown["gone"]) == (made.id, False)
+        assert len(operator.ask("rejections export", reveal=reveal)["rejections"]) == 2
+
+
 @pytest.mark.parametrize("id", [rejection_id(NOON, "another"), "f" * 32])
 def test_a_record_that_is_not_there_is_one_sentence(operator: Operator, id: str) -> None:
     error = operator.ask("rejections show", id=id)["error"]

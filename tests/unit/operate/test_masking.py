@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.operate.masking import MASK, masked, mended
+from sluice.operate.masking import MASK, MAX_LEVELS, bounded, masked, mended
 
 SECRET = "Ann Example"
 values = st.recursive(
@@ -51,6 +51,28 @@ def test_what_happened_is_shown() -> None:
 @pytest.mark.parametrize("payload", ["a raw body of ann@example.com", None, 7, [], {"events": ["ann"]}])
 def test_any_payload_can_be_masked(payload: Any) -> None:
     assert "ann" not in json.dumps(masked(payload))
+
+
+@pytest.mark.parametrize("levels", [MAX_LEVELS, 300, 980])
+def test_a_payload_that_is_nested_deeply_is_shown_as_far_as_it_can_be(levels: int) -> None:
+    deep: Any = 1
+    for _ in range(levels):
+        deep = {"a": [deep]}
+    payload = {"profile": {}, "events": [{"properties": deep, "value": 1}]}
+
+    for shown in (masked(payload), bounded(payload), mended({}, payload), mended(payload, {})):
+        assert depth(shown) <= MAX_LEVELS + 1
+    assert masked(payload)["events"][0]["value"] == 1
+
+
+def depth(value: Any) -> int:
+    levels = 0
+    layer = [value]
+    while layer:
+        levels += 1
+        held = [each for each in layer if isinstance(each, dict | list)]
+        layer = [one for each in held for one in (each.values() if isinstance(each, dict) else each)]
+    return levels
 
 
 def test_an_event_of_pipeless_shows_its_kind() -> None:

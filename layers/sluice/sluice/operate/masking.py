@@ -3,6 +3,8 @@
 from typing import Any, Final
 
 MASK: Final = "***"
+TOO_DEEP: Final = "…"
+MAX_LEVELS: Final = 100  # pydantic writes down at most some 250
 # Values of these members of an event say what happened, and not to whom.
 _SHOWN: Final = frozenset({"time", "unique_id", "value", "value_currency", "type", "backfill", "service"})
 
@@ -12,6 +14,24 @@ def masked(payload: Any) -> Any:
 
     Names of metrics, times, values and currencies stay; so do numbers, which have no text.
     """
+    return _masked(bounded(payload))
+
+
+def bounded(value: Any, levels: int = MAX_LEVELS) -> Any:
+    """Returns a value with `…` in place of what is nested deeper than anything that can be answered.
+
+    A caller may have nested what was refused as deeply as JSON can be read.
+    """
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        return TOO_DEEP
+    if isinstance(value, dict):
+        return {name: bounded(held, levels - 1) for name, held in value.items()}
+    return [bounded(held, levels - 1) for held in value]
+
+
+def _masked(payload: Any) -> Any:
     match payload:
         case {"events": [*events], **rest}:
             return {
@@ -24,7 +44,7 @@ def masked(payload: Any) -> Any:
 
 def mended(before: Any, after: Any) -> Any:
     """Returns a mended payload masked, but for the values that the mend gave it: its author knows them."""
-    return _with_changes(before, after, masked(after))
+    return _with_changes(bounded(before), bounded(after), masked(after))
 
 
 def _with_changes(before: Any, after: Any, hidden: Any) -> Any:

@@ -270,7 +270,7 @@ def _shown(record: Record, line: bytes | None, *, reveal: bool) -> RejectionShow
         pointer=rejection.pointer if rejection else None,
         line=rejection.line if rejection else None,
         status=rejection.status if rejection else None,
-        payload=payload if reveal else masking.masked(payload),
+        payload=masking.bounded(payload) if reveal else masking.masked(payload),
         gone=rejection is None,
         masked=not reveal,
         meaning=reasons.MEANINGS[record.reason],
