@@ -176,15 +176,13 @@ def _why_nothing(job: JobShown) -> str | None:
 
 def _ask(screen: Screen, question: str, otherwise: Callable[[], object] | None = None) -> None:
     """Asks a person. A program has to say --yes."""
-    try:
-        if screen.as_json:
-            raise Failure("This changes something: say --yes, or look first with --dry-run.")
-        if not click.confirm(question):
-            raise Failure("Nothing is changed.")
-    except (Failure, click.Abort):
-        if otherwise is not None:
-            otherwise()
-        raise
+    if not screen.as_json and screen.agrees(question):
+        return
+    if otherwise is not None:
+        otherwise()
+    if screen.as_json:
+        raise Failure("This changes something: say --yes, or look first with --dry-run.")
+    raise Failure("Nothing is changed.")
 
 
 def _change_all[A: ChangeArguments](
