@@ -150,6 +150,15 @@ def test_an_account_that_nobody_knows_is_refused(cloud: Cloud, command: list[str
     assert "has no account Nobody" in done.stderr
 
 
+def test_a_mistake_in_another_account_hinders_no_pause(cloud: Cloud) -> None:
+    cloud.name_accounts(
+        {"site_id": SITE_ID, "private_key": "pk_upstream_never_said"}, {"site_id": "XyZ789", "keys": 7}
+    )
+
+    assert accounts(cloud, "pause", SITE_ID, "--why", WHY).exit_code == 0
+    assert pause.find("state", SITE_ID) is not None
+
+
 def test_the_pause_of_an_account_that_is_gone_can_be_ended(cloud: Cloud) -> None:
     accounts(cloud, "pause", SITE_ID, "--why", WHY)
     cloud.write_secret('{"accounts": []}')

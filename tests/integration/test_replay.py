@@ -340,6 +340,21 @@ def test_an_account_that_limits_its_metrics_gets_no_more_by_a_replay(desk: Desk)
     assert (plan["ready"], plan["still_refused"]) == (0, 1)
 
 
+def test_a_plan_takes_no_room_for_metrics_and_a_replay_takes_what_it_needs(desk: Desk) -> None:
+    desk.aws.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY, "limit_metrics": True})
+    desk.archive(wrong_currency(1))
+
+    def names() -> list[str]:
+        found = desk.aws.dynamodb.get_item(TableName="state", Key={"pk": {"S": f"metrics#{SITE_ID}"}})
+        return list(found.get("Item", {}).get("names", {}).get("SS", []))
+
+    job = desk.plan(account=SITE_ID, mend=EUR)["job"]
+    assert (job["ready"], names()) == (1, [])
+
+    desk.ask("rejections replay run", job=job["id"])
+    assert names() == ["Placed Order"]
+
+
 def test_a_replay_that_comes_back_as_a_dead_letter_opens_its_records_again(desk: Desk) -> None:
     refused = [wrong_currency(number) for number in range(3)]
     desk.archive(*refused)

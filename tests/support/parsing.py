@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from sluice import message
+from sluice import accounts, message
+from sluice.accounts import Accounts
 from sluice.contract import Surface
-from sluice.errors import Refused
+from sluice.errors import Misconfigured, Refused
 from sluice.jsonapi import Problem
 from sluice.klaviyo import parser
 from sluice.klaviyo.parser import ParsedRequest
@@ -22,6 +23,14 @@ def read(
     """Reads a document, or the bytes of a body, as a request would be read."""
     body = document if isinstance(document, bytes) else encoded(document)
     return parser.read(surface, body, revision, accepted)
+
+
+def parsed_accounts(document: bytes | str) -> Accounts:
+    """Reads an accounts document in which nothing is wrong; raises its first mistake otherwise."""
+    found = accounts.read(document)
+    if found.flaws:
+        raise Misconfigured(found.flaws[0])
+    return found.accounts
 
 
 def refusal(

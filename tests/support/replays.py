@@ -147,7 +147,7 @@ class World(runtime.System):
             slices=self,
             events=self,
             outcomes=self.outcomes,
-            lookups=lambda: lookups,
+            lookups=lambda *, is_plan: lookups,
             overview=nobody,
             imports=nobody,
             parked=nobody,

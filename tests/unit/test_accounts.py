@@ -10,6 +10,7 @@ import pytest
 from sluice import accounts
 from sluice.errors import Misconfigured, Retryable
 from tests.support.factories import KEY, SITE_ID
+from tests.support.parsing import parsed_accounts
 
 DIGEST = sha256(KEY.encode()).hexdigest()
 
@@ -19,7 +20,7 @@ def account(**fields: Any) -> dict[str, Any]:
 
 
 def parsed(*each: dict[str, Any]) -> accounts.Accounts:
-    return accounts.parse(json.dumps({"accounts": list(each)}))
+    return parsed_accounts(json.dumps({"accounts": list(each)}))
 
 
 OTHER = account(site_id="XyZ789", keys=[{"sha256": "0" * 64, "scopes": ["events:write"]}])
@@ -94,7 +95,7 @@ def test_an_upstream_is_reached_over_https_or_on_this_machine(url: str) -> None:
 )
 def test_a_document_that_cannot_be_right_is_an_operators_to_mend(document: str) -> None:
     with pytest.raises(Misconfigured) as raised:
-        accounts.parse(document)
+        parsed_accounts(document)
 
     assert "account" in str(raised.value)
     assert KEY not in str(raised.value)
@@ -105,7 +106,7 @@ APP: dict[str, Any] = {"app_id": 123, "api_key": "pl_upstream"}
 
 
 def with_apps(*apps: dict[str, Any]) -> accounts.Accounts:
-    return accounts.parse(json.dumps({"accounts": [account()], "pipeless": list(apps)}))
+    return parsed_accounts(json.dumps({"accounts": [account()], "pipeless": list(apps)}))
 
 
 @pytest.mark.rule

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import accounts, ingest, message
+from sluice import ingest, message
 from sluice.contract import MAX_CLIENT_BODY_BYTES, Surface
 from sluice.errors import Refused, Retryable
 from sluice.ingest import Accepted
@@ -32,6 +32,7 @@ from tests.support.factories import (
     profile,
     single,
 )
+from tests.support.parsing import parsed_accounts
 
 HEADERS = {
     "authorization": f"Klaviyo-API-Key {KEY}",
@@ -39,7 +40,7 @@ HEADERS = {
     "revision": NEWEST,
 }
 CLIENT_HEADERS = {name: value for name, value in HEADERS.items() if name != "authorization"}
-ACCOUNTS = accounts.parse(
+ACCOUNTS = parsed_accounts(
     json.dumps(
         {
             "accounts": [

@@ -209,12 +209,10 @@ class StoredAccounts(msgspec.Struct, frozen=True):
         return cls(Accounts(()))
 
 
-def parse(document: bytes | str) -> Accounts:
-    """Reads accounts from the secret's JSON; `Misconfigured` names the first mistake without quoting the
-    document.
-    """
+def valid(document: bytes | str) -> Accounts:
+    """Reads the accounts that are valid; raises `Misconfigured` if nothing of the document can be read."""
     stored = read(document)
-    if stored.flaws:
+    if not stored.is_readable:
         raise Misconfigured(stored.flaws[0])
     return stored.accounts
 

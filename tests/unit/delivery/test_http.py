@@ -11,11 +11,11 @@ import httpx2
 import msgspec
 import pytest
 
-from sluice import accounts
 from sluice.delivery import http
 from sluice.delivery.responses import Response
 from sluice.errors import Misconfigured
 from tests.support.factories import SITE_ID
+from tests.support.parsing import parsed_accounts
 from tests.support.pretended_time import run
 from tests.support.upstream_client import Respond, slot, with_client
 
@@ -182,7 +182,7 @@ def test_the_private_key_is_in_no_representation_and_no_log(caplog: pytest.LogCa
         post(lambda _: httpx2.Response(401, headers={"X": "y"}, content=b"{}")),
         post(_refuse),
     ]
-    named = accounts.parse(f'{{"accounts": [{{"site_id": "{SITE_ID}", "private_key": "{KEY}"}}]}}')
+    named = parsed_accounts(f'{{"accounts": [{{"site_id": "{SITE_ID}", "private_key": "{KEY}"}}]}}')
 
     assert named.accounts[0].private_key == KEY
     for each in [*answers, *named.accounts, named, http.client()]:
@@ -200,7 +200,7 @@ def test_a_key_that_no_header_can_carry_is_a_mistake_in_the_secret(key: str) -> 
     document = msgspec.json.encode({"accounts": [{"site_id": SITE_ID, "private_key": key}]})
 
     with pytest.raises(Misconfigured) as caught:
-        accounts.parse(document)
+        parsed_accounts(document)
 
     assert "private_key" in str(caught.value)
     assert key not in str(caught.value)
@@ -213,10 +213,10 @@ def test_an_address_that_no_request_can_go_to_is_a_mistake_in_the_secret(url: st
     document = msgspec.json.encode({"accounts": [{"site_id": SITE_ID, "private_key": KEY, "base_url": url}]})
 
     with pytest.raises(Misconfigured):
-        accounts.parse(document)
+        parsed_accounts(document)
 
 
 @pytest.mark.parametrize("document", [b"\xff", "\ud800", b"[" * 100_000])
 def test_a_secret_that_is_no_text_is_a_mistake_too(document: bytes | str) -> None:
     with pytest.raises(Misconfigured):
-        accounts.parse(document)
+        parsed_accounts(document)

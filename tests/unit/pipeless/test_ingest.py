@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from sluice import accounts, message
+from sluice import message
 from sluice.errors import Refused, Retryable
 from sluice.jsonapi import Problem
 from sluice.message import Body, PipelessMessage
 from sluice.pipeless import ingest
 from tests.support.factories import APP, APP_ID, APP_KEY, KEY, NOON, SITE_ID, batch, encoded, happening
+from tests.support.parsing import parsed_accounts
 
 JSON = {"content-type": "application/json"}
 
@@ -21,7 +22,7 @@ def key(text: str, *scopes: str) -> dict[str, Any]:
     return {"sha256": sha256(text.encode()).hexdigest(), "scopes": scopes}
 
 
-ACCOUNTS = accounts.parse(
+ACCOUNTS = parsed_accounts(
     json.dumps(
         {
             "accounts": [

@@ -34,27 +34,34 @@ class MetricQuota:
         self._seen: dict[str, frozenset[str]] = {}
 
     def reserve(
-        self, table: str, site_id: str, names: Iterable[str], *, partly: bool, is_anonymous: bool = False
+        self,
+        table: str,
+        site_id: str,
+        names: Iterable[str],
+        *,
+        partly: bool = False,
+        is_anonymous: bool = False,
+        is_plan: bool = False,
     ) -> frozenset[str]:
         """Reserves the new ones of `names`, and returns those that are too many for the account.
 
         It reserves as many as there is room for, the first ones first, if it may do so `partly`; else all or
         none. An anonymous caller takes nothing of the account's room: it may use the names that are known,
-        and a few in an item of its own.
+        and a few in an item of its own. A plan reserves nothing, and only learns what would be too many.
         """
         wanted = list(dict.fromkeys(names))
         if not is_anonymous:
-            return self._reserve(table, site_id, wanted, MAX_METRICS, partly=partly)
+            return self._reserve(table, site_id, wanted, MAX_METRICS, partly=partly, is_plan=is_plan)
         owner = f"{site_id}{_ANONYMOUS}"
         if self._known(site_id).union(self._known(owner)).issuperset(wanted):
             return frozenset()
         known = self._seen[site_id] = _read(table, site_id)
         most = min(MAX_ANONYMOUS_METRICS, MAX_METRICS - len(known))
         others = [name for name in wanted if name not in known]
-        return self._reserve(table, owner, others, most, partly=partly)
+        return self._reserve(table, owner, others, most, partly=partly, is_plan=is_plan)
 
     def _reserve(
-        self, table: str, owner: str, wanted: list[str], most: int, *, partly: bool
+        self, table: str, owner: str, wanted: list[str], most: int, *, partly: bool, is_plan: bool
     ) -> frozenset[str]:
         seen = self._known(owner)
         if seen.issuperset(wanted):
@@ -64,6 +71,8 @@ class MetricQuota:
             new = [name for name in wanted if name not in seen]
             room = max(0, most - len(seen))
             excess = frozenset(new[room:])
+            if is_plan:
+                return excess
             entered = frozenset(new[:room]) if partly or not excess else frozenset()
             others = _add(table, owner, entered, most) if entered else None
             if others is None:

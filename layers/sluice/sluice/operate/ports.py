@@ -86,7 +86,7 @@ class Secrets(Protocol):
     """Looks at secrets. Its methods may raise `Retryable`."""
 
     def accounts(self) -> Accounts:
-        """Returns the accounts document; raises `Misconfigured` if it is not valid."""
+        """Returns the valid accounts of the document; raises `Misconfigured` if nothing of it can be read."""
         ...
 
     def full_name(self, *, secret: str) -> str:
@@ -274,6 +274,14 @@ class Events(Protocol):
         ...
 
 
+class LookUp(Protocol):
+    """Looks up what reading a payload again asks about."""
+
+    def __call__(self, *, is_plan: bool) -> Lookups:
+        """Returns what is known now. A plan takes nothing from anybody. May raise `Retryable`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """Holds everything through which commands reach AWS.
@@ -289,7 +297,7 @@ class Ports:
     slices: Slices
     events: Events
     outcomes: Callable[[Sequence[str]], Mapping[str, Outcomes]]
-    lookups: Callable[[], Lookups]
+    lookups: LookUp
     overview: Overview
     imports: Imports
     parked: Parked

@@ -164,7 +164,8 @@ def look(job: Job, ports: Ports) -> Looked:
     page = next_page(wish.chosen, State.OPEN, job.created_at, job.cursor, ports.records, limit=SLICE_RECORDS)
     selected = _of_one_slice(page.selected)
     known = [each.record for each in selected if each.record is not None]
-    reader = _Reader(wish, job.created_at, ports.archive.lines(records=known), ports.lookups())
+    lookups = ports.lookups(is_plan=job.state is JobState.PLANNING)
+    reader = _Reader(wish, job.created_at, ports.archive.lines(records=known), lookups)
     looked = Looked(cursor=page.cursor if len(selected) == len(page.selected) else selected[-1].cursor)
     for each in selected:
         reader.look_at(each, looked)

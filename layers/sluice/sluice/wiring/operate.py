@@ -127,7 +127,7 @@ class _Events(msgspec.Struct, frozen=True):
 _metric_quota: Final = MetricQuota()
 
 
-def _lookups(settings: OperateSettings) -> Lookups:
+def _lookups(settings: OperateSettings, *, is_plan: bool) -> Lookups:
     """Reads what reading a payload again asks about; the sources only if it does ask."""
 
     @functools.cache
@@ -137,7 +137,7 @@ def _lookups(settings: OperateSettings) -> Lookups:
 
     def excess(site_id: str, names: Iterable[str], is_anonymous: bool) -> frozenset[str]:
         return _metric_quota.reserve(
-            settings.state_table, site_id, names, partly=True, is_anonymous=is_anonymous
+            settings.state_table, site_id, names, is_anonymous=is_anonymous, is_plan=is_plan
         )
 
     return Lookups(
@@ -260,7 +260,7 @@ class _Secrets(msgspec.Struct, frozen=True):
 
     def accounts(self) -> Accounts:
         # Not from a copy: an operator may have written it a moment ago.
-        return accounts.parse(
+        return accounts.valid(
             secrets.read_version(self.accounts_secret, "the accounts secret cannot be read").text
         )
 
