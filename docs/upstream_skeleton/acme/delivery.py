@@ -103,14 +103,15 @@ class _Delivery:
             except Retryable:
                 self._outcome.counts["ReceiptWriteFailures"] += 1
 
-    async def _deliver(self, call: Sequence[PackedEvent]) -> None:
-        """Brings every event of a call to an outcome."""
+    async def _deliver(self, call: Sequence[PackedEvent]) -> bool:
+        """Brings every event of a call to an outcome; returns True if the whole call was taken."""
         match await self._send_in_slot(call):
             case Accepted():
                 self.lone_refusals.mark_delivered(self._requests)
                 for each in call:
                     self._delivered[each.message].add(each.index)
                     self._outcome.counts["DeliveredEvents"] += 1
+                return True
             case JobRejected() if len(call) > 1:
                 middle = len(call) // 2
                 await self._deliver(call[:middle])
@@ -122,6 +123,7 @@ class _Delivery:
                 self.to_park |= {each.message for each in call}
             case Retry() as wait:
                 self._outcome.retry.update({each.message: wait for each in call})
+        return False
 
     async def _send_in_slot(
         self, call: Sequence[PackedEvent]
@@ -148,10 +150,16 @@ class _Delivery:
 
     def _refuse(self, refused: PackedEvent, verdict: JobRejected) -> None:
         """Leaves it to `settle` whether the event is bad or its account: nobody says why it was refused."""
-        reject = partial(self._reject, refused, verdict)
-        name = name_of(msgspec.json.encode(refused.event))
         self.lone_refusals.add(
-            LoneRefusal(name, frozenset({refused.message}), verdict.status, self._requests, reject)
+            LoneRefusal(
+                name_of(msgspec.json.encode(refused.event)),
+                frozenset({refused.message}),
+                verdict.status,
+                request=self._requests,
+                delivered=self.lone_refusals.delivered,
+                reject=partial(self._reject, refused, verdict),
+                send_again=partial(self._deliver, [refused]),
+            )
         )
 
     def _reject(self, refused: PackedEvent, verdict: JobRejected) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -41,16 +42,42 @@ class Account:
         self.rejected: list[str] = []
         self.writes = 0
         self.is_reachable = True
+        self.is_taking = False  # what is sent again
+        self.is_busy = False  # nothing is sent again
+        self.sent_again: list[str] = []
 
     def invocation(self) -> LoneRefusals:
         made = LoneRefusals(lambda: self.now)
         made.record = self.record
         return made
 
-    def refuse(self, refusals: LoneRefusals, *names: str, request: int = 1, unanswered: bool = False) -> None:
+    def refuse(
+        self,
+        refusals: LoneRefusals,
+        *names: str,
+        request: int = 1,
+        delivered: int = 0,
+        unanswered: bool = False,
+    ) -> None:
         for number, name in enumerate(names):
+
+            async def send_again(refused: str = name) -> bool:
+                self.sent_again.append(refused)
+                if not (self.is_taking or self.is_busy):
+                    self.refuse(refusals, refused, request=request, delivered=refusals.delivered)
+                return self.is_taking
+
             refusals.add(
-                LoneRefusal(name, {number}, 400, request, lambda n=name: self.rejected.append(n), unanswered)  # type: ignore[misc]
+                LoneRefusal(
+                    name,
+                    {number},
+                    400,
+                    request,
+                    delivered,
+                    partial(self.rejected.append, name),
+                    send_again,
+                    lambda: unanswered,
+                )
             )
 
     def settle(self, refusals: LoneRefusals) -> Verdict:
@@ -88,6 +115,29 @@ def test_an_event_waits_while_nothing_is_delivered(account: Account) -> None:
 def test_an_event_is_rejected_where_something_is_delivered_later(account: Account) -> None:
     assert account.run("a", delivered=2) == Verdict()
     assert (account.rejected, account.writes) == (["a"], 0)
+
+
+def test_an_event_is_sent_again_where_something_is_delivered_later(account: Account) -> None:
+    account.is_taking = True
+    assert account.run("a", delivered=2) == Verdict()
+    assert (account.sent_again, account.rejected, account.writes) == (["a"], [], 0)
+
+
+def test_an_event_is_not_sent_again_where_it_was_refused_after_a_delivery(account: Account) -> None:
+    refusals = account.invocation()
+    account.refuse(refusals, "a", request=1, delivered=2)
+    assert account.rejected == ["a"]
+    refusals.mark_delivered(3)
+    account.settle(refusals)
+    assert account.sent_again == []
+
+
+def test_an_event_that_cannot_be_sent_again_now_is_rejected_when_it_is_refused_next(account: Account) -> None:
+    account.is_busy = True
+    assert account.run("a", delivered=2) == Verdict()
+    assert (account.sent_again, account.rejected) == (["a"], [])
+    assert account.run("a") == Verdict()
+    assert (account.sent_again, account.rejected) == (["a"], ["a"])
 
 
 def test_what_was_delivered_before_says_nothing(account: Account) -> None:
@@ -165,6 +215,11 @@ class TestAnEventThatMayBeRecorded:
     def test_is_rejected_at_once(self, account: Account) -> None:
         assert account.run("a", unanswered=True) == Verdict()
         assert account.rejected == ["a"]
+
+    def test_is_sent_again_where_something_is_delivered_later(self, account: Account) -> None:
+        account.is_taking = True
+        assert account.run("a", unanswered=True, delivered=2) == Verdict()
+        assert (account.sent_again, account.rejected) == (["a"], [])
 
     def test_waits_where_several_are_refused(self, account: Account) -> None:
         account.run("a", unanswered=True)

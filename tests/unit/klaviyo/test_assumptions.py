@@ -384,6 +384,27 @@ class TestARefusalOfEverything:
         assert klaviyo.rejections == []
         assert delivered(klaviyo.klaviyo) == all_once(*names)
 
+    @EVERYTHING_REFUSED
+    @pytest.mark.parametrize("is_bulk", [False, True])
+    def test_that_ends_between_two_events_costs_neither(self, manner: dict[str, Any], is_bulk: bool) -> None:
+        klaviyo = world(faults=[{**manner, "count": 2}])  # of both, and of the first alone
+        names = ["first", "second"]
+
+        work(klaviyo, *([bulk(of("ada", *map(event, names)))] if is_bulk else map(single, names)), limit=300)
+
+        assert klaviyo.rejections == []
+        assert delivered(klaviyo.klaviyo) == all_once(*names)
+        assert klaviyo.requests == 4
+
+    def test_is_told_from_a_bad_event_by_one_request_more(self) -> None:
+        klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
+
+        work(klaviyo, single("badone"), single("good"), limit=300)
+
+        assert rejected(klaviyo) == all_once("badone")
+        assert delivered(klaviyo.klaviyo) == all_once("good")
+        assert klaviyo.requests <= 4
+
     def test_is_not_seen_in_a_single_bad_event(self) -> None:
         klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
 

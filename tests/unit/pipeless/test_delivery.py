@@ -499,6 +499,42 @@ def test_where_everything_is_refused_the_circuit_opens_and_nothing_is_rejected(
     assert outcome.refusals == []
 
 
+@EVERYTHING_REFUSED
+def test_a_refusal_of_everything_that_ends_between_two_events_costs_neither(manner: dict[str, Any]) -> None:
+    world = World(stored("first", "second"))
+    world.pipeless.configure(faults=[{**manner, "count": 2}])  # of both, and of the first alone
+
+    outcome = world.deliver()
+
+    assert (outcome.refusals, world.messages) == ([], {})
+    assert sorted(world.written()) == ["first", "second"]
+    assert outcome.counts["UpstreamRequests"] == 4
+
+
+def test_a_refused_event_is_told_with_its_delivered_neighbour_by_one_call_more() -> None:
+    world = World(stored("bad", "good"))
+    world.pipeless.configure(poison=["bad"])
+
+    outcome = world.deliver()
+
+    assert [refusal.positions for refusal in outcome.refusals] == [(0,)]
+    assert (world.written(), world.messages) == (["good"], {})
+    assert outcome.counts["UpstreamRequests"] == 4
+
+
+def test_a_refused_event_that_has_no_slot_any_more_is_told_the_next_time() -> None:
+    world = World(stored("bad", "good"))
+    world.pipeless.configure(poison=["bad"])
+    world.turns = 3
+
+    assert world.deliver().refusals == []
+    world.turns = 1
+    [refusal] = world.deliver().refusals
+
+    assert refusal.positions == (0,)
+    assert (world.written(), world.messages) == (["good"], {})
+
+
 def test_an_event_that_is_refused_alone_waits_and_is_told_at_last() -> None:
     world = World(stored("bad"))
     world.pipeless.configure(poison=["bad"])

@@ -1,15 +1,16 @@
 """Tells bad events from a bad upstream, where single events are refused and nobody says why.
 
-Such a refusal may be the event's fault or the account's. If something of the account is delivered afterwards,
-the event is bad and is rejected. Until then it waits. If several events are refused so for a while and
-nothing is delivered, the account's circuit opens. If there are only one or two, they are rejected at last.
+Such a refusal may be the event's fault or the account's. Once something of the account is delivered, the
+event is sent again, and is rejected if it is refused again. Until then it waits. If several events are
+refused so for a while and nothing is delivered, the account's circuit opens. If there are only one or two,
+they are rejected at last.
 
 The item `refusals#<account>` of the state table tells the next invocation what this one learned. It is
 written after such a refusal, after a request without an answer, and when a delivery ends the doubt: never
 while all is well.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -59,15 +60,19 @@ class RefusalRecord(msgspec.Struct, frozen=True):
 class LoneRefusal(msgspec.Struct, frozen=True):
     """Holds an event that was refused alone and without a reason.
 
-    `request` is the number of the last request that was sent when the refusal came. `reject` rejects it.
+    `request` is the number of the last request that was sent when it was first refused, or a job with it.
+    `delivered` is the number of the latest request that had delivered something when it was sent alone.
+    `reject` rejects it, and `send_again` sends it once more and tells whether it is delivered.
     """
 
     name: str
     messages: Set[int]
     status: int
     request: int
+    delivered: int
     reject: Callable[[], None]
-    was_unanswered: bool = False
+    send_again: Callable[[], Awaitable[bool]]
+    was_unanswered: Callable[[], bool] = lambda: False
 
 
 type Change = Callable[[RefusalRecord], RefusalRecord]
@@ -95,14 +100,15 @@ class LoneRefusals:
         self.record = RefusalRecord()
         self._now = now
         self._pending: list[LoneRefusal] = []
-        self._delivered = 0  # number of the latest request of which something was delivered
+        self.delivered = 0  # number of the latest request of which something was delivered
         self._unanswered: set[str] = set()
         self._rejected_in_doubt: set[str] = set()
         self._rejected: set[str] = set()
+        self._sent_again: set[str] = set()  # after something was delivered
 
     def mark_delivered(self, request: int) -> None:
         """Records that a request, by its number, delivered something."""
-        self._delivered = max(self._delivered, request)
+        self.delivered = max(self.delivered, request)
         self._rejected_in_doubt.clear()
 
     def mark_unanswered(self, messages: Iterable[str]) -> None:
@@ -128,23 +134,21 @@ class LoneRefusals:
         return {number for refusal in self._pending for number in refusal.messages}
 
     def add(self, refusal: LoneRefusal) -> None:
-        """Rejects a refused event if it is surely bad, or probably recorded; any other waits for `settle`."""
+        """Rejects a refused event if it is surely bad; any other waits for `settle`."""
         if self._is_bad(refusal) or is_patience_over(self.record, self._now()):
-            self._reject(refusal)
-        elif refusal.was_unanswered and len(self._known() | self._here() | {refusal.name}) < SEVERAL:
-            self._rejected_in_doubt.add(refusal.name)
             self._reject(refusal)
         else:
             self._pending.append(refusal)
 
     async def settle(self, account_id: str, record: Recorder) -> Verdict:
-        """Rejects the events that are bad by now, records the others and returns what becomes of them."""
-        for refusal in filter(self._is_bad, self._pending):
-            self._reject(refusal)
-        self._pending = [refusal for refusal in self._pending if not self._is_bad(refusal)]
-        refused = {refusal.name: refusal.was_unanswered for refusal in self._pending}
+        """Sends events again if the doubt is over, records the others and returns what becomes of them."""
+        kept = await self._send_again()
+        self._reject_probably_recorded()
+        refused = {refusal.name: refusal.was_unanswered() for refusal in [*self._pending, *kept]}
         refused |= dict.fromkeys(self._rejected_in_doubt, True)
-        bad = self.record.in_doubt().keys() if self._delivered else frozenset()
+        bad = {refusal.name for refusal in kept}
+        if self.delivered:
+            bad |= self.record.in_doubt().keys()
         now = self._now()
 
         def change(record: RefusalRecord) -> RefusalRecord:
@@ -164,6 +168,30 @@ class LoneRefusals:
                 return Verdict(self.waiting())
         return self._verdict(now)
 
+    async def _send_again(self) -> list[LoneRefusal]:
+        """Sends the events again that were refused before something was delivered: the fault may be over.
+
+        Returns those that are neither delivered nor rejected now. Their vendor keeps them.
+        """
+        again = [refusal for refusal in self._pending if not self._is_in_doubt(refusal)]
+        self._pending = [refusal for refusal in self._pending if self._is_in_doubt(refusal)]
+        self._sent_again.update(refusal.name for refusal in again)
+        kept = [refusal for refusal in again if not await refusal.send_again()]
+        return [refusal for refusal in kept if refusal.name not in self._rejected]
+
+    def _reject_probably_recorded(self) -> None:
+        """Rejects the first events of which the upstream may have refused a repeat, if they are few."""
+        doubted = self._known() | self._rejected_in_doubt
+        waiting = []
+        for refusal in self._pending:
+            doubted.add(refusal.name)
+            if refusal.was_unanswered() and len(doubted) < SEVERAL:
+                self._rejected_in_doubt.add(refusal.name)
+                self._reject(refusal)
+            else:
+                waiting.append(refusal)
+        self._pending = waiting
+
     def _verdict(self, now: float) -> Verdict:
         status = next((refusal.status for refusal in self._pending), None)
         return Verdict(self.waiting(), status if opens_circuit(self.record, now) else None)
@@ -173,16 +201,22 @@ class LoneRefusals:
         refusal.reject()
 
     def _is_bad(self, refusal: LoneRefusal) -> bool:
+        """Tells whether something was delivered between an event's first refusal and this one."""
         known = self.record.events.get(refusal.name)
-        return self._delivered > refusal.request or (known is not None and known.is_bad)
+        is_known_bad = known is not None and known.is_bad
+        return is_known_bad or refusal.delivered > refusal.request or refusal.name in self._sent_again
+
+    def _is_in_doubt(self, refusal: LoneRefusal) -> bool:
+        """Tells whether nothing was delivered since an event was refused."""
+        return refusal.request >= self.delivered
 
     def _known(self) -> set[str]:
         """Returns the events that other invocations left in doubt."""
-        return set() if self._delivered else set(self.record.in_doubt())
+        return set() if self.delivered else set(self.record.in_doubt())
 
     def _here(self) -> set[str]:
         """Returns the events that this invocation has in doubt."""
-        pending = {refusal.name for refusal in self._pending if not self._is_bad(refusal)}
+        pending = {refusal.name for refusal in self._pending if self._is_in_doubt(refusal)}
         return pending | self._rejected_in_doubt
 
 
@@ -207,7 +241,7 @@ def updated(
     """Returns a record with what an invocation learned.
 
     `refused` are its lone refusals, and whether a request with the event got no answer before. `bad` are
-    events of the record since whose refusal something was delivered, and so are those that were `rejected`.
+    events since whose refusal something was delivered, and so are those of the record that were `rejected`.
     """
     events = {
         name: msgspec.structs.replace(event, is_bad=True) if name in bad | rejected else event
@@ -215,7 +249,7 @@ def updated(
         if now - event.at < FORGET_SECONDS
     }
     for name, was_unanswered in (refused or {}).items():
-        events.setdefault(name, RefusedEvent(now, was_unanswered))
+        events.setdefault(name, RefusedEvent(now, was_unanswered, is_bad=name in bad))
     events = dict(sorted(events.items(), key=_by_use)[:MAX_EVENTS])
     if unanswered <= record.unanswered:
         return msgspec.structs.replace(record, events=events)

@@ -48,6 +48,7 @@ class JobDelivery:
         self._job_faults: set[type[_UnexplainedRefusal]] = set()  # these refusals have their cause in the job
         self._sent_again: Job | None = None
         self._refused_after: int | None = None  # the last request sent when the job was first refused
+        self._delivered_before = 0  # the account's last delivered request when the latest was sent
         self._has_sampled = False
         self._fields_left_out: Counter[tuple[str, str]] = Counter()  # by an event's key and id
 
@@ -66,6 +67,7 @@ class JobDelivery:
 
     async def _send(self, job: Job) -> Reply | None:
         """Returns the answer to a job, or None if there is none now and its messages wait."""
+        self._delivered_before = self._lone_refusals.delivered
         try:
             reply = await self._sender.send(job)
         except NoSlotBeforeDeadline as error:
@@ -135,10 +137,8 @@ class JobDelivery:
         ):
             reject()
         else:
-            was_unanswered = self._ledger.was_unanswered(event)
-            self._add_lone_refusal(
-                event_name(event), job, refusal.status, reject, was_unanswered=was_unanswered
-            )
+            was_unanswered = partial(self._ledger.was_unanswered, event)
+            self._add_lone_refusal(event_name(event), job, refusal.status, reject, was_unanswered)
         return None
 
     def _reject_refused(self, event: PackedEvent, fault: Fault) -> None:
@@ -146,11 +146,25 @@ class JobDelivery:
         self._ledger.reject([event], event.profile, reason, fault, whole_entry=False)
 
     def _add_lone_refusal(
-        self, name: str, job: Job, status: int, reject: Callable[[], None], *, was_unanswered: bool
+        self,
+        name: str,
+        job: Job,
+        status: int,
+        reject: Callable[[], None],
+        was_unanswered: Callable[[], bool],
     ) -> None:
         request = self._sender.last_sent if self._refused_after is None else self._refused_after
         self._lone_refusals.add(
-            LoneRefusal(name, job.messages(), status, request, reject, was_unanswered=was_unanswered)
+            LoneRefusal(
+                name,
+                job.messages(),
+                status,
+                request=request,
+                delivered=self._delivered_before,
+                reject=reject,
+                send_again=partial(self.deliver, job),
+                was_unanswered=was_unanswered,
+            )
         )
 
     async def _send_samples_or_wait(self, job: Job) -> None:
@@ -198,7 +212,7 @@ class JobDelivery:
             [number] = job.messages()
             reject = partial(self._reject_recorded, job, fault)
             name = self._ledger.message_name(number)
-            self._add_lone_refusal(name, job, status, reject, was_unanswered=True)
+            self._add_lone_refusal(name, job, status, reject, lambda: True)
             return
         for sample, reply in reversed(asked.values()):  # the one that is not refused first: it tells most
             await self._settle(sample, reply)

@@ -182,9 +182,18 @@ class _Delivery:
     def _add_lone_refusal(self, refused: PackedEvent, verdict: JobRejected, request: int) -> None:
         """Leaves it to `settle` what becomes of a refused event; what must follow it waits."""
         name = name_of(msgspec.json.encode(refused.event))
-        reject = partial(self._reject, refused, verdict.fault)
         messages = packing.messages_of([refused])
-        self.lone_refusals.add(LoneRefusal(name, messages, verdict.status, request, reject))
+        self.lone_refusals.add(
+            LoneRefusal(
+                name,
+                messages,
+                verdict.status,
+                request=request,
+                delivered=self.lone_refusals.delivered,
+                reject=partial(self._reject, refused, verdict.fault),
+                send_again=partial(self._deliver, [refused], request),
+            )
+        )
         if messages & self.lone_refusals.waiting():
             self._hold_back([refused])
 
