@@ -44,6 +44,10 @@ WEATHERS: Final[dict[str, tuple[dict[str, Any], ...]]] = {
 }
 
 
+# Good events for a system that is at rest but for events that it refused without a reason: those wait for the
+# next delivery, or for an hour.
+LATE_SENDINGS: Final = 3
+
 # A brief run has faults that are over within seconds, with no pause, circuit or silence to wait out. It has
 # few kills, so that enough requests get through to meet them.
 BRIEF_WEATHERS: Final = ("throttled", "errors", "pages of errors", "challenges", "resets")
@@ -103,11 +107,12 @@ class Strike:
 @dataclass(frozen=True)
 class Plan:
     """Holds one run; `outages` are requests to the fake upstream during which every busy process is
-    killed.
+    killed, and `late_sendings` go one by one when the load is over and nothing moves any more.
     """
 
     seed: int
     sendings: tuple[Sending, ...]
+    late_sendings: tuple[Sending, ...]
     bad: frozenset[str]
     weather: tuple[Weather, ...]
     strikes: dict[tuple[str, int], Strike]
@@ -117,7 +122,10 @@ class Plan:
     def digest(self) -> str:
         """Returns a digest, the same for the same schedule."""
         parts = [
-            [(each.at, each.way, hashlib.sha256(each.body).hexdigest()) for each in self.sendings],
+            [
+                (each.at, each.way, hashlib.sha256(each.body).hexdigest())
+                for each in self.sendings + self.late_sendings
+            ],
             [asdict(each) for each in self.weather],
             [asdict(each) for each in self.strikes.values()],
             self.outages,
@@ -143,6 +151,7 @@ def plan(seed: int, seconds: float, *, brief: bool = False) -> Plan:
     if not brief:
         sendings.append(writer.claimed(0.0, poison=True))
     sendings.sort(key=lambda each: each.at)
+    late_sendings = tuple(writer.good(seconds) for _ in range(LATE_SENDINGS))
     strikes = [
         each
         for each in _strikes(chance, seconds)
@@ -151,6 +160,7 @@ def plan(seed: int, seconds: float, *, brief: bool = False) -> Plan:
     return Plan(
         seed,
         tuple(sendings),
+        late_sendings,
         frozenset(writer.bad),
         tuple(_weather(chance, seconds, list(BRIEF_WEATHERS if brief else WEATHERS))),
         {(each.call, each.number): each for each in strikes},
@@ -222,6 +232,9 @@ class _Writer:
         for event in entry["attributes"]["events"]["data"]:
             event["attributes"]["properties"]["noise"] = self._chance.randbytes(25_000).hex()
         return self._bulk(at, Way.BULK, [entry], poison=poison)
+
+    def good(self, at: float) -> Sending:
+        return self._bulk(at, Way.BULK, [self._entry(1, good=True)])
 
     def riddle(self, at: float) -> Sending:
         entries = [self._entry(4, good=True) for _ in range(12)]

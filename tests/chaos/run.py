@@ -33,6 +33,7 @@ SAY_SECONDS: Final = 10.0
 # After the load the wait is given up when nothing has changed for so long, or in any case after so long: what
 # is then still on its way counts as lost.
 PATIENCE_SECONDS: Final = 60.0
+STILL_SECONDS: Final = 10.0  # after so long without a change, the next late sending goes
 REST_SECONDS: Final = 480.0
 PARAMETERS: Final = {
     "DispatchBatchingWindow": "1",
@@ -187,6 +188,7 @@ class Run:
         """Waits until all is sent and the system is at rest, or nothing has changed for long."""
         before: object = None
         changed = said = over = time.monotonic()
+        late_sendings = list(self._plan.late_sendings)
         while True:
             self._ended.wait(1.0)
             for task in tasks:
@@ -209,6 +211,8 @@ class Run:
                 over = now
             elif not any(waiting) or now - changed > PATIENCE_SECONDS or now - over > REST_SECONDS:
                 return
+            elif late_sendings and now - changed > STILL_SECONDS:
+                self._send(late_sendings.pop(0))
 
     def _waiting(self, dispatchers: list[Runtime]) -> tuple[int, ...]:
         """Returns the messages on the queues, visible or hidden, parked objects, and dispatches that run."""
