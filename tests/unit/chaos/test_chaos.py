@@ -33,7 +33,7 @@ def line(id: str, reason: str, mark: str) -> bytes:
 
 
 def figures(accepted: Accepted, archive: Archive, taken: dict[str, int], throttled: int = 0) -> Count:
-    bad = Plan(0, (), frozenset({"chaos-000003"}), (), {}, ())
+    bad = Plan(0, (), (), frozenset({"chaos-000003"}), (), {}, ())
     return count(bad, accepted, archive, Counter(taken), throttled)
 
 
