@@ -20,6 +20,8 @@ _STYLES: Final = {"closed": "green", "open": "bold red", "paused": "bold yellow"
 _QUEUES: Final = {
     "events": "events",
     "events_dead_letters": "dead letters",
+    "background": "background",
+    "background_dead_letters": "dead letters of background",
     "rejected": "rejections",
     "rejected_dead_letters": "dead letters of rejections",
 }

@@ -36,9 +36,9 @@ def mend_one(stack: Stack, outcomes: Outcomes, console: Console) -> int:
 
 
 def send_at_once(stack: Stack) -> None:
-    """Lets dispatch take what comes from now on without waiting for more."""
+    """Lets dispatch take what is replayed without waiting for more."""
     boto3.client("lambda").update_event_source_mapping(
-        UUID=stack.outputs["EventsMappingId"], MaximumBatchingWindowInSeconds=1
+        UUID=stack.outputs["BackgroundMappingId"], MaximumBatchingWindowInSeconds=1
     )
 
 

@@ -1,4 +1,4 @@
-"""Delivers batches of EventsQueue: Lambda's event in, the use case `sluice.dispatch`, the answer out."""
+"""Delivers batches of queues of events: Lambda's event in, the use case `sluice.dispatch`, the answer out."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,19 +24,25 @@ metrics = Metrics()
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Delivers a batch of EventsQueue and returns the messages that stay on it."""
+    """Delivers a batch of EventsQueue or BackgroundQueue and returns the messages that stay on it."""
+    configured = settings.load(DispatchSettings)
+    is_background = configured.is_background(event["Records"][0]["eventSourceARN"])
     end = runtime.time() + context.get_remaining_time_in_millis() / 1_000
     deadlines = Deadlines(end - _WRAP_UP_SECONDS - http.TOTAL_SECONDS, end - _LAST_SECONDS, end)
     records = dict(enumerate(map(_record, event["Records"])))
     memory_bytes = int(context.memory_limit_in_mb) * 2**20 // _MEMORY_SHARE
-    ports = wiring.dispatch_ports(settings.load(DispatchSettings), logger)
+    ports = wiring.dispatch_ports(configured, logger, is_background=is_background)
     result = dispatch.dispatch_batch(records, ports, deadlines, memory_bytes)
     if result.kept:
         oldest = min(records[number].sent for number in result.kept)
-        metrics.add_metric("OldestRetriedMessageAge", MetricUnit.Seconds, runtime.time() - oldest.timestamp())
+        metrics.add_metric(
+            "OldestBackgroundMessageAge" if is_background else "OldestRetriedMessageAge",
+            MetricUnit.Seconds,
+            runtime.time() - oldest.timestamp(),
+        )
     for name, count in result.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
-    logger.info("dispatched", counts=result.counts)
+    logger.info("dispatched", counts=result.counts, background=is_background)
     return {"batchItemFailures": [{"itemIdentifier": records[number].id} for number in sorted(result.kept)]}
 
 

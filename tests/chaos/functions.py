@@ -20,7 +20,10 @@ from tests.chaos.runtime import Runtime
 
 TWICE: Final = 0.05  # of the messages received
 TWICE_WITHIN: Final = 4  # seconds
-OTHER_MAPPINGS: Final = ("RejectedMappingId", "EventsDeadLetterMappingId", "RejectedDeadLetterMappingId")
+OTHER_MAPPINGS: Final = (
+    *("BackgroundMappingId", "RejectedMappingId"),
+    *("EventsDeadLetterMappingId", "BackgroundDeadLetterMappingId", "RejectedDeadLetterMappingId"),
+)
 
 
 @contextlib.contextmanager

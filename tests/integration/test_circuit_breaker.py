@@ -49,7 +49,9 @@ class Parking:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.store = resume.Store(ResumeSettings(cloud.events, "state", "claims", "accounts", "sealing"))
+        self.store = resume.Store(
+            ResumeSettings(*(cloud.events, cloud.background, "state"), *("claims", "accounts", "sealing"))
+        )
 
     def park(self, *messages: bytes, site_id: str = SITE) -> None:
         parking.park("claims", site_id, messages, sealing=SEALING)

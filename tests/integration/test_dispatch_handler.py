@@ -64,11 +64,17 @@ class Dispatch:
         bodies = [each if isinstance(each, str) else message.encode(each).text for each in messages]
         self.cloud.send(*bodies, **attributes)
 
-    def invoke(self, records: dict[str, Any] | None = None, context: Context | None = None) -> list[str]:
-        """Delivers what is visible; the bodies of the messages that failed."""
-        records = self.cloud.receive() if records is None else records
+    def invoke(
+        self,
+        records: dict[str, Any] | None = None,
+        context: Context | None = None,
+        *,
+        queue: str | None = None,
+    ) -> list[str]:
+        """Delivers what is visible on a queue; the bodies of the messages that failed."""
+        records = self.cloud.receive(queue) if records is None else records
         answer = self.function(records, context)
-        self.cloud.settle(records, answer)
+        self.cloud.settle(records, answer, queue)
         bodies = {record["messageId"]: record["body"] for record in records["Records"]}
         return [bodies[failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
 

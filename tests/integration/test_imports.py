@@ -77,12 +77,12 @@ class Deployment:
         """Lets dispatch work until nothing is left; returns its metrics."""
         dispatch = self.aws.load("dispatch")
         for _ in range(30):
-            for each in sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues["events"]._messages:
+            for each in sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues["background"]._messages:
                 each.visible_at = 0
-            records = self.aws.receive()
+            records = self.aws.receive(self.aws.background)
             if not records["Records"]:
                 return dispatch.metrics()
-            self.aws.settle(records, dispatch(records, Context()))
+            self.aws.settle(records, dispatch(records, Context()), self.aws.background)
         raise AssertionError("dispatch does not come to an end")
 
     def events(self) -> list[dict[str, Any]]:

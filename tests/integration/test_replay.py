@@ -50,7 +50,7 @@ class Desk:
             self.aws.settle(records, function(records), queue)
 
     def deliver(self) -> None:
-        self.work_off("dispatch")
+        self.work_off("dispatch", self.aws.background)
         self.work_off("reject", self.aws.rejected)
 
     def ask(self, command: str, alias: str = "admin", **arguments: Any) -> Any:
@@ -360,7 +360,7 @@ def test_a_replay_that_comes_back_as_a_dead_letter_opens_its_records_again(desk:
     desk.archive(*refused)
     job = desk.plan(account=SITE_ID, mend=EUR)["job"]["id"]
     desk.ask("rejections replay run", job=job)
-    [record] = desk.aws.receive()["Records"]
+    [record] = desk.aws.receive(desk.aws.background)["Records"]
 
     for _ in range(2):  # archiving is at least once
         seal = record["messageAttributes"]["seal"]["stringValue"]

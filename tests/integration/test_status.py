@@ -79,7 +79,8 @@ def test_a_quiet_deployment(cloud: Cloud) -> None:
         **{"parked": 0, "parked_more": False, "oldest": None},
     }
     assert [queue["name"] for queue in found["queues"]] == [
-        *("events", "events_dead_letters", "rejected", "rejected_dead_letters")
+        *("events", "events_dead_letters", "background", "background_dead_letters"),
+        *("rejected", "rejected_dead_letters"),
     ]
     assert (found["alarms"], found["jobs"], found["open_groups"]) == ([], [], 0)
     assert found["last_hour"] is None
@@ -156,7 +157,7 @@ def test_queues_and_what_waits_of_the_only_account(cloud: Cloud) -> None:
 
     found = status(cloud)
 
-    events, _, rejected, _ = found["queues"]
+    events, _, _, _, rejected, _ = found["queues"]
     assert (events["visible"], events["in_flight"], rejected["visible"]) == (2, 1, 1)
     assert account(found, SITE_ID)["waiting"] == 3
 

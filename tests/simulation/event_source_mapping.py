@@ -170,7 +170,7 @@ class Mapping:
 
     def _run(self, invoker: Invoker, batch: list[Message]) -> None:
         handles = [message.handles[-1] for message in batch]
-        event = {"Records": [_record(message) for message in batch]}
+        event = {"Records": [_record(message, self.queue.name) for message in batch]}
         try:
             answer = invoker.invoke(event)
         except (Killed, Exception) as error:
@@ -182,7 +182,7 @@ class Mapping:
                 self.queue.delete(handle)
 
 
-def _record(message: Message) -> dict[str, Any]:
+def _record(message: Message, queue: str) -> dict[str, Any]:
     return {
         "messageId": message.id,
         "receiptHandle": message.handles[-1],
@@ -193,6 +193,7 @@ def _record(message: Message) -> dict[str, Any]:
             for name, value in message.attributes.items()
         },
         "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{queue}",
     }
 
 

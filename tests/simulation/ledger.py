@@ -8,6 +8,7 @@ whereabouts without asking the gateway, and sees the very call that loses one.
 import base64
 import math
 import re
+import urllib.parse
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ MOST_SOON = 12  # receives of a message before its waits grow
 PARKED = ("parked/", "unknown/")
 GZIP, GZIP_BITS = b"\x1f\x8b", 31  # how gzipped content begins, and zlib's window bits for it
 ARCHIVED = "rejections/"
+OF_EVENTS = ("events", "background")  # queues
 
 
 class Kind(StrEnum):
@@ -61,6 +63,7 @@ class Event:
     known: bool = True  # the accounts document names its account, now or later
     queued: Counter[str] = field(default_factory=Counter)  # messages that hold it, by queue
     notices: int = 0  # of them that only tell of an object in which it is
+    own_queue: str = ""  # on which it is, whenever it is on one for events
     stored: set[str] = field(default_factory=set)  # parked objects that hold it
     upstream: list[tuple[Any, ...]] = field(default_factory=list)  # identities under which it was taken
     archived: dict[str, str] = field(default_factory=dict)  # reasons by the rejections' ids
@@ -84,7 +87,9 @@ class Event:
     @property
     def is_rejected(self) -> bool:
         """Tells whether a rejection of the event is stored."""
-        return bool(self.archived) or any(self.queued[name] for name in ("rejected", "rejected-dead", "dead"))
+        return bool(self.archived) or any(
+            self.queued[name] for name in ("rejected", "rejected-dead", "dead", "background-dead")
+        )
 
     @property
     def may_repeat(self) -> bool:
@@ -165,7 +170,7 @@ class Ledger:
         """Hears of a message that comes, goes or is received."""
         if what in {"sent", "moved"}:
             self._came(queue, message)
-            if what == "sent" and queue.name == "events":
+            if what == "sent" and queue.name in OF_EVENTS:
                 self._learn_places(message)
         elif what in {"deleted", "expired", "redriven"}:
             for mark in self._marks.pop(id(message)):
@@ -186,9 +191,13 @@ class Ledger:
         is_notice = _is_notice(message)
         for mark in self._marks[id(message)]:
             event = self.events[mark]
-            is_there = event.queued["events"] > event.notices or event.upstream
-            if queue.name == "events" and is_there and not is_notice:
-                self._came_again(event)
+            is_there = sum(event.queued[name] for name in OF_EVENTS) > event.notices or event.upstream
+            if queue.name in OF_EVENTS:
+                event.own_queue = event.own_queue or queue.name
+                if event.own_queue != queue.name:
+                    self.break_("own queue", f"it was on {event.own_queue}, and comes to {queue.name}", mark)
+                if is_there and not is_notice:
+                    self._came_again(event)
             event.queued[queue.name] += 1
             event.notices += is_notice
 
@@ -385,12 +394,7 @@ class Ledger:
         event = self.events[mark]
         if outcome == "delivered" and not event.upstream:
             self.break_("receipts", f"receipt {receipt} says it is delivered", mark)
-        if outcome == "rejected" and not (
-            event.archived
-            or event.queued["rejected"]
-            or event.queued["rejected-dead"]
-            or event.queued["dead"]
-        ):
+        if outcome == "rejected" and not event.is_rejected:
             # Ingest writes it with the rejection, before anything else.
             self.break_("receipts", f"receipt {receipt} says it is rejected", mark)
 
@@ -434,7 +438,8 @@ class Ledger:
             return _unpacked(self.objects[f"claims/{msgspec.json.decode(body)['claim']}"])
         if body.startswith('{"Records":'):
             where = msgspec.json.decode(body)["Records"][0]["s3"]
-            return self.objects.get(f"{where['bucket']['name']}/{where['object']['key']}", b"")
+            key = urllib.parse.unquote_plus(where["object"]["key"])
+            return self.objects.get(f"{where['bucket']['name']}/{key}", b"")
         return body.encode("utf-8", "surrogatepass")
 
     def _learn_places(self, message: Message) -> None:

@@ -57,23 +57,33 @@ class Request:
 
 @dataclass
 class Produced:
-    """Describes a message that a producer puts on the queue."""
+    """Describes a message that a producer puts on EventsQueue, or operate on BackgroundQueue."""
 
     at: float
     body: str
     attributes: dict[str, str]
     marks: tuple[int, ...]
+    is_background: bool = False
 
 
 @dataclass
 class Dropped:
-    """Describes an object of lines that a producer writes, and its notification on the queue."""
+    """Describes an object of lines that a producer writes, and its notification on the queue.
+
+    An operator imports it if it `is_background`.
+    """
 
     at: float
     key: str
     content: bytes
     metadata: dict[str, str]
     marks: tuple[int, ...]
+    is_background: bool = False
+
+    @property
+    def bucket(self) -> str:
+        """Returns the bucket that it is written to."""
+        return "claims" if self.is_background else DROPS
 
 
 @dataclass
@@ -197,6 +207,9 @@ class Maker:
             (self._produced_batch, 4),
             (self._junk, 2),
             (self._dropped, 2),
+            (self._replayed, 10),
+            (self._replayed_batch, 4),
+            (self._imported, 2),
             (self._order, 5),
         )
         load.named_at = self._seconds * chance.uniform(0.5, 1.5)
@@ -370,12 +383,42 @@ class Maker:
 
     def _stored(self, at: float, account: str) -> None:
         """Puts a request on the queue that was accepted while the document named its account."""
-        event, mark = self._event(account, "stored event", plain=True)
+        stored, mark = self._stored_event(at, account, "stored event")
+        self._produce(at, message.encode(stored).text, {}, (mark,))
+
+    def _stored_event(self, at: float, account: str, route: str) -> tuple[Message[Any], int]:
+        event, mark = self._event(account, route, plain=True)
         event["attributes"]["profile"] = {"data": self._profile(account)}
         body, accepted = msgspec.json.encode({"data": event}), datetime.fromtimestamp(START + at, UTC)
         read = parser.read(Surface.EVENT, body, _REVISION, accepted)
-        text = message.encode(Message(f"{mark:032x}", account, Surface.EVENT, accepted, read.entries)).text
-        self._produce(at, text, {}, (mark,))
+        return Message(f"{mark:032x}", account, Surface.EVENT, accepted, read.entries), mark
+
+    # Operators' work.
+
+    def _replayed(self, at: float) -> None:
+        account = self._chance.choice((*KLAVIYO, LATE))
+        stored, mark = self._stored_event(at, account, "replayed event")
+        stored.replayed = [f"{mark:032x}"]
+        self._operate(at, message.encode(stored).text, (mark,))
+
+    def _replayed_batch(self, at: float) -> None:
+        app = self._chance.choice(APPS)
+        events, marks = self._happenings(app, "replayed batch", plain=True)
+        document = {
+            "sluice": 2,
+            "receipt": f"{marks[0]:032x}",
+            "app_id": app,
+            "accepted": datetime.fromtimestamp(START + at, UTC),
+            "events": events,
+            "replayed": [f"{mark:032x}" for mark in marks],
+        }
+        self._operate(at, msgspec.json.encode(document).decode(), tuple(marks))
+
+    def _operate(self, at: float, body: str, marks: tuple[int, ...]) -> None:
+        self._load.actions.append(Produced(at, body, {}, marks, is_background=True))
+
+    def _imported(self, at: float) -> None:
+        self._dropped(at, is_background=True)
 
     def _produced_batch(self, at: float) -> None:
         app = self._chance.choice(APPS)
@@ -387,7 +430,7 @@ class Maker:
         mark = self._mark("unknown", Kind.INVALID, "junk")
         self._produce(at, f"this is no JSON <{mark}>", {}, (mark,))
 
-    def _dropped(self, at: float) -> None:
+    def _dropped(self, at: float, *, is_background: bool = False) -> None:
         account = self._chance.choice(KLAVIYO)
         lines: list[bytes] = []
         marks: list[int] = []
@@ -404,11 +447,12 @@ class Maker:
                 self._spoil((mark,))
             marks.append(mark)
             lines.append(msgspec.json.encode({"data": event}))
-        key = f"export-{marks[0]}.jsonl"
+        key = f"{'imports/' if is_background else ''}export-{marks[0]}.jsonl"
         content = b"\n".join(lines) + b"\n"
         if self._chance.random() < self._mix.gzipped:
             content = zlib.compress(content, 1, wbits=GZIP_BITS)
-        self._load.actions.append(Dropped(at, key, content, {"account": account}, tuple(marks)))
+        named = {"account": account}
+        self._load.actions.append(Dropped(at, key, content, named, tuple(marks), is_background))
 
     # Parts.
 

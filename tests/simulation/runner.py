@@ -4,9 +4,9 @@ import gc
 from typing import Any
 
 from tests.simulation.environment import Environment
-from tests.simulation.world import Result, World, plan
+from tests.simulation.world import BACKGROUND_WORKERS, WORKERS, Result, World, plan
 
-PLACES = {"ingest": 3, "dispatch": 3, "reject": 3, "resume": 1}
+PLACES = {"ingest": 3, "dispatch": WORKERS + BACKGROUND_WORKERS, "reject": 4, "resume": 1}
 RUNS_A_COLLECTION = 16  # as collecting takes as long as a part of a run
 _runs = 0
 _environments: dict[str, list[Environment]] = {}

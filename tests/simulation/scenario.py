@@ -47,6 +47,7 @@ SECONDS = {"dispatch": 120.0, "reject": 60.0, "resume": 55.0}
 VISIBILITY = 1_380.0
 _SETTINGS = {
     "EVENTS_QUEUE_URL": "https://sqs.test/events",
+    "BACKGROUND_QUEUE_URL": "https://sqs.test/background",
     "REJECTED_QUEUE_URL": "https://sqs.test/rejected",
     "STATE_TABLE": "state",
     "CLAIM_BUCKET": "claims",
@@ -60,8 +61,9 @@ class Scenario:
     """Holds accounts by site id with their keys, a queue, workers and Klaviyo.
 
     `trouble` is the probability that AWS fails a call. `answer` may answer a body in Klaviyo's place.
-    `kill_at` are the numbers, from 1, of requests after whose answer the sender ends. A message with `poison`
-    in it ends the process that decodes it. `knobs` are limits of the package, by module and name.
+    `background_workers` work on BackgroundQueue. `kill_at` are the numbers, from 1, of requests after whose
+    answer the sender ends. A message with `poison` in it ends the process that decodes it. `knobs` are limits
+    of the package, by module and name.
     """
 
     seed = 0
@@ -72,6 +74,7 @@ class Scenario:
         *,
         seed: int = 0,
         workers: int = 5,
+        background_workers: int = 0,
         batch: int = 10_000,
         max_receives: int = 50,
         latency: float = 0.3,
@@ -99,7 +102,7 @@ class Scenario:
         self._make_aws(max_receives)
         self.name(accounts)
         self._own = Process(self.scheduler, "test")
-        self._bind(workers)
+        self._bind(workers, background_workers)
         self._batch = batch
         self._window = window
         self._stopping = False
@@ -133,10 +136,11 @@ class Scenario:
         result: T = strand.result
         return result
 
-    def put(self, stored: Message[Any]) -> None:
-        """Puts an accepted request on the queue."""
+    def put(self, stored: Message[Any], *, is_background: bool = False) -> None:
+        """Puts an accepted request on the queue, or a replayed or imported one on BackgroundQueue."""
         body = message.encode(stored).text
-        self.queue.send(body, stored.account, sealing.attributes(body, {}))
+        queue = self.background if is_background else self.queue
+        queue.send(body, stored.account, sealing.attributes(body, {}))
 
     def send(self, body: str, **attributes: str) -> None:
         """Puts a message on the queue."""
@@ -152,7 +156,8 @@ class Scenario:
         async with self.working():
             while self.clock() - begin < limit:
                 await asyncio.sleep(1.0)
-                if not self._busy() and not self.queue.messages and not self._is_parking():
+                waiting = self.queue.messages or self.background.messages or self._is_parking()
+                if not self._busy() and not waiting:
                     break
             return self.clock() - begin
 
@@ -167,16 +172,20 @@ class Scenario:
             "together": True,
         }
         size, window = self._batch, self._window
-        mapping = Mapping(workers, self.queue, self._dispatch, batch_size=size, window=window, **common)
-        self._mappings.append(mapping)
+        mappings = [
+            Mapping(workers, queue, invokers, batch_size=size, window=window, **common)
+            for queue, invokers in ((self.queue, self._dispatch), (self.background, self._background))
+        ]
+        self._mappings += mappings
         workers.spawn(self._tick)
         try:
             yield
-            mapping.stop()
+            for mapping in mappings:
+                mapping.stop()
             while self._busy():
                 await asyncio.sleep(0.1)
         finally:
-            self._mappings.remove(mapping)
+            self._mappings.clear()
             workers.kill()
 
     @property
@@ -263,9 +272,17 @@ class Scenario:
             heard=self._heard,
             **common,
         )
+        self.background = Queue(
+            "background",
+            self.clock,
+            dead_letters=self.dead,
+            max_receives=max_receives,
+            heard=self._heard,
+            **common,
+        )
         self.rejected = Queue("rejected", self.clock, **common)
         self._mappings: list[Mapping] = []
-        self.sqs = SQS((self.queue, self.dead, self.rejected))
+        self.sqs = SQS((self.queue, self.background, self.dead, self.rejected))
         self.s3 = S3(("claims",), self.clock)
         self.dynamodb = DynamoDB(("state",))
         self.secrets = SecretsManager({"sealing": sealing.SECRET})
@@ -289,22 +306,24 @@ class Scenario:
             openings=self.openings,
         )
 
-    def _bind(self, workers: int) -> None:
-        for function, count in (("dispatch", workers), ("resume", 1)):
+    def _bind(self, workers: int, background_workers: int) -> None:
+        dispatchers = workers + background_workers
+        for function, count in (("dispatch", dispatchers), ("resume", 1)):
             while len(_environments[function]) < count:
                 _environments[function].append(Environment(function, len(_environments[function])))
-        self._bound = [*_environments["dispatch"][:workers], _environments["resume"][0]]
+        self._bound = [*_environments["dispatch"][:dispatchers], _environments["resume"][0]]
         for environment in self._bound:
             environment.bind(self)
-        *self._dispatch, self._resume = [
+        *dispatch, self._resume = [
             Invoker(environment, SECONDS[environment.function], 1_769) for environment in self._bound
         ]
+        self._dispatch, self._background = dispatch[:workers], dispatch[workers:]
 
     def _is_parking(self) -> bool:
         return any(key.startswith(PARKED) for key in self.s3.objects("claims"))
 
     def _busy(self) -> bool:
-        return any(invoker.busy for invoker in (*self._dispatch, self._resume))
+        return any(invoker.busy for invoker in (*self._dispatch, *self._background, self._resume))
 
     def _tick(self) -> None:
         while True:
@@ -316,7 +335,8 @@ class Scenario:
     def _heard(self, what: str, queue: Queue, message: QueuedMessage) -> None:
         if what in {"sent", "moved", "postponed"}:
             for mapping in self._mappings:
-                mapping.wake(message.visible_at - self.clock())
+                if mapping.queue is queue:
+                    mapping.wake(message.visible_at - self.clock())
 
     def _ended(self, function: str, error: BaseException) -> None:
         if isinstance(error, Exception):

@@ -78,7 +78,7 @@ LAST_WORDS_AFTER = 2 * HOUR
 MOST_PROBES = 8  # on the queue at a time, of an account that is never named
 MOST_SWITCHES = 1_000_000  # of strands in a run
 CALLS_A_RECEIVE, CALLS_AN_INVOCATION = 30, 20  # to AWS, at most
-WORKERS = 3
+WORKERS, BACKGROUND_WORKERS = 3, 2
 #: Seconds of a window, and the requests in it. Pipeless's is ours: `calls_per_minute`, and one by the way.
 KLAVIYO_LIMITS = ((1, 10), (60, 150))
 PIPELESS_LIMITS = ((60, CALLS_PER_MINUTE + 1),)
@@ -303,10 +303,22 @@ class World:
             max_receives=MAX_RECEIVES,
             **common,
         )
+        self.background_dead = Queue("background-dead", clock, **rejected)
+        self.background = Queue(
+            "background",
+            clock,
+            visibility=EVENTS_VISIBILITY,
+            dead_letters=self.background_dead,
+            max_receives=MAX_RECEIVES,
+            **common,
+        )
         self.rejected = Queue(
             "rejected", clock, dead_letters=self.rejected_dead, max_receives=MAX_RECEIVES, **rejected
         )
-        self.queues = (self.events_queue, self.rejected, self.dead, self.rejected_dead)
+        self.queues = (
+            *(self.events_queue, self.background, self.rejected),
+            *(self.dead, self.background_dead, self.rejected_dead),
+        )
         self.mappings: dict[str, Mapping] = {}
         self.sqs = SQS(self.queues)
         self.s3 = S3(("claims", "archive", DROPS, "configuration"), clock, self.ledger.object_changed)
@@ -328,6 +340,7 @@ class World:
         }
         values = {
             "EVENTS_QUEUE_URL": self.sqs.url(self.events_queue),
+            "BACKGROUND_QUEUE_URL": self.sqs.url(self.background),
             "REJECTED_QUEUE_URL": self.sqs.url(self.rejected),
             "STATE_TABLE": "state",
             "CLAIM_BUCKET": "claims",
@@ -346,13 +359,14 @@ class World:
         self.knobs = self.plan.knobs
         self.settings = {
             "ingest": chosen(*_FIELDS) | _INGEST_ONLY | {"INBOUND_LIMITS": self.plan.inbound_limits},
-            "dispatch": chosen(*_FIELDS, "IMPORT_BUCKETS"),
+            "dispatch": chosen(*_FIELDS, "BACKGROUND_QUEUE_URL", "IMPORT_BUCKETS"),
             "reject": chosen(
                 *("ARCHIVE_BUCKET", "ARCHIVE_DAYS", "CLAIM_BUCKET", "STATE_TABLE"),
                 *("RECORDS_TABLE", "RECORDS_SECRET", "SEALING_SECRET"),
             ),
             "resume": chosen(
-                *("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET", "SEALING_SECRET")
+                *("EVENTS_QUEUE_URL", "BACKGROUND_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+                *("ACCOUNTS_SECRET", "SEALING_SECRET"),
             ),
         }
 
@@ -417,17 +431,14 @@ class World:
     def _begin(self, aws: Process) -> None:
         reject = self.invokers["reject"]
         common: dict[str, Any] = {"loses": self._loses, "ended": self._ended, "watch": self._watch}
-        self.mappings = {
-            "events": Mapping(
-                aws,
-                self.events_queue,
-                self.invokers["dispatch"],
-                batch_size=10_000,
-                window=self.plan.window,
-                **common,
-            ),
-        }
-        for queue, invoker in zip((self.rejected, self.dead, self.rejected_dead), reject, strict=True):
+        dispatch = self.invokers["dispatch"]
+        of_events = {self.events_queue: dispatch[:WORKERS], self.background: dispatch[WORKERS:]}
+        for queue, invokers in of_events.items():
+            self.mappings[queue.name] = Mapping(
+                aws, queue, invokers, batch_size=10_000, window=self.plan.window, **common
+            )
+        refused = (self.rejected, self.dead, self.background_dead, self.rejected_dead)
+        for queue, invoker in zip(refused, reject, strict=True):
             self.mappings[queue.name] = Mapping(aws, queue, [invoker], batch_size=1_000, window=5.0, **common)
         self._open = 0
         self._callers: deque[Strand] = deque()  # that wait for a free process of ingest
@@ -476,16 +487,20 @@ class World:
                     self._send(action)
                 case Produced():
                     named = sealing.attributes(action.body, action.attributes)
-                    self.events_queue.send(action.body, None, named)
+                    self._queue_of(action).send(action.body, None, named)
                     self.ledger.accept(action.marks)
                 case Dropped():
                     etag = self.s3.put_object(
-                        Bucket=DROPS, Key=action.key, Body=action.content, Metadata=action.metadata
+                        Bucket=action.bucket, Key=action.key, Body=action.content, Metadata=action.metadata
                     )["ETag"]
-                    self.events_queue.send(notice(DROPS, action.key, etag, self.scheduler.now), None, {})
+                    told = notice(action.bucket, action.key, etag, self.scheduler.now)
+                    self._queue_of(action).send(told, None, {})
                     self.ledger.accept(action.marks)
         finally:
             self._open -= 1
+
+    def _queue_of(self, action: Produced | Dropped) -> Queue:
+        return self.background if action.is_background else self.events_queue
 
     def _send(self, request: Request) -> None:
         """Sends a request, and again where there was no good answer and that is harmless."""
@@ -608,7 +623,7 @@ class World:
         if what == "postponed":
             self._wake(queue, message.visible_at - queue.clock())
             return
-        if what == "sent" and queue is self.events_queue:
+        if what == "sent" and queue in {self.events_queue, self.background}:
             self._note_sender(message)
         self.ledger.queue_changed(what, queue, message)
         self.trace.add(self.scheduler.now, "sqs", f"{what}: {queue.name}", message.id, str(message.receives))

@@ -135,7 +135,9 @@ class Cloud:
         attributes = {"VisibilityTimeout": "1380"}
         self.events = self.sqs.create_queue(QueueName="events", Attributes=attributes)["QueueUrl"]
         self.rejected = self.sqs.create_queue(QueueName="rejected", Attributes=attributes)["QueueUrl"]
+        self.background = self.sqs.create_queue(QueueName="background", Attributes=attributes)["QueueUrl"]
         self.dead_letters = self.sqs.create_queue(QueueName="events-dead")["QueueUrl"]
+        self.background_dead_letters = self.sqs.create_queue(QueueName="background-dead")["QueueUrl"]
         self.rejected_dead_letters = self.sqs.create_queue(QueueName="rejected-dead")["QueueUrl"]
         for bucket in ("claims", "archive", "drops", "configuration"):
             self.s3.create_bucket(Bucket=bucket)
@@ -167,11 +169,11 @@ class Cloud:
         """Loads a function, as in a new process."""
         environment = {
             "dispatch": (
-                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-                *("ACCOUNTS_SECRET", "SEALING_SECRET", "IMPORT_BUCKETS"),
+                *("EVENTS_QUEUE_URL", "BACKGROUND_QUEUE_URL", "REJECTED_QUEUE_URL"),
+                *("STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET", "SEALING_SECRET", "IMPORT_BUCKETS"),
             ),
             "resume": (
-                *("EVENTS_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
+                *("EVENTS_QUEUE_URL", "BACKGROUND_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
                 *("ACCOUNTS_SECRET", "SEALING_SECRET"),
             ),
             "ingest": (
@@ -187,11 +189,14 @@ class Cloud:
                 *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNTS_SECRET", "WEBHOOK_SECRETS"),
                 *("RECORDS_SECRET", "ARCHIVE_DAYS", "SEALING_SECRET"),
                 *("EVENTS_DEAD_LETTER_QUEUE_URL", "REJECTED_DEAD_LETTER_QUEUE_URL"),
+                *("BACKGROUND_QUEUE_URL", "BACKGROUND_DEAD_LETTER_QUEUE_URL"),
             ),
         }[function]
         values = {
             "EVENTS_QUEUE_URL": self.events,
             "EVENTS_DEAD_LETTER_QUEUE_URL": self.dead_letters,
+            "BACKGROUND_QUEUE_URL": self.background,
+            "BACKGROUND_DEAD_LETTER_QUEUE_URL": self.background_dead_letters,
             "REJECTED_QUEUE_URL": self.rejected,
             "REJECTED_DEAD_LETTER_QUEUE_URL": self.rejected_dead_letters,
             "STATE_TABLE": "state",
@@ -231,7 +236,7 @@ class Cloud:
             AttributeNames=["All"],
             MessageAttributeNames=["All"],
         ).get("Messages"):
-            records += map(_record, received)
+            records += [_record(each, queue or self.events) for each in received]
         return {"Records": records}
 
     def left(self, queue: str | None = None) -> list[str]:
@@ -296,7 +301,7 @@ class Function:
         return sums
 
 
-def _record(received: dict[str, Any]) -> dict[str, Any]:
+def _record(received: dict[str, Any], queue: str) -> dict[str, Any]:
     named = received.get("MessageAttributes", {})
     return {
         "messageId": received["MessageId"],
@@ -307,6 +312,7 @@ def _record(received: dict[str, Any]) -> dict[str, Any]:
             name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
             for name, value in named.items()
         },
+        "eventSourceARN": f"arn:aws:sqs:{REGION}:123456789012:{queue.rpartition('/')[2]}",
     }
 
 

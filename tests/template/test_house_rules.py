@@ -304,6 +304,7 @@ def alarms_see_dead_letters(template: Template) -> Iterator[str]:
     for queue, metric in [
         ("EventsQueue", "ApproximateAgeOfOldestMessage"),
         ("EventsQueue", "ApproximateNumberOfMessagesNotVisible"),
+        ("BackgroundQueue", "ApproximateAgeOfOldestMessage"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesVisible"),
         ("RejectedDeadLetterQueue", "ApproximateNumberOfMessagesNotVisible"),
         ("", "OldestRetriedMessageAge"),

@@ -94,12 +94,23 @@ def test_operate_sees_that_a_webhook_secret_exists_and_not_what_it_is(expanded: 
     assert list(actions(expanded, "/webhooks/*")) == ["secretsmanager:DescribeSecret"]
 
 
-@pytest.mark.parametrize("queue", ["EventsQueue", "RejectedQueue"])
+@pytest.mark.parametrize("queue", ["BackgroundQueue", "RejectedQueue"])
 def test_operate_takes_nothing_from_a_queue(expanded: Template, queue: str) -> None:
     assert set(actions(expanded, f'"{queue}"')) == {"sqs:GetQueueAttributes", "sqs:SendMessage"}
 
 
-@pytest.mark.parametrize("queue", ["EventsDeadLetterQueue", "RejectedDeadLetterQueue"])
+def test_operate_puts_nothing_among_live_events(expanded: Template) -> None:
+    assert list(actions(expanded, '"EventsQueue"')) == ["sqs:GetQueueAttributes"]
+
+
+@pytest.mark.parametrize("role", ["IngestFunctionRole", "RejectFunctionRole"])
+def test_background_takes_what_operators_send_and_nothing_else(expanded: Template, role: str) -> None:
+    assert '"BackgroundQueue"' not in json.dumps(expanded["Resources"][role])
+
+
+@pytest.mark.parametrize(
+    "queue", ["EventsDeadLetterQueue", "BackgroundDeadLetterQueue", "RejectedDeadLetterQueue"]
+)
 def test_operate_only_counts_dead_letters(expanded: Template, queue: str) -> None:
     assert list(actions(expanded, f'"{queue}"')) == ["sqs:GetQueueAttributes"]
 

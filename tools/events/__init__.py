@@ -18,8 +18,10 @@ TRIGGERS: Final = {
     "ApiDescriptionMethod": ("docs.json",),
     "ApiPageMethod": ("docs-page.json",),
     "EventsMapping": ("dispatch.json", "dispatch-object.json"),
+    "BackgroundMapping": ("dispatch-background.json",),
     "RejectedMapping": ("reject.json",),
     "EventsDeadLetterMapping": ("reject-dead-letter.json",),
+    "BackgroundDeadLetterMapping": ("reject-background-dead-letter.json",),
     "RejectedDeadLetterMapping": ("reject-again.json",),
     "ResumeSchedule": ("resume.json",),
     "JobSchedule": ("operate-jobs.json",),
@@ -61,8 +63,12 @@ def events(names: Names) -> dict[str, Any]:
         "docs-page.json": request("GET", "/docs", {}, None, resource="/docs"),
         "dispatch.json": batch(names.queue("EventsQueue"), bulk),
         "dispatch-object.json": batch(names.queue("EventsQueue"), body("object-created")),
+        "dispatch-background.json": batch(names.queue("BackgroundQueue"), bulk),
         "reject.json": batch(names.queue("RejectedQueue"), rejection),
         "reject-dead-letter.json": batch(names.queue("EventsDeadLetterQueue"), bulk, receives=501),
+        "reject-background-dead-letter.json": batch(
+            names.queue("BackgroundDeadLetterQueue"), bulk, receives=501
+        ),
         "reject-again.json": batch(names.queue("RejectedDeadLetterQueue"), rejection, receives=501),
         "resume.json": scheduled("sluice-ResumeSchedule"),
         "operate-jobs.json": {"version": 1, "command": "jobs tick", "who": {"name": "schedule"}},

@@ -1,4 +1,4 @@
-"""Delivers one batch of the events queue: part after part, and each part account by account."""
+"""Delivers one batch of a queue of events: part after part, and each part account by account."""
 
 import asyncio
 import contextlib
@@ -108,7 +108,7 @@ class Deadlines(msgspec.Struct, frozen=True):
 
 
 class Queue(Protocol):
-    """Settles received messages of EventsQueue. Failing is harmless: a message only comes again later."""
+    """Settles received messages of a queue. Failing is harmless: a message only comes again later."""
 
     def delete(self, *, handles: Sequence[str]) -> None:
         """Deletes messages."""
@@ -156,7 +156,7 @@ class BatchPorts(Protocol):
 
     @property
     def queue(self) -> Queue:
-        """Returns EventsQueue."""
+        """Returns the queue that the batch came from."""
         ...
 
     @property
@@ -189,7 +189,7 @@ class BatchResult(msgspec.Struct, frozen=True):
 def dispatch_batch(
     records: Mapping[int, Record], ports: BatchPorts, deadlines: Deadlines, memory_bytes: int
 ) -> BatchResult:
-    """Delivers one batch of the queue, part after part, so that no message harms another.
+    """Delivers one batch of a queue, part after part, so that no message harms another.
 
     A part unpacks to at most `memory_bytes`. Suspects of a crash are handled last, a few at a time.
     """

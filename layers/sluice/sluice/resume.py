@@ -1,4 +1,4 @@
-"""Brings parked messages back to the events queue.
+"""Brings parked messages back to the queues that they came from.
 
 Nothing is deleted before it is on the queue again. So a message may come back twice, which is harmless, but
 none is left behind.
@@ -64,12 +64,15 @@ class Store(msgspec.Struct, frozen=True):
         """Returns the ids of accounts that were unknown when messages of them were parked."""
         return parking.unknown_accounts(self.settings.claim_bucket)
 
-    def send(self, account_id: str, messages: Sequence[bytes], *, probe: bool) -> list[bytes]:
-        """Sends messages to the events queue and returns those that could not be sent."""
+    def send(
+        self, account_id: str, messages: Sequence[bytes], *, probe: bool, is_background: bool
+    ) -> list[bytes]:
+        """Sends messages to the queue that they came from and returns those that could not be sent."""
+        settings = self.settings
         unsent = sqs.send_messages(
-            self.settings.events_queue_url,
+            settings.background_queue_url if is_background else settings.events_queue_url,
             [_body(message) for message in messages],
-            claim_bucket=self.settings.claim_bucket,
+            claim_bucket=settings.claim_bucket,
             sealing=self.sealing,
             group=account_id,
             attributes={"resumed": "1"} | ({"probe": "1"} if probe else {}),
@@ -110,7 +113,7 @@ def _send(store: Store, account_id: str, key: str, *, probe: bool) -> int:
     bucket = store.settings.claim_bucket
     messages = parking.parked_messages(bucket, key, store.sealing)
     due, rest = (messages[:1], messages[1:]) if probe else (messages, [])
-    unsent = store.send(account_id, due, probe=probe)
+    unsent = store.send(account_id, due, probe=probe, is_background=parking.is_background(key))
     if len(unsent) < len(due):
         parking.keep_only(bucket, key, unsent + rest, store.sealing)
     if unsent:

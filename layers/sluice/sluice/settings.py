@@ -36,18 +36,23 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds dispatch's settings: the queue it backs off on, where rejections go, and the shared state.
+    """Holds dispatch's settings: the queues it backs off on, where rejections go, and the shared state.
 
     `import_buckets` are the buckets that it may read objects of, by commas.
     """
 
     events_queue_url: str
+    background_queue_url: str
     rejected_queue_url: str
     state_table: str
     claim_bucket: str
     accounts_secret: str
     sealing_secret: str
     import_buckets: str = ""
+
+    def is_background(self, queue_arn: str) -> bool:
+        """Tells whether a queue, by its ARN, is BackgroundQueue."""
+        return queue_arn.rpartition(":")[2] == self.background_queue_url.rpartition("/")[2]
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +61,7 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     events_queue_url: str
+    background_queue_url: str
     state_table: str
     claim_bucket: str
     accounts_secret: str
@@ -87,6 +93,8 @@ class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     events_queue_url: str
     events_dead_letter_queue_url: str
+    background_queue_url: str
+    background_dead_letter_queue_url: str
     rejected_queue_url: str
     rejected_dead_letter_queue_url: str
     state_table: str

@@ -34,7 +34,7 @@ from sluice.settings import OperateSettings
 from tests.support.recorded_log import RecordedLog
 
 FUNCTION = "arn:aws:lambda:eu-central-1:123456789012:function:sluice-operate"
-SETTINGS = OperateSettings("q", "q", "q", "q", "t", "t", "b", "b", "b", "s", "k", "p", "h", 365)
+SETTINGS = OperateSettings("q", "q", "q", "q", "q", "q", "t", "t", "b", "b", "b", "s", "k", "p", "h", 365)
 ADA = "arn:aws:sts::123456789012:assumed-role/operators/ada"
 EMAIL = "ada@mail.example"
 

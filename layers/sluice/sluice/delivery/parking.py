@@ -3,7 +3,8 @@
 Each account has a folder of its own, below one of two: `parked/`, or `unknown/` for accounts that the
 accounts document does not name. S3's listing of the folders, which is always up to date, says which accounts
 have something parked. So no record of it can be full, late or wrong, and unknown accounts take no room or
-time from known ones.
+time from known ones. Messages from BackgroundQueue are in `background/` of the account's folder, and go back
+there. A listing has them after the live ones.
 """
 
 import re
@@ -21,6 +22,7 @@ from sluice.aws.sealing import Sealing
 
 PARKED_PREFIX: Final = "parked/"
 UNKNOWN_PREFIX: Final = "unknown/"
+_BACKGROUND: Final = "background/"
 # Limits of one object, which a function with little memory sends without looking at the clock.
 OBJECT_MESSAGES: Final = 500
 OBJECT_BYTES: Final = 16 * 2**20
@@ -48,12 +50,19 @@ def park(
     *,
     sealing: Sealing,
     prefix: str = PARKED_PREFIX,
+    is_background: bool = False,
 ) -> None:
     """Parks an account's messages (each one's JSON) until its circuit closes, or until it is known."""
+    folder = f"{prefix}{account_id}/{_BACKGROUND if is_background else ''}"
     for group in _groups(messages):
         # The time comes first in a key, so that a listing begins with the oldest.
         name = f"{runtime.time():.3f}-{runtime.unique_id()}-{len(group)}.jsonl.zst"
-        _put(bucket, f"{prefix}{account_id}/{name}", _compressed(group), sealing)
+        _put(bucket, f"{folder}{name}", _compressed(group), sealing)
+
+
+def is_background(key: str) -> bool:
+    """Tells whether a parked object's messages came from BackgroundQueue."""
+    return key.split("/")[2] == _BACKGROUND.rstrip("/")
 
 
 def parked_accounts(bucket: str) -> list[str]:
@@ -67,7 +76,7 @@ def unknown_accounts(bucket: str) -> list[str]:
 
 
 def parked_objects(bucket: str, account_id: str, *, prefix: str = PARKED_PREFIX) -> list[str]:
-    """Returns the keys of an account's parked objects, the oldest first; the first 1,000 of them."""
+    """Returns the keys of an account's parked objects, the first 1,000: live ones first, then the oldest."""
     with clients.translating_errors("parked messages cannot be listed"):
         answer = clients.s3().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}{account_id}/")
     return [found["Key"] for found in answer.get("Contents", [])]

@@ -241,10 +241,13 @@ def _pace(account: KlaviyoAccount | PipelessApp, window: SlotWindow, now: dateti
 
 
 def _queue_depth(queues: Sequence[Queue]) -> int | None:
-    """Returns all messages of EventsQueue, which are the account's if there is only one."""
-    return next(
-        (each.visible + each.in_flight + each.delayed for each in queues if each.name == "events"), None
-    )
+    """Returns all messages that wait to be delivered, which are the account's if there is only one."""
+    found = [
+        each.visible + each.in_flight + each.delayed
+        for each in queues
+        if each.name in {"events", "background"}
+    ]
+    return sum(found) if found else None
 
 
 def _hour(hour: Hour) -> HourShown:

@@ -1,4 +1,4 @@
-"""Puts the lines of an S3 object on the events queue as requests, single events some together.
+"""Puts the lines of an S3 object on a queue as requests, single events some together.
 
 Its progress is kept in the state table. It is written only once the lines are on the queue, and their bad
 ones on RejectedQueue, so reading may stop anywhere and be done again. Lines that are then put twice are
@@ -120,8 +120,10 @@ def read(
     accounts: Accounts,
     counts: Counter[str],
     has_time: Callable[[], bool],
+    *,
+    queue_url: str,
 ) -> bool:
-    """Puts an object's lines on the queue while there is time; returns True if all of them are there.
+    """Puts an object's lines on a queue while there is time; returns True if all of them are there.
 
     It makes some progress in any case. `counts` is right even if it raises `Retryable`.
     """
@@ -139,18 +141,19 @@ def read(
         accounts.check_not_empty()
         accounts.check_complete()
         detail = "No account takes objects from there: 'producers' of none names it. It was not read."
-        _put(settings, _Group(bad=[_rejection(source, 1, Undeliverable(Reason.INVALID, detail))]), counts)
+        unknown = _rejection(source, 1, Undeliverable(Reason.INVALID, detail))
+        _put(settings, queue_url, _Group(bad=[unknown]), counts)
         return True
     try:
         metadata, pieces, gzipped = _open(each, progress)
     except s3.ObjectGone:
         gone = Undeliverable(Reason.INVALID, "The object is not there any more, or was written anew.")
-        _put(settings, _Group(bad=[_rejection(source, progress.line, gone)]), counts)
+        _put(settings, queue_url, _Group(bad=[_rejection(source, progress.line, gone)]), counts)
         return True
     progress = msgspec.structs.replace(progress, gzipped=gzipped)
     source = msgspec.structs.replace(source, account=metadata.get("account"), surface=metadata.get("surface"))
     for group, reached in _groups(source, pieces, progress):
-        _put(settings, group, counts)
+        _put(settings, queue_url, group, counts)
         _note(settings.state_table, source.id, reached)
         if not reached.done and not has_time():
             return False
@@ -322,7 +325,7 @@ def _rejection(source: Source, line: int, error: Undeliverable, body: Body | Non
     )
 
 
-def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> None:
+def _put(settings: DispatchSettings, queue_url: str, group: _Group, counts: Counter[str]) -> None:
     for filling in group.filling.values():
         _store(group, filling.message)
     send = functools.partial(
@@ -330,7 +333,7 @@ def _put(settings: DispatchSettings, group: _Group, counts: Counter[str]) -> Non
     )
     unsent = len(send(settings.rejected_queue_url, [rejection.encode(each) for each in group.bad]))
     for account, bodies in group.good.items():
-        unsent += len(send(settings.events_queue_url, bodies, group=account))
+        unsent += len(send(queue_url, bodies, group=account))
     if unsent:
         raise Retryable(f"{unsent} messages of lines could not be sent to their queues")
     counts["RejectedEvents"] += len(group.bad) + group.told_together

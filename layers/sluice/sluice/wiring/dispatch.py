@@ -43,14 +43,15 @@ def _event_loop() -> runtime.Runner:
     return runtime.new_runner(clients.MAX_CONCURRENT_CALLS)
 
 
-def dispatch_ports(settings: DispatchSettings, log: Log) -> BatchPorts:
-    """Builds what dispatching a batch reaches."""
+def dispatch_ports(settings: DispatchSettings, log: Log, *, is_background: bool = False) -> BatchPorts:
+    """Builds what dispatching a batch of EventsQueue reaches, or of BackgroundQueue if it `is_background`."""
     return _BatchPorts(
-        _Queue(settings.events_queue_url),
+        _Queue(settings.background_queue_url if is_background else settings.events_queue_url),
         _Journal(settings.claim_bucket, settings.state_table),
         _RejectedQueue(settings, log),
         log,
         settings,
+        is_background,
     )
 
 
@@ -60,14 +61,15 @@ class _BatchPorts(msgspec.Struct, frozen=True):
     rejected_queue: "_RejectedQueue"
     log: Log
     settings: DispatchSettings
+    is_background: bool
 
     def dispatch_part(self, *, records: Mapping[int, Record], deadlines: Deadlines) -> Outcome:
         settings, log = self.settings, self.log
         sealing = Sealing(settings.sealing_secret)
-        circuits = _Circuits(settings.state_table, settings.claim_bucket, sealing, log)
+        circuits = _Circuits(settings.state_table, settings.claim_bucket, sealing, log, self.is_background)
         receipts = _Receipts(settings.state_table, deadlines.last_record)
         delivery = _DeliveryPorts(circuits, receipts, settings.state_table, deadlines.last_send)
-        reader = _ObjectReader(settings, log, deadlines.last_send)
+        reader = _ObjectReader(settings, self.queue.url, log, deadlines.last_send)
         ports = _PartPorts(delivery, settings, log, reader)
         return _event_loop().run(dispatch.dispatch_part(records, ports))
 
@@ -177,6 +179,7 @@ class _Circuits(msgspec.Struct, frozen=True):
     bucket: str
     sealing: Sealing
     log: Log
+    is_background: bool
 
     async def state(self, *, account_id: str) -> CircuitState:
         return await asyncio.to_thread(circuit_breaker.state, self.table, account_id)
@@ -197,7 +200,13 @@ class _Circuits(msgspec.Struct, frozen=True):
     async def park(self, *, account_id: str, messages: list[bytes], is_known: bool = True) -> None:
         prefix = parking.PARKED_PREFIX if is_known else parking.UNKNOWN_PREFIX
         await asyncio.to_thread(
-            parking.park, self.bucket, account_id, messages, sealing=self.sealing, prefix=prefix
+            parking.park,
+            self.bucket,
+            account_id,
+            messages,
+            sealing=self.sealing,
+            prefix=prefix,
+            is_background=self.is_background,
         )
 
 
@@ -227,8 +236,9 @@ def _record_delivered(table: str, receipt: str, positions: list[int]) -> None:
 
 
 class _ObjectReader:
-    def __init__(self, settings: DispatchSettings, log: Log, deadline: float) -> None:
+    def __init__(self, settings: DispatchSettings, queue_url: str, log: Log, deadline: float) -> None:
         self._settings = settings
+        self._queue_url = queue_url
         self._log = log
         self._deadline = deadline
         self._has_begun = False
@@ -239,7 +249,13 @@ class _ObjectReader:
         self._has_begun = True
         try:
             is_done = await asyncio.to_thread(
-                s3_objects.read, self._settings, object, accounts, counts, self._has_time
+                s3_objects.read,
+                self._settings,
+                object,
+                accounts,
+                counts,
+                self._has_time,
+                queue_url=self._queue_url,
             )
         except Retryable as error:
             # A missing permission is a frequent cause, and only this line says so.

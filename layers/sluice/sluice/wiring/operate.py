@@ -54,7 +54,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
         accounts=_AccountsSecret(settings.accounts_secret),
-        backlog=_Backlog(settings.events_queue_url, settings.claim_bucket),
+        backlog=_Backlog((settings.events_queue_url, settings.background_queue_url), settings.claim_bucket),
         secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
         identities=_Identities(function),
@@ -114,14 +114,14 @@ class _Events(msgspec.Struct, frozen=True):
             by_account.setdefault(each.account, []).append(message.encode(each))
         for account, bodies in by_account.items():
             if sqs.send_messages(
-                self.settings.events_queue_url,
+                self.settings.background_queue_url,
                 bodies,
                 claim_bucket=self.settings.claim_bucket,
                 sealing=Sealing(self.settings.sealing_secret),
                 group=account,
                 attributes={"resumed": "1"} if again else {},
             ):
-                raise Retryable("the events queue cannot be reached")
+                raise Retryable("the background queue cannot be reached")
 
 
 _metric_quota: Final = MetricQuota()
@@ -171,7 +171,7 @@ class _Parked(msgspec.Struct, frozen=True):
     def send(self, *, messages: Sequence[StoredMessage | PipelessMessage], released: bool) -> None:
         attributes = {"resumed": "1"} | ({"released": "1"} if released else {})
         bodies = [message.encode(each) for each in messages]
-        self._put(self.settings.events_queue_url, bodies, messages[0].account, attributes)
+        self._put(self.settings.background_queue_url, bodies, messages[0].account, attributes)
 
     def discard(self, *, messages: Sequence[StoredMessage | PipelessMessage], why: str) -> None:
         bodies = [message.encode(each) for each in messages]
@@ -243,11 +243,11 @@ class _AccountsSecret(msgspec.Struct, frozen=True):
 
 
 class _Backlog(msgspec.Struct, frozen=True):
-    queue_url: str
+    queue_urls: tuple[str, ...]
     bucket: str
 
     def queued(self) -> int:
-        return sqs.count_messages(self.queue_url)
+        return sum(map(sqs.count_messages, self.queue_urls))
 
     def parked(self, *, account_id: str) -> int:
         prefixes = (parking.PARKED_PREFIX, parking.UNKNOWN_PREFIX)
@@ -321,7 +321,7 @@ class _Imports(msgspec.Struct, frozen=True):
     def announce(self, *, key: str, written: datetime) -> None:
         # It has no ETag but a sequencer, so that every notification of a part names the same writing of it.
         told = notification(Object(self.settings.claim_bucket, key, written, sequencer=IMPORT_SEQUENCER))
-        self._send(self.settings.events_queue_url, [Body(told)])
+        self._send(self.settings.background_queue_url, [Body(told)])
 
     def reject(self, *, rejections: Sequence[Rejection]) -> None:
         self._send(self.settings.rejected_queue_url, [rejection.encode(each) for each in rejections])

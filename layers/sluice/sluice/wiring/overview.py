@@ -73,6 +73,8 @@ class AwsOverview(msgspec.Struct, frozen=True):
         urls = {
             "events": self.settings.events_queue_url,
             "events_dead_letters": self.settings.events_dead_letter_queue_url,
+            "background": self.settings.background_queue_url,
+            "background_dead_letters": self.settings.background_dead_letter_queue_url,
             "rejected": self.settings.rejected_queue_url,
             "rejected_dead_letters": self.settings.rejected_dead_letter_queue_url,
         }
