@@ -105,6 +105,37 @@ def test_a_wrong_currency_is_mended_in_a_whole_group_and_delivered_once(desk: De
     assert desk.ask("jobs list", "read")["jobs"][1]["id"] == plan["job"]["id"]
 
 
+class TestACheck:
+    def test_judges_a_mend_as_a_replay_would_and_changes_nothing(self, desk: Desk) -> None:
+        desk.archive(refused := wrong_currency(1))
+
+        def check(**mend: Any) -> Any:
+            return desk.ask("rejections replay check", id=refused.id, mend=mend)
+
+        place = "/events/0/value_currency"
+        assert check(set=[{"pointer": place, "value": "EUR"}]) == {
+            **{"passes": True, "events": 1, "why": None, "place": None}
+        }
+        still = check()
+        assert (still["passes"], still["place"]) == (False, place)
+        assert "ISO 4217" in still["why"]
+        elsewhere = check(set=[{"pointer": "/events/7/value", "value": 1}])
+        assert (elsewhere["passes"], elsewhere["why"]) == (
+            False,
+            "The payload has no such place: '/events/7/value'.",
+        )
+        assert desk.states() == {"open": 1}
+        assert desk.ask("jobs list", "read")["jobs"] == []
+
+    def test_of_a_payload_that_is_gone_says_so(self, desk: Desk) -> None:
+        desk.archive(refused := wrong_currency(1))
+        for key in desk.aws.keys("archive"):
+            desk.aws.s3.delete_object(Bucket="archive", Key=key)
+
+        assert "not in the archive" in desk.ask("rejections replay check", id=refused.id)["why"]
+        assert "no record" in desk.ask("rejections replay check", id="f" * 32)["message"]
+
+
 def test_what_is_refused_again_is_linked_to_its_successor(desk: Desk) -> None:
     desk.klaviyo.configure(poison=[{"contains": "person1@"}])
     desk.archive(*(wrong_currency(number) for number in range(3)))
@@ -286,7 +317,8 @@ def test_what_cannot_be_done_is_one_sentence(desk: Desk, command: str, arguments
 
 
 @pytest.mark.parametrize(
-    "command", ["rejections replay plan", "rejections replay run", "jobs work", "jobs tick"]
+    "command",
+    ["rejections replay check", "rejections replay plan", "rejections replay run", "jobs work", "jobs tick"],
 )
 def test_read_may_do_none_of_it(desk: Desk, command: str) -> None:
     assert desk.ask(command, "read")["code"] == "forbidden"

@@ -169,12 +169,21 @@ def test_the_last_hour(cloud: Cloud) -> None:
     measure("sluice-reject", RejectedEvents=5, AnonymousRejectedEvents=2)
     measure("sluice-resume", OpenCircuits=0)
 
+    measure(
+        "sluice-dispatch", runtime.now() - timedelta(minutes=30), DeliveredEvents=50, Jobs=1, JobEvents=50
+    )
+
     found = status(cloud)
 
+    minutes = found["last_hour"].pop("minutes")
     assert found["last_hour"] == {
-        **{"accepted": 1_000, "delivered": 900, "rejected": 7, "jobs": 2, "fill": 450.5},
+        **{"accepted": 1_000, "delivered": 950, "rejected": 7, "jobs": 3, "fill": 317.0},
         **{"rate_limited": 3, "refused_deliveries": {}},
     }
+    assert [(each["delivered"], each["jobs"], each["fill"]) for each in minutes] == [
+        *((50, 1, 50.0), (900, 2, 450.5))
+    ]
+    assert minutes[0]["at"] < minutes[1]["at"]
     assert found["last_tick"] is not None
     assert found["not_known"] == []
 

@@ -38,6 +38,7 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     rejections.SHOW,
     rejections.EXPORT,
     index.INDEX,
+    replay_commands.CHECK,
     replay_commands.PLAN,
     replay_commands.RUN,
     replay_commands.DISCARD,

@@ -32,7 +32,7 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class Hour(msgspec.Struct, frozen=True):
-    """Holds the sums of metrics over the last hour, and when resume last ticked.
+    """Holds the sums of metrics over the last hour and over each of its minutes, and when resume last ticked.
 
     `refused` are deliveries of webhooks that were refused and not kept, by source.
     """
@@ -40,6 +40,7 @@ class Hour(msgspec.Struct, frozen=True):
     sums: Mapping[str, int]
     refused: Mapping[str, int]
     last_tick: datetime | None
+    minutes: Mapping[datetime, Mapping[str, int]]
 
 
 class Alarm(msgspec.Struct, frozen=True):

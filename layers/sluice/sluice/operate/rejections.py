@@ -225,12 +225,18 @@ def _list(arguments: ListArguments, context: Context) -> ListResult:
     )
 
 
-def _show(arguments: ShowArguments, context: Context) -> ShowResult:
-    if not records.is_record_id(arguments.id):
-        raise Failed("not_found", f"There is no record {arguments.id}.")
-    record = context.ports.records.find(arguments.id)
+def find_record(record_id: str, context: Context) -> Record:
+    """Returns a record, or raises `Failed` if there is none."""
+    if not records.is_record_id(record_id):
+        raise Failed("not_found", f"There is no record {record_id}.")
+    record = context.ports.records.find(record_id)
     if record is None:
-        raise Failed("not_found", f"There is no record {arguments.id}, or it has expired with its rejection.")
+        raise Failed("not_found", f"There is no record {record_id}, or it has expired with its rejection.")
+    return record
+
+
+def _show(arguments: ShowArguments, context: Context) -> ShowResult:
+    record = find_record(arguments.id, context)
     [shown] = _with_archive([record], context, reveal=arguments.reveal)
     return ShowResult(rejection=shown)
 

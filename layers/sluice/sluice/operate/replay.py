@@ -21,10 +21,10 @@ from sluice.errors import SluiceError
 from sluice.message import Entry, Event, Message, PipelessMessage, StoredMessage
 from sluice.operate import jobs, mend, reread
 from sluice.operate.jobs import Job, JobState, Part, Slice, Worker
-from sluice.operate.mend import DoesNotApply
+from sluice.operate.mend import DoesNotApply, Mend
 from sluice.operate.ports import Ports, Records
 from sluice.operate.reread import Lookups, Replayable, StillRefused
-from sluice.operate.selection import ReplayWish, Selected, next_page
+from sluice.operate.selection import Chosen, ReplayWish, Selected, next_page
 from sluice.receipts import Outcomes
 from sluice.records import items
 from sluice.records.record import Record, State
@@ -172,6 +172,15 @@ def look(job: Job, ports: Ports) -> Looked:
     return looked
 
 
+def check(record: Record, asked: Mend, now: datetime, ports: Ports) -> Replayable:
+    """Returns what would be sent of one record after a mend; raises `DoesNotApply` or `StillRefused`."""
+    lines = ports.archive.lines(records=[record])
+    if record.id not in lines:
+        raise StillRefused(_GONE)
+    wish = ReplayWish(chosen=Chosen(ids=[record.id]), mend=asked)
+    return _Reader(wish, now, lines, ports.lookups(is_plan=True)).read_again(record).found
+
+
 def _of_one_slice(selected: Sequence[Selected]) -> Sequence[Selected]:
     """Returns the first records, at least one, whose payloads fit the memory, and their groups a slice."""
     groups: set[tuple[str, str]] = set()
@@ -208,7 +217,7 @@ class _Reader:
             looked.counts["not_addressable"] += 1
         else:
             try:
-                ready = self._read_again(record)
+                ready = self.read_again(record)
             except (DoesNotApply, StillRefused) as error:
                 looked.counts["still_refused"] += 1
                 looked.reasons[str(error)] += 1
@@ -223,7 +232,8 @@ class _Reader:
                 looked.counts.update(ready=1, events=found.events, repeatable=found.repeatable_relationships)
                 looked.ready.append(ready)
 
-    def _read_again(self, record: Record) -> Ready:
+    def read_again(self, record: Record) -> Ready:
+        """Returns a record as it would be sent; raises `DoesNotApply` or `StillRefused`."""
         try:
             rejection = msgspec.json.decode(self.lines[record.id], type=Rejection)
         except NOT_DECODED as error:

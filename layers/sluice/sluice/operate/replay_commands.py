@@ -7,7 +7,7 @@ import msgspec
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from sluice.operate import jobs, masking, replay
-from sluice.operate.command import Access, Command, Context, Failed, Result
+from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.job_commands import (
     WORK_SECONDS,
     JobArguments,
@@ -19,9 +19,10 @@ from sluice.operate.job_commands import (
     worked,
 )
 from sluice.operate.jobs import Job, JobState, LeaseLost, Worker
-from sluice.operate.mend import Mend
-from sluice.operate.rejections import RecordId, Selection
+from sluice.operate.mend import DoesNotApply, Mend
+from sluice.operate.rejections import RecordId, Selection, find_record
 from sluice.operate.replay import Sample
+from sluice.operate.reread import StillRefused
 from sluice.operate.selection import MAX_IDS, Chosen, ReplayWish, next_page
 from sluice.records.record import Record, State
 
@@ -66,6 +67,25 @@ class PlanResult(JobResult):
     """Holds a job that is planned, or is still being planned, and the first record that would be sent."""
 
     sample: SampleShown | None
+
+
+class CheckArguments(Arguments):
+    """Names one record, and how it would be mended."""
+
+    id: RecordId
+    mend: Mend = Mend()
+
+
+class CheckResult(Result):
+    """Says with how many `events` a record could be sent after a mend, or `why` it would still be refused.
+
+    `place` leads into the mended payload, if one is known.
+    """
+
+    passes: bool
+    events: int = 0
+    why: str | None = None
+    place: str | None = None
 
 
 class ChangeArguments(Meant):
@@ -117,6 +137,21 @@ def _begun(arguments: PlanArguments, context: Context) -> Job:
         chosen=arguments.chosen(context), mend=arguments.mend, trigger_flows=arguments.trigger_flows
     )
     return jobs.create(context.ports.jobs, replay.KIND, context.who, wish.model_dump_json())
+
+
+def _check(arguments: CheckArguments, context: Context) -> CheckResult:
+    """Judges one record as a replay would, and changes nothing.
+
+    It takes the access of those who replay: by its answers one could guess what a payload hides.
+    """
+    record = find_record(arguments.id, context)
+    try:
+        ready = replay.check(record, arguments.mend, context.now, context.ports)
+    except StillRefused as refused:
+        return CheckResult(passes=False, why=refused.detail, place=refused.pointer)
+    except DoesNotApply as error:
+        return CheckResult(passes=False, why=str(error))
+    return CheckResult(passes=True, events=ready.events)
 
 
 def _run(arguments: JobArguments, context: Context) -> JobResult:
@@ -186,6 +221,7 @@ def sentence(error: ValidationError) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+CHECK: Final = Command("rejections replay check", Access.ADMIN, CheckArguments, CheckResult, _check)
 PLAN: Final = Command("rejections replay plan", Access.ADMIN, PlanArguments, PlanResult, _plan)
 RUN: Final = Command("rejections replay run", Access.ADMIN, JobArguments, JobResult, _run)
 DISCARD: Final = Command("rejections discard", Access.ADMIN, DiscardArguments, ChangeResult, _discard)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,10 +71,10 @@ class QueueShown(BaseModel):
     oldest_seconds: int | None
 
 
-class HourShown(BaseModel):
-    """Holds what happened in the last hour; all but `jobs` and `rate_limited` count events.
+class CountsShown(BaseModel):
+    """Holds what happened in a time; all but `jobs` and `rate_limited` count events.
 
-    `fill` is the number of events in a job. `refused_deliveries` are kept nowhere, and counted by source.
+    `fill` is the number of events in a job.
     """
 
     accepted: int
@@ -83,7 +83,22 @@ class HourShown(BaseModel):
     jobs: int
     fill: float | None
     rate_limited: int
+
+
+class MinuteShown(CountsShown):
+    """Holds what happened in the minute from a moment on."""
+
+    at: datetime
+
+
+class HourShown(CountsShown):
+    """Holds what happened in the last hour, and in those of its minutes in which something did.
+
+    `refused_deliveries` are kept nowhere, and counted by source.
+    """
+
     refused_deliveries: dict[str, int]
+    minutes: list[MinuteShown] = []
 
 
 class JobShown(BaseModel):
@@ -251,17 +266,23 @@ def _queue_depth(queues: Sequence[Queue]) -> int | None:
 
 
 def _hour(hour: Hour) -> HourShown:
-    sums: Mapping[str, int] = hour.sums
-    jobs = sums.get("Jobs", 0)
     return HourShown(
-        accepted=sums.get("AcceptedEvents", 0),
-        delivered=sums.get("DeliveredEvents", 0),
-        rejected=sums.get("RejectedEvents", 0) + sums.get("AnonymousRejectedEvents", 0),
-        jobs=jobs + sums.get("Calls", 0),
-        fill=round(sums.get("JobEvents", 0) / jobs, 1) if jobs else None,
-        rate_limited=sums.get("UpstreamRateLimited", 0),
+        **_counts(hour.sums),
         refused_deliveries={source: count for source, count in hour.refused.items() if count},
+        minutes=[MinuteShown(at=at, **_counts(sums)) for at, sums in sorted(hour.minutes.items())],
     )
+
+
+def _counts(sums: Mapping[str, int]) -> dict[str, Any]:
+    jobs = sums.get("Jobs", 0)
+    return {
+        "accepted": sums.get("AcceptedEvents", 0),
+        "delivered": sums.get("DeliveredEvents", 0),
+        "rejected": sums.get("RejectedEvents", 0) + sums.get("AnonymousRejectedEvents", 0),
+        "jobs": jobs + sums.get("Calls", 0),
+        "fill": round(sums.get("JobEvents", 0) / jobs, 1) if jobs else None,
+        "rate_limited": sums.get("UpstreamRateLimited", 0),
+    }
 
 
 def _groups(context: Context) -> list[Group]:

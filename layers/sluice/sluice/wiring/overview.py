@@ -110,6 +110,7 @@ class AwsOverview(msgspec.Struct, frozen=True):
             {key[1]: int(value) for key, value in sums.items() if key[0] == "sum"},
             {key[1]: int(value) for key, value in sums.items() if key[0] == "refused"},
             max((moment for moment, _ in found.get(tick, [])), default=None),
+            _minutes({key[1]: values for key, values in found.items() if key[0] == "sum"}),
         )
 
     def alarms(self) -> Sequence[Alarm]:
@@ -177,6 +178,14 @@ def _metric(namespace: str, name: str, dimensions: Mapping[str, str], statistic:
         "Period": _PERIOD,
         "Stat": statistic,
     }
+
+
+def _minutes(found: Mapping[str, Sequence[tuple[datetime, float]]]) -> dict[datetime, dict[str, int]]:
+    minutes: dict[datetime, dict[str, int]] = {}
+    for name, values in found.items():
+        for moment, value in values:
+            minutes.setdefault(moment, {})[name] = int(value)
+    return minutes
 
 
 def _data(
