@@ -332,6 +332,27 @@ def _parked_discard(screen: Screen, account: str, target: Target, why: str, sure
     return parked.discard(screen, target, account, why=why, sure=sure)
 
 
+@sluicectl.command("console")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=7483,
+    show_default=True,
+    help="Port of 127.0.0.1; 0 takes any.",
+)
+@click.option("--open", "opens", is_flag=True, help="Open it in your browser.")
+@_said
+@_targeted
+def _console(screen: Screen, target: Target, port: int, opens: bool) -> int:
+    """Serves a page on this machine, to operate the deployment with a browser.
+
+    It prints the page's address, which has a token. The page does what you may do, with your credentials.
+    """
+    from sluicectl.console import server  # noqa: PLC0415 - no other command needs a web server
+
+    return server.run(screen, target, port=port, opens=opens)
+
+
 @sluicectl.command("status")
 @click.option("--watch", is_flag=True, help="Show it again every 5 s, until it is interrupted.")
 @_said

@@ -33,6 +33,10 @@ _DENIED: Final = frozenset({"AccessDeniedException", "AccessDenied"})
 _RESOURCE: Final = re.compile(r"\barn:\S+:function:[\w$:-]+")
 
 
+class Denied(Unreachable):
+    """Says that one alias may not be invoked."""
+
+
 class OperateClient:
     """Calls the commands of one deployment. It raises `Failure` with one clear sentence."""
 
@@ -63,13 +67,26 @@ class OperateClient:
         except ValidationError:
             raise _other_version(answer.sluice) from None
 
+    def may_change(self) -> bool:
+        """Tells whether commands that change something are allowed. Nothing is invoked for it."""
+        where = f"{self._deployment.function}:{Access.ADMIN}"
+        with reaching():
+            try:
+                self._lambda.invoke(FunctionName=where, InvocationType="DryRun")
+            except ClientError as error:
+                refusal = self._refusal(error, where)
+                if isinstance(refusal, Denied):
+                    return False
+                raise refusal from None
+        return True
+
     def _invoke(self, command: Command[Any, Any], payload: bytes) -> bytes:
         looks = command.access is Access.READ
-        denials: list[_Denied] = []
+        denials: list[Denied] = []
         for alias in self._aliases_to_look if looks else [Access.ADMIN]:
             try:
                 said = self._invoke_alias(alias, payload)
-            except _Denied as denied:
+            except Denied as denied:
                 denials.append(denied)
             else:
                 if looks:
@@ -101,7 +118,7 @@ class OperateClient:
         if code in _DENIED:
             found = _RESOURCE.search(message)
             resource = found[0] if found else f"the function {where}"
-            return _Denied(f"You lack a permission: lambda:InvokeFunction on {resource}.")
+            return Denied(f"You lack a permission: lambda:InvokeFunction on {resource}.")
         if code == "TooManyRequestsException":
             return Unreachable(f"Lambda has no room for another invocation of {where} now. Try again.")
         return error
@@ -124,10 +141,6 @@ class OperateClient:
         except httpx2.HTTPError as error:
             raise Unreachable(f"The request cannot be uploaded: {_cause(error)}. Try again.") from None
         return link.key
-
-
-class _Denied(Unreachable):
-    """Says that one alias may not be invoked."""
 
 
 def _read(said: bytes) -> Answer:

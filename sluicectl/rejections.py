@@ -1,8 +1,9 @@
 """Implements `sluicectl rejections`: groups, list, show and export."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +33,9 @@ from sluicectl.moments import ago
 from sluicectl.operate_client import OperateClient
 from sluicectl.screen import Screen, plain, table
 
+# The controls of Unicode's bidirectional algorithm, which show a text in another order than it has, and
+# halves of surrogate pairs. They only stand within the texts of a document.
+_ESCAPED: Final = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 STATE_STYLES = {
     "open": "bold yellow",
     "replaying": "cyan",
@@ -221,7 +225,7 @@ def _marked(payload: Any, place: str | None) -> Text:
     """Returns a payload as JSON, with the line of the refused place marked."""
     text = Text()
     is_there = False
-    for line, pointer in _lines(payload, "", 0):
+    for line, pointer in payload_lines(payload):
         if pointer == place:
             is_there = True
             text.append(f"{line}   ← here\n", "bold red")
@@ -233,9 +237,17 @@ def _marked(payload: Any, place: str | None) -> Text:
     return text
 
 
-def _lines(value: Any, pointer: str, depth: int, name: str = "", end: str = "") -> Iterable[tuple[str, str]]:
-    """Yields the lines of a value as indented JSON, each with the pointer of the value that begins there."""
-    start = "  " * depth + (f"{json.dumps(name, ensure_ascii=False)}: " if name else "")
+def payload_lines(payload: Any) -> Iterable[tuple[str, str]]:
+    """Yields the lines of a payload as indented JSON, each with the pointer of the value that begins there.
+
+    Characters that cannot be shown as they are get escaped.
+    """
+    for line, pointer in _lines(payload, "", 0, None, ""):
+        yield _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", line), pointer
+
+
+def _lines(value: Any, pointer: str, depth: int, name: str | None, end: str) -> Iterable[tuple[str, str]]:
+    start = "  " * depth + ("" if name is None else f"{json.dumps(name, ensure_ascii=False)}: ")
     parts: Mapping[Any, Any] = (
         value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
     )
@@ -247,7 +259,7 @@ def _lines(value: Any, pointer: str, depth: int, name: str = "", end: str = "") 
     for index, (key, held) in enumerate(parts.items()):
         below = pointer + pointer_step(key)
         comma = "," if index < len(parts) - 1 else ""
-        yield from _lines(held, below, depth + 1, key if isinstance(key, str) else "", comma)
+        yield from _lines(held, below, depth + 1, key if isinstance(key, str) else None, comma)
     yield "  " * depth + closing + end, ""
 
 

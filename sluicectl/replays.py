@@ -248,7 +248,7 @@ def _draw_plan(console: Console, job: JobShown, sample: SampleShown | None) -> N
         console, job, ("matched", "ready", "still_refused", "not_addressable", "gone", "taken", "repeatable")
     )
     if sample is not None:
-        changes = list(_changes(sample.before, sample.after))
+        changes = list(changes_of(sample.before, sample.after))
         console.print(f"\nThe first of them, {sample.id}{':' if changes else ', is sent as it was.'}")
         for pointer, before, after in changes:
             console.print(
@@ -262,7 +262,7 @@ def _draw_plan(console: Console, job: JobShown, sample: SampleShown | None) -> N
         )
 
 
-def _changes(before: Any, after: Any, pointer: str = "") -> Iterator[tuple[str, str, str]]:
+def changes_of(before: Any, after: Any, pointer: str = "") -> Iterator[tuple[str, str, str]]:
     """Yields the pointer of each value that differs, with the value before and after."""
     if before == after:
         return
@@ -270,10 +270,10 @@ def _changes(before: Any, after: Any, pointer: str = "") -> Iterator[tuple[str, 
         case dict(), dict():
             for name in {**before, **after}:
                 below = pointer + pointer_step(name)
-                yield from _changes(before.get(name, _NOTHING), after.get(name, _NOTHING), below)
+                yield from changes_of(before.get(name, _NOTHING), after.get(name, _NOTHING), below)
         case list(), list() if len(before) == len(after):
             for index, (one, other) in enumerate(zip(before, after, strict=True)):
-                yield from _changes(one, other, f"{pointer}/{index}")
+                yield from changes_of(one, other, f"{pointer}/{index}")
         case _:
             yield pointer, _as_text(before), _as_text(after)
 

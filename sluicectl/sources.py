@@ -108,7 +108,7 @@ def show(screen: Screen, target: Target) -> int:
     """Shows the stored document."""
     deployment = find(target)
     stored = OperateClient(deployment).call(SHOW, ShowArguments()).text
-    document = _parsed(stored) if stored else {"sources": {}}
+    document = parsed(stored) if stored else {"sources": {}}
 
     def draw(console: Console) -> None:
         if not stored:
@@ -116,7 +116,7 @@ def show(screen: Screen, target: Target) -> int:
             return
         # Not wrapped: it is made to be redirected into a file.
         console.print(
-            Syntax(_yaml(document).rstrip(), "yaml", theme="ansi_dark", background_color="default"),
+            Syntax(as_yaml(document).rstrip(), "yaml", theme="ansi_dark", background_color="default"),
             soft_wrap=True,
         )
 
@@ -134,36 +134,62 @@ def attempt(
     headers: Mapping[str, str],
 ) -> int:
     """Shows what a payload would become. `headers` are by lower-case name."""
-    source = _named(name, _from_file(file) if file else _stored(target))
-    body = documents.read_file(payload_file)
+    source = named(name, _from_file(file) if file else _stored(target))
+    attempted = try_payload(source, headers, documents.read_file(payload_file), payload_file)
+    screen.show(
+        attempted.document(),
+        lambda console: _draw_attempt(
+            console, source, attempted.delivery, attempted.events, attempted.mapped
+        ),
+    )
+    return FAULTY if attempted.is_faulty else 0
+
+
+def try_payload(source: Source, headers: Mapping[str, str], body: bytes, what: str) -> "Attempt":
+    """Returns what a source makes of a payload, called `what`; raises `Failure` if it is none."""
     try:
         delivery, mapped = accept.map_payload(source, headers, body)
     except Refused as refused:
-        raise Failure(f"{payload_file} is no payload: {refused.problems[0].detail}") from None
+        raise Failure(f"{what} is no payload: {refused.problems[0].detail}") from None
     now = datetime.now(UTC)
-    events = [_tried(validate_event(event, now)) for event in mapped.events]
-    document = {
-        "source": name,
-        "account": source.account,
-        "delivery_id": delivery.id,
-        "topic": delivery.topic,
-        "topics": topics(source.mappings),
-        "events": [
-            {
-                "body": each.body,
-                "valid": not each.problems,
-                "waits": each.waits,
-                "problems": list(map(_problem, each.problems)),
-                "left_out": list(map(_problem, each.left_out)),
-            }
-            for each in events
-        ],
-        "problems": list(map(_problem, mapped.problems)),
-        "replaced": list(map(_problem, mapped.replaced)),
-    }
-    screen.show(document, lambda console: _draw_attempt(console, source, delivery, events, mapped))
-    faulty = mapped.problems or any(each.problems or each.left_out for each in events)
-    return FAULTY if faulty else 0
+    return Attempt(source, delivery, mapped, [_tried(validate_event(event, now)) for event in mapped.events])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Holds what a source makes of a payload."""
+
+    source: Source
+    delivery: Delivery
+    mapped: Mapped
+    events: "Sequence[_Event]"
+
+    @property
+    def is_faulty(self) -> bool:
+        """Tells whether anything of the payload would be refused or left out."""
+        return bool(self.mapped.problems) or any(each.problems or each.left_out for each in self.events)
+
+    def document(self) -> dict[str, Any]:
+        """Returns it as JSON values."""
+        return {
+            "source": self.source.name,
+            "account": self.source.account,
+            "delivery_id": self.delivery.id,
+            "topic": self.delivery.topic,
+            "topics": topics(self.source.mappings),
+            "events": [
+                {
+                    "body": each.body,
+                    "valid": not each.problems,
+                    "waits": each.waits,
+                    "problems": list(map(_problem, each.problems)),
+                    "left_out": list(map(_problem, each.left_out)),
+                }
+                for each in self.events
+            ],
+            "problems": list(map(_problem, self.mapped.problems)),
+            "replaced": list(map(_problem, self.mapped.replaced)),
+        }
 
 
 @dataclass(frozen=True)
@@ -220,11 +246,11 @@ def _problem(problem: Problem) -> dict[str, Any]:
 def _diff(before: str | None, after: str) -> list[str]:
     """Compares two documents as YAML, the first as it is where it is not JSON."""
     try:
-        old = _yaml(json.loads(before)) if before else ""
+        old = as_yaml(json.loads(before)) if before else ""
     except ValueError:
         old = before or ""
     lines = difflib.unified_diff(
-        old.splitlines(), _yaml(json.loads(after)).splitlines(), "stored", "new", lineterm=""
+        old.splitlines(), as_yaml(json.loads(after)).splitlines(), "stored", "new", lineterm=""
     )
     return list(lines)
 
@@ -238,14 +264,16 @@ def _ask_to_remove(screen: Screen, names: Sequence[str]) -> None:
         )
 
 
-def _parsed(stored: str) -> Any:
+def parsed(stored: str) -> Any:
+    """Returns a stored document; raises `Failure` if it is no JSON."""
     try:
         return json.loads(stored)
     except ValueError:
         raise Failure("The stored document is not JSON: put a good one in its place.") from None
 
 
-def _yaml(document: Any) -> str:
+def as_yaml(document: Any) -> str:
+    """Returns a document as people write it."""
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
     return text
 
@@ -269,13 +297,19 @@ def _stored(target: Target) -> Sources:
     stored = OperateClient(deployment).call(SHOW, ShowArguments()).text
     if not stored:
         raise Failure(f"{deployment.name} has no sources document yet: put one, or give --file.")
+    return decoded(stored, deployment.name)
+
+
+def decoded(stored: str, where: str) -> Sources:
+    """Returns the valid sources of a stored document; raises `Failure` if it has none to read."""
     try:
         return sources.decode_valid(stored.encode())
     except Misconfigured as error:
-        raise Failure(f"The document that {deployment.name} has stored does not work: {error}.") from None
+        raise Failure(f"The document that {where} has stored does not work: {error}.") from None
 
 
-def _named(name: str, all_of_them: Sources) -> Source:
+def named(name: str, all_of_them: Sources) -> Source:
+    """Returns one source; raises `Failure` if there is none, or it does not work."""
     try:
         source = all_of_them.find(name)
     except Misconfigured as error:
@@ -369,7 +403,7 @@ def _drawn(number: int, event: _Event) -> Panel:
         grid.add_row(name, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     parts: list[Any] = [grid]
     if properties:
-        shown = _yaml(properties).rstrip()
+        shown = as_yaml(properties).rstrip()
         parts += [
             Text("properties", "dim"),
             Syntax(shown, "yaml", theme="ansi_dark", background_color="default", word_wrap=True),

@@ -39,10 +39,11 @@ class Lambda:
     class meta:  # noqa: N801 - as boto3 calls it
         region_name = "eu-central-1"
 
-    def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - as boto3 calls them
-        request = json.loads(Payload)
-        self.asked.append((FunctionName, request))
-        answer = self.answers(FunctionName, request)
+    def invoke(self, **parameters: Any) -> dict[str, Any]:
+        name, kind = parameters["FunctionName"], parameters.get("InvocationType")
+        request = kind or json.loads(parameters["Payload"])
+        self.asked.append((name, request))
+        answer = self.answers(name, request)
         if isinstance(answer, Exception):
             raise answer
         said = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -114,6 +115,23 @@ def test_an_operator_who_may_only_use_admin_looks_through_it(client: OperateClie
     show(client)
 
     assert [name.partition(":")[2] for name, _ in aws.asked] == ["read", "admin", "admin"]
+
+
+@pytest.mark.parametrize("code", [None, "AccessDeniedException"])
+def test_whether_something_may_be_changed_is_known_without_an_invocation(
+    client: OperateClient, aws: Lambda, code: str | None
+) -> None:
+    aws.answers = lambda _, __: DONE if code is None else refusal(code)
+
+    assert client.may_change() is (code is None)
+    assert aws.asked == [("sluice-operate:admin", "DryRun")]
+
+
+def test_a_function_that_is_not_there_may_be_changed_by_nobody(client: OperateClient, aws: Lambda) -> None:
+    aws.answers = lambda _, __: refusal("ResourceNotFoundException")
+
+    with pytest.raises(Unreachable, match="There is no function"):
+        client.may_change()
 
 
 def test_a_missing_permission_is_named(client: OperateClient, aws: Lambda) -> None:

@@ -1,0 +1,1 @@
+"""Serves a page on this machine, for those who operate a deployment with a browser."""
