@@ -19,6 +19,7 @@ from sluice.rejection import Reason
 from sluicectl import (
     accounts,
     completion,
+    erase,
     jobs,
     logs,
     parked,
@@ -688,6 +689,24 @@ def _job_show(screen: Screen, job_id: str, target: Target) -> int:
 def _job_cancel(screen: Screen, job_id: str, target: Target) -> int:
     """Cancels a job: it sends nothing more. Its events that are sent stay sent."""
     return jobs.cancel(screen, target, job_id)
+
+
+@sluicectl.command("erase", short_help="Remove what is stored of a person.")
+@click.option("--profile", required=True, help="An e-mail address, phone number (+…) or id of the person.")
+@click.option("--dry-run", is_flag=True, help="Count what is stored, and remove nothing.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Remove it without being asked.")
+@_said
+@_targeted
+def _erase(screen: Screen, target: Target, profile: str, dry_run: bool, sure: bool) -> int:
+    """Removes what the deployment stores of a person: refused events, records, parked and imported ones.
+
+    It looks first, says what it found, and asks. It knows the person by this one identifier: run it for each
+    that you know. An e-mail address or a phone number is found anywhere, an id only where it stands for a
+    person. Events of others in the same message stay.
+
+    Events that come back later from a queue, and were accepted before, are not archived again.
+    """
+    return erase.erase(screen, target, profile, dry_run=dry_run, sure=sure)
 
 
 @sluicectl.group("sources", short_help="Who may post webhooks, and which events they become.")

@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError
 from sluice import runtime
 from sluice.errors import Retryable
 from sluice.records import table as module
-from sluice.records.record import Location, Record, State, profile_hash, record_of
+from sluice.records.person import hashed
+from sluice.records.record import Location, Record, State, record_of
 from sluice.records.table import OTHER, Filter, RecordsTable
 from sluice.rejection import Reason, Rejection, rejection_id
 from tests.support.aws_stack import Cloud
@@ -137,7 +138,7 @@ MIXED = [
         (Filter(reason=Reason.OVERSIZED), [2]),
         (Filter(metric="Viewed Product"), [3]),
         (Filter(source="shop"), [3]),
-        (Filter(profile=profile_hash("ann@EXAMPLE.com", KEY)), [4]),
+        (Filter(profile=hashed("ann@EXAMPLE.com", KEY)), [4]),
         (Filter(receipt="r0"), [3, 0]),
         (Filter(state=State.OPEN, account=SITE_ID), [5, 4, 3, 2, 0]),
         (Filter(state=State.DELIVERED), []),

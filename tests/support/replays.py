@@ -145,6 +145,7 @@ class World(runtime.System):
             hash_key=lambda: b"key",
             jobs=self.jobs,
             slices=self,
+            files=nobody,
             events=self,
             outcomes=self.outcomes,
             lookups=lambda *, is_plan: lookups,

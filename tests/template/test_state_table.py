@@ -14,10 +14,12 @@ FUNCTIONS = [name for name, each in RESOURCES.items() if each["Type"] == "AWS::S
 
 
 def leading_keys(function: str) -> set[str]:
-    """Returns the patterns of the keys that a function's role may reach, where it may not reach all."""
+    """Returns the patterns of the state table's keys that a role may reach, where it may not reach all."""
     found: set[str] = set()
     for policy in RESOURCES.get(f"{function}Role", {}).get("Properties", {}).get("Policies", []):
         for statement in policy["PolicyDocument"]["Statement"]:
+            if "RecordsTable" in str(statement["Resource"]):
+                continue
             for condition in statement.get("Condition", {}).values():
                 keys = condition.get("dynamodb:LeadingKeys", [])
                 found.update([keys] if isinstance(keys, str) else keys)

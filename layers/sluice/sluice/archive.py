@@ -13,6 +13,7 @@ import msgspec
 
 from sluice import message, positions, receipts, runtime
 from sluice.errors import Retryable, Undeliverable, place_of
+from sluice.records import person
 from sluice.records.cause import Cause
 from sluice.records.record import Location, Record, archive_key, is_record_id, known_account, record_of
 from sluice.rejection import Reason, Rejection, for_dead_letter, rejection_id, with_message
@@ -52,6 +53,10 @@ class Ports(Protocol):
         """Returns the key of the hashes under which records hold what identifies a person."""
         ...
 
+    def erased(self) -> Mapping[str, datetime]:
+        """Returns the hashes of the people who were erased, and when."""
+        ...
+
     def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> Sequence[Record]:
         """Writes the records that are not there yet, and returns them."""
         ...
@@ -87,9 +92,10 @@ def archive_batch(
     Messages are read while there is time, in groups that fit the memory.
     """
     result = ArchivedBatch({each.id for each in messages}, Counter(ArchivedRejections=0, DeadLetters=0))
-    for group in _groups(messages, ports, log, has_time, result.counts):
-        written = lay_out(group.values())
+    for read in _groups(messages, ports, log, has_time, result.counts):
         try:
+            group = _without_erased(read, ports, log, result.counts)
+            written = lay_out(group.values())
             ports.put(objects=written.objects)
             replays = {each.id: found for each in group.values() if (found := replayed(each))}
             new = [each for each in group.values() if each.id not in replays]
@@ -101,15 +107,17 @@ def archive_batch(
             # Objects that are written already get the same key again, or are known by their lines' ids.
             log.error("archive not written", cause=str(error))
             continue
-        result.kept -= group.keys()
+        result.kept -= read.keys()
         result.counts["ArchivedRejections"] += len(group)
+        if len(group) < len(read):
+            result.counts["ErasedRejections"] += len(read) - len(group)
         for record in added:
             result.counts["AnonymousRejectedEvents" if record.is_anonymous else "RejectedEvents"] += (
                 record.events
             )
-        for rejection in group.values():
+        for message_id, rejection in read.items():
             log.info(
-                "archived",
+                "archived" if message_id in group else "erased",
                 id=rejection.id,
                 reason=rejection.reason,
                 account=rejection.account,
@@ -120,6 +128,33 @@ def archive_batch(
                 result.counts["DeadLetters"] += 1
                 _record(rejection, ports, log, result.counts)
     return result
+
+
+def _without_erased(
+    read: Mapping[str, Rejection], ports: Ports, log: Log, counts: Counter[str]
+) -> dict[str, Rejection]:
+    """Returns rejections without what is of people who were erased after it was accepted."""
+    erased = ports.erased()
+    if not erased:
+        return dict(read)
+    key = ports.hash_key()
+    left: dict[str, Rejection] = {}
+    for message_id, rejection in read.items():
+        accepted = rejection.accepted or rejection.rejected_at
+
+        def is_erased(identifier: str, accepted: datetime = accepted) -> bool:
+            at = erased.get(person.hashed(identifier, key))
+            return at is not None and accepted <= at
+
+        try:
+            line = person.without(msgspec.json.encode(rejection), is_erased)
+            if line is not None:
+                left[message_id] = msgspec.json.decode(line, type=Rejection)
+        except Exception as error:
+            log.error("erasure not done", id=rejection.id, error=type(error).__name__, at=place_of(error))
+            counts["UnforeseenFailures"] += 1
+            left[message_id] = rejection
+    return left
 
 
 def _groups(

@@ -84,7 +84,13 @@ class DynamoDB:
         _only(
             given,
             {
-                *("TableName", "KeyConditionExpression", "FilterExpression", "ScanIndexForward"),
+                *(
+                    "TableName",
+                    "KeyConditionExpression",
+                    "FilterExpression",
+                    "ScanIndexForward",
+                    "ConsistentRead",
+                ),
                 *("ExpressionAttributeNames", "ExpressionAttributeValues"),
             },
         )

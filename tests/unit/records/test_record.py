@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from sluice.contract import PIPELESS_SURFACE, Surface
 from sluice.records import items
+from sluice.records.person import hashed
 from sluice.records.record import (
     Location,
     Record,
     State,
     is_record_id,
     place_in,
-    profile_hash,
     record_of,
     resolve,
 )
@@ -97,15 +97,15 @@ def test_the_place_of_a_pipeless_event() -> None:
     record = made({"events": [event]}, surface=PIPELESS_SURFACE, pointer="/events/4/relationship/type")
 
     assert record.place == "/events/0/relationship/type"
-    assert record.profiles == (profile_hash("ada", KEY),)
+    assert record.profiles == (hashed("ada", KEY),)
 
 
 def test_a_record_names_nobody() -> None:
     record = made()
 
-    assert set(record.profiles) == {profile_hash("ann@example.com ", KEY), profile_hash("+1555", KEY)}
+    assert set(record.profiles) == {hashed("ann@example.com ", KEY), hashed("+1555", KEY)}
     assert "example" not in repr(items.record_item(record, 0)).lower()
-    assert profile_hash("ann@example.com", b"another key") not in record.profiles
+    assert hashed("ann@example.com", b"another key") not in record.profiles
 
 
 def test_a_record_says_how_many_events_of_which_metric() -> None:
@@ -119,7 +119,7 @@ def test_a_dead_letter_counts_its_events() -> None:
     record = made(stored)
 
     assert record.events == 3
-    assert profile_hash("ann@example.com", KEY) in record.profiles
+    assert hashed("ann@example.com", KEY) in record.profiles
 
 
 @pytest.mark.parametrize("payload", ["no JSON of ours", None, [], {}, {"events": []}, {"entries": "x"}, 7])

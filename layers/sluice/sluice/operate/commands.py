@@ -4,6 +4,7 @@ from typing import Final
 
 from sluice.operate import (
     accounts,
+    erase_commands,
     imports,
     index,
     job_commands,
@@ -43,6 +44,8 @@ _ALL: Final[tuple[AnyCommand, ...]] = (
     replay_commands.RUN,
     replay_commands.DISCARD,
     replay_commands.RESTORE,
+    erase_commands.PLAN,
+    erase_commands.RUN,
     job_commands.LIST,
     job_commands.SHOW,
     job_commands.WORK,

@@ -3,6 +3,7 @@
 It leaves every record that is there as it is. So it may be run at any time, and again.
 """
 
+import io
 from collections.abc import Iterator
 from typing import Annotated, Final
 
@@ -50,10 +51,12 @@ def _index(arguments: IndexArguments, context: Context) -> IndexResult:
         if objects and runtime.monotonic() > end:
             return IndexResult(objects=objects, lines=lines, added=added, unreadable=unreadable, after=last)
         found = []
-        for location, line in _lines(key, context.ports.archive.content(key=key)):
+        for location, line in lines_of(key, context.ports.archive.content(key=key)):
+            if not line.strip():
+                continue  # of a person who was erased
             lines += 1
             try:
-                found.append(record_of(_rejection(line), location, hash_key))
+                found.append(record_of(rejection(line), location, hash_key))
             except Exception as error:
                 unreadable += 1
                 context.log.error("line not indexed", key=key, error=type(error).__name__, at=place_of(error))
@@ -66,20 +69,22 @@ def _index(arguments: IndexArguments, context: Context) -> IndexResult:
     return IndexResult(objects=objects, lines=lines, added=added, unreadable=unreadable, after=None)
 
 
-def _lines(key: str, content: bytes) -> Iterator[tuple[Location, bytes]]:
+def lines_of(key: str, content: bytes) -> Iterator[tuple[Location, bytes]]:
     """Yields the lines of an object, each after its location."""
     name = key.removeprefix(ARCHIVE_PREFIX).rpartition("/")[2].removesuffix(".jsonl")
     offset = 0
-    for line in content.splitlines(keepends=True):
+    # Only at line feeds: a payload may have other line ends between its tokens.
+    for line in io.BytesIO(content):
         yield Location(name, offset, len(line)), line
         offset += len(line)
 
 
-def _rejection(line: bytes) -> Rejection:
-    rejection = msgspec.json.decode(line, type=Rejection)
-    if not is_record_id(rejection.id):  # of an older version
-        rejection.id = rejection_id(rejection.accepted or rejection.rejected_at, rejection.id)
-    return rejection
+def rejection(line: bytes) -> Rejection:
+    """Returns the rejection of a line; raises one of `NOT_DECODED` if it is none."""
+    found = msgspec.json.decode(line, type=Rejection)
+    if not is_record_id(found.id):  # of an older version
+        found.id = rejection_id(found.accepted or found.rejected_at, found.id)
+    return found
 
 
 INDEX: Final = Command("rejections index", Access.ADMIN, IndexArguments, IndexResult, _index)

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, Field
 
 from sluice import runtime
-from sluice.operate import jobs, replay
+from sluice.operate import erase, jobs, replay
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
 from sluice.operate.jobs import Job, JobState, LeaseLost, Worker
 from sluice.operate.ports import Ports
@@ -23,7 +23,7 @@ PLAN_LIFE: Final = timedelta(days=1)  # after which a plan that nobody confirmed
 type JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
 type Work = Callable[[Worker, Ports, Callable[[], bool]], None]
 
-KINDS: Final[Mapping[str, Work]] = {replay.KIND: replay.work}
+KINDS: Final[Mapping[str, Work]] = {replay.KIND: replay.work, erase.KIND: erase.work}
 
 
 class Cause(BaseModel):
@@ -34,12 +34,16 @@ class Cause(BaseModel):
 
 
 class JobShown(BaseModel):
-    """Describes a job. The counts are of records, but for `events` and `repeatable`.
+    """Describes a job. The counts of a replay are of records, but for `events` and `repeatable`.
 
     - `matched` are open and meant, and `ready` of them can be sent, with so many `events`; `repeatable` are
       relationships of Pipeless that may be there twice.
     - `still_refused`, `not_addressable` and `gone` cannot be sent. `taken` ones are in another state by now.
     - `sent` ones are `delivered`, `rejected_again`, `reopened` after a day without an outcome, or `waiting`.
+
+    An erasure counts what it found of a person: `archived` lines, `records` without a line, `parked`
+    messages, `imported` lines, `replayed` messages and `mends` of jobs. Parked objects that cannot be read
+    are `not_sealed`.
     """
 
     id: str
@@ -63,6 +67,13 @@ class JobShown(BaseModel):
     rejected_again: int = 0
     reopened: int = 0
     waiting: int = 0
+    archived: int = 0
+    records: int = 0
+    parked: int = 0
+    imported: int = 0
+    replayed: int = 0
+    mends: int = 0
+    not_sealed: int = 0
     reasons: list[Cause] = []
 
 
@@ -94,7 +105,12 @@ class JobResult(Result):
     job: JobShown
 
     def counts(self) -> dict[str, int]:
-        return {name: getattr(self.job, name) for name in ("matched", "sent", "delivered", "rejected_again")}
+        shown = (
+            ("matched", "sent", "delivered", "rejected_again")
+            if self.job.kind == replay.KIND
+            else erase.COUNTS
+        )
+        return {name: getattr(self.job, name) for name in shown}
 
 
 class TickResult(Result):

@@ -190,6 +190,11 @@ def cancel(store: JobStore, job: Job, who: str) -> Job:
     return _saved(store, job, {}, **changes)
 
 
+def forget_wish(store: JobStore, job: Job) -> None:
+    """Removes what a job that is over was asked for; raises `LeaseLost` if it was changed meanwhile."""
+    _saved(store, job, {}, wish="{}")
+
+
 def drive(store: JobStore, job: Job, work: Callable[[Worker], None]) -> Job:
     """Lets a worker do some work of a job, if no other has it, and gives the lease back; returns the job."""
     worker = take(store, job)

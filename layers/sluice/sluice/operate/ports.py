@@ -178,8 +178,16 @@ class Parked(Protocol):
         """Returns the keys of an account's parked objects, the oldest first, until there are none."""
         ...
 
+    def every_object(self, *, after: str | None) -> Iterator[str]:
+        """Yields the keys of the parked objects of all accounts that come after a key, in order."""
+        ...
+
     def messages(self, *, key: str) -> Sequence[bytes]:
         """Returns the messages of a parked object; raises `NotSealed` for one of others."""
+        ...
+
+    def keep_only(self, *, key: str, messages: Sequence[bytes]) -> None:
+        """Leaves only these messages of a parked object."""
         ...
 
     def delete(self, *, key: str) -> None:
@@ -230,13 +238,21 @@ class Records(Protocol):
         """
         ...
 
+    def erase(self, record_id: str, *, left: Record | None) -> None:
+        """Removes a record, or leaves only what is `left` of it. Without the record it does nothing."""
+        ...
+
+    def remember_erased(self, hashed: str) -> None:
+        """Keeps what is of a person from coming back, for as long as records are kept."""
+        ...
+
     def count_open(self, changed: Sequence[Record], *, sign: int) -> None:
         """Adds records to what is open in their groups (`sign` 1), or takes them out (-1)."""
         ...
 
 
 class Archive(Protocol):
-    """Reads the archive. It may raise `Retryable`."""
+    """Reads the archive, and erases in it. It may raise `Retryable`."""
 
     def lines(self, *, records: Sequence[Record]) -> Mapping[str, bytes]:
         """Returns the archived lines of records by their ids, without those that are gone."""
@@ -248,6 +264,26 @@ class Archive(Protocol):
 
     def content(self, *, key: str) -> bytes:
         """Returns an object of the archive; it is empty if there is none (any more)."""
+        ...
+
+    def overwrite(self, *, key: str, content: bytes) -> None:
+        """Writes an object of the archive in which something was erased."""
+        ...
+
+
+class Files(Protocol):
+    """Reaches the parts of imports and the messages of slices as files. It may raise `Retryable`."""
+
+    def keys(self, *, prefix: str, after: str | None) -> Iterator[str]:
+        """Yields the keys below a prefix that come after a key, in order."""
+        ...
+
+    def content(self, *, key: str) -> bytes:
+        """Returns a file; it is empty if there is none (any more)."""
+        ...
+
+    def overwrite(self, *, key: str, content: bytes) -> None:
+        """Writes a file in which something was erased. Its metadata stays."""
         ...
 
 
@@ -295,6 +331,7 @@ class Ports:
     hash_key: Callable[[], bytes]
     jobs: JobStore
     slices: Slices
+    files: Files
     events: Events
     outcomes: Callable[[Sequence[str]], Mapping[str, Outcomes]]
     lookups: LookUp

@@ -12,6 +12,7 @@ from sluice.errors import Misconfigured
 from sluice.operate import masking, reasons
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Name, Result
 from sluice.operate.ports import Records
+from sluice.records import person
 from sluice.records import record as records
 from sluice.records.items import Group
 from sluice.records.record import Record, State
@@ -48,7 +49,7 @@ class Selection(Arguments):
         """Returns the filter that the records table takes."""
         given = {name: getattr(self, name) for name in Filter.__struct_fields__}
         if self.profile is not None:
-            given["profile"] = records.profile_hash(self.profile, hash_key)
+            given["profile"] = person.hashed(self.profile, hash_key)
         # A record holds no more of a long name.
         given["metric"] = records.shown_name(self.metric)
         given["source"] = records.shown_name(self.source)

@@ -32,6 +32,7 @@ from sluice.rejection import Rejection
 from sluice.validation.json_text import NOT_DECODED
 
 KIND: Final = "replay"
+SLICES_PREFIX: Final = "claims/replay/"  # in the claim bucket
 SLICE_RECORDS: Final = 250
 SLICE_GROUPS: Final = 90  # whose counters are written with the job, in one transaction of a hundred items
 SLICE_BYTES: Final = 4 * 2**20  # of payloads
@@ -110,7 +111,7 @@ def run(worker: Worker, ports: Ports) -> None:
     if claimed.to_send:
         messages = [
             left
-            for each in _unpacked(ports.slices.get(key=begun.content))
+            for each in unpacked(ports.slices.get(key=begun.content))
             if (left := _only(each, claimed.to_send)) is not None
         ]
         ports.events.send(messages=messages, again=again)
@@ -260,9 +261,9 @@ def _begin(job: Job, ports: Ports) -> tuple[Slice, bool]:
     looked = look(job, ports)
     # Ids are in the order of acceptance, and so are the records of a message.
     parts, messages = _parts(job, sorted(looked.ready, key=lambda ready: ready.record.id))
-    content = f"claims/replay/{job.id}/{job.slices}-{runtime.unique_id()}.json.zst" if parts else ""
+    content = f"{SLICES_PREFIX}{job.id}/{job.slices}-{runtime.unique_id()}.json.zst" if parts else ""
     if parts:
-        ports.slices.put(key=content, content=_packed(messages))
+        ports.slices.put(key=content, content=packed(messages))
     proposed = Slice(
         number=job.slices,
         content=content,
@@ -329,11 +330,13 @@ _decoder: Final[msgspec.json.Decoder[list[StoredMessage | PipelessMessage]]] = m
 )
 
 
-def _packed(messages: Sequence[StoredMessage | PipelessMessage]) -> bytes:
+def packed(messages: Sequence[StoredMessage | PipelessMessage]) -> bytes:
+    """Returns the messages of a slice as its object holds them."""
     return zstandard.ZstdCompressor(level=1).compress(msgspec.json.encode(messages))
 
 
-def _unpacked(content: bytes) -> list[StoredMessage | PipelessMessage]:
+def unpacked(content: bytes) -> list[StoredMessage | PipelessMessage]:
+    """Returns the messages of a slice from the content of its object."""
     return _decoder.decode(zstandard.ZstdDecompressor().decompress(content))
 
 

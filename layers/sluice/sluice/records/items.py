@@ -3,6 +3,7 @@
 - A record has pk `record#<yyyymmdd>#<shard>` and as sk its id, from which both follow.
 - A day has pk `days` and sk yyyymmdd. It holds when a record of that day was last written.
 - A group has pk `groups#<account>` and sk `<group>#<shard>`: some counters, which are added up.
+- A person who was erased has pk `erased` and as sk a keyed hash of one identifier. It holds when that was.
 - A bounded set of names, of accounts or of an account's groups, has pk `names#<of>` and sk `names`.
 """
 
@@ -18,6 +19,7 @@ from sluice.rejection import Reason
 
 RECORD_SHARDS: Final = 8  # a partition of DynamoDB takes 1,000 writes a second
 GROUP_SHARDS: Final = 4
+ERASED: Final = "erased"
 _MAX_BYTES: Final = {"who": 60, "why": 60}
 
 type Item = dict[str, Any]
@@ -104,6 +106,21 @@ def record_from(item: Mapping[str, Any]) -> Record:
         changed_at=_time(item["changed_at"]) if "changed_at" in item else None,
         **texts,
     )
+
+
+def erasure_item(hashed: str, now: datetime, expires_at: int) -> Item:
+    """Returns the item that keeps what is of a person from coming back."""
+    return {
+        "pk": {"S": ERASED},
+        "sk": {"S": hashed},
+        "erased_at": _moment(now),
+        "expires_at": {"N": str(expires_at)},
+    }
+
+
+def erasure_from(item: Mapping[str, Any]) -> tuple[str, datetime]:
+    """Returns the hash of an item of an erased person, and when that was."""
+    return item["sk"]["S"], _time(item["erased_at"])
 
 
 def group_key(account: str, group: str, shard: int) -> Item:

@@ -4,7 +4,6 @@ The payload stays in the archive, of any size. A record says where it is there. 
 but keyed hashes of what identifies one.
 """
 
-import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import msgspec
 from sluice.accounts import is_account_id
 from sluice.contract import Surface
 from sluice.jsonapi import pointer_parts
+from sluice.records import person
 from sluice.records.cause import Cause, cause_of, shortened
 from sluice.rejection import UNKNOWN_ACCOUNT, Reason, Rejection
 from sluice.validation.json_text import NOT_DECODED
@@ -29,7 +29,6 @@ _MAX_DETAIL_BYTES: Final = 100
 _MAX_PLACE_BYTES: Final = 100
 _MAX_NAME_BYTES: Final = 32
 _MAX_RECEIPT_BYTES: Final = 64
-_IDENTIFIERS: Final = ("email", "phone_number", "external_id", "id", "anonymous_id", "_kx")
 ANONYMOUS: Final = frozenset({Surface.CLIENT_EVENT, Surface.CLIENT_BULK})
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _LAST_MILLISECOND: Final = 253_402_300_799_999  # of the year 9999
@@ -174,21 +173,15 @@ def neighbours(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield part
 
 
-def profile_hash(identifier: str, hash_key: bytes) -> str:
-    """Returns the keyed hash under which an identifier of a person is found: 12 hexadecimal digits."""
-    named = identifier.strip().casefold().encode("utf-8", "replace")
-    return hmac.digest(hash_key, named, "sha256").hex()[:12]
-
-
 def profile_hashes(payload: Any, hash_key: bytes) -> Iterator[str]:
     """Yields the hashes of what identifies the people of a payload, the most usual identifiers first."""
     for profile in _profiles(payload):
         holders = [profile, profile.get("attributes")] if isinstance(profile, dict) else []
-        for name in _IDENTIFIERS:
+        for name in person.IDENTIFIERS:
             for holder in holders:
                 identifier = holder.get(name) if isinstance(holder, dict) else None
                 if isinstance(identifier, str) and identifier.strip():
-                    yield profile_hash(identifier, hash_key)
+                    yield person.hashed(identifier, hash_key)
 
 
 def place_in(payload: Any, pointer: str | None) -> str | None:

@@ -176,6 +176,58 @@ class RecordsTable(msgspec.Struct, frozen=True):
 
         clients.map_concurrently(count, items.opened(changed, sign).items())
 
+    def erase(self, record_id: str, *, left: Record | None) -> None:
+        """Removes a record, or leaves only what is `left` of it; its group counts what is open anew."""
+        client = clients.dynamodb()
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                runtime.sleep(0.05 * 2**attempt)  # the group's counter is written by others as well
+            there = self.find(record_id)
+            if there is None:
+                return
+            with clients.translating_errors(_UNWRITABLE):
+                try:
+                    client.transact_write_items(TransactItems=self._erasure(there, left))
+                except client.exceptions.TransactionCanceledException:
+                    continue
+            return
+        raise Retryable(_UNWRITABLE)
+
+    def _erasure(self, there: Record, left: Record | None) -> Any:
+        """Returns the items of a transaction that erases a record, or what is not `left` of it."""
+        condition: dict[str, Any] = {
+            "TableName": self.name,
+            "ConditionExpression": "#state = :state",
+            "ExpressionAttributeNames": {"#state": "state"},
+            "ExpressionAttributeValues": {":state": {"S": there.state.value}},
+        }
+        if left is None:
+            written: list[Any] = [{"Delete": condition | {"Key": items.record_key(there.id)}}]
+            opened = (-there.events, -1)
+        else:
+            kept = msgspec.structs.replace(
+                there, events=left.events, profiles=left.profiles, metric=left.metric, place=None
+            )
+            item = items.record_item(kept, self._expiry(kept.rejected_at))
+            written = [{"Put": condition | {"Item": item}}]
+            opened = (left.events - there.events, 0)
+        if there.state is State.OPEN:
+            update = items.open_update(there.account, there.group, *opened)
+            written.append({"Update": {"TableName": self.name, **update}})
+        return written
+
+    def remember_erased(self, hashed: str) -> None:
+        """Keeps what is of a person from coming back, for as long as records are kept."""
+        now = runtime.now()
+        with clients.translating_errors(_UNWRITABLE):
+            clients.dynamodb().put_item(
+                TableName=self.name, Item=items.erasure_item(hashed, now, self._expiry(now))
+            )
+
+    def erased(self) -> dict[str, datetime]:
+        """Returns the hashes of the people who were erased, and when."""
+        return dict(map(items.erasure_from, self._partition(items.ERASED, is_consistent=True)))
+
     def accounts(self) -> list[str]:
         """Returns the accounts that have groups."""
         return sorted(self._names(_ACCOUNTS))
@@ -285,11 +337,12 @@ class RecordsTable(msgspec.Struct, frozen=True):
             if not _is_expired(item):
                 yield items.record_from(item)
 
-    def _partition(self, name: str) -> Iterator[Item]:
+    def _partition(self, name: str, *, is_consistent: bool = False) -> Iterator[Item]:
         request = {
             "TableName": self.name,
             "KeyConditionExpression": "pk = :pk",
             "ExpressionAttributeValues": {":pk": {"S": name}},
+            "ConsistentRead": is_consistent,
         }
         return _pages(request)
 

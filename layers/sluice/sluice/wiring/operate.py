@@ -45,6 +45,7 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         ).encode(),
         jobs=JobTable(settings.records_table),
         slices=_Slices(settings.claim_bucket),
+        files=_Files(settings.claim_bucket),
         events=_Events(settings),
         outcomes=functools.partial(receipts.outcomes, settings.state_table),
         lookups=functools.partial(_lookups, settings),
@@ -90,6 +91,24 @@ class _Archive(msgspec.Struct, frozen=True):
     def content(self, *, key: str) -> bytes:
         found = s3.get_object(self.bucket, key)
         return found[1] if found else b""
+
+    def overwrite(self, *, key: str, content: bytes) -> None:
+        s3.put_object(self.bucket, key, content)
+
+
+class _Files(msgspec.Struct, frozen=True):
+    bucket: str
+
+    def keys(self, *, prefix: str, after: str | None) -> Iterator[str]:
+        return s3.keys(self.bucket, prefix, after=after or "")
+
+    def content(self, *, key: str) -> bytes:
+        found = s3.get_object(self.bucket, key)
+        return found[1] if found else b""
+
+    def overwrite(self, *, key: str, content: bytes) -> None:
+        _, metadata = s3.get_object_with_metadata(self.bucket, key)
+        s3.put_object(self.bucket, key, content, metadata)
 
 
 class _Slices(msgspec.Struct, frozen=True):
@@ -161,6 +180,14 @@ class _Parked(msgspec.Struct, frozen=True):
             for prefix in (parking.PARKED_PREFIX, parking.UNKNOWN_PREFIX)
             for key in s3.keys(bucket, f"{prefix}{account_id}/")
         ]
+
+    def every_object(self, *, after: str | None) -> Iterator[str]:
+        for prefix in (parking.PARKED_PREFIX, parking.UNKNOWN_PREFIX):
+            if after is None or after < prefix or after.startswith(prefix):
+                yield from s3.keys(self.settings.claim_bucket, prefix, after=after or "")
+
+    def keep_only(self, *, key: str, messages: Sequence[bytes]) -> None:
+        parking.keep_only(self.settings.claim_bucket, key, messages, self._sealing)
 
     def messages(self, *, key: str) -> Sequence[bytes]:
         return parking.parked_messages(self.settings.claim_bucket, key, self._sealing)

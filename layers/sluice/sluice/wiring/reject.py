@@ -39,18 +39,24 @@ class RejectPorts(msgspec.Struct, frozen=True):
         """Returns the key of the hashes of personal data, read once for a process."""
         return secrets.read_secret(self.settings.records_secret, "the key of hashes cannot be read").encode()
 
+    def erased(self) -> Mapping[str, datetime]:
+        """Returns the hashes of the people who were erased, and when, as the records table has them now."""
+        return self._records.erased()
+
     def add_records(self, *, new: Sequence[tuple[Record, Cause]]) -> Sequence[Record]:
         """Writes the records that are not there yet, links them to those they come from, returns them."""
-        table = RecordsTable(self.settings.records_table, timedelta(days=self.settings.archive_days))
-        added = table.add(new)
-        table.link([record for record, _ in new])
+        added = self._records.add(new)
+        self._records.link([record for record, _ in new])
         return added
 
     def reopen(self, *, record_ids: Collection[str], job: str) -> None:
         """Opens records again whose replay is a dead letter."""
-        table = RecordsTable(self.settings.records_table, timedelta(days=self.settings.archive_days))
-        table.reopen(record_ids, job, "came back as a dead letter")
+        self._records.reopen(record_ids, job, "came back as a dead letter")
 
     def record_rejected(self, *, receipt: str, positions: Sequence[int]) -> None:
         """Adds rejected events to a receipt of the state table."""
         receipts.record_outcome(self.settings.state_table, receipt, rejected=positions)
+
+    @property
+    def _records(self) -> RecordsTable:
+        return RecordsTable(self.settings.records_table, timedelta(days=self.settings.archive_days))
