@@ -53,10 +53,10 @@ class Watch:
 def sample(status: StatusResult) -> dict[str, Any]:
     """Returns the numbers of a status that are drawn over time; None stands for what is not known."""
     paces = [each.pace for each in status.accounts if each.pace is not None and each.pace.used is not None]
-    events = [each for each in status.queues if each.name == "events"]
+    queues = [each for each in status.queues if each.name in {"events", "background"}]
     return {
         "at": status.at.isoformat(),
-        "queue": sum(each.visible + each.in_flight + each.delayed for each in events) if events else None,
+        "queue": sum(each.visible + each.in_flight + each.delayed for each in queues) if queues else None,
         "parked": sum(each.parked for each in status.accounts),
         "used": sum(each.used or 0 for each in paces) if paces else None,
         "allowed": sum(each.allowed for each in paces) if paces else None,

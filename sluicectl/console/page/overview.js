@@ -9,6 +9,8 @@ const SECONDS = 5;
 const QUEUES = {
   events: "events",
   events_dead_letters: "dead letters",
+  background: "background",
+  background_dead_letters: "dead letters of background",
   rejected: "rejections",
   rejected_dead_letters: "dead letters of rejections",
 };

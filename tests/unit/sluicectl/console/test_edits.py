@@ -46,6 +46,11 @@ def test_what_is_shown_reads_as_the_payload_and_needs_no_patch(payload: Any) -> 
     assert patch_of(text, text.replace("\n", "\n "), is_masked=True) == []
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, True), (0, False), (1, 1.0), (None, False), ("1", 1)])
+def test_values_of_different_types_differ(before: Any, after: Any) -> None:
+    assert patch({"a": [before]}, {"a": [after]}) == [{"op": "replace", "path": "/a/0", "value": after}]
+
+
 def test_a_patch_leaves_what_was_not_changed_alone() -> None:
     before = {"profile": {"email": MASK, "name": MASK}, "events": [{"note": MASK, "value": 1}]}
     after = {"profile": {"email": MASK}, "events": [{"note": MASK, "value": 2, "time": "now"}]}
