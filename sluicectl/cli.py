@@ -657,9 +657,9 @@ def _rejection_restore(screen: Screen, target: Target, **options: Any) -> int:
     return replays.restore(screen, target, **options)
 
 
-@sluicectl.group("jobs", short_help="Long work: replays that run, are done, or are cancelled.")
+@sluicectl.group("jobs", short_help="Long work: replays, imports and erasures.")
 def _jobs() -> None:
-    """Shows long work, such as replays, and cancels it. Jobs go on without anybody who waits for them."""
+    """Shows long work: replays, imports and erasures. Replays and erasures go on without anybody who waits."""
 
 
 @_jobs.command("list")
@@ -687,7 +687,7 @@ def _job_show(screen: Screen, job_id: str, target: Target) -> int:
 @_said
 @_targeted
 def _job_cancel(screen: Screen, job_id: str, target: Target) -> int:
-    """Cancels a job: it sends nothing more. Its events that are sent stay sent."""
+    """Cancels a job: it does nothing more. Its events that are sent stay sent, and erased ones erased."""
     return jobs.cancel(screen, target, job_id)
 
 

@@ -5,25 +5,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rich.console import Console
-from rich.text import Text
 
 from sluice.operate.erase import COUNTS
 from sluice.operate.erase_commands import PLAN, RUN, EraseResult, PlanArguments
 from sluice.operate.job_commands import CANCEL, WORK, JobArguments, JobShown
+from sluicectl import job_counts
 from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
 from sluicectl.operate_client import OperateClient
-from sluicectl.screen import Screen, plain
+from sluicectl.screen import Screen
 
 PAUSE_SECONDS: Final = 0.5  # between two looks at a job that another worker has
-_WORDS: Final = {
-    "archived": "refused events and dead letters in the archive, with their records",
-    "records": "records whose payloads are in the archive no more",
-    "parked": "parked messages",
-    "imported": "lines of import files",
-    "replayed": "messages that a replay has written down",
-    "mends": "mends of replays",
-}
 _OVER: Final = frozenset({"planned", "done", "cancelled"})
 
 
@@ -91,15 +83,9 @@ class _Waiting:
 
 def _draw(console: Console, job: JobShown, title: str) -> None:
     console.print(title)
-    for name in COUNTS:
-        if count := getattr(job, name):
-            console.print(Text.assemble((f"{count:>9,}  ", "bold"), _WORDS[name]))
+    job_counts.draw(console, job, (*COUNTS, "not_sealed"))
     if not any(getattr(job, name) for name in COUNTS):
         console.print("  nothing")
-    if job.not_sealed:
-        console.print(f"{job.not_sealed:>9,}  parked objects could not be read: Sluice did not seal them")
-    for reason in job.reasons:
-        console.print(plain(reason.why, "yellow"), soft_wrap=True)
 
 
 def _draw_result(console: Console, result: EraseResult) -> None:

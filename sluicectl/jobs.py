@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from sluice.operate.job_commands import CANCEL, LIST, SHOW, JobArguments, JobShown, ListArguments
+from sluicectl import job_counts
 from sluicectl.deployment import Target, find
 from sluicectl.operate_client import OperateClient
-from sluicectl.replays import draw_job
 from sluicectl.screen import Screen, table
 
 
@@ -23,7 +23,7 @@ def listing(screen: Screen, target: Target, *, limit: int) -> int:
 def show(screen: Screen, target: Target, job_id: str) -> int:
     """Shows one job."""
     job = OperateClient(find(target)).call(SHOW, JobArguments(job=job_id)).job
-    screen.show(job.model_dump(mode="json"), lambda console: draw_job(console, job))
+    screen.show(job.model_dump(mode="json"), lambda console: job_counts.draw_job(console, job))
     return 0
 
 
@@ -36,17 +36,17 @@ def cancel(screen: Screen, target: Target, job_id: str) -> int:
 
 def _draw_list(console: Console, found: Sequence[JobShown]) -> None:
     if not found:
-        console.print("There is no job: nobody has replayed anything.")
+        console.print("There is no job: nobody has replayed, imported or erased anything.")
         return
     rows = [
-        (job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", job.who, job.sent, job.delivered)
+        (job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", job.who, job_counts.summary(job))
         for job in found
     ]
-    console.print(table(["job", "kind", "state", "begun", "who", "sent", "delivered"], rows))
+    console.print(table(["job", "kind", "state", "begun", "who", "done"], rows))
 
 
 def _draw_cancelled(console: Console, job: JobShown) -> None:
-    draw_job(console, job)
+    job_counts.draw_job(console, job)
     if job.state == "done":
         console.print("It was done already.")
     elif job.sent:

@@ -26,6 +26,7 @@ from sluice.operate.replay_commands import (
     SampleShown,
     sentence,
 )
+from sluicectl import job_counts
 from sluicectl.deployment import Target, find
 from sluicectl.errors import FAULTY, Failure
 from sluicectl.operate_client import OperateClient
@@ -147,12 +148,6 @@ def restore(screen: Screen, target: Target, *, ids: tuple[str, ...], **selection
     return 0
 
 
-def draw_job(console: Console, job: JobShown) -> None:
-    """Draws one job with its counts and reasons."""
-    console.print(Text.assemble((job.id, "bold"), "  ", job.kind, "  ", (job.state, "cyan"), "  ", job.who))
-    _draw_counts(console, job, _COUNTS)
-
-
 def _plan(client: OperateClient, arguments: PlanArguments) -> tuple[JobShown, SampleShown | None]:
     sample = None
     while True:
@@ -244,7 +239,7 @@ def _show_change(screen: Screen, document: dict[str, int], sentence: str) -> Non
 
 
 def _draw_plan(console: Console, job: JobShown, sample: SampleShown | None) -> None:
-    _draw_counts(
+    job_counts.draw(
         console, job, ("matched", "ready", "still_refused", "not_addressable", "gone", "taken", "repeatable")
     )
     if sample is not None:
@@ -283,34 +278,11 @@ def _as_text(value: Any) -> str:
 
 
 _NOTHING: Final = object()  # where there is no value
-_WORDS: Final = {
-    "matched": "open and meant",
-    "ready": "can be sent now",
-    "events": "events in them",
-    "sent": "sent",
-    "delivered": "delivered",
-    "rejected_again": "rejected again",
-    "waiting": "outcome not known yet",
-    "reopened": "open again, after a day without an outcome",
-    "still_refused": "would still be refused",
-    "not_addressable": "not addressable by --fault: nobody named a place",
-    "gone": "payload not in the archive any more",
-    "taken": "in another state",
-    "repeatable": "relationships that may be there twice",
-}
-
-
-def _draw_counts(console: Console, job: JobShown, names: tuple[str, ...]) -> None:
-    for name in names:
-        if count := getattr(job, name):
-            console.print(Text.assemble((f"{count:>9,}  ", "bold"), _WORDS[name]))
-    for reason in job.reasons:
-        console.print(plain(f"{reason.count:>9,}  {reason.why}", "dim"), soft_wrap=True)
 
 
 def _draw_result(console: Console, job: JobShown) -> None:
     console.print()
-    draw_job(console, job)
+    job_counts.draw_job(console, job)
     if job.state not in _OVER:
         console.print(f"The job goes on. Watch it: sluicectl jobs show {job.id}")
 

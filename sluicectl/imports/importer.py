@@ -185,7 +185,7 @@ def _import(screen: Screen, given: Input, target: Target, account: str | None) -
             _print(console, f"sluicectl rejections groups --account {state.account} shows what is wrong.")
 
     document = {
-        "job": state.id,
+        "job": state.job,
         "account": state.account,
         "file": state.file,
         "events": state.events,

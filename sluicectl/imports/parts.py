@@ -90,7 +90,10 @@ def _upload(client: OperateClient, id: str, number: int, content: bytes) -> str:
             answer.raise_for_status()
         except httpx2.HTTPError as error:
             # Without the URL, which lets anybody write the object.
+            why = type(error).__name__
+            if isinstance(error, httpx2.HTTPStatusError):
+                why = f"HTTP {error.response.status_code}"
             raise Unreachable(
-                f"Part {number} cannot be uploaded ({type(error).__name__}). Run it again: it goes on there."
+                f"Part {number} cannot be uploaded ({why}). Run it again: it goes on there."
             ) from None
     return digest

@@ -138,7 +138,8 @@ def test_a_file_becomes_events_and_rejections(deployment: Deployment) -> None:
     said = deployment.ask(deployment.write(HEADER + rows(0, 8)))
 
     assert (said["events"], said["bad_lines"], said["account"]) == (6, 2, SITE_ID)
-    assert said["job"].startswith(f"{SITE_ID}-")
+    [job] = deployment.operate("jobs list")["result"]["jobs"]
+    assert (said["job"], job["kind"], job["state"]) == (job["id"], "import", "done")
     deployment.deliver()
     first, *others = deployment.events()
     assert len(others) == 5
@@ -385,8 +386,8 @@ def test_bad_rows_that_exceed_an_invocation_are_sent(deployment: Deployment) -> 
 
 def test_a_state_that_is_damaged_is_said(deployment: Deployment) -> None:
     file = deployment.write(HEADER + rows(0, 2))
-    said = deployment.ask(file)
-    key = f"imports/{said['job']}/state.json"
+    deployment.ask(file)
+    [key] = [each for each in deployment.aws.keys("claims", "imports/") if each.endswith("state.json")]
     deployment.aws.s3.put_object(Bucket="claims", Key=key, Body=b"{}")
 
     assert "The state of this import is damaged." in deployment(file).stderr
@@ -408,3 +409,35 @@ def test_only_uploaded_parts_of_known_imports_are_sent(deployment: Deployment) -
     assert looking["error"]["code"] == "forbidden"
     assert large["error"]["code"] == "invalid_arguments"
     assert deployment.aws.left() == []
+
+
+def test_an_import_is_a_job_that_others_see_and_cancel(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_EVENTS", 4)
+    file = deployment.write(HEADER + rows(0, 12) + "nobody,never,none,x\n")
+    told: list[Any] = []
+
+    def cancel() -> None:
+        if len(deployment.uploads) == 1:
+            [job] = deployment.operate("jobs list")["result"]["jobs"]
+            told.append(job)
+            deployment.operate("jobs cancel", job=job["id"])
+
+    deployment.before_upload = cancel
+
+    cancelled = deployment(file)
+
+    assert cancelled.exit_code != 0
+    assert "cancelled. Run the import again" in cancelled.output
+    assert [(each["kind"], each["state"], each["events"], each["parts"]) for each in told] == [
+        ("import", "running", 3, 1)
+    ]
+    document = deployment.ask(file)
+    assert (document["events"], document["bad_lines"], document["sent_before"]) == (9, 4, 3)
+    done, first = deployment.operate("jobs list")["result"]["jobs"]
+    assert (first["id"], first["state"]) == (told[0]["id"], "cancelled")
+    assert (done["id"], done["state"], done["events"]) == (document["job"], "done", 9)
+    assert deployment.operate("jobs tick")["result"] == {"worked": 0, "left": 0}
+    deployment.deliver()
+    assert len(deployment.events()) == 9

@@ -8,16 +8,20 @@ written after a part is announced, so a part may be announced twice, but dispatc
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
+import msgspec
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from sluice import rejection
 from sluice.contract import Surface
 from sluice.errors import Undeliverable
+from sluice.operate import jobs
 from sluice.operate.command import Access, Arguments, Command, Context, Failed, Result
+from sluice.operate.jobs import JobState
 from sluice.operate.ports import Conflict
 from sluice.producers.s3_objects import IMPORT_PREFIX
 from sluice.rejection import Reason, Rejection
 
+KIND: Final = "import"
 MAX_PART_BYTES: Final = 64 * 2**20  # compressed
 
 type Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -39,10 +43,12 @@ class BeginArguments(Arguments):
 class State(Result):
     """Says how far an import is: `next_line` is the first line of its file that is not sent yet.
 
-    Events that have no time of their own get the time at which it was `started`.
+    Events that have no time of their own get the time at which it was `started`. The `job` shows it to
+    others, who may cancel it. A cancelled import goes on as another job when it is begun again.
     """
 
     id: str
+    job: str = ""
     account: str
     file: str
     started: datetime
@@ -106,11 +112,30 @@ def _begin(arguments: BeginArguments, context: Context) -> State:
     account = _account(arguments.account, context)
     id = f"{account}-{arguments.digest}"
     stored = context.ports.imports.read(id=id)
-    if stored is not None:
-        return _decoded(stored.content)
-    state = State(id=id, account=account, file=arguments.file, started=context.now)
-    _store(state, None, context)
+    if stored is None:
+        state, etag = State(id=id, account=account, file=arguments.file, started=context.now), None
+    else:
+        state, etag = _decoded(stored.content), stored.etag
+    if state.finished or _is_open(state, context):
+        return state
+    wish = {"account": account, "file": arguments.file}
+    job = jobs.create(context.ports.jobs, KIND, context.who, msgspec.json.encode(wish).decode())
+    state = state.model_copy(update={"job": job.id})
+    _store(state, etag, context)
+    _follow(state, context)
     return state
+
+
+def _is_open(state: State, context: Context) -> bool:
+    """Tells whether an import has a job that nobody has cancelled."""
+    job = context.ports.jobs.find(job_id=state.job) if state.job else None
+    return job is not None and not job.state.is_over
+
+
+def _follow(state: State, context: Context) -> None:
+    """Writes into its job how far an import is."""
+    now = JobState.DONE if state.finished else JobState.RUNNING
+    jobs.follow(context.ports.jobs, state.job, now, state.counts())
 
 
 def _account(named: str | None, context: Context) -> str:
@@ -142,6 +167,10 @@ def _send(arguments: SendArguments, context: Context) -> State:
     state, etag = _found(arguments.id, context)
     if state.finished or arguments.number != state.parts + 1:
         raise _overtaken()
+    if not _is_open(state, context):
+        raise Failed(
+            "conflict", f"The job {state.job} is cancelled. Run the import again: it goes on as another job."
+        )
     key = _key(arguments.id, arguments.number, arguments.digest) if arguments.digest else None
     if key and not context.ports.imports.has_part(key=key):
         raise Failed("conflict", f"Part {arguments.number} of the import is not uploaded. Run it again.")
@@ -163,6 +192,7 @@ def _send(arguments: SendArguments, context: Context) -> State:
         }
     )
     _store(sent, etag, context)
+    _follow(sent, context)
     return sent
 
 

@@ -23,6 +23,7 @@ PLAN_LIFE: Final = timedelta(days=1)  # after which a plan that nobody confirmed
 type JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
 type Work = Callable[[Worker, Ports, Callable[[], bool]], None]
 
+# Of the jobs that operate itself does. An import is done by its client.
 KINDS: Final[Mapping[str, Work]] = {replay.KIND: replay.work, erase.KIND: erase.work}
 
 
@@ -44,6 +45,8 @@ class JobShown(BaseModel):
     An erasure counts what it found of a person: `archived` lines, `records` without a line, `parked`
     messages, `imported` lines, `replayed` messages and `mends` of jobs. Parked objects that cannot be read
     are `not_sealed`.
+
+    An import counts the `events` and `bad_lines` of the `parts` that its client has sent.
     """
 
     id: str
@@ -74,6 +77,8 @@ class JobShown(BaseModel):
     replayed: int = 0
     mends: int = 0
     not_sealed: int = 0
+    parts: int = 0
+    bad_lines: int = 0
     reasons: list[Cause] = []
 
 
@@ -157,9 +162,9 @@ def time_left(seconds: float) -> Callable[[], bool]:
 
 def worked(job: Job, context: Context, has_time: Callable[[], bool]) -> Job:
     """Lets a job that runs go on while there is time, and returns it."""
-    if job.state not in {JobState.RUNNING, JobState.SETTLING}:
+    work = KINDS.get(job.kind)
+    if work is None or job.state not in {JobState.RUNNING, JobState.SETTLING}:
         return job
-    work = KINDS[job.kind]
     return jobs.drive(context.ports.jobs, job, lambda worker: work(worker, context.ports, has_time))
 
 
@@ -181,7 +186,7 @@ def _cancel(arguments: JobArguments, context: Context) -> JobResult:
         if job.state.is_over or job.is_cancelled:
             return JobResult(job=shown(job))
         try:
-            cancelled = jobs.cancel(context.ports.jobs, job, context.who)
+            cancelled = jobs.cancel(context.ports.jobs, job, context.who, at_once=job.kind not in KINDS)
         except LeaseLost:
             continue  # a worker has written it in between
         return JobResult(job=shown(worked(cancelled, context, time_left(WORK_SECONDS))))
@@ -194,7 +199,7 @@ def _tick(_: NoArguments, context: Context) -> TickResult:
         is_plan = job.state in {JobState.PLANNING, JobState.PLANNED}
         if is_plan and context.now - job.created_at > PLAN_LIFE:
             jobs.drive(context.ports.jobs, job, lambda worker: _forget(worker, context.who))
-        elif not is_plan and not job.state.is_over:
+        elif not is_plan and not job.state.is_over and job.kind in KINDS:
             done.append(worked(job, context, has_time))
     return TickResult(worked=len(done), left=sum(not job.state.is_over for job in done))
 

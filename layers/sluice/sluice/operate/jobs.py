@@ -181,11 +181,25 @@ def confirm(store: JobStore, job: Job, who: str) -> Job:
     return _saved(store, job, {}, state=JobState.RUNNING, confirmed_by=who, **changes)
 
 
-def cancel(store: JobStore, job: Job, who: str) -> Job:
-    """Cancels a job: it begins no other slice. Its messages that are sent stay sent."""
+def follow(store: JobStore, job_id: str, state: JobState, counts: Mapping[str, int]) -> Job | None:
+    """Writes how far a job is that a client does; returns it, or None if there is none (any more).
+
+    A job that is over stays as it is.
+    """
+    while (job := store.find(job_id=job_id)) is not None and not job.state.is_over:
+        with contextlib.suppress(LeaseLost):  # somebody has cancelled it in between
+            return _saved(store, job, {}, state=state, counts=counts)
+    return job
+
+
+def cancel(store: JobStore, job: Job, who: str, *, at_once: bool = False) -> Job:
+    """Cancels a job: it begins no other slice. Its messages that are sent stay sent.
+
+    It is over `at_once` if no worker has to end a slice of it.
+    """
     # The worker that has it now stops with its next write, and the next one ends the slice it has begun.
     changes: dict[str, object] = {"is_cancelled": True, "cancelled_by": who, "lease": None}
-    if job.state in {JobState.PLANNING, JobState.PLANNED}:
+    if at_once or job.state in {JobState.PLANNING, JobState.PLANNED}:
         changes["state"] = JobState.CANCELLED
     return _saved(store, job, {}, **changes)
 
