@@ -156,7 +156,6 @@ class _Delivery:
                 frozenset({refused.message}),
                 verdict.status,
                 request=self._requests,
-                delivered=self.lone_refusals.delivered,
                 reject=partial(self._reject, refused, verdict),
                 send_again=partial(self._deliver, [refused]),
             )

@@ -56,15 +56,15 @@ class Account:
         refusals: LoneRefusals,
         *names: str,
         request: int = 1,
-        delivered: int = 0,
         unanswered: bool = False,
+        likely_bad: bool = False,
     ) -> None:
         for number, name in enumerate(names):
 
             async def send_again(refused: str = name) -> bool:
                 self.sent_again.append(refused)
                 if not (self.is_taking or self.is_busy):
-                    self.refuse(refusals, refused, request=request, delivered=refusals.delivered)
+                    self.refuse(refusals, refused, request=request)
                 return self.is_taking
 
             refusals.add(
@@ -73,20 +73,22 @@ class Account:
                     {number},
                     400,
                     request,
-                    delivered,
                     partial(self.rejected.append, name),
                     send_again,
                     lambda: unanswered,
+                    likely_bad,
                 )
             )
 
     def settle(self, refusals: LoneRefusals) -> Verdict:
         return asyncio.run(refusals.settle("AbC123", self._store))
 
-    def run(self, *names: str, delivered: int = 0, unanswered: bool = False) -> Verdict:
+    def run(
+        self, *names: str, delivered: int = 0, unanswered: bool = False, likely_bad: bool = False
+    ) -> Verdict:
         """Runs an invocation in which these events are refused, and then a request delivers something."""
         refusals = self.invocation()
-        self.refuse(refusals, *names, unanswered=unanswered)
+        self.refuse(refusals, *names, unanswered=unanswered, likely_bad=likely_bad)
         if delivered:
             refusals.mark_delivered(delivered)
         return self.settle(refusals)
@@ -123,13 +125,61 @@ def test_an_event_is_sent_again_where_something_is_delivered_later(account: Acco
     assert (account.sent_again, account.rejected, account.writes) == (["a"], [], 0)
 
 
-def test_an_event_is_not_sent_again_where_it_was_refused_after_a_delivery(account: Account) -> None:
+def test_an_event_is_sent_again_before_the_end_where_the_doubt_is_over(account: Account) -> None:
     refusals = account.invocation()
-    account.refuse(refusals, "a", request=1, delivered=2)
-    assert account.rejected == ["a"]
-    refusals.mark_delivered(3)
+    account.refuse(refusals, "a", "b")
+    refusals.mark_delivered(2)
+    account.refuse(refusals, "c", request=2)
+    asyncio.run(refusals.send_again())
+    assert (account.sent_again, account.rejected) == (["a", "b"], ["a", "b"])
+    assert account.settle(refusals) == Verdict({0})
+    assert account.sent_again == ["a", "b"]
+
+
+def test_the_message_of_an_event_that_is_being_sent_again_waits(account: Account) -> None:
+    refusals = account.invocation()
+    waiting: list[set[int]] = []
+
+    async def send_again() -> bool:
+        waiting.append(refusals.waiting())
+        return True
+
+    refusals.add(LoneRefusal("a", {7}, 400, 1, partial(account.rejected.append, "a"), send_again))
+    refusals.mark_delivered(2)
+    asyncio.run(refusals.send_again())
+    assert (waiting, refusals.waiting()) == ([{7}], set())
+
+
+def test_what_is_not_sent_again_before_the_end_is_known_to_be_bad(account: Account) -> None:
+    refusals = account.invocation()
+    account.refuse(refusals, "a")
+    refusals.mark_delivered(2)
+    account.is_busy = True
+    asyncio.run(refusals.send_again())
     account.settle(refusals)
-    assert account.sent_again == []
+    account.run("a")
+    assert account.rejected == ["a"]
+
+
+class TestAnEventWhoseNeighboursWereDelivered:
+    """Tests an event that is likely bad. Everything may be refused since its neighbours were delivered."""
+
+    def test_waits_like_any_other(self, account: Account) -> None:
+        assert account.run("a", likely_bad=True) == Verdict({0})
+        account.run(delivered=1)
+        account.run("a", likely_bad=True)
+        assert account.rejected == ["a"]
+
+    def test_opens_no_circuit(self, account: Account) -> None:
+        account.run(*"abcdef", likely_bad=True)
+        account.now += OPEN_AFTER_SECONDS
+        assert account.run("f", likely_bad=True).status is None
+
+    def test_is_rejected_at_last(self, account: Account) -> None:
+        account.run(*"abcdef", likely_bad=True)
+        account.now += PATIENCE_SECONDS
+        account.run(*"abcdef", likely_bad=True)
+        assert account.rejected == [*"abcdef"]
 
 
 def test_an_event_that_cannot_be_sent_again_now_is_rejected_when_it_is_refused_next(account: Account) -> None:
@@ -315,7 +365,7 @@ class TestARecord:
 
 EVENTS = st.dictionaries(
     st.sampled_from("abcdef"),
-    st.builds(RefusedEvent, st.floats(NOW - 9_000, NOW), st.booleans(), st.booleans()),
+    st.builds(RefusedEvent, st.floats(NOW - 9_000, NOW), st.booleans(), st.booleans(), st.booleans()),
 )
 
 
@@ -324,7 +374,11 @@ def test_a_circuit_opens_only_for_several_and_patience_ends_only_for_few(
     events: dict[str, RefusedEvent], later: float
 ) -> None:
     record = RefusalRecord(events)
-    in_doubt = [event for event in events.values() if not event.is_bad and not event.was_unanswered]
+    in_doubt = [
+        event
+        for event in events.values()
+        if not (event.is_bad or event.was_unanswered or event.is_likely_bad)
+    ]
 
     assert not (opens_circuit(record, NOW + later) and is_patience_over(record, NOW + later))
     assert opens_circuit(record, NOW + later) <= (len(in_doubt) >= SEVERAL)

@@ -425,6 +425,25 @@ class TestARefusalOfEverything:
         assert delivered(klaviyo.klaviyo) == all_once("good")
         assert klaviyo.counts["CircuitsOpened"] == 0
 
+    @EVERYTHING_REFUSED
+    @pytest.mark.parametrize("place", range(4, 8))
+    def test_that_begins_within_a_search_costs_no_good_event(
+        self, manner: dict[str, Any], place: int
+    ) -> None:
+        before = {"kind": "latency", "seconds": 0, "count": 2}  # the job is refused, its first half is taken
+        klaviyo = world(poison=[{"contains": "badone", "attributed": False}], faults=[before, manner])
+        metrics = ["badone" if n == place else "Placed Order" for n in range(8)]
+
+        work(
+            klaviyo, bulk(of("ada", *(event(f"s{n}", metric) for n, metric in enumerate(metrics)))), limit=300
+        )
+        assert klaviyo.rejections == []
+        klaviyo.klaviyo.configure(faults=[])
+        work(klaviyo, single("last"), limit=4 * HOUR)
+
+        assert sum(rejected(klaviyo).values()) == 1
+        assert delivered(klaviyo.klaviyo) == all_once("last", *(f"s{n}" for n in range(8) if n != place))
+
     def test_a_bad_event_is_told_at_once_where_others_are_delivered(self) -> None:
         klaviyo = world(poison=[{"contains": "badone", "attributed": False}])
 

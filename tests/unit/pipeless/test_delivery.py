@@ -188,7 +188,34 @@ def test_a_bad_event_is_found_and_the_others_are_written(place: int) -> None:
         f"bad-{place}"
     ]
     assert world.messages == {}
-    assert outcome.counts["UpstreamRequests"] <= 9
+    assert outcome.counts["UpstreamRequests"] <= 10
+
+
+@pytest.mark.parametrize("place", range(4, 8))
+def test_a_refusal_of_everything_from_within_a_search_costs_no_good_event(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    articles = [f"{'bad' if n == place else 'ok'}-{n}" for n in range(8)]
+    world = World(stored(*articles))
+    world.pipeless.configure(poison=["bad"])
+    create_events, calls = world._create_events, itertools.count(1)
+
+    async def then_refusing(app: PipelessApp, body: bytes) -> Response:
+        if next(calls) == 3:  # the call was refused, and its first half was taken
+            world.pipeless.configure(faults=[{"kind": "json", "status": 400}])
+        return await create_events(app, body)
+
+    monkeypatch.setattr(world, "_create_events", then_refusing)
+
+    outcome = world.deliver()
+    assert (outcome.refusals, [*outcome.retry]) == ([], [0])
+    assert world.written() == articles[:4]
+    world.pipeless.configure(faults=[])
+    world.messages[9] = stored("ok-last", after=9)
+    refusals = [refusal for _ in range(4) for refusal in world.deliver().refusals]
+
+    assert len(refusals) == 1
+    assert sorted(world.written()) == sorted(["ok-last", *articles[:place], *articles[place + 1 :]])
 
 
 def test_all_bad_events_are_found() -> None:
@@ -436,7 +463,10 @@ def test_every_event_is_written_once_or_refused(
     world.pipeless.configure(poison=["bad"], faults=upstream_faults)
     refused: list[str] = []
 
-    for _ in range(30):
+    for turn in range(30):
+        if turn:  # what nobody names waits until something else is delivered
+            sent.append(f"ok-later-{turn}")
+            world.messages[next(_numbers)] = stored(sent[-1], after=100 + turn)
         world.turns = turns
         outcome = world.deliver(*world.messages)
         for refusal in outcome.refusals:

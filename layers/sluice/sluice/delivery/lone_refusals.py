@@ -35,12 +35,14 @@ class RefusedEvent(msgspec.Struct, frozen=True):
 
     It `was_unanswered` if a request with it had got no answer before, so that the upstream may have it.
     It `is_bad` if something of its account was delivered since, or if it was rejected. Copies of its message
-    are then refused for the same reason.
+    are then refused for the same reason. It `is_likely_bad` if something was delivered between the first
+    refusal of a job with it and its own.
     """
 
     at: float
     was_unanswered: bool = False
     is_bad: bool = False
+    is_likely_bad: bool = False
 
 
 class RefusalRecord(msgspec.Struct, frozen=True):
@@ -60,19 +62,21 @@ class RefusalRecord(msgspec.Struct, frozen=True):
 class LoneRefusal(msgspec.Struct, frozen=True):
     """Holds an event that was refused alone and without a reason.
 
-    `request` is the number of the last request that was sent when it was first refused, or a job with it.
-    `delivered` is the number of the latest request that had delivered something when it was sent alone.
-    `reject` rejects it, and `send_again` sends it once more and tells whether it is delivered.
+    `request` is the number of the last request that was sent when it was refused. It `is_likely_bad` if
+    something was delivered since a job with it was refused. This is no proof: everything may be refused since
+    that delivery. But it `is_bad` if all others of that job are delivered. `reject` rejects it, and
+    `send_again` sends it once more and tells whether it is delivered.
     """
 
     name: str
     messages: Set[int]
     status: int
     request: int
-    delivered: int
     reject: Callable[[], None]
     send_again: Callable[[], Awaitable[bool]]
     was_unanswered: Callable[[], bool] = lambda: False
+    is_likely_bad: bool = False
+    is_bad: bool = False
 
 
 type Change = Callable[[RefusalRecord], RefusalRecord]
@@ -105,6 +109,8 @@ class LoneRefusals:
         self._rejected_in_doubt: set[str] = set()
         self._rejected: set[str] = set()
         self._sent_again: set[str] = set()  # after something was delivered
+        self._being_sent: list[LoneRefusal] = []  # again
+        self._not_sent: list[LoneRefusal] = []  # again, although something was delivered
 
     def mark_delivered(self, request: int) -> None:
         """Records that a request, by its number, delivered something."""
@@ -131,7 +137,7 @@ class LoneRefusals:
 
     def waiting(self) -> set[int]:
         """Returns the numbers of the messages with a refusal that is not settled."""
-        return {number for refusal in self._pending for number in refusal.messages}
+        return {number for refusal in [*self._pending, *self._being_sent] for number in refusal.messages}
 
     def add(self, refusal: LoneRefusal) -> None:
         """Rejects a refused event if it is surely bad; any other waits for `settle`."""
@@ -142,10 +148,12 @@ class LoneRefusals:
 
     async def settle(self, account_id: str, record: Recorder) -> Verdict:
         """Sends events again if the doubt is over, records the others and returns what becomes of them."""
-        kept = await self._send_again()
+        await self.send_again()
+        kept, self._not_sent = self._not_sent, []
         self._reject_probably_recorded()
         refused = {refusal.name: refusal.was_unanswered() for refusal in [*self._pending, *kept]}
         refused |= dict.fromkeys(self._rejected_in_doubt, True)
+        likely_bad = {refusal.name for refusal in self._pending if refusal.is_likely_bad}
         bad = {refusal.name for refusal in kept}
         if self.delivered:
             bad |= self.record.in_doubt().keys()
@@ -157,6 +165,7 @@ class LoneRefusals:
                 now,
                 refused=refused,
                 bad=bad,
+                likely_bad=likely_bad,
                 rejected=self._rejected - refused.keys(),
                 unanswered=self._unanswered,
             )
@@ -168,16 +177,19 @@ class LoneRefusals:
                 return Verdict(self.waiting())
         return self._verdict(now)
 
-    async def _send_again(self) -> list[LoneRefusal]:
+    async def send_again(self) -> None:
         """Sends the events again that were refused before something was delivered: the fault may be over.
 
-        Returns those that are neither delivered nor rejected now. Their vendor keeps them.
+        Their vendor keeps those that are neither delivered nor rejected then.
         """
         again = [refusal for refusal in self._pending if not self._is_in_doubt(refusal)]
         self._pending = [refusal for refusal in self._pending if self._is_in_doubt(refusal)]
         self._sent_again.update(refusal.name for refusal in again)
-        kept = [refusal for refusal in again if not await refusal.send_again()]
-        return [refusal for refusal in kept if refusal.name not in self._rejected]
+        self._being_sent += again
+        for refusal in again:
+            if not await refusal.send_again() and refusal.name not in self._rejected:
+                self._not_sent.append(refusal)
+            self._being_sent.remove(refusal)
 
     def _reject_probably_recorded(self) -> None:
         """Rejects the first events of which the upstream may have refused a repeat, if they are few."""
@@ -201,10 +213,10 @@ class LoneRefusals:
         refusal.reject()
 
     def _is_bad(self, refusal: LoneRefusal) -> bool:
-        """Tells whether something was delivered between an event's first refusal and this one."""
+        """Tells whether an event is surely bad: by its job, or as it is refused again after a delivery."""
         known = self.record.events.get(refusal.name)
         is_known_bad = known is not None and known.is_bad
-        return is_known_bad or refusal.delivered > refusal.request or refusal.name in self._sent_again
+        return is_known_bad or refusal.is_bad or refusal.name in self._sent_again
 
     def _is_in_doubt(self, refusal: LoneRefusal) -> bool:
         """Tells whether nothing was delivered since an event was refused."""
@@ -235,6 +247,7 @@ def updated(
     *,
     refused: Mapping[str, bool] | None = None,
     bad: Set[str] = frozenset(),
+    likely_bad: Set[str] = frozenset(),
     rejected: Set[str] = frozenset(),
     unanswered: Set[str] = frozenset(),
 ) -> RefusalRecord:
@@ -242,6 +255,7 @@ def updated(
 
     `refused` are its lone refusals, and whether a request with the event got no answer before. `bad` are
     events since whose refusal something was delivered, and so are those of the record that were `rejected`.
+    `likely_bad` are events whose neighbours were delivered before.
     """
     events = {
         name: msgspec.structs.replace(event, is_bad=True) if name in bad | rejected else event
@@ -249,7 +263,7 @@ def updated(
         if now - event.at < FORGET_SECONDS
     }
     for name, was_unanswered in (refused or {}).items():
-        events.setdefault(name, RefusedEvent(now, was_unanswered, is_bad=name in bad))
+        events.setdefault(name, RefusedEvent(now, was_unanswered, name in bad, name in likely_bad))
     events = dict(sorted(events.items(), key=_by_use)[:MAX_EVENTS])
     if unanswered <= record.unanswered:
         return msgspec.structs.replace(record, events=events)
@@ -267,21 +281,25 @@ def _by_use(item: tuple[str, RefusedEvent]) -> tuple[bool, float]:
 def opens_circuit(record: RefusalRecord, now: float) -> bool:
     """Tells whether so many events are refused for so long that the account is at fault.
 
-    An event that may be recorded already is refused for that, so it says nothing of the account.
+    An event that may be recorded already is refused for that, and one that is likely bad for its own fault.
+    So they say nothing of the account.
     """
-    since = _surely_answered(record)
+    since = _unexplained(record)
     return len(since) >= SEVERAL and now - min(since) >= OPEN_AFTER_SECONDS
 
 
 def is_patience_over(record: RefusalRecord, now: float) -> bool:
     """Tells whether too few events are refused, for too long, to suspect the account any longer."""
     since = [event.at for event in record.in_doubt().values()]
-    few = len(_surely_answered(record)) < SEVERAL
+    few = len(_unexplained(record)) < SEVERAL
     return few and bool(since) and now - min(since) >= PATIENCE_SECONDS
 
 
-def _surely_answered(record: RefusalRecord) -> list[float]:
-    return [event.at for event in record.in_doubt().values() if not event.was_unanswered]
+def _unexplained(record: RefusalRecord) -> list[float]:
+    """Returns when events were refused for which nothing but their account gives a reason."""
+    return [
+        event.at for event in record.in_doubt().values() if not (event.was_unanswered or event.is_likely_bad)
+    ]
 
 
 def update(table: str, account_id: str, change: Change) -> RefusalRecord:

@@ -48,6 +48,7 @@ class JobDelivery:
         self._job_faults: set[type[_UnexplainedRefusal]] = set()  # these refusals have their cause in the job
         self._sent_again: Job | None = None
         self._refused_after: int | None = None  # the last request sent when the job was first refused
+        self._not_taken: set[tuple[str, str]] = set()  # of what was refused then, by keys and ids
         self._delivered_before = 0  # the account's last delivered request when the latest was sent
         self._has_sampled = False
         self._fields_left_out: Counter[tuple[str, str]] = Counter()  # by an event's key and id
@@ -60,7 +61,7 @@ class JobDelivery:
         while rest is not None:
             reply = await self._send(rest)
             if isinstance(reply, Accepted):
-                await self._ledger.mark_accepted(rest, reply.ignored)
+                await self._mark_accepted(rest, reply.ignored)
                 return rest is job
             rest = None if reply is None else await self._handle_refusal(rest, reply)
         return False
@@ -92,6 +93,7 @@ class JobDelivery:
         """Does what an answer calls for that is not 'taken'; what is to be sent at once, if anything."""
         if isinstance(reply, JobRejected) and self._refused_after is None:
             self._refused_after = self._sender.last_sent
+            self._not_taken = _names(job)
         match reply:
             case ItemsRejected():
                 return await self._remove_named(job, reply)
@@ -123,7 +125,7 @@ class JobDelivery:
             changed = packing.job_of(job.number, [without])
             reply = await self._send(changed)
             if isinstance(reply, Accepted):
-                await self._ledger.mark_accepted(changed, "")
+                await self._mark_accepted(changed, "")
                 self._ledger.mark_left_out([event], optional_fields.PHONE_NUMBER, of_profile=True)
             if reply is None or isinstance(reply, Accepted):
                 return None
@@ -153,19 +155,25 @@ class JobDelivery:
         reject: Callable[[], None],
         was_unanswered: Callable[[], bool],
     ) -> None:
-        request = self._sender.last_sent if self._refused_after is None else self._refused_after
+        refused_after = self._refused_after
+        is_likely_bad = refused_after is not None and self._delivered_before > refused_after
         self._lone_refusals.add(
             LoneRefusal(
                 name,
                 job.messages(),
                 status,
-                request=request,
-                delivered=self._delivered_before,
+                request=self._sender.last_sent,
                 reject=reject,
                 send_again=partial(self.deliver, job),
                 was_unanswered=was_unanswered,
+                is_likely_bad=is_likely_bad,
+                is_bad=is_likely_bad and job.events == 1 and self._not_taken == _names(job),
             )
         )
+
+    async def _mark_accepted(self, job: Job, ignored: str) -> None:
+        self._not_taken -= _names(job)
+        await self._ledger.mark_accepted(job, ignored)
 
     async def _send_samples_or_wait(self, job: Job) -> None:
         """Searches a job whose account may be at fault, but only if a single event of it is taken."""
@@ -226,7 +234,7 @@ class JobDelivery:
     async def _settle(self, job: Job, reply: Reply) -> None:
         """Settles the events of a job by the answer to it, and sends again what is left of them."""
         if isinstance(reply, Accepted):
-            await self._ledger.mark_accepted(job, reply.ignored)
+            await self._mark_accepted(job, reply.ignored)
         elif (rest := await self._handle_refusal(job, reply)) is not None:
             await self.deliver(rest)
 
@@ -382,6 +390,11 @@ class JobDelivery:
         """Takes one request from the budget of the search."""
         self._requests_left -= 1
         return self._requests_left >= 0
+
+
+def _names(job: Job) -> set[tuple[str, str]]:
+    """Returns the keys and ids of a job's events."""
+    return {(event.key, event.id) for entry in job.entries for event in entry.events}
 
 
 def _sample_positions(job: Job) -> list[tuple[int, int]]:

@@ -101,4 +101,5 @@ class _Delivery:
             if (left := await self._ledger.skip_duplicates(job)) is not None:
                 delivery = JobDelivery(self._sender, self._ledger, self.lone_refusals, long_failing=lasting)
                 await delivery.deliver(left)
+                await self.lone_refusals.send_again()  # or what must follow this job waits for it
         return self._ledger.pending_reason(job)

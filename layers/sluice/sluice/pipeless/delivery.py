@@ -39,6 +39,18 @@ async def deliver(
     await half_open.deliver(app.id, batch, _Delivery(app, batch, ports, outcome), ports.circuits, outcome)
 
 
+class _Search:
+    """Holds what a search for bad events began with: a refused call, and the last request sent by then."""
+
+    def __init__(self, call: Sequence[PackedEvent], refused_after: int) -> None:
+        self.refused_after = refused_after
+        self.not_taken = list(call)
+
+    def mark_delivered(self, call: Sequence[PackedEvent]) -> None:
+        """Records that events of the call are taken by now."""
+        self.not_taken = [each for each in self.not_taken if each not in call]
+
+
 class _Delivery:
     """Delivers one app's part of a batch."""
 
@@ -56,7 +68,7 @@ class _Delivery:
         self._waiting: defaultdict[Thing, set[Value]] = defaultdict(set)  # writes of the events that wait
         self._delivered: defaultdict[int, set[int]] = defaultdict(set)  # indexes of events, by message
         self._requests = 0
-        self._later: list[tuple[Sequence[PackedEvent], int]] = []  # calls, and when they were refused
+        self._later: list[tuple[Sequence[PackedEvent], _Search]] = []
         self.is_processed = False
         self.lone_refusals = LoneRefusals(lambda: ports.now().timestamp())
         self.to_park: set[int] = set()
@@ -88,16 +100,16 @@ class _Delivery:
                 self._keep(call, Retry())
             refused = refused + 1 if self.lone_refusals.is_account_suspect else 0
         while self._later:
-            put_off, refused_after = self._later.pop()
+            put_off, search = self._later.pop()
             if self.lone_refusals.is_account_suspect:
                 self._keep(put_off, Retry())
             else:
-                await self._deliver(put_off, refused_after)
+                await self._deliver(put_off, search)
 
-    async def _deliver(self, call: Sequence[PackedEvent], refused_after: int | None = None) -> bool:
+    async def _deliver(self, call: Sequence[PackedEvent], search: _Search | None = None) -> bool:
         """Delivers or rejects every event of a call; returns True if all of it was taken as it was.
 
-        `refused_after` is the number of the last request sent when a call with these events was refused.
+        `search` is that of a refused call with these events.
         """
         verdict = await self._send_in_slot(call)
         match verdict:
@@ -105,11 +117,13 @@ class _Delivery:
                 self._outcome.counts["Calls"] += 1
                 self._outcome.counts["CallEvents"] += len(call)
                 self._mark_delivered(call)
+                if search is not None:
+                    search.mark_delivered(call)
                 return True
             case JobRejected() if len(call) == 1:
-                self._add_lone_refusal(call[0], verdict, refused_after or self._requests)
+                self._add_lone_refusal(call[0], verdict, search)
             case JobRejected():
-                await self._bisect(call, refused_after or self._requests)
+                await self._bisect(call, search or _Search(call, self._requests))
             case AccountRejected():
                 self.to_park |= packing.messages_of(call)
             case Retry():
@@ -151,47 +165,49 @@ class _Delivery:
                     return verdict
         return self._rejected_account
 
-    async def _bisect(self, call: Sequence[PackedEvent], refused_after: int) -> None:
+    async def _bisect(self, call: Sequence[PackedEvent], search: _Search) -> None:
         """Finds the bad event in a call of several, unless the app seems to be at fault."""
         if self.lone_refusals.is_account_suspect:
-            call = await self._send_sample(call, refused_after)
+            call = await self._send_sample(call, search)
         middle = len(call) // 2
         left, right = call[:middle], call[middle:]
         # If the left half is fine the fault is in the right one, which need not be sent whole. A single event
         # is sent in any case, because a combination may have been refused.
         if self.lone_refusals.is_account_suspect:
-            self._put_off(call, refused_after)
-        elif left and await self._deliver(left, refused_after) and len(right) > 1:
-            await self._bisect(right, refused_after)
+            self._put_off(call, search)
+        elif left and await self._deliver(left, search) and len(right) > 1:
+            await self._bisect(right, search)
         elif self.lone_refusals.is_account_suspect:
-            self._put_off(right, refused_after)
+            self._put_off(right, search)
         else:
-            await self._deliver(right, refused_after)
+            await self._deliver(right, search)
 
-    async def _send_sample(self, call: Sequence[PackedEvent], refused_after: int) -> Sequence[PackedEvent]:
+    async def _send_sample(self, call: Sequence[PackedEvent], search: _Search) -> Sequence[PackedEvent]:
         """Sends one event of a call alone, which chance draws, and returns the others."""
         sample = runtime.chance().choice(packing.independent(call))
-        await self._deliver([sample], refused_after)
+        await self._deliver([sample], search)
         return [each for each in call if each is not sample]
 
-    def _put_off(self, call: Sequence[PackedEvent], refused_after: int) -> None:
+    def _put_off(self, call: Sequence[PackedEvent], search: _Search) -> None:
         """Leaves a call for later, when more is known of the app; what must follow its events waits."""
-        self._later.append((call, refused_after))
+        self._later.append((call, search))
         self._hold_back(call)
 
-    def _add_lone_refusal(self, refused: PackedEvent, verdict: JobRejected, request: int) -> None:
+    def _add_lone_refusal(self, refused: PackedEvent, verdict: JobRejected, search: _Search | None) -> None:
         """Leaves it to `settle` what becomes of a refused event; what must follow it waits."""
         name = name_of(msgspec.json.encode(refused.event))
         messages = packing.messages_of([refused])
+        is_likely_bad = search is not None and self.lone_refusals.delivered > search.refused_after
         self.lone_refusals.add(
             LoneRefusal(
                 name,
                 messages,
                 verdict.status,
-                request=request,
-                delivered=self.lone_refusals.delivered,
+                request=self._requests,
                 reject=partial(self._reject, refused, verdict.fault),
-                send_again=partial(self._deliver, [refused], request),
+                send_again=partial(self._deliver, [refused]),
+                is_likely_bad=is_likely_bad,
+                is_bad=is_likely_bad and search is not None and search.not_taken == [refused],
             )
         )
         if messages & self.lone_refusals.waiting():
