@@ -94,6 +94,7 @@ class Mapping:
         loses: Callable[[Message], bool],
         ended: Callable[[str, BaseException], None],
         watch: Callable[[Strand], Strand],
+        kept: Callable[[Environment, Message, str], None] = lambda *_: None,
         together: bool = False,
     ) -> None:
         self.queue = queue
@@ -103,6 +104,7 @@ class Mapping:
         self._window = window
         self._loses = loses
         self._ended = ended
+        self._kept = kept
         self._idle: dict[Strand, float] = {}  # pollers that wait, and until when
         self._stopping = False
         self._together = together
@@ -178,7 +180,9 @@ class Mapping:
             return
         failed = _failed(answer, {message.id for message in batch})
         for message, handle in zip(batch, handles, strict=True):
-            if message.id not in failed and not self._loses(message):
+            if message.id in failed:
+                self._kept(invoker.environment, message, handle)
+            elif not self._loses(message):
                 self.queue.delete(handle)
 
 

@@ -165,14 +165,25 @@ class Faults:
         self.last = now
         return fault, random.Random(f"{self.seed}/{number}")
 
+    def at_departure(self, number: int, fault: Fault | None, now: float, of: Collection[str]) -> Fault | None:
+        """Returns the fault of a request that leaves only now, by the number of its call and what was drawn.
+
+        It may have waited for a connection or a new slot, and what an account is refused with for a time may
+        have begun or ended meanwhile. A request that leaves after another must not be answered before it.
+        """
+        if number in self.spared or (self.only_before is not None and number >= self.only_before):
+            return fault
+        lasting = (each.fault for each in self._outages(now, of) if each.fault in LASTING)
+        return next(lasting, None if fault in LASTING else fault)
+
+    def _outages(self, now: float, of: Collection[str]) -> Iterable[Outage]:
+        """Yields the outages that a call is in."""
+        return (each for each in self.weather.outages if each.of in of and each.begin <= now < each.end)
+
     def _fault(self, operation: str, now: float, of: frozenset[str], lot: float) -> Fault | None:
         weather = self.weather
-        for outage in weather.outages:
-            if (
-                outage.of in of
-                and outage.begin <= now < outage.end
-                and (lot < 0.9 or outage.fault in LASTING)
-            ):
+        for outage in self._outages(now, of):
+            if lot < 0.9 or outage.fault in LASTING:
                 return outage.fault
         if lot < weather.crashes:
             return Fault.CRASH_BEFORE if lot < weather.crashes / 2 else Fault.CRASH_AFTER

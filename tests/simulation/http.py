@@ -8,6 +8,7 @@ nobody waits for the answer any more.
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import formatdate
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx2
 import msgspec
 
+from tests.simulation.causes import Causes
 from tests.simulation.faults import Fault
 from tests.simulation.ledger import marks_in
 from tests.simulation.outside import Outside
@@ -66,6 +68,7 @@ class Upstream:
         heard: Callable[[Process, int, bytes], None] = lambda process, status, body: None,
         openings: list[float] | None = None,
         left: Callable[[Process, str], None] = lambda process, account: None,
+        causes: Causes | None = None,
     ) -> None:
         self.outside = outside
         self.arrive = arrive
@@ -78,7 +81,20 @@ class Upstream:
         self.killed = killed
         self.heard = heard
         self.left = left
+        self.causes = causes
         self.openings = [] if openings is None else openings
+
+
+@dataclass(slots=True)
+class _Fate:
+    """Holds the fault that meets a request, by the number of its call and the names that outages know."""
+
+    fault: Fault | None
+    chance: random.Random
+    number: int
+    of: tuple[str, ...]
+    answer: Answer | None = None
+    is_taken_back: bool = False  # its sender took it back before it left
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -99,6 +115,7 @@ class Transport(httpx2.AsyncBaseTransport):
         account = self._upstream.account_of(request)
         operation = "upstream.klaviyo" if "/api/" in request.url.path else "upstream.pipeless"
         fault, chance = outside.draw(process, operation, (account, operation))
+        fate = _Fate(fault, chance, outside.faults.calls, (account, operation))
         marks = list(marks_in(body))
         to = f"{account} events {marks}" if len(marks) <= TOLD else f"{account} {len(marks)} events"
         how = ""
@@ -107,11 +124,11 @@ class Transport(httpx2.AsyncBaseTransport):
                 outside.crash(process, operation, to, fault)
             if fault is Fault.STALL:
                 outside.stall(process, chance)
-            answer = await self._exchange(request, body, account, fault, chance)
+            answer = fate.answer = await self._exchange(request, body, account, fate)
             how = str(answer.status)
-            if fault not in _INSTEAD:
+            if fate.fault not in _INSTEAD:
                 self._upstream.heard(process, answer.status, body)
-            if fault is Fault.CRASH_AFTER or self._upstream.killed():
+            if fate.fault is Fault.CRASH_AFTER or self._upstream.killed():
                 outside.crash(process, operation, to, Fault.CRASH_AFTER)
         except Killed:
             how = "killed"
@@ -120,19 +137,26 @@ class Transport(httpx2.AsyncBaseTransport):
             how = type(error).__name__
             raise
         finally:
-            told = f"[{fault}] {how}" if fault else how
+            if self._upstream.causes is not None and not fate.is_taken_back:
+                given = fate.answer or Answer(0, {}, b"")
+                self._upstream.causes.answered(
+                    process, account, given.status or None, given.headers, given.body, marks
+                )
+            told = f"[{fate.fault}] {how}" if fate.fault else how
             outside.trace.add(outside.scheduler.now, process.name, operation, to, told)
         return httpx2.Response(answer.status, headers=answer.headers, content=answer.body, request=request)
 
-    async def _exchange(
-        self, request: httpx2.Request, body: bytes, account: str, fault: Fault | None, chance: random.Random
-    ) -> Answer:
-        scheduler = self._upstream.outside.scheduler
-        await self._connect(request, fault, chance)
+    async def _exchange(self, request: httpx2.Request, body: bytes, account: str, fate: "_Fate") -> Answer:
+        scheduler, faults = self._upstream.outside.scheduler, self._upstream.outside.faults
+        await self._connect(request, fate.fault, fate.chance)
         trace = request.extensions.get("trace")
         if trace is not None:
+            fate.is_taken_back = True
             await self._show(trace)
+            fate.is_taken_back = False
         self._upstream.left(self._process, account)
+        fate.fault = faults.at_departure(fate.number, fate.fault, scheduler.now, fate.of)
+        fault, chance = fate.fault, fate.chance
         there, back = (self._upstream.chance.uniform(*self._upstream.network) for _ in range(2))
         answers: list[Answer] = []
         arrival = scheduler.now + there

@@ -113,7 +113,7 @@ class Image:
         before = sys.modules.get(name)
         sys.modules[name] = module  # where msgspec and dataclasses look up what annotations name
         try:
-            exec(_code(path), content)
+            exec(code_of(path), content)
         finally:
             if before is None:
                 del sys.modules[name]
@@ -132,5 +132,6 @@ def _find(name: str) -> tuple[Path, bool]:
 
 
 @cache
-def _code(path: Path) -> CodeType:
+def code_of(path: Path) -> CodeType:
+    """Returns the code of a module, which all images share."""
     return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)

@@ -74,6 +74,7 @@ class Event:
     unsure: bool = False  # the record that it is delivered, or its message's deletion, may be lost
     recorded: bool = False  # its receipt says that it is delivered
     repeat_refused: bool = False  # the upstream had it, and refused it again without naming anything
+    repeat_met_fault: bool = False  # the same, but all of its account was refused so at that time
     not_answered: bool = False  # a request with it had no answer of the upstream's own
     refused_alone: int = 0  # requests with nothing but it that the upstream refused
     receives: int = 0  # of messages that hold it
@@ -121,6 +122,7 @@ class Ledger:
         self.receipts: dict[str, dict[str, set[int]]] = defaultdict(
             lambda: {"delivered": set(), "rejected": set()}
         )
+        self.message_of: dict[int, str] = {}  # the latest that holds an event
         self.objects: dict[str, bytes] = {}  # of claims and imports, by bucket and key
         self._complete: set[str] = set()  # receipts that will say what became of each event
         self._unnamed: dict[str, list[int]] = defaultdict(list)
@@ -200,6 +202,7 @@ class Ledger:
                     self._came_again(event)
             event.queued[queue.name] += 1
             event.notices += is_notice
+            self.message_of[mark] = message.id
 
     def _came_again(self, event: Event) -> None:
         if event.disturbed:
@@ -310,6 +313,11 @@ class Ledger:
             event.refused_alone += len(found) == 1
             event.repeat_refused |= bool(event.upstream) and not named
 
+    def all_refused(self, marks: Iterable[int]) -> None:
+        """Hears of a request that is refused without naming anything, like all others of its account."""
+        for mark in marks:
+            self.events[mark].repeat_met_fault |= bool(self.events[mark].upstream)
+
     # Invariants at rest.
 
     def check_rest(self) -> None:
@@ -361,7 +369,10 @@ class Ledger:
             self.break_("no healthy rejection", f"it was rejected: {sorted(reasons)}", event.mark)
         if "refused_by_upstream" in reasons and not event.refused_alone:
             self.break_("no healthy rejection", "nobody refused it", event.mark)
-        if reasons - {"duplicate_unique_id"} and event.upstream and not event.repeat_refused:
+        explained = {"duplicate_unique_id"}
+        if event.repeat_met_fault:
+            explained.add("probably_recorded")
+        if reasons - explained and event.upstream and not event.repeat_refused:
             self.break_("one outcome", "it is upstream and archived", event.mark)
 
     def _check_receives(self, queue: Queue, message: Message) -> None:
@@ -399,13 +410,17 @@ class Ledger:
             self.break_("receipts", f"receipt {receipt} says it is rejected", mark)
 
     def _parked_changed(self, key: str, before: bytes | None, after: bytes | None) -> None:
-        now = set(marks_in(_unpacked(after))) if after is not None else set()
+        now = self.marks_parked(after) if after is not None else set()
         for mark in now:
             self.events[mark].stored.add(key)
-        gone = set(marks_in(_unpacked(before))) - now if before is not None else set()
+        gone = self.marks_parked(before) - now if before is not None else set()
         for mark in gone:
             self.events[mark].stored.discard(key)
             self._check_there(self.events[mark], f"{key} was written")
+
+    def marks_parked(self, packed: bytes) -> set[int]:
+        """Returns the marks of the events in a parked object."""
+        return set(marks_in(_unpacked(packed)))
 
     def _archived(self, lines: bytes) -> None:
         for line in lines.splitlines():

@@ -8,7 +8,6 @@ on which delivery depends is changed. Survivors are listed, and docs/development
 
 import argparse
 import ast
-import functools
 import itertools
 import os
 import random
@@ -19,17 +18,21 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.simulation.image import ROOT, TREE
+from tests.simulation.reach import Lines, Reach
+from tests.simulation.runner import simulate
 from tests.simulation.world import Plan, plan
 
 MUTATIONS = Path(__file__).with_name("mutations")
 GENERATED = 50
-SEEDS = 40
+SEEDS = 40  # that a mutant must survive, of those that get to what it changes
+SURVEYED = 240  # seeds of which it is known what they get to
 DRAWN = 4_000  # seeds, of which the most eventful are chosen
 PROCESSOR_SECONDS = (
     90  # that the seeds of a mutant may take: several times as long as those of the code as it is
@@ -41,6 +44,7 @@ MODULES = (
     f"{PACKAGE}/delivery/poison.py",
     f"{PACKAGE}/delivery/rate_limiter.py",
     f"{PACKAGE}/receipts.py",
+    f"{PACKAGE}/delivery/lone_refusals.py",
 )
 _FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -59,11 +63,12 @@ _SAID_ONLY = ("logger", "metrics", "counts")  # what is logged or counted change
 
 @dataclass(frozen=True)
 class Mutant:
-    """Holds one file of the package with a change in it."""
+    """Holds one file of the package with a change in it, at these lines of what it was."""
 
     name: str
     file: str
     source: str
+    lines: range
 
 
 def reverted() -> Iterator[Mutant]:
@@ -74,7 +79,9 @@ def reverted() -> Iterator[Mutant]:
         if source.count(said["mended"]) != 1:
             raise SystemExit(f"{path.name}: {said['file']} does not have, once, what the commit made of it")
         changed = source.replace(said["mended"], said["broken"])
-        yield Mutant(f"{path.stem}: {said['subject']}", said["file"], changed)
+        first = 1 + source[: source.index(said["mended"])].count("\n")
+        lines = range(first, first + said["mended"].rstrip("\n").count("\n") + 1)
+        yield Mutant(f"{path.stem}: {said['subject']}", said["file"], changed, lines)
 
 
 def generated(count: int, seed: int = 0) -> Iterator[Mutant]:
@@ -87,10 +94,10 @@ def generated(count: int, seed: int = 0) -> Iterator[Mutant]:
         what, index, which = changes[file].pop(chance.randrange(len(changes[file])))
         tree = ast.parse(sources[file])
         node = list(ast.walk(tree))[index]
+        lines = _lines(node, which)
         _change(node, which)
-        line = getattr(node, "lineno", 0)
         source = ast.unparse(ast.fix_missing_locations(tree))
-        yield Mutant(f"{file.removeprefix(PACKAGE + '/')}:{line} {what}", file, source)
+        yield Mutant(f"{file.removeprefix(PACKAGE + '/')}:{lines.start} {what}", file, source, lines)
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[str, int, int]]:
@@ -102,6 +109,19 @@ def _changes(tree: ast.Module) -> Iterator[tuple[str, int, int]]:
         if id(node) not in annotations:
             for what, which in _possible(node):
                 yield what, index, which
+
+
+def _lines(node: ast.AST, which: int) -> range:
+    """Returns the lines of what a change changes."""
+    match node:
+        case ast.If() | ast.While():
+            node = node.test
+        case (
+            ast.FunctionDef() | ast.AsyncFunctionDef() | ast.For() | ast.With() | ast.AsyncWith() | ast.Try()
+        ):
+            node = node.body[which]
+    assert isinstance(node, ast.expr | ast.stmt)
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def _said_about(node: ast.AST) -> Iterator[ast.AST]:
@@ -172,8 +192,40 @@ def _change(node: ast.AST, number: int) -> None:
             node.body[number] = ast.Pass()
 
 
-def is_found(mutant: Mutant, seeds: int) -> str:
+class Survey:
+    """Knows which lines of some files each of many seeds gets to, with the code as it is."""
+
+    def __init__(self, files: Iterable[str], count: int) -> None:
+        self.broken = ""  # the first invariant that the code as it is breaks
+        self._reached: dict[int, Lines] = {}
+        reach = Reach(ROOT / file for file in files)
+        for seed in _drawn(count):
+            self._reached[seed] = reach.of(partial(self._run, seed))
+        reach.close()
+
+    def seeds_for(self, mutant: Mutant, count: int) -> list[int]:
+        """Returns seeds for a mutant: those that get to what is changed, or any if all run it on import."""
+        if not _is_in_function(mutant):
+            return list(self._reached)[:count]
+        changed = {(ROOT / mutant.file, line) for line in mutant.lines}
+        return [seed for seed, lines in self._reached.items() if not changed.isdisjoint(lines)][:count]
+
+    def _run(self, seed: int) -> None:
+        result = simulate(seed)
+        if result.broken is not None and not self.broken:
+            self.broken = f"seed {seed}: {result.broken}"
+
+
+def _is_in_function(mutant: Mutant) -> bool:
+    tree = ast.parse((ROOT / mutant.file).read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return any(node.lineno <= mutant.lines.start <= (node.end_lineno or 0) for node in functions)
+
+
+def is_found(mutant: Mutant, seeds: list[int]) -> str:
     """Simulates a mutant; returns how it was found, or nothing if it survives."""
+    if not seeds:
+        return ""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         tree = Path(name)
         for part in ("layers/sluice", "functions"):
@@ -181,7 +233,7 @@ def is_found(mutant: Mutant, seeds: int) -> str:
         (tree / mutant.file).write_text(mutant.source)
         command = [sys.executable, "-m", "tests.simulation", "--jobs", "1", "--stop", "--only"]
         run = subprocess.run(
-            [*command, *map(str, _chosen(seeds))],
+            [*command, *map(str, seeds)],
             env={**os.environ, TREE: name, "PYTHONHASHSEED": "0"},
             cwd=ROOT,
             capture_output=True,
@@ -197,9 +249,8 @@ def is_found(mutant: Mutant, seeds: int) -> str:
         return said[0] if said else (run.stderr.strip().splitlines() or ["it ends"])[-1]
 
 
-@functools.cache
-def _chosen(count: int) -> list[int]:
-    """Returns seeds to simulate: by turns any, and one in whose world much goes wrong in a short time.
+def _drawn(count: int) -> list[int]:
+    """Returns seeds to survey: by turns any, and one in whose world much goes wrong in a short time.
 
     Some mutants show only where faults meet. Others show only where nothing but they can be the cause.
     """
@@ -238,16 +289,21 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--match", default="", help="only mutants with this in their names")
     arguments = parser.parse_args()
-    unchanged = Mutant("unchanged", MODULES[0], (ROOT / MODULES[0]).read_text())
-    if found := is_found(unchanged, arguments.seeds):
-        print(f"the code as it is breaks an invariant, so mutants say nothing: {found}")
-        return 1
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets of texts is a part of the run.
+        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})
     mutants = [
         each for each in (*reverted(), *generated(arguments.generated)) if arguments.match in each.name
     ]
+    survey = Survey({each.file for each in mutants}, SURVEYED)
+    if survey.broken:
+        print(f"the code as it is breaks an invariant, so mutants say nothing: {survey.broken}")
+        return 1
     survivors: list[str] = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        outcomes = pool.map(lambda mutant: is_found(mutant, arguments.seeds), mutants)
+        outcomes = pool.map(
+            lambda mutant: is_found(mutant, survey.seeds_for(mutant, arguments.seeds)), mutants
+        )
         for number, (mutant, found) in enumerate(zip(mutants, outcomes, strict=True), 1):
             print(f"{number} of {len(mutants)}: {mutant.name}: {found or 'SURVIVES'}", flush=True)
             if not found:

@@ -8,12 +8,17 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tests.simulation.faults import CRASHES, Fault, Faults
 from tests.simulation.scheduler import Killed, Process, Scheduler
 from tests.simulation.trace import Trace
 
+if TYPE_CHECKING:
+    from tests.simulation.causes import Causes
+
 REMEMBERED_SECONDS = 5.0  # for which a process makes no call to a service that was slow to fail
+_NO_FAILURES = ("", "killed", "ConditionalCheckFailedException")
 _SLOW = frozenset({Fault.HUNG, Fault.HUNG_DONE, Fault.SLOW})
 
 
@@ -45,6 +50,7 @@ class Outside:
         self.counts: dict[str, int] = {}
         self.at_once: Counter[str] = Counter()
         self.most_at_once: Counter[str] = Counter()
+        self.causes: Causes | None = None
         self.undeleted: set[Process] = set()  # whose deletions of messages may have failed
         self._disturbed: dict[Process, float] = {}  # when a call to AWS met its last fault
         self._chance = chance
@@ -54,6 +60,9 @@ class Outside:
         """Surrounds one call: draws its fault, crashes the process if it is a crash, notes how it went."""
         if not process.alive:
             raise Killed
+        began = self.scheduler.now
+        if self.causes is not None:
+            self.causes.begins(process, operation, to)
         fault, chance = self.draw(process, operation, of)
         if fault is Fault.CRASH_BEFORE:
             self.crash(process, operation, to, fault)
@@ -74,6 +83,8 @@ class Outside:
             raise
         finally:
             self.at_once[operation] -= 1
+            if self.causes is not None:
+                self.causes.ends(process, operation, to, began, failed=how not in _NO_FAILURES)
             self._note(process, operation, to, fault, how)
         if fault is Fault.CRASH_AFTER:
             self.crash(process, operation, to, fault)
@@ -87,6 +98,8 @@ class Outside:
         if drawn is None:
             return None, self._chance
         fault, _ = drawn
+        if self.causes is not None:
+            self.causes.faulty(process, operation)
         if operation == "sqs.delete_message_batch" or (operation.startswith("sqs.") and fault in _SLOW):
             self.undeleted.add(process)
         return drawn

@@ -19,6 +19,7 @@ from tests.simulation.aws.expressions import Item
 from tests.simulation.aws.s3 import S3
 from tests.simulation.aws.secrets_manager import SecretsManager
 from tests.simulation.aws.sqs import SQS, Disorder, Message, Queue
+from tests.simulation.causes import Causes
 from tests.simulation.environment import Environment
 from tests.simulation.event_source_mapping import Invoker, Mapping
 from tests.simulation.faults import (
@@ -237,6 +238,8 @@ class World:
         ]
         for event in self.load.events.values():
             self.ledger.add(event)
+        self.causes = Causes(self.ledger, self.scheduler, skew=plan.skew)
+        self.outside.causes = self.causes
         self._luck = chance
         self._error: Exception | None = None
         self._has_poison = any(event.kind is Kind.POISON for event in self.load.events.values())
@@ -321,7 +324,7 @@ class World:
         )
         self.mappings: dict[str, Mapping] = {}
         self.sqs = SQS(self.queues)
-        self.s3 = S3(("claims", "archive", DROPS, "configuration"), clock, self.ledger.object_changed)
+        self.s3 = S3(("claims", "archive", DROPS, "configuration"), clock, self._object_changed)
         self.dynamodb = DynamoDB(("state",), self._item_changed, sorted_tables=("records",))
         self.s3.put_object(Bucket="configuration", Key="sources.json", Body=sources_document())
         self.secrets = SecretsManager(
@@ -398,6 +401,7 @@ class World:
             slow=self.plan.slow_connections,
             heard=self._heard_answer,
             left=self._left,
+            causes=self.causes,
             chance=self._chance("network"),
         )
 
@@ -435,7 +439,13 @@ class World:
         of_events = {self.events_queue: dispatch[:WORKERS], self.background: dispatch[WORKERS:]}
         for queue, invokers in of_events.items():
             self.mappings[queue.name] = Mapping(
-                aws, queue, invokers, batch_size=10_000, window=self.plan.window, **common
+                aws,
+                queue,
+                invokers,
+                batch_size=10_000,
+                window=self.plan.window,
+                kept=self._kept,
+                **common,
             )
         refused = (self.rejected, self.dead, self.background_dead, self.rejected_dead)
         for queue, invoker in zip(refused, reject, strict=True):
@@ -643,8 +653,22 @@ class World:
         if self.outside.is_disturbed(process):
             self.ledger.disturb(marks)
 
+    def _object_changed(self, bucket: str, key: str, before: bytes | None, after: bytes | None) -> None:
+        self.ledger.object_changed(bucket, key, before, after)
+        if key.startswith(PARKED) and after is not None:
+            folder, account, _ = key.split("/")
+            marks = self.ledger.marks_parked(after)
+            self.causes.parked(account, marks, is_known=f"{folder}/" == PARKED[0])
+
+    def _kept(self, environment: Environment, message: Message, handle: str) -> None:
+        """Hears of a message that stays on the queue, unless another worker has received it meanwhile."""
+        if environment.process is not None and handle == message.handles[-1]:
+            self.causes.kept(environment.process, message, message.visible_at - self.events_queue.clock())
+
     def _item_changed(self, table: str, before: Item | None, after: Item | None) -> None:
         self.ledger.item_changed(table, before, after)
+        if table == "state":
+            self.causes.item_changed(before, after)
         if after is not None and after["pk"]["S"].startswith("pace#"):
             account, packed = after["pk"]["S"].removeprefix("pace#"), after["slots"]["B"]
             starts = range(0, len(packed), SLOT_BYTES)
@@ -747,6 +771,8 @@ class World:
     def _count_fault(self, account: str, fault: Fault, status: int, body: bytes) -> None:
         """Notes a request that something else answers, or nobody: that says nothing of the events in it."""
         self._count_arrival(account, 0, body)
+        if fault in UNEXPLAINED:
+            self.ledger.all_refused(marks_in(body))
         if fault not in UNEXPLAINED and status != 429:
             self.ledger.not_answered(marks_in(body))
 
