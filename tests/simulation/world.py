@@ -656,7 +656,7 @@ class World:
     def _object_changed(self, bucket: str, key: str, before: bytes | None, after: bytes | None) -> None:
         self.ledger.object_changed(bucket, key, before, after)
         if key.startswith(PARKED) and after is not None:
-            folder, account, _ = key.split("/")
+            folder, account, *_ = key.split("/")
             marks = self.ledger.marks_parked(after)
             self.causes.parked(account, marks, is_known=f"{folder}/" == PARKED[0])
 
