@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from sluice import accounts
 from sluice.settings import IngestSettings
 from sluice.webhooks import sources
 
@@ -32,14 +33,14 @@ ACCOUNTS: Final = {
     "accounts": [
         {
             "site_id": "AbC123",
-            "private_key": "pk_upstream",
+            "private_key": {"secret": "klaviyo-1", "id": "0" * 32},
             "keys": [{"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "scopes": ["events:write"]}],
         }
     ],
     "pipeless": [
         {
             "app_id": 1,
-            "api_key": "pl_upstream",
+            "api_key": {"secret": "pipeless-1", "id": "0" * 32},
             "keys": [{"sha256": hashlib.sha256(APP_KEY.encode()).hexdigest(), "scopes": ["events:write"]}],
         }
     ],
@@ -129,8 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         operation = self.headers["X-Amz-Target"].partition(".")[2]
         if operation == "GetSecretValue":
             name = body["SecretId"]
-            known = {"accounts_secret": json.dumps(ACCOUNTS), "sealing_secret": json.dumps(SEALING)}
-            text = known.get(name, WEBHOOK_SECRET)
+            text = json.dumps(SEALING) if name == "sealing_secret" else WEBHOOK_SECRET
             answer = {"Name": name, "SecretString": text, "VersionId": _VERSION, "CreatedDate": 0}
         elif operation == "PutItem":
             answer = {}
@@ -140,14 +140,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps(answer).encode(), "application/x-amz-json-1.0")
 
     def do_GET(self) -> None:
-        """Answers S3's GetObject, of which there is one object."""
-        self._answer(stored_sources(), "application/json")
+        """Answers S3's GetObject, of which there are two objects."""
+        is_accounts = self.path.partition("?")[0].endswith(f"/{accounts.KEY}")
+        self._answer(json.dumps(ACCOUNTS).encode() if is_accounts else stored_sources(), "application/json")
 
     def _answer(self, content: bytes, media_type: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", '"1"')
+        self.send_header("Last-Modified", "Sun, 01 Nov 2026 12:00:00 GMT")
         self.end_headers()
         self.wfile.write(content)
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sluice import message
-from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp, Producer
+from sluice.accounts import Accounts, KeyReference, KlaviyoAccount, PipelessApp, Producer
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import packing, parser
 from sluice.klaviyo.packing import Job
@@ -17,7 +17,9 @@ from sluice.producers import envelopes
 NOW: Final = datetime(2026, 7, 22, 12, tzinfo=UTC)
 SITE_ID: Final = "AbC123"
 APP_ID: Final = 1
-_ACCOUNTS: Final = Accounts((KlaviyoAccount(SITE_ID, "pk_upstream"),))
+REFERENCE: Final = KeyReference("klaviyo-1", "0" * 32)
+APP_REFERENCE: Final = KeyReference("pipeless-1", "0" * 32)
+_ACCOUNTS: Final = Accounts((KlaviyoAccount(SITE_ID, REFERENCE),))
 
 
 def stored(body: bytes, surface: Surface = Surface.BULK, receipt: str = "0" * 32) -> Message[Any]:
@@ -39,7 +41,7 @@ def produced(text: str) -> StoredMessage | PipelessMessage:
 
 def batch(body: bytes) -> PipelessMessage:
     """Returns the message that ingest makes of a batch for Pipeless."""
-    read = pipeless.read(body, PipelessApp(APP_ID, "pl_upstream"))
+    read = pipeless.read(body, PipelessApp(APP_ID, APP_REFERENCE))
     return PipelessMessage("0" * 32, APP_ID, NOW, pipeless.stamped(read.events, NOW))
 
 

@@ -118,7 +118,7 @@ def _work(url: str, item: Any, end: float, paced: bool, number: int) -> None:
 
 class _Worker:
     def __init__(self, url: str, item: Any, paced: bool, number: int) -> None:
-        self._accounts = Accounts((KlaviyoAccount(gateway.SITE_ID, KEY, base_url=url),))
+        self._accounts = Accounts((KlaviyoAccount(gateway.SITE_ID, gateway.REFERENCE, base_url=url),))
         self._item = item
         self._pace = _RateLimiter if paced else _AtOnce
         self._numbers = itertools.count(number, WORKERS)
@@ -152,10 +152,14 @@ class _Worker:
             return {}
 
         async def create_job(account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot) -> Response:
-            return await api.create_job(http.client(), account, body, acquire_slot)
+            return await api.create_job(http.client(), account, KEY, body, acquire_slot)
+
+        async def no_missing_keys(**_: Any) -> frozenset[str]:
+            return frozenset()
 
         return SimpleNamespace(
             accounts=lambda: self._accounts,
+            load_private_keys=no_missing_keys,
             is_own_message=lambda **_: True,
             fetch_claim=lambda _: b"",
             delivery=SimpleNamespace(

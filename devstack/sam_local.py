@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import msgspec
 import yaml
 
 from devstack.emulator import HOST, REGION, ROOT_CREDENTIALS
 from devstack.sam import STACK, parameters
+from sluice import accounts, private_keys
 
 NETWORK = "sluice-local"
 TEMPLATE = "sam-local.yaml"  # beside the built template, whose paths it shares
@@ -56,10 +58,13 @@ def write(folder: Path, build: Path, aws: str, address: str | None) -> None:
     endpoint = as_seen_at(address, aws) if address else aws
     deployed = {name: {**values, **connection(endpoint)} for name, values in _deployed_variables().items()}
     if address:
-        secret = _copy_accounts(deployed["IngestFunction"]["SLUICE_ACCOUNTS_SECRET"])
+        ingest = deployed["IngestFunction"]
+        copies = {
+            "SLUICE_CONFIG_BUCKET": _copy_configuration(ingest["SLUICE_CONFIG_BUCKET"]),
+            "SLUICE_ACCOUNT_SECRETS": _copy_private_keys(ingest["SLUICE_ACCOUNT_SECRETS"]),
+        }
         for values in deployed.values():
-            if "SLUICE_ACCOUNTS_SECRET" in values:
-                values["SLUICE_ACCOUNTS_SECRET"] = secret
+            values.update({name: copy for name, copy in copies.items() if name in values})
     (folder / VARIABLES).touch(mode=0o600)
     (folder / VARIABLES).write_text(json.dumps(deployed, indent=2) + "\n")
 
@@ -123,15 +128,41 @@ def _deployed_variables() -> dict[str, dict[str, str]]:
     return {name: dict(each["Variables"]) for name, each in found.items() if each.get("Variables")}
 
 
-def _copy_accounts(secret: str) -> str:
-    """Writes the accounts for containers into a secret of their own, and returns its id."""
-    client, name = boto3.client("secretsmanager"), f"{STACK}/sam-local/accounts"
-    document = json.loads(client.get_secret_value(SecretId=secret)["SecretString"])
-    text = json.dumps(accounts_in_a_container(document))
-    try:
-        return client.create_secret(Name=name, SecretString=text)["ARN"]
-    except client.exceptions.ResourceExistsException:
-        return client.put_secret_value(SecretId=name, SecretString=text)["ARN"]
+def _copy_configuration(bucket: str) -> str:
+    """Writes the configuration for containers into a bucket of its own, and returns its name."""
+    client, copy = boto3.client("s3"), f"{STACK}-sam-local"
+    client.create_bucket(Bucket=copy)
+    for listed in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+        content = client.get_object(Bucket=bucket, Key=listed["Key"])["Body"].read()
+        if listed["Key"] == accounts.KEY:
+            content = json.dumps(accounts_in_a_container(json.loads(content))).encode()
+        client.put_object(Bucket=copy, Key=listed["Key"], Body=content)
+    return copy
+
+
+def _copy_private_keys(prefix: str) -> str:
+    """Writes the private keys for containers into secrets of their own, and returns their names' prefix."""
+    client, copy = boto3.client("secretsmanager"), f"{STACK}/sam-local/accounts/"
+    names = [
+        secret["Name"]
+        for page in client.get_paginator("list_secrets").paginate()
+        for secret in page["SecretList"]
+        if secret["Name"].startswith(prefix)
+    ]
+    for name in names:
+        keys = private_keys.decode(client.get_secret_value(SecretId=name)["SecretString"])
+        text = private_keys.encode(
+            {
+                id: msgspec.structs.replace(key, base_url=as_seen_at(MACHINE, key.base_url))
+                for id, key in keys.items()
+            }
+        )
+        copied = copy + name.removeprefix(prefix)
+        try:
+            client.create_secret(Name=copied, SecretString=text)
+        except client.exceptions.ResourceExistsException:
+            client.put_secret_value(SecretId=copied, SecretString=text)
+    return copy
 
 
 def _docker(*arguments: str) -> str | None:

@@ -4,7 +4,7 @@
     python -m devstack.stack down
 
 `up` starts the AWS emulator with IAM policies enforced and the fake upstream (unless `--upstream` names
-another). It builds and deploys with the real SAM CLI, writes an account into the accounts secret, and runs
+another). It builds and deploys with the real SAM CLI, puts an account by operate, and runs
 the event source mappings. NAME=VALUE sets a parameter of the template, until another value is given. It may
 be repeated: a running stack is kept and gets the changes.
 `.local/stack.json` says what runs and how to reach it, and `.local/logs` has the logs. `down` ends exactly
@@ -39,6 +39,7 @@ from devstack import emulator, permissions, processes, sam, sam_local
 from devstack.emulator import REGION, ROOT_CREDENTIALS, Emulator, EmulatorError
 from devstack.lifeline import Lifeline
 from devstack.processes import Service, ServiceError
+from sluice.operate.door import VERSION
 from sluice.webhooks import presets
 from tools import events
 
@@ -154,7 +155,7 @@ class Account:
         )
 
     def document(self, upstream: str) -> str:
-        """Returns the accounts secret that holds nothing else."""
+        """Returns the accounts document that holds nothing else."""
         return json.dumps(
             {
                 "accounts": [
@@ -361,9 +362,7 @@ def _start(
         _build(folder, sources)
         outputs = _deploy(folder, parameters)
         with _step("writing accounts and sources" + ", polling the queues" * polls):
-            boto3.client("secretsmanager").put_secret_value(
-                SecretId=outputs["AccountsSecretArn"], SecretString=account.document(upstream)
-            )
+            _put_accounts(account.document(upstream))
             webhook_secrets = _write_sources(outputs, account.site_id)
             if polls:
                 mapping = _start_mapping(folder, emulated.endpoint, lifeline)
@@ -410,6 +409,22 @@ def _refresh(stack: Stack, parameters: Mapping[str, str], lifeline: Lifeline) ->
     stack = replace(stack, outputs=outputs, api=_api(stack.aws, outputs), sources=sources, parameters=changed)
     stack.save()
     return stack
+
+
+def _put_accounts(document: str) -> None:
+    """Stores the accounts document of a stack that has none yet, as an operator does."""
+    request = {
+        "version": VERSION,
+        "command": "accounts put",
+        "arguments": {"text": document, "etag": ""},
+        "who": {"name": "devstack"},
+    }
+    answer = boto3.client("lambda").invoke(
+        FunctionName=f"{sam.STACK}-operate", Qualifier="admin", Payload=json.dumps(request).encode()
+    )
+    result = json.loads(answer["Payload"].read())
+    if not (result.get("result") or {}).get("stored"):
+        raise StackError(f"the accounts cannot be stored: {result}")
 
 
 def _write_sources(outputs: dict[str, str], site_id: str) -> dict[str, str]:

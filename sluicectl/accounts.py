@@ -53,7 +53,7 @@ _SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("
 
 def check(screen: Screen, file: str) -> int:
     """Shows every mistake of an accounts document, without quoting it: it holds keys."""
-    stored = accounts.read(documents.read_file(file))
+    stored = accounts.read_written(documents.read_file(file))
     names = [each.id for each in stored.accounts.every()]
     document = {
         "file": file,
@@ -187,7 +187,9 @@ def put(screen: Screen, file: str, target: Target, *, dry_run: bool, sure: bool)
             if (removed or result.lost) and not sure:
                 _ask_to_remove(screen, removed)
             arguments = PutArguments(text=text, etag=result.etag, remove=True)
+            planned = result.warnings
             result = client.call(PUT, arguments)
+            _warn_more(screen, result, planned)
     document = {
         "file": file,
         "deployment": deployment.name,
@@ -221,12 +223,12 @@ def remove(screen: Screen, target: Target, account: str, *, sure: bool) -> int:
         raise Failure(f"Nothing is removed. Give --yes to remove {account} without being asked.")
     done = client.call(REMOVE, RemoveArguments(account=account, etag=plan.etag))
     document = {"account": account, **done.model_dump(mode="json", exclude={"etag"})}
-    screen.show(
-        document,
-        lambda console: console.print(
-            f"{account} is removed. Nothing is sent for it from a minute from now.", markup=False
-        ),
-    )
+
+    def draw(console: Console) -> None:
+        console.print(f"{account} is removed. Nothing is sent for it from a minute from now.", markup=False)
+        _draw_warnings(console, done.warnings)
+
+    screen.show(document, draw)
     return 0
 
 
@@ -325,6 +327,12 @@ def _counted(count: int, what: str) -> str:
 def _draw_put(console: Console, result: PutResult) -> None:
     _draw_changes(console, result.changes)
     _draw_warnings(console, [*result.lost, *result.warnings])
+
+
+def _warn_more(screen: Screen, result: PutResult, planned: Sequence[str]) -> None:
+    """Shows the warnings that were not foreseen."""
+    more = [each for each in result.warnings if each not in planned]
+    screen.draw(lambda console: _draw_warnings(console, more))
 
 
 def _draw_warnings(console: Console, warnings: Sequence[str]) -> None:

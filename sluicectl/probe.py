@@ -7,7 +7,7 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ import httpx2
 from rich.console import Console
 
 from sluice import accounts
-from sluice.accounts import KlaviyoAccount, is_site_id
+from sluice.accounts import is_site_id
 from sluice.contract import BULK_CREATE_JOBS_PATH, KLAVIYO_BASE_URL, UPSTREAM_REVISION
 from sluice.jsonapi import MEDIA_TYPE
 from sluicectl.errors import Failure, Unreachable
@@ -38,6 +38,15 @@ MAX_TRIES: Final = 3  # of a job that is answered 429
 MAX_WAIT_SECONDS: Final = 65.0
 TIMEOUT_SECONDS: Final = 30.0
 _KEPT_HEADERS: Final = ("content-type", "retry-after", "ratelimit-", "x-klaviyo-")
+
+
+@dataclass(frozen=True)
+class AskedAccount:
+    """Holds the account at Klaviyo that is asked."""
+
+    site_id: str
+    private_key: str = field(repr=False)
+    base_url: str
 
 
 @dataclass(frozen=True)
@@ -84,23 +93,26 @@ def probe(
     return 0
 
 
-def _account(account_id: str, file: str | None, base_url: str | None) -> KlaviyoAccount:
+def _account(account_id: str, file: str | None, base_url: str | None) -> AskedAccount:
     """Returns the account to ask: from an accounts document, or with a key that the operator gives."""
     if not is_site_id(account_id):
         raise Failure(f"'{account_id}' is no site id of a Klaviyo account. Pipeless's apps cannot be asked.")
     if file is not None:
         with click.open_file(file, "rb") as stream:
-            found = accounts.read(stream.read()).accounts.by_site_id(account_id)
+            content = stream.read()
+        found = accounts.read_written(content).accounts.by_site_id(account_id)
         if found is None:
             raise Failure(f"{file} has no valid account {account_id}: see sluicectl accounts check.")
-        key, at = found.private_key, base_url or found.base_url
+        entries = json.loads(content)["accounts"]
+        key = next(each["private_key"] for each in entries if accounts.id_of(each) == account_id)
+        at = base_url or found.base_url
     else:
         key = os.environ.get(KEY_VARIABLE) or _ask_for_key(account_id)
         at = base_url or KLAVIYO_BASE_URL
     url = urllib.parse.urlsplit(at)
     if url.scheme != "https" and url.hostname not in {"127.0.0.1", "localhost"}:
         raise Failure(f"The private key is sent to https addresses only, not to {at}.")
-    return KlaviyoAccount(account_id, key, at)
+    return AskedAccount(account_id, key, at)
 
 
 def _ask_for_key(account_id: str) -> str:
@@ -112,7 +124,7 @@ def _ask_for_key(account_id: str) -> str:
         ) from None
 
 
-def _ask_operator(screen: Screen, account: KlaviyoAccount, email: str, *, sure: bool) -> None:
+def _ask_operator(screen: Screen, account: AskedAccount, email: str, *, sure: bool) -> None:
     """Raises `Failure` unless the operator agrees. A script says so with --yes."""
     what = (
         f"This sends up to {MAX_QUESTIONS} jobs to account {account.site_id} at {account.base_url}. They"
@@ -124,7 +136,7 @@ def _ask_operator(screen: Screen, account: KlaviyoAccount, email: str, *, sure: 
 
 
 def _exchange(
-    account: KlaviyoAccount, exchanges: list[Exchange], question: str, job: Document, zipped: bool
+    account: AskedAccount, exchanges: list[Exchange], question: str, job: Document, zipped: bool
 ) -> Answer:
     """Sends one question and keeps it with its answer. It waits out a 429."""
     body = json.dumps(job).encode()
@@ -151,7 +163,7 @@ def _exchange(
     return answer
 
 
-def _post(account: KlaviyoAccount, headers: Mapping[str, str], body: bytes) -> Answer:
+def _post(account: AskedAccount, headers: Mapping[str, str], body: bytes) -> Answer:
     url = account.base_url.rstrip("/") + BULK_CREATE_JOBS_PATH
     shown = {**headers, "Authorization": f"Klaviyo-API-Key {account.private_key}"}
     try:

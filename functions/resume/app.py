@@ -37,7 +37,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG
     metrics.add_metric("UnknownAccounts", MetricUnit.Count, len(unknown))
     if unknown:
         logger.warning("unknown accounts", accounts=unknown[:_ACCOUNTS_LOGGED], number=len(unknown))
-        accounts = wiring.load(store.settings.accounts_secret, _report)
+        accounts = wiring.load(store.settings.config_bucket, _report)
         results += _resume(store, resume.now_known(unknown, accounts), end)
     metrics.add_metric("NotSealed", MetricUnit.Count, sum(each.not_sealed for each in results))
 

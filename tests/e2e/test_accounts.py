@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sluice import private_keys
 from sluice.operate.command import Access
 from tests.e2e.conftest import Stack, eventually
 from tests.e2e.test_front import BULK, fresh_email, post
@@ -44,9 +45,10 @@ def sluicectl(operator: Operator, *arguments: str, answer: str = "") -> Any:
 @pytest.fixture
 def private_key(stack: Stack) -> str:
     """Returns the key that the fake upstream takes."""
-    secret = stack.client("secretsmanager").get_secret_value(SecretId=stack.outputs["AccountsSecretArn"])
-    key: str = json.loads(secret["SecretString"])["accounts"][0]["private_key"]
-    return key
+    name = f"{stack.outputs['AccountSecretsPrefix']}klaviyo-1"
+    secret = stack.client("secretsmanager").get_secret_value(SecretId=name, VersionStage="AWSCURRENT")
+    keys = private_keys.decode(secret["SecretString"]).values()
+    return next(each.key for each in keys if each.account == stack.site_id)
 
 
 def status(stack: Stack, email: str, key: str) -> int:

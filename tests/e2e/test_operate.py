@@ -110,7 +110,7 @@ def test_an_operator_may_call_nothing_else(operator: Operator) -> None:
         ("cloudformation", "describe_stacks", {"StackName": "sluice"}),
         ("s3", "list_objects_v2", {"Bucket": outputs["ArchiveBucketName"]}),
         ("s3", "get_object", {"Bucket": outputs["ConfigBucketName"], "Key": "sources.json"}),
-        ("secretsmanager", "get_secret_value", {"SecretId": outputs["AccountsSecretArn"]}),
+        ("secretsmanager", "get_secret_value", {"SecretId": f"{outputs['AccountSecretsPrefix']}klaviyo-1"}),
         ("dynamodb", "scan", {"TableName": outputs["RecordsTableName"]}),
         ("sqs", "send_message", {"QueueUrl": outputs["EventsQueueUrl"], "MessageBody": "{}"}),
     ]

@@ -8,8 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from sluice.aws import secrets
-from sluice.errors import Retryable
-from tests.support.aws_stack import PRIVATE_KEY, cloud
+from tests.support.aws_stack import PRIVATE_KEY, account_secrets, cloud, read_accounts
 from tests.support.factories import SITE_ID
 from tests.support.operate import Operate
 
@@ -36,7 +35,7 @@ class Keeper(Operate):
         return code
 
     def stored(self) -> Any:
-        return json.loads(secrets.read_version("accounts", "it cannot be read").text)
+        return read_accounts()
 
     def interrupt(self, call: str, other: Callable[[], None], times: int = 1) -> None:
         """Lets somebody else do something just before this function makes a call."""
@@ -57,7 +56,7 @@ def operate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
 
 
 def test_accounts_are_listed_without_any_key(operate: Keeper) -> None:
-    operate.aws.write_secret(
+    operate.aws.write_accounts(
         json.dumps(
             {
                 "accounts": [
@@ -105,7 +104,7 @@ def test_an_account_is_added_beside_the_others(operate: Keeper) -> None:
 
 
 def test_the_first_account_is_added_to_the_document_that_the_stack_creates(operate: Keeper) -> None:
-    operate.aws.write_secret('{"accounts": []}')
+    operate.aws.write_accounts('{"accounts": []}')
 
     operate.done("add", account="NeW456", private_key=OTHER)
 
@@ -148,7 +147,7 @@ def test_a_mistake_elsewhere_hinders_no_change(operate: Keeper) -> None:
 
 
 def test_a_document_that_is_no_json_is_not_changed(operate: Keeper) -> None:
-    operate.aws.write_secret("{")
+    operate.aws.write_accounts("{")
 
     assert operate.refused("add", account="NeW456", private_key=OTHER) == "misconfigured"
 
@@ -216,34 +215,44 @@ def test_two_operators_at_once_lose_nothing(operate: Keeper) -> None:
     def other() -> None:
         stored = operate.stored()
         stored["accounts"].append({"site_id": "XyZ789", "private_key": "k"})
-        operate.aws.write_secret(json.dumps(stored))
+        operate.aws.write_accounts(json.dumps(stored))
 
-    operate.interrupt("UpdateSecretVersionStage", other)
+    operate.interrupt("PutObject", other)
     operate.done("add", account="NeW456", private_key=OTHER)
 
     assert [each["site_id"] for each in operate.stored()["accounts"]] == [SITE_ID, "XyZ789", "NeW456"]
 
 
 def test_a_change_that_others_always_overtake_is_given_up(operate: Keeper) -> None:
-    operate.interrupt("UpdateSecretVersionStage", operate.aws.name_accounts, times=9)
+    def other() -> None:
+        nonlocal number
+        number += 1
+        operate.aws.name_accounts({"site_id": f"oth{number:03}", "private_key": "k"})
+
+    number = 0
+    operate.interrupt("PutObject", other, times=9)
 
     assert operate.refused("add", account="NeW456", private_key=OTHER) == "conflict"
-    assert operate.stored() == {"accounts": []}
+    assert [each["site_id"] for each in operate.stored()["accounts"]] == ["oth005"]
+    assert "NeW456" not in " ".join(account_secrets().values())
 
 
-def test_a_version_that_came_to_be_while_its_answer_was_lost_counts(operate: Keeper) -> None:
+@pytest.mark.parametrize("call", ["UpdateSecretVersionStage", "PutObject"])
+def test_what_came_to_be_while_its_answer_was_lost_counts(operate: Keeper, call: str) -> None:
     def lose(_: dict[str, Any], real: Callable[[], Any]) -> Any:
         real()
         return real()  # as the SDK does after an answer that did not arrive
 
-    operate.aws.calls.instead("UpdateSecretVersionStage", lose)
+    operate.aws.calls.instead(call, lose)
     operate.done("add", account="NeW456", private_key=OTHER)
 
     assert [each["site_id"] for each in operate.stored()["accounts"]] == [SITE_ID, "NeW456"]
 
 
-@pytest.mark.parametrize("call", ["GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"])
-def test_a_secret_that_cannot_be_written_now_is_left_as_it_is(operate: Keeper, call: str) -> None:
+@pytest.mark.parametrize(
+    "call", ["GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage", "PutObject"]
+)
+def test_a_document_that_cannot_be_written_now_is_left_as_it_is(operate: Keeper, call: str) -> None:
     before = operate.stored()
     operate.aws.calls.fail(call)
 
@@ -271,26 +280,15 @@ def test_too_many_changes_a_day_are_told(operate: Keeper) -> None:
     assert message == "A secret takes about a hundred changes a day, and this is above that. Try again."
 
 
-def test_the_version_before_stays_the_previous_one(operate: Keeper) -> None:
-    before = operate.stored()
-
-    operate.done("add", account="NeW456", private_key=OTHER)
-
-    previous = secrets.read_version("accounts", "it cannot be read", previous=True)
-    assert json.loads(previous.text) == before
-    with pytest.raises(Retryable):
-        secrets.read_version("none", "it cannot be read")
-
-
-def test_a_document_that_a_secret_cannot_hold_is_refused(operate: Keeper) -> None:
-    keys = [{"sha256": f"{number:064x}"} for number in range(839)]
+def test_a_document_that_is_too_large_is_refused(operate: Keeper) -> None:
+    keys = [{"sha256": f"{number:064x}"} for number in range(26_000)]
     operate.aws.name_accounts({"site_id": SITE_ID, "private_key": "k", "keys": keys})
 
     answer = operate("accounts keys add", account=SITE_ID, sha256=ONE, scopes=["events:write"])
 
     assert answer["error"] == {
         "code": "too_large",
-        "message": "The accounts document would have 65,608 bytes, and a secret holds 65,536.",
+        "message": "The accounts document would have 2,054,184 bytes, and may have 2,000,000.",
     }
 
 
@@ -339,7 +337,7 @@ def test_a_document_is_put_only_in_place_of_the_one_that_was_read(operate: Keepe
 def test_a_document_that_is_stored_meanwhile_is_not_replaced(operate: Keeper) -> None:
     etag = operate.done("show")["etag"]
     other = '{"accounts": [], "n": 1}'
-    operate.interrupt("UpdateSecretVersionStage", lambda: operate.aws.write_secret(other))
+    operate.interrupt("PutObject", lambda: operate.aws.write_accounts(other))
 
     assert operate.refused("put", text='{"accounts": []}', etag=etag, remove=True) == "conflict"
     assert operate.stored() == json.loads(other)
@@ -389,12 +387,12 @@ def test_every_mistake_of_a_document_is_told_and_nothing_stored(operate: Keeper)
 @pytest.mark.parametrize(
     ("stored", "lost"),
     [
-        ("{", "All of the stored document is replaced: the accounts secret is not valid: it is not JSON."),
+        ("{", "All of the stored document is replaced: the accounts document is not valid: it is not JSON."),
         ('{"accounts": [5, {}]}', "Entries that name no account are removed: 2."),
     ],
 )
 def test_what_is_lost_of_a_document_with_mistakes_is_told(operate: Keeper, stored: str, lost: str) -> None:
-    operate.aws.write_secret(stored)
+    operate.aws.write_accounts(stored)
     etag = operate.done("put", text='{"accounts": []}', dry_run=True)["etag"]
 
     assert operate.refused("put", text='{"accounts": []}', etag=etag) == "would_remove"
@@ -472,6 +470,6 @@ def test_an_account_is_removed_only_from_the_document_that_was_looked_at(operate
     assert operate.refused("remove", account="NeW456", etag=etag) == "unknown_account"
     assert operate.refused("remove", account=SITE_ID) == "conflict"
 
-    operate.interrupt("UpdateSecretVersionStage", lambda: operate.aws.write_secret('{"accounts": []}'))
+    operate.interrupt("PutObject", lambda: operate.aws.write_accounts('{"accounts": []}'))
     assert operate.refused("remove", account=SITE_ID, etag=etag) == "conflict"
     assert operate.refused("remove", account=SITE_ID, etag=etag) == "conflict"

@@ -479,7 +479,7 @@ def test_what_cannot_be_parked_stays_on_the_queue(dispatch: Dispatch) -> None:
 @pytest.mark.parametrize("secret", ["", "{}", "not JSON", '{"accounts": [{"site_id": "pk_secret_one"}]}'])
 def test_an_invalid_secret_costs_no_message(dispatch: Dispatch, secret: str) -> None:
     for _ in range(2):  # or the version before is used
-        dispatch.cloud.write_secret(secret or " ")
+        dispatch.cloud.write_accounts(secret or " ")
     dispatch.put(one("ann"), "mail.example, but not JSON")
 
     assert len(dispatch.invoke()) == 2
@@ -488,7 +488,7 @@ def test_an_invalid_secret_costs_no_message(dispatch: Dispatch, secret: str) -> 
     assert dispatch.klaviyo.requests() == []
     [line] = dispatch.function.lines("accounts not loaded")
     assert line["level"] == "CRITICAL"
-    assert line["cause"].startswith("the accounts secret is not valid: ")
+    assert line["cause"].startswith("the accounts document is not valid: ")
     assert "pk_secret_one" not in dispatch.function.said
 
 
@@ -511,7 +511,7 @@ def test_a_mistake_in_one_account_costs_that_account_only(dispatch: Dispatch, fi
 
 
 def test_a_broken_secret_is_replaced_by_its_version_before(dispatch: Dispatch) -> None:
-    dispatch.cloud.write_secret("not JSON")
+    dispatch.cloud.write_accounts("not JSON")
     dispatch.put(one("ann"))
 
     assert dispatch.invoke() == []
@@ -519,8 +519,9 @@ def test_a_broken_secret_is_replaced_by_its_version_before(dispatch: Dispatch) -
     assert dispatch.delivered() == Counter(["ann"])
 
 
-def test_a_secret_that_cannot_be_read_costs_no_message(dispatch: Dispatch) -> None:
-    dispatch.cloud.calls.fail("GetSecretValue")
+@pytest.mark.parametrize("operation", ["GetObject", "GetSecretValue"])
+def test_accounts_that_cannot_be_read_cost_no_message(dispatch: Dispatch, operation: str) -> None:
+    dispatch.cloud.calls.fail(operation)
     dispatch.put(one("ann"))
 
     assert len(dispatch.invoke()) == 1
@@ -810,7 +811,7 @@ class TestIsolation:
         self, dispatch: Dispatch, operation: str
     ) -> None:
         suspects = self.died(dispatch, "ann", "bob")
-        dispatch.cloud.calls.fail(operation)
+        dispatch.cloud.calls.fail(operation, when=lambda call: call.get("Bucket") != "configuration")
 
         assert dispatch.invoke(suspects) == []
 
@@ -847,7 +848,7 @@ class TestIsolation:
 class TestAKillAtAnyCall:
     """Ends a process after a call to AWS, with the answer lost; another one then gets everything."""
 
-    CALLS = 17
+    CALLS = 18
 
     def put(self, dispatch: Dispatch) -> dict[str, Any]:
         dispatch.klaviyo.configure(poison=[{"contains": "refused"}], attribution="first")

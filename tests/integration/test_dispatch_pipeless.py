@@ -36,7 +36,7 @@ class Dispatch:
     def name(self, *apps: dict[str, Any]) -> None:
         """Writes the accounts document."""
         klaviyo = [{"site_id": SITE_ID, "private_key": PRIVATE_KEY}]
-        self.cloud.write_secret(json.dumps({"accounts": klaviyo, "pipeless": apps}))
+        self.cloud.write_accounts(json.dumps({"accounts": klaviyo, "pipeless": apps}))
         forget_secrets()
 
     def _client(self) -> httpx2.AsyncClient:

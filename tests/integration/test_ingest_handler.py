@@ -15,6 +15,7 @@ from sluice.aws import s3
 from sluice.contract import MAX_BODY_BYTES_IN
 from sluice.klaviyo import parser
 from tests.support.aws_clients import aws_client
+from tests.support.aws_stack import write_accounts
 from tests.support.factories import (
     KEY,
     NEWEST,
@@ -93,9 +94,7 @@ def test_each_route_stores_one_message_and_answers_with_its_receipt(
 def test_the_sample_events_are_real_requests(front: Front, name: str) -> None:
     request = proxy_event(name)
     authorization = request["headers"]["Authorization"]
-    aws_client("secretsmanager").put_secret_value(
-        SecretId="accounts", SecretString=document_of_keys((authorization.split()[-1], "events:write"))
-    )
+    write_accounts(document_of_keys((authorization.split()[-1], "events:write")))
 
     assert front.invoke(request).status == 202
     assert len(front.queued()) == 1
@@ -336,7 +335,7 @@ def test_without_its_queue_nothing_is_accepted(front: Front) -> None:
 
 @pytest.mark.rule
 def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
-    aws_client("secretsmanager").delete_secret(SecretId="accounts", ForceDeleteWithoutRecovery=True)
+    aws_client("s3").delete_object(Bucket="configuration", Key="accounts.json")
 
     assert unavailable(front)
     assert front.is_empty()
@@ -345,7 +344,7 @@ def test_without_its_accounts_nothing_is_accepted(front: Front) -> None:
 @pytest.mark.parametrize("secret", ["not JSON", '{"accounts": [{"site_id": "pk_upstream"}]}'])
 def test_accounts_of_which_there_is_no_good_version_are_this_sides_fault(front: Front, secret: str) -> None:
     for _ in range(2):
-        aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=secret)
+        write_accounts(secret)
 
     answer = front.send()
 
@@ -364,7 +363,7 @@ def test_a_broken_accounts_document_stops_no_request(
 ) -> None:
     if not is_new_process:
         assert front.send().status == 202
-    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=broken or " ")
+    write_accounts(broken or " ")
     later = runtime.monotonic() + accounts_cache.CACHE_SECONDS
     monkeypatch.setattr(runtime, "monotonic", lambda: later)
 
@@ -380,7 +379,7 @@ def test_an_account_without_a_usable_copy_is_told_to_try_later_and_costs_no_othe
     document = json.loads(document_of_keys((KEY, "events:write")))
     document["accounts"][1]["name"] = "Main shop"
     for _ in range(2):
-        aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+        write_accounts(json.dumps(document))
 
     assert front.send().status == 202
     assert front.send(Authorization=f"Klaviyo-API-Key {OTHER_KEY}").status == 503
@@ -421,9 +420,7 @@ def test_a_new_key_works_once_the_cached_accounts_expire(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert front.send().status == 202
-    aws_client("secretsmanager").put_secret_value(
-        SecretId="accounts", SecretString=document_of_keys(("pk_new", "events:write"))
-    )
+    write_accounts(document_of_keys(("pk_new", "events:write")))
 
     before = front.send(Authorization="Klaviyo-API-Key pk_new").status
     later = runtime.monotonic() + accounts_cache.CACHE_SECONDS

@@ -10,6 +10,7 @@ from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import clients
 from sluice.contract import MAX_ANONYMOUS_METRICS, MAX_METRICS
 from tests.support.aws_clients import aws_client
+from tests.support.aws_stack import write_accounts
 from tests.support.factories import (
     KEY,
     SITE_ID,
@@ -42,7 +43,7 @@ def limited(front: Front) -> Front:
     """Runs the function with an account that has a limited number of metrics, and one that does not."""
     document = json.loads(document_of_keys((KEY, "events:write")))
     document["accounts"][0]["limit_metrics"] = True
-    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+    write_accounts(json.dumps(document))
     return front
 
 

@@ -15,7 +15,7 @@ from devstack.fake_upstream import Pipeless, transport
 from sluice.delivery import http
 from sluice.pipeless import synchronous
 from tests.support.aws_clients import aws_client
-from tests.support.aws_stack import forget_secrets
+from tests.support.aws_stack import forget_secrets, write_accounts
 from tests.support.factories import APP_ID, APP_KEY, KEY, SITE_ID, batch, encoded, happening
 from tests.support.ingest_app import Answer, Front
 
@@ -45,7 +45,7 @@ def pipeless() -> Pipeless:
 @pytest.fixture
 def app(front: Front, pipeless: Pipeless, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     """Runs the function with two apps, its requests going to the fake Pipeless."""
-    aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString=json.dumps(DOCUMENT))
+    write_accounts(json.dumps(DOCUMENT))
     forget_secrets()
     client = httpx2.AsyncClient(transport=transport(pipeless))
     monkeypatch.setattr(http, "client", lambda: client)
@@ -202,7 +202,7 @@ def test_nothing_is_accepted_that_cannot_be_stored(app: Front) -> None:
 
 def test_a_broken_accounts_document_is_our_fault(app: Front) -> None:
     for _ in range(2):  # or the version before is used
-        aws_client("secretsmanager").put_secret_value(SecretId="accounts", SecretString='{"pipeless": 1}')
+        write_accounts('{"pipeless": 1}')
     forget_secrets()
 
     answer = send(app)

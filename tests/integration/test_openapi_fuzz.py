@@ -22,6 +22,7 @@ from sluice.pipeless import synchronous
 from sluice.webhooks import sources
 from tests.support import wsgi_gateway
 from tests.support.aws_clients import aws_client
+from tests.support.aws_stack import read_accounts, write_accounts
 from tests.support.factories import APP_ID, APP_KEY, KEY, NEWEST, SITE_ID
 from tests.support.functions import load_app
 from tests.support.ingest_app import TABLE, Front
@@ -58,10 +59,10 @@ def front(front: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     )
     secrets = aws_client("secretsmanager")
     secrets.create_secret(Name="sluice/webhooks/hook", SecretString=HOOK_TOKEN)
-    document = json.loads(secrets.get_secret_value(SecretId="accounts")["SecretString"])
+    document = read_accounts()
     keys = [{"sha256": sha256(APP_KEY.encode()).hexdigest(), "scopes": ["events:write"]}]
     document["pipeless"] = [{"app_id": APP_ID, "api_key": "upstream", "keys": keys}]
-    secrets.put_secret_value(SecretId="accounts", SecretString=json.dumps(document))
+    write_accounts(json.dumps(document))
     client = httpx2.AsyncClient(transport=transport(Pipeless({APP_ID: "upstream"})))
     monkeypatch.setattr(http, "client", lambda: client)
     yield front

@@ -147,7 +147,7 @@ def test_what_is_stored_and_makes_no_sense_can_be_replaced(operate: Shop, stored
 @pytest.mark.parametrize(
     ("operation", "what"),
     [
-        ("GetSecretValue", "accounts could not be looked up: the accounts secret cannot be read."),
+        ("GetSecretValue", "accounts could not be looked up: the accounts document cannot be read."),
         (
             "DescribeSecret",
             "secrets could not be looked up: the secret sluice/webhooks/pay cannot be looked up.",
@@ -164,11 +164,11 @@ def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
 
 
 def test_an_accounts_document_that_is_not_valid_is_told(operate: Shop) -> None:
-    operate.aws.write_secret('{"accounts": 1}')
+    operate.aws.write_accounts('{"accounts": 1}')
 
     [told] = operate("sources put", text=text(DOCUMENT))["result"]["warnings"]
 
-    assert told.startswith("The sources' accounts could not be looked up: the accounts secret is not valid")
+    assert told.startswith("The sources' accounts could not be looked up: the accounts document is not valid")
 
 
 def test_a_secret_without_a_value_or_on_its_way_out_is_missing(operate: Shop) -> None:

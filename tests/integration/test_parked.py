@@ -153,7 +153,7 @@ def test_what_comes_back_by_itself_is_left_alone(cloud: Cloud, command: list[str
 def test_what_would_lead_nowhere_is_refused(cloud: Cloud, command: list[str], said: str) -> None:
     accounts = [{"site_id": SITE_ID, "private_key": PRIVATE_KEY}]
     apps = [{"app_id": 123, "api_key": "k"}]
-    cloud.write_secret(json.dumps({"accounts": accounts, "pipeless": apps}))
+    cloud.write_accounts(json.dumps({"accounts": accounts, "pipeless": apps}))
     park("a", site_id=OTHER, prefix=parking.UNKNOWN_PREFIX)
 
     done = run(cloud, *command, "--yes")

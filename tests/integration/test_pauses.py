@@ -103,7 +103,7 @@ def test_a_paused_account_stops_no_other(dispatch: Dispatch) -> None:
 
 def test_an_app_of_pipeless_is_paused_alike(dispatch: Dispatch) -> None:
     cloud = dispatch.cloud
-    cloud.write_secret(json.dumps({"accounts": [], "pipeless": [{"app_id": 123, "api_key": "k"}]}))
+    cloud.write_accounts(json.dumps({"accounts": [], "pipeless": [{"app_id": 123, "api_key": "k"}]}))
     accounts(cloud, "pause", "pipeless-123", "--why", WHY)
     batch = {
         "sluice": 2,
@@ -161,7 +161,7 @@ def test_a_mistake_in_another_account_hinders_no_pause(cloud: Cloud) -> None:
 
 def test_the_pause_of_an_account_that_is_gone_can_be_ended(cloud: Cloud) -> None:
     accounts(cloud, "pause", SITE_ID, "--why", WHY)
-    cloud.write_secret('{"accounts": []}')
+    cloud.write_accounts('{"accounts": []}')
 
     assert accounts(cloud, "resume", SITE_ID).exit_code == 0
     assert pause.find("state", SITE_ID) is None

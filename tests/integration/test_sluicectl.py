@@ -230,7 +230,7 @@ def test_a_secret_without_a_value_or_on_its_way_out_is_missing(run: Deployment) 
 @pytest.mark.parametrize(
     ("operation", "warning"),
     [
-        ("GetSecretValue", "accounts could not be looked up: the accounts secret cannot be read."),
+        ("GetSecretValue", "accounts could not be looked up: the accounts document cannot be read."),
         (
             "DescribeSecret",
             "secrets could not be looked up: the secret sluice/webhooks/own cannot be looked up.",
@@ -249,7 +249,7 @@ def test_what_cannot_be_looked_up_is_told_and_stops_nothing(
 
 def test_an_accounts_document_that_is_not_valid_is_told(run: Deployment) -> None:
     with_secrets(run, "own")
-    run.aws.write_secret('{"accounts": 1}')
+    run.aws.write_accounts('{"accounts": 1}')
 
     [told] = warnings(run("put", "s.yaml", "--json"))
 

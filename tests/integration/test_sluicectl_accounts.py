@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from sluice.aws import secrets, sts
+from sluice.aws import sts
 from sluicectl import accounts as accounts_commands
 from sluicectl.cli import sluicectl
-from tests.support.aws_stack import PRIVATE_KEY, Cloud, cloud
+from tests.support.aws_stack import PRIVATE_KEY, Cloud, cloud, read_accounts
 from tests.support.factories import SITE_ID
 from tests.support.operate import Operate
 
@@ -39,7 +39,7 @@ class Deployment:
         return json.loads(self(*arguments, "--json", answer=answer).stdout)
 
     def stored(self) -> Any:
-        return json.loads(secrets.read_version("accounts", "it cannot be read").text)
+        return read_accounts()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_accounts_are_listed_with_their_kinds_and_keys(run: Deployment) -> None:
 def test_a_mistake_in_the_stored_document_is_listed(run: Deployment) -> None:
     run.aws.name_accounts({"site_id": SITE_ID, "private_ky": OTHER})
 
-    assert "problem: the accounts secret is not valid: accounts[0]: " in run("list").output
+    assert "problem: the accounts document is not valid: accounts[0]: " in run("list").output
 
 
 def test_an_account_is_added_with_its_key_from_standard_input(run: Deployment) -> None:
@@ -207,7 +207,7 @@ def test_what_is_left_out_of_a_shown_document_is_told(run: Deployment) -> None:
     shown = run("show")
 
     assert json.loads(shown.stdout)["accounts"] == []
-    assert "left out: the accounts secret is not valid: accounts[0]" in shown.stderr
+    assert "left out: the accounts document is not valid: accounts[0]" in shown.stderr
 
 
 def test_a_document_that_was_shown_before_another_change_is_not_put(run: Deployment) -> None:
@@ -261,7 +261,7 @@ def test_what_is_meant_to_go_is_removed(run: Deployment, options: tuple[str, ...
 
 
 def test_a_stored_document_that_cannot_be_read_is_replaced_only_if_that_is_meant(run: Deployment) -> None:
-    run.aws.write_secret("{")
+    run.aws.write_accounts("{")
     good = write({"accounts": []})
 
     asked = run("put", good, answer="n\n")

@@ -124,7 +124,7 @@ def test_probes_leave_the_count_of_what_is_parked_right(cloud: Cloud) -> None:
 
 def test_an_app_of_pipeless_has_its_own_pace(cloud: Cloud) -> None:
     app = {"app_id": 123, "api_key": "k", "calls_per_minute": 60}
-    cloud.write_secret(json.dumps({"accounts": [], "pipeless": [app]}))
+    cloud.write_accounts(json.dumps({"accounts": [], "pipeless": [app]}))
 
     found = account(status(cloud), "pipeless-123")
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_found_out_costs_nothing_else(cloud: Cloud, operation: st
 
 
 def test_an_account_that_is_not_valid_is_told_and_hides_no_other(cloud: Cloud) -> None:
-    cloud.write_secret(
+    cloud.write_accounts(
         json.dumps({"accounts": [{"site_id": SITE_ID, "private_key": "pk"}, {"site_id": "no"}]})
     )
 

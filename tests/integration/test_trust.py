@@ -485,7 +485,7 @@ def test_only_operate_may_write_the_accounts_document_and_no_function_another_se
     }
 
     assert {role for role, _ in writing} == {"OperateFunctionRole"}
-    assert all("AccountsSecret" in resource and "Sealing" not in resource for _, resource in writing)
+    assert all("/accounts/*" in resource and "Sealing" not in resource for _, resource in writing)
 
 
 _READING = {"GetSecretValue", "DescribeSecret"}

@@ -26,6 +26,7 @@ from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
 from sluice.delivery.responses import Response
 from sluice.klaviyo import api
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event
+from tests.support.stored_accounts import REFERENCE
 
 KEY = "pk_test"
 
@@ -66,10 +67,10 @@ def runner() -> Iterator[asyncio.Runner]:
 def test_a_connection_outlasts_an_invocation(connections: list[object], runner: asyncio.Runner) -> None:
     klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
     with serving(klaviyo) as url:
-        account = KlaviyoAccount(SITE_ID, KEY, url)
+        account = KlaviyoAccount(SITE_ID, REFERENCE, url)
 
         for number in range(5):
-            answer = runner.run(api.create_job(http.client(), account, job(f"e{number}"), turn))
+            answer = runner.run(api.create_job(http.client(), account, KEY, job(f"e{number}"), turn))
             assert answer.status == 202
 
     assert len(connections) == 1
@@ -82,12 +83,12 @@ def test_jobs_at_the_same_time_have_a_connection_each(
     klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
     klaviyo.configure(faults=[{"kind": "latency", "seconds": 0.2}])
     with serving(klaviyo) as url:
-        account = KlaviyoAccount(SITE_ID, KEY, url)
+        account = KlaviyoAccount(SITE_ID, REFERENCE, url)
 
         async def at_once(round_: int) -> list[Response]:
             client = http.client()
             return await asyncio.gather(
-                *(api.create_job(client, account, job(f"{round_}-{n}"), turn) for n in range(4))
+                *(api.create_job(client, account, KEY, job(f"{round_}-{n}"), turn) for n in range(4))
             )
 
         for round_ in range(2):
@@ -103,9 +104,11 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
     klaviyo = Klaviyo({SITE_ID: KEY}, Settings.unlimited())
     klaviyo.configure(faults=[{**fault, "count": 1}])
     with serving(klaviyo) as url:
-        account = KlaviyoAccount(SITE_ID, KEY, url)
+        account = KlaviyoAccount(SITE_ID, REFERENCE, url)
 
-        answers = [runner.run(api.create_job(http.client(), account, job(f"e{n}"), turn)) for n in range(2)]
+        answers = [
+            runner.run(api.create_job(http.client(), account, KEY, job(f"e{n}"), turn)) for n in range(2)
+        ]
 
     assert [answer.status for answer in answers] == [None, 202]
     assert answers[0].failure in {"ReadError", "RemoteProtocolError", "WriteError"}
@@ -114,9 +117,9 @@ def test_a_reset_is_an_answer_without_a_status_and_the_next_job_goes_through(
 def test_a_server_that_is_not_there_is_an_answer_without_a_status(runner: asyncio.Runner) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        account = KlaviyoAccount(SITE_ID, KEY, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        account = KlaviyoAccount(SITE_ID, REFERENCE, f"http://127.0.0.1:{unused.getsockname()[1]}")
 
-        answer = runner.run(api.create_job(http.client(), account, b"{}", turn))
+        answer = runner.run(api.create_job(http.client(), account, KEY, b"{}", turn))
 
     assert answer == Response(None, failure="ConnectError")
 
@@ -198,11 +201,13 @@ def test_http_2_is_spoken_where_it_is_offered_on_one_connection(
 
     async def jobs(account: KlaviyoAccount) -> list[Response]:
         async with _client() as client:
-            await api.create_job(client, account, b"{}", turn)
-            return await asyncio.gather(*(api.create_job(client, account, b"{}", turn) for _ in range(3)))
+            await api.create_job(client, account, KEY, b"{}", turn)
+            return await asyncio.gather(
+                *(api.create_job(client, account, KEY, b"{}", turn) for _ in range(3))
+            )
 
     with serving_over_tls(certificate, requests) as url:
-        answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
+        answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, REFERENCE, url)))
 
     assert [answer.status for answer in answers] == [202] * 3
     assert [version for version, _ in requests] == ["2"] * 4
@@ -245,8 +250,8 @@ def test_what_waited_for_its_connection_leaves_in_a_later_turn_on_that_connectio
 
     async def jobs(url: str) -> list[Response]:
         async with opening_slowly(url, 2 * seconds, opened) as slow_url, _client() as client:
-            account = KlaviyoAccount(SITE_ID, KEY, slow_url)
-            return [await api.create_job(client, account, b"{}", turn) for _ in range(3)]
+            account = KlaviyoAccount(SITE_ID, REFERENCE, slow_url)
+            return [await api.create_job(client, account, KEY, b"{}", turn) for _ in range(3)]
 
     with serving_over_tls(certificate, requests, version) as url:
         answers = asyncio.run(jobs(url))
@@ -272,10 +277,10 @@ def test_what_is_late_on_an_open_connection_leaves_in_a_later_turn_on_that_conne
 
     async def jobs(account: KlaviyoAccount) -> list[Response]:
         async with _client() as client:
-            return [await api.create_job(client, account, b"{}", turn) for _ in range(2)]
+            return [await api.create_job(client, account, KEY, b"{}", turn) for _ in range(2)]
 
     with serving_over_tls(certificate, requests, version) as url:
-        answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
+        answers = asyncio.run(jobs(KlaviyoAccount(SITE_ID, REFERENCE, url)))
 
     assert [answer.status for answer in answers] == [202] * 2
     assert sent_before == [0, 1, 1, 1]
@@ -298,12 +303,12 @@ def test_what_gets_no_further_turn_is_not_sent(
     async def jobs(account: KlaviyoAccount) -> Response:
         async with _client() as client:
             with pytest.raises(NoSlotBeforeDeadline):
-                await api.create_job(client, account, b"{}", late_turn)
+                await api.create_job(client, account, KEY, b"{}", late_turn)
             assert requests == []
-            return await api.create_job(client, account, b"{}", turn)
+            return await api.create_job(client, account, KEY, b"{}", turn)
 
     with serving_over_tls(certificate, requests, version) as url:
-        answer = asyncio.run(jobs(KlaviyoAccount(SITE_ID, KEY, url)))
+        answer = asyncio.run(jobs(KlaviyoAccount(SITE_ID, REFERENCE, url)))
 
     assert answer.status == 202
     assert len(requests) == 1
@@ -314,11 +319,11 @@ def test_a_certificate_nobody_vouches_for_is_an_answer_without_a_status(
 ) -> None:
     async def post(account: KlaviyoAccount) -> Response:
         async with _client() as client:
-            return await api.create_job(client, account, b"{}", turn)
+            return await api.create_job(client, account, KEY, b"{}", turn)
 
     requests: list[tuple[str, Any]] = []
     with serving_over_tls(certificate, requests) as url:
-        answer = asyncio.run(post(KlaviyoAccount(SITE_ID, KEY, url)))
+        answer = asyncio.run(post(KlaviyoAccount(SITE_ID, REFERENCE, url)))
 
     assert answer == Response(None, failure="ConnectError")
     assert requests == []

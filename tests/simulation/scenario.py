@@ -36,7 +36,8 @@ from tests.simulation.ledger import PARKED
 from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Process, Scheduler, Strand, Stuck
 from tests.simulation.trace import Trace
-from tests.support import sealing
+from tests.support import sealing, stored_accounts
+from tests.support.stored_accounts import ACCOUNT_SECRETS
 
 if TYPE_CHECKING:
     from sluice.delivery.responses import Response
@@ -45,13 +46,15 @@ FOREVER = 1e9
 SLOT_BYTES = 6
 SECONDS = {"dispatch": 120.0, "reject": 60.0, "resume": 55.0}
 VISIBILITY = 1_380.0
+_DISPATCH_ONLY = {"REJECTED_QUEUE_URL", "ACCOUNT_SECRETS"}
 _SETTINGS = {
     "EVENTS_QUEUE_URL": "https://sqs.test/events",
     "BACKGROUND_QUEUE_URL": "https://sqs.test/background",
     "REJECTED_QUEUE_URL": "https://sqs.test/rejected",
     "STATE_TABLE": "state",
     "CLAIM_BUCKET": "claims",
-    "ACCOUNTS_SECRET": "accounts",
+    "ACCOUNT_SECRETS": ACCOUNT_SECRETS,
+    "CONFIG_BUCKET": "configuration",
     "SEALING_SECRET": "sealing",
 }
 _environments: dict[str, list[Environment]] = defaultdict(list)
@@ -115,7 +118,8 @@ class Scenario:
         """Writes the accounts document."""
         self._accounts |= {key: site_id for site_id, key in accounts.items()}
         named = [{"site_id": site_id, "private_key": key} for site_id, key in accounts.items()]
-        self.secrets.secrets["accounts"] = msgspec.json.encode({"accounts": named}).decode()
+        document = msgspec.json.encode({"accounts": named}).decode()
+        stored_accounts.write(document, self.s3, self.secrets.secrets)
 
     def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine of the test in pretended time."""
@@ -283,7 +287,7 @@ class Scenario:
         self.rejected = Queue("rejected", self.clock, **common)
         self._mappings: list[Mapping] = []
         self.sqs = SQS((self.queue, self.background, self.dead, self.rejected))
-        self.s3 = S3(("claims",), self.clock)
+        self.s3 = S3(("claims", "configuration"), self.clock)
         self.dynamodb = DynamoDB(("state",))
         self.secrets = SecretsManager({"sealing": sealing.SECRET})
         self.services: dict[str, Any] = {
@@ -292,7 +296,7 @@ class Scenario:
             "dynamodb": self.dynamodb,
             "secretsmanager": self.secrets,
         }
-        resume = {name: text for name, text in _SETTINGS.items() if name != "REJECTED_QUEUE_URL"}
+        resume = {name: text for name, text in _SETTINGS.items() if name not in _DISPATCH_ONLY}
         self.settings = {"dispatch": _SETTINGS, "resume": resume}
         self.upstream = http.Upstream(
             self.outside,

@@ -59,7 +59,8 @@ from tests.simulation.load import (
 from tests.simulation.outside import Outside
 from tests.simulation.scheduler import START, Killed, Process, Scheduler, Strand, Stuck
 from tests.simulation.trace import Trace
-from tests.support import sealing
+from tests.support import sealing, stored_accounts
+from tests.support.stored_accounts import ACCOUNT_SECRETS
 
 HOUR = 3_600.0
 #: Limits of the package that some runs set low, so that little is enough to reach them.
@@ -90,11 +91,10 @@ RETENTION = 1_209_600.0
 MAX_RECEIVES = 500
 _FIELDS = (
     *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-    *("ACCOUNTS_SECRET", "SEALING_SECRET"),
+    *("ACCOUNT_SECRETS", "CONFIG_BUCKET", "SEALING_SECRET"),
 )
 _WEBHOOK_SECRETS = "sluice/webhooks/"
 _INGEST_ONLY = {
-    "CONFIG_BUCKET": "configuration",
     "WEBHOOK_SECRETS": _WEBHOOK_SECRETS,
     "ALLOWED_ORIGINS": "*",
 }
@@ -329,12 +329,12 @@ class World:
         self.s3.put_object(Bucket="configuration", Key="sources.json", Body=sources_document())
         self.secrets = SecretsManager(
             {
-                "accounts": accounts_document(late=False),
                 "records": "hash key",
                 "sealing": sealing.SECRET,
                 f"{_WEBHOOK_SECRETS}{SOURCE}": WEBHOOK_SECRET,
             }
         )
+        self._name(late=False)
         self.services = {
             "sqs": self.sqs,
             "s3": self.s3,
@@ -347,7 +347,8 @@ class World:
             "REJECTED_QUEUE_URL": self.sqs.url(self.rejected),
             "STATE_TABLE": "state",
             "CLAIM_BUCKET": "claims",
-            "ACCOUNTS_SECRET": "accounts",
+            "ACCOUNT_SECRETS": ACCOUNT_SECRETS,
+            "CONFIG_BUCKET": "configuration",
             "SEALING_SECRET": "sealing",
             "ARCHIVE_BUCKET": "archive",
             "IMPORT_BUCKETS": DROPS,
@@ -369,7 +370,7 @@ class World:
             ),
             "resume": chosen(
                 *("EVENTS_QUEUE_URL", "BACKGROUND_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-                *("ACCOUNTS_SECRET", "SEALING_SECRET"),
+                *("CONFIG_BUCKET", "SEALING_SECRET"),
             ),
         }
 
@@ -602,7 +603,10 @@ class World:
         )
 
     def _name_late(self) -> None:
-        self.secrets.secrets["accounts"] = accounts_document(late=True)
+        self._name(late=True)
+
+    def _name(self, *, late: bool) -> None:
+        stored_accounts.write(accounts_document(late), self.s3, self.secrets.secrets)
 
     def _tick(self) -> None:
         """Runs the schedule of resume; a tick with nothing parked is left out, because it would only list

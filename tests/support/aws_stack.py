@@ -21,7 +21,7 @@ from moto import mock_aws
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
-from sluice import settings
+from sluice import private_keys, settings
 from sluice.aws import clients, secrets
 from sluice.contract import UPSTREAM_REVISION, Surface
 from sluice.klaviyo import parser
@@ -29,10 +29,11 @@ from sluice.message import Message
 from sluice.records import table as records_table
 from sluice.wiring import accounts
 from sluice.wiring import dispatch as wiring
-from tests.support import sealing
+from tests.support import sealing, stored_accounts
 from tests.support.aws_clients import aws_client
 from tests.support.factories import NOON, SITE_ID, bulk, entry, event, profile
 from tests.support.functions import load_app
+from tests.support.stored_accounts import ACCOUNT_SECRETS
 
 PRIVATE_KEY = "pk_upstream_never_said"
 REGION = "us-east-1"
@@ -141,6 +142,7 @@ class Cloud:
         self.rejected_dead_letters = self.sqs.create_queue(QueueName="rejected-dead")["QueueUrl"]
         for bucket in ("claims", "archive", "drops", "configuration"):
             self.s3.create_bucket(Bucket=bucket)
+        self.s3.put_bucket_versioning(Bucket="configuration", VersioningConfiguration={"Status": "Enabled"})
         for table, keys in {"state": ["pk"], "records": ["pk", "sk"]}.items():
             self.dynamodb.create_table(
                 TableName=table,
@@ -153,16 +155,16 @@ class Cloud:
             )
         self.secrets.create_secret(Name="sealing", SecretString=sealing.SECRET)
         self.secrets.create_secret(Name="records", SecretString="the key of hashes")
-        self.secrets.create_secret(Name="accounts", SecretString="{}")
         self.name_accounts({"site_id": SITE_ID, "private_key": PRIVATE_KEY})
         self.calls = Calls(monkeypatch, (self.sqs, self.s3, self.dynamodb, self.secrets))
 
     def name_accounts(self, *each: dict[str, Any]) -> None:
         """Writes the accounts document."""
-        self.write_secret(json.dumps({"accounts": list(each)}))
+        self.write_accounts(json.dumps({"accounts": list(each)}))
 
-    def write_secret(self, document: str) -> None:
-        self.secrets.put_secret_value(SecretId="accounts", SecretString=document)
+    def write_accounts(self, document: str) -> None:
+        """Writes an accounts document, whose private keys become secrets."""
+        write_accounts(document, s3=self.s3, secrets=self.secrets)
         forget_secrets()
 
     def load(self, function: str) -> "Function":
@@ -170,14 +172,15 @@ class Cloud:
         environment = {
             "dispatch": (
                 *("EVENTS_QUEUE_URL", "BACKGROUND_QUEUE_URL", "REJECTED_QUEUE_URL"),
-                *("STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET", "SEALING_SECRET", "IMPORT_BUCKETS"),
+                *("STATE_TABLE", "CLAIM_BUCKET", "CONFIG_BUCKET", "ACCOUNT_SECRETS"),
+                *("SEALING_SECRET", "IMPORT_BUCKETS"),
             ),
             "resume": (
                 *("EVENTS_QUEUE_URL", "BACKGROUND_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET"),
-                *("ACCOUNTS_SECRET", "SEALING_SECRET"),
+                *("CONFIG_BUCKET", "SEALING_SECRET"),
             ),
             "ingest": (
-                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNTS_SECRET"),
+                *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "CLAIM_BUCKET", "ACCOUNT_SECRETS"),
                 *("SEALING_SECRET", "CONFIG_BUCKET", "WEBHOOK_SECRETS", "ALLOWED_ORIGINS", "INBOUND_LIMITS"),
             ),
             "reject": (
@@ -186,7 +189,7 @@ class Cloud:
             ),
             "operate": (
                 *("EVENTS_QUEUE_URL", "REJECTED_QUEUE_URL", "STATE_TABLE", "RECORDS_TABLE"),
-                *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNTS_SECRET", "WEBHOOK_SECRETS"),
+                *("CLAIM_BUCKET", "ARCHIVE_BUCKET", "CONFIG_BUCKET", "ACCOUNT_SECRETS", "WEBHOOK_SECRETS"),
                 *("RECORDS_SECRET", "ARCHIVE_DAYS", "SEALING_SECRET"),
                 *("EVENTS_DEAD_LETTER_QUEUE_URL", "REJECTED_DEAD_LETTER_QUEUE_URL"),
                 *("BACKGROUND_QUEUE_URL", "BACKGROUND_DEAD_LETTER_QUEUE_URL"),
@@ -204,7 +207,7 @@ class Cloud:
             "RECORDS_SECRET": "records",
             "ARCHIVE_DAYS": "365",
             "CONFIG_BUCKET": "configuration",
-            "ACCOUNTS_SECRET": "accounts",
+            "ACCOUNT_SECRETS": ACCOUNT_SECRETS,
             "SEALING_SECRET": "sealing",
             "WEBHOOK_SECRETS": "sluice/webhooks/",
             "ALLOWED_ORIGINS": "*",
@@ -322,6 +325,48 @@ def again(event: dict[str, Any], receives: int) -> dict[str, Any]:
     for record in records:
         record["attributes"]["ApproximateReceiveCount"] = str(receives)
     return {"Records": records}
+
+
+def write_accounts(document: str, *, s3: Any = None, secrets: Any = None) -> None:
+    """Writes an accounts document to the configuration bucket, and its private keys into secrets.
+
+    Keys that are there stay, as they do while a document that refers to them may be in use.
+    """
+    content, texts = stored_accounts.split(document)
+    client = secrets or aws_client("secretsmanager")
+    for name, text in texts.items():
+        full_name = ACCOUNT_SECRETS + name
+        try:
+            before = private_keys.decode(_current(client, full_name))
+        except client.exceptions.ResourceNotFoundException:
+            client.create_secret(Name=full_name, SecretString=text)
+        else:
+            both = private_keys.encode(before | private_keys.decode(text))
+            client.put_secret_value(SecretId=full_name, SecretString=both)
+    (s3 or aws_client("s3")).put_object(Bucket="configuration", Key="accounts.json", Body=content.encode())
+
+
+def _current(client: Any, secret: str) -> str:
+    text: str = client.get_secret_value(SecretId=secret, VersionStage="AWSCURRENT")["SecretString"]
+    return text
+
+
+def account_secrets() -> dict[str, str]:
+    """Returns the texts of the secrets of private keys by their names."""
+    client = aws_client("secretsmanager")
+    names = [
+        each["Name"]
+        for page in client.get_paginator("list_secrets").paginate()
+        for each in page["SecretList"]
+        if each["Name"].startswith(ACCOUNT_SECRETS)
+    ]
+    return {name.removeprefix(ACCOUNT_SECRETS): _current(client, name) for name in names}
+
+
+def read_accounts() -> dict[str, Any]:
+    """Returns the stored accounts document with private keys in place of the references to them."""
+    stored = aws_client("s3").get_object(Bucket="configuration", Key="accounts.json")["Body"].read()
+    return stored_accounts.join(stored.decode(), account_secrets())
 
 
 def forget() -> None:

@@ -165,7 +165,7 @@ def document_of_keys(*keys: tuple[str, str]) -> str:
 def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     """Runs the function with an empty queue, table and bucket, and an account with two keys."""
     with aws_stack.cloud(monkeypatch) as cloud:
-        cloud.write_secret(
+        cloud.write_accounts(
             document_of_keys(
                 (KEY, "events:write"), (READ_ONLY_KEY, "profiles:read"), (READER_KEY, "events:read")
             )

@@ -26,8 +26,8 @@ def read(
 
 
 def parsed_accounts(document: bytes | str) -> Accounts:
-    """Reads an accounts document in which nothing is wrong; raises its first mistake otherwise."""
-    found = accounts.read(document)
+    """Reads an operator's document in which nothing is wrong; raises its first mistake otherwise."""
+    found = accounts.read_written(document)
     if found.flaws:
         raise Misconfigured(found.flaws[0])
     return found.accounts

@@ -31,6 +31,7 @@ from sluice.records.table import Filter, Page
 from sluice.rejection import Reason, Rejection
 from tests.support.factories import APP, APP_ID, SITE_ID, encoded, event, happening, profile
 from tests.support.parsing import read
+from tests.support.stored_accounts import APP_REFERENCE, REFERENCE
 
 START: Final = datetime(2026, 11, 2, 12, tzinfo=UTC)
 OTHER_SITE: Final = "XyZ789"
@@ -134,7 +135,8 @@ class World(runtime.System):
     @property
     def ports(self) -> Ports:
         accounts = Accounts(
-            (KlaviyoAccount(SITE_ID, "pk"), KlaviyoAccount(OTHER_SITE, "pk2")), (PipelessApp(APP_ID, "key"),)
+            (KlaviyoAccount(SITE_ID, REFERENCE), KlaviyoAccount(OTHER_SITE, REFERENCE)),
+            (PipelessApp(APP_ID, APP_REFERENCE),),
         )
         lookups = Lookups(accounts, lambda _: None, lambda *_: frozenset())
         reached: Any = self  # a replay asks for no other method of these
@@ -155,6 +157,7 @@ class World(runtime.System):
             pauses=nobody,
             sources=nobody,
             accounts=nobody,
+            private_keys=nobody,
             backlog=nobody,
             secrets=nobody,
             transfers=nobody,

@@ -278,7 +278,7 @@ def secrets_stay_in_the_secret(template: Template) -> Iterator[str]:
     if "{{resolve:" in json.dumps(template):
         yield "a dynamic reference"
     for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
-        if "GenerateSecretString" not in secret and json.loads(secret["SecretString"]) != {"accounts": []}:
+        if "GenerateSecretString" not in secret:
             yield f"{name}: has a value"
 
 
@@ -375,7 +375,7 @@ def claims_outlive_their_messages(template: Template) -> Iterator[str]:
 
 def what_cannot_be_made_again_is_kept(template: Template) -> Iterator[str]:
     """Finds stores that a deletion of the stack deletes, or a replacement empties."""
-    for name in ("ArchiveBucket", "RecordsTable", "ConfigBucket", "AccountsSecret"):
+    for name in ("ArchiveBucket", "RecordsTable", "ConfigBucket", "SealingSecret"):
         if template["Resources"][name].get("DeletionPolicy") != "Retain":
             yield f"{name}: goes with the stack"
     for kind in (QUEUE, BUCKET, "AWS::DynamoDB::Table", "AWS::SecretsManager::Secret"):
@@ -465,10 +465,10 @@ BREACHES: list[tuple[Rule, str, Any]] = [
         {"Variables": {"SLUICE_ARCHIVE_BUCKET": {"Ref": "ArchiveBucket"}}},
     ),
     (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_CLAIM_BUCKET", {"Ref": "ArchiveBucket"}),
-    (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_ACCOUNTS_SECRET", "pk_0123456789"),
+    (what_is_named_may_be_used, f"{ENVIRONMENT}.SLUICE_ACCOUNT_SECRETS", "pk_0123456789"),
     (what_is_named_may_be_used, "Parameters.AllowedOrigins.NoEcho", True),
     (secrets_stay_in_the_secret, f"{ENVIRONMENT}.KEY", "{{resolve:secretsmanager:keys}}"),
-    (secrets_stay_in_the_secret, "Resources.AccountsSecret.Properties.SecretString", '{"accounts": [{}]}'),
+    (secrets_stay_in_the_secret, "Resources.SealingSecret.Properties", {"SecretString": "{}"}),
     (functions_have_no_dead_letter_queue, "Resources.RejectFunction.Properties.DeadLetterConfig", {}),
     (alarms_see_dead_letters, "Resources.EventsQueueAgeAlarm.Properties.MetricName", "NumberOfMessagesSent"),
     (alarms_see_dead_letters, "Resources.RejectedDeadLetterVisibleAlarm.Properties.Dimensions", []),
@@ -495,7 +495,7 @@ BREACHES: list[tuple[Rule, str, Any]] = [
     (alarms_see_dead_letters, "Resources.ApiFaultsAlarm.Properties.MetricName", "4XXError"),
     (alarms_come_before_sqs_stops, "Resources.EventsInFlightAlarm.Properties.Threshold", 120_000),
     (ticks_are_not_repeated, "Resources.ResumeSchedule.Properties.Targets.0.RetryPolicy", {}),
-    (what_cannot_be_made_again_is_kept, "Resources.AccountsSecret.DeletionPolicy", "Delete"),
+    (what_cannot_be_made_again_is_kept, "Resources.SealingSecret.DeletionPolicy", "Delete"),
     (what_cannot_be_made_again_is_kept, "Resources.EventsQueue.UpdateReplacePolicy", "Delete"),
 ]
 

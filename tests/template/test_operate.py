@@ -147,10 +147,13 @@ def test_operate_changes_nothing_in_the_state_table_but_pauses_and_metrics(expan
     assert anywhere == [["dynamodb:BatchGetItem", "dynamodb:GetItem"]]
 
 
-def test_the_accounts_secret_is_all_that_operate_writes_of_secrets(expanded: Template) -> None:
-    writing = {"secretsmanager:PutSecretValue", "secretsmanager:UpdateSecretVersionStage"}
-
-    assert set(actions(expanded, "AccountsSecret")) == writing | {"secretsmanager:GetSecretValue"}
+def test_private_keys_are_all_that_operate_writes_of_secrets(expanded: Template) -> None:
+    assert set(actions(expanded, "secret:${AWS::StackName}/accounts/*")) == {
+        "secretsmanager:CreateSecret",
+        "secretsmanager:GetSecretValue",
+        "secretsmanager:PutSecretValue",
+        "secretsmanager:UpdateSecretVersionStage",
+    }
     for secret in ("RecordsSecret", "SealingSecret"):
         assert set(actions(expanded, secret)) == {"secretsmanager:GetSecretValue"}
 

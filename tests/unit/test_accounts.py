@@ -202,7 +202,7 @@ def test_an_unknown_field_beside_the_accounts_is_told_and_costs_none() -> None:
     stored = accounts.read(json.dumps({"accounts": [VALID], "comment": "main shop"}))
 
     assert [each.site_id for each in stored.accounts.accounts] == [SITE_ID]
-    assert stored.flaws == ("the accounts secret is not valid: 'comment' is not a field of it",)
+    assert stored.flaws == ("the accounts document is not valid: 'comment' is not a field of it",)
 
 
 def test_an_account_is_not_the_only_one_because_another_cannot_be_used() -> None:

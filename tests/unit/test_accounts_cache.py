@@ -58,7 +58,7 @@ class Secret:
         self.fetched += 1
         found = self.previous if previous else self.current
         if self.is_down or found is None:
-            raise Retryable("the accounts secret cannot be read")
+            raise Retryable("the accounts document cannot be read")
         return found
 
 
@@ -141,7 +141,7 @@ def test_where_no_account_can_be_used_it_says_why_and_asks_once_a_minute(
 ) -> None:
     stored = secret(text)
     for _ in range(3):
-        with pytest.raises(Misconfigured, match="the accounts secret is not valid"):
+        with pytest.raises(Misconfigured, match="the accounts document is not valid"):
             stored.after(1)
     assert stored.fetched == 2  # the version before is asked for, too
 
@@ -199,7 +199,7 @@ def test_a_secret_out_of_reach_stops_nobody_for_an_hour(secret: Callable[..., Se
     stored.is_down = True
 
     assert ids(stored.read()) == {SITE_ID}
-    assert stored.told == ["the accounts secret cannot be read"]
+    assert stored.told == ["the accounts document cannot be read"]
     asked = stored.fetched
     stored.after(1)
     assert stored.fetched == asked

@@ -11,7 +11,7 @@ ENVIRONMENT = {
     "SLUICE_REJECTED_QUEUE_URL": "https://rejected",
     "SLUICE_STATE_TABLE": "state",
     "SLUICE_CLAIM_BUCKET": "claims",
-    "SLUICE_ACCOUNTS_SECRET": "secret",
+    "SLUICE_ACCOUNT_SECRETS": "secret",
     "SLUICE_SEALING_SECRET": "sealing",
     "SLUICE_CONFIG_BUCKET": "configuration",
     "SLUICE_WEBHOOK_SECRETS": "sluice/webhooks/",
@@ -47,8 +47,8 @@ def test_settings_are_read_from_the_environment() -> None:
         ),
         ({"SLUICE_CLAIM_BUKET": "x"}, "SLUICE_CLAIM_BUKET is not a setting of this function"),
         (
-            {"SLUICE_CLAIM_BUCKET": "", "SLUICE_ACCOUNTS_SECRET": ""},
-            "SLUICE_ACCOUNTS_SECRET is not set; SLUICE_CLAIM_BUCKET is not set",
+            {"SLUICE_CLAIM_BUCKET": "", "SLUICE_ACCOUNT_SECRETS": ""},
+            "SLUICE_ACCOUNT_SECRETS is not set; SLUICE_CLAIM_BUCKET is not set",
         ),
     ],
 )

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from sluice import contract, ingest, jsonapi
-from sluice.accounts import Accounts, IngestKey, KlaviyoAccount, PipelessApp
+from sluice.accounts import Accounts, IngestKey, KeyReference, KlaviyoAccount, PipelessApp
 from sluice.admission import request
 from sluice.aws import state_table
 from sluice.contract import Surface
@@ -41,9 +41,12 @@ _KEYS: Final = (
     _ingest_key("pk_reader", contract.SCOPE_EVENTS_READ),
     _ingest_key("pk_other", "profiles:read"),
 )
-_APP: Final = PipelessApp(123, "upstream", keys=(_ingest_key("app", contract.SCOPE_EVENTS_WRITE),))
+_PRIVATE_KEY: Final = KeyReference("klaviyo-1", "0" * 32)
+_APP_PRIVATE_KEY: Final = KeyReference("pipeless-1", "0" * 32)
+_APP: Final = PipelessApp(123, _APP_PRIVATE_KEY, keys=(_ingest_key("app", contract.SCOPE_EVENTS_WRITE),))
 _ACCOUNTS: Final = Accounts(
-    (KlaviyoAccount(SITE_ID, "pk_upstream", keys=_KEYS),), (_APP, PipelessApp(7, "upstream"))
+    (KlaviyoAccount(SITE_ID, _PRIVATE_KEY, keys=_KEYS),),
+    (_APP, PipelessApp(7, _APP_PRIVATE_KEY)),
 )
 _APP_KEY: Final = {"authorization": "Bearer app"}
 _READER: Final = {"authorization": "Klaviyo-API-Key pk_reader"}

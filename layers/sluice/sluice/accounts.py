@@ -4,14 +4,15 @@ An account is one of Klaviyo's (`KlaviyoAccount`) or an app at Pipeless (`Pipele
 no other account has and that may be part of a key. It names the account on the queue, in the state table and
 in the archive.
 
-The document is JSON in Secrets Manager. `accounts_cache` keeps a process's copy of it.
+The document is JSON in S3, and nothing in it is secret: `private_keys` are elsewhere, and an account only
+refers to its own. `accounts_cache` keeps a process's copy of the document.
 """
 
+import functools
 import hashlib
-import hmac
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -31,7 +32,10 @@ _APP: Final = re.compile(r"pipeless-[1-9][0-9]{0,18}")
 # Anybody who may send to the queue; a sender by SQS's id; or objects whose names begin so.
 _PRODUCER: Final = r"^(queue|sender:[A-Za-z0-9-]+|s3://[a-z0-9.-]{3,63}/.*)\Z"
 _HEADER_VALUE: Final = r"^[\x21-\x7e]+\Z"  # a key that was pasted with a line end can never be sent
+_PLACE: Final = r"^(klaviyo|pipeless)-[1-9][0-9]{0,3}\Z"
 
+KEY: Final = "accounts.json"  # of the document in the configuration bucket
+EMPTY: Final = b'{"accounts": []}'
 
 type Producers = tuple[Annotated[str, msgspec.Meta(pattern=_PRODUCER)], ...]
 
@@ -59,11 +63,18 @@ class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scopes: frozenset[str] = frozenset()
 
 
+class KeyReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Says where a private key is: in which secret of the stack, and under which id there."""
+
+    secret: Annotated[str, msgspec.Meta(pattern=_PLACE)]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
 class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds one Klaviyo account: its public site id, the key to call it with, and the callers' keys."""
+    """Holds one Klaviyo account: its public site id, where its private key is, and the callers' keys."""
 
     site_id: Annotated[str, msgspec.Meta(pattern=_SITE_ID)]
-    private_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
+    private_key: KeyReference
     base_url: str = KLAVIYO_BASE_URL
     keys: tuple[IngestKey, ...] = ()
     limit_metrics: bool = False  # whether it is held to `MAX_METRICS`
@@ -75,20 +86,23 @@ class KlaviyoAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Returns the account's id among all accounts."""
         return self.site_id
 
+    @property
+    def key_reference(self) -> KeyReference:
+        """Says where the key is that the upstream is called with."""
+        return self.private_key
+
     def __repr__(self) -> str:
-        return (
-            f"Account({self.site_id!r})"  # a representation may end up in a log, and a private key must not
-        )
+        return f"Account({self.site_id!r})"  # a representation may end up in a log, and hashes need not
 
 
 class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds one app at Pipeless: the key to call it with, the callers' keys, and its rate.
+    """Holds one app at Pipeless: where its private key is, the callers' keys, and its rate.
 
     `object_types` and `relationship_types` are names that the vendor has added for it to the documented ones.
     """
 
     app_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
-    api_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
+    api_key: KeyReference
     base_url: str = PIPELESS_BASE_URL
     keys: tuple[IngestKey, ...] = ()
     producers: Producers | None = None
@@ -101,11 +115,16 @@ class PipelessApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Returns the app's id among all accounts."""
         return f"pipeless-{self.app_id}"
 
+    @property
+    def key_reference(self) -> KeyReference:
+        """Says where the key is that the upstream is called with."""
+        return self.api_key
+
     def __repr__(self) -> str:
         return f"App({self.app_id})"  # as above
 
 
-class Accounts(msgspec.Struct, frozen=True):
+class Accounts(msgspec.Struct, frozen=True, dict=True):
     """Holds every account of this deployment; `pipeless` are the apps, and ids and ingest keys are unique.
 
     `flaws` are the mistakes of the stored document, and `unusable` is how many accounts are missing here
@@ -120,7 +139,7 @@ class Accounts(msgspec.Struct, frozen=True):
     def check_complete(self) -> None:
         """Raises `Retryable` if an account that is not found here may only be missing by mistake."""
         if self.unusable:
-            raise Retryable("the accounts secret is not valid, and there is no copy of all its accounts")
+            raise Retryable("the accounts document is not valid, and there is no copy of all its accounts")
 
     def check_not_empty(self) -> None:
         """Raises `Retryable` if there is no account yet."""
@@ -129,7 +148,7 @@ class Accounts(msgspec.Struct, frozen=True):
 
     def names(self, account_id: str) -> bool:
         """Tells whether this is the `id` of an account or an app of the document."""
-        return any(each.id == account_id for each in self.every())
+        return account_id in self._by_id
 
     def every(self) -> list[KlaviyoAccount | PipelessApp]:
         """Returns the accounts and the apps."""
@@ -137,11 +156,12 @@ class Accounts(msgspec.Struct, frozen=True):
 
     def by_site_id(self, site_id: str) -> KlaviyoAccount | None:
         """Returns the account with this public site id."""
-        return next((account for account in self.accounts if account.site_id == site_id), None)
+        found = self._by_id.get(site_id)
+        return found if isinstance(found, KlaviyoAccount) else None
 
     def by_key(self, key: str) -> tuple[KlaviyoAccount, IngestKey] | None:
-        """Returns the account of an ingest key; looks at every key in constant time, found or not."""
-        return _holder(key, self.accounts)
+        """Returns the account of an ingest key."""
+        return _holder(key, self._accounts_by_hash)
 
     def single_account(self) -> KlaviyoAccount | None:
         """Returns the account, if there is exactly one."""
@@ -152,7 +172,7 @@ class Accounts(msgspec.Struct, frozen=True):
 
         The only account of a vendor takes bodies of every producer, unless it names its own.
         """
-        account = next((each for each in self.every() if each.id == account_id), None)
+        account = self._by_id.get(account_id)
         if account is None or producer is None:
             return account is not None
         if account.producers is not None:
@@ -169,16 +189,32 @@ class Accounts(msgspec.Struct, frozen=True):
 
     def by_app_id(self, app_id: int) -> PipelessApp | None:
         """Returns the app with this id."""
-        return next((app for app in self.pipeless if app.app_id == app_id), None)
+        found = self._by_id.get(f"pipeless-{app_id}")
+        return found if isinstance(found, PipelessApp) else None
 
     def by_app_key(self, key: str) -> tuple[PipelessApp, IngestKey] | None:
         """Returns the app of an ingest key, as `by_key` does for accounts."""
-        return _holder(key, self.pipeless)
+        return _holder(key, self._apps_by_hash)
 
     def app(self, named: str | None) -> PipelessApp | None:
         """Returns the app with this `id`; without one, the app if there is exactly one."""
-        apps = [app for app in self.pipeless if named in {None, app.id}]
-        return apps[0] if len(apps) == 1 and (named or not self.unusable) else None
+        if named is not None:
+            found = self._by_id.get(named)
+            return found if isinstance(found, PipelessApp) else None
+        return self.pipeless[0] if len(self.pipeless) == 1 and not self.unusable else None
+
+    # A message and a request each ask once or more, and there may be thousands of keys.
+    @functools.cached_property
+    def _by_id(self) -> Mapping[str, KlaviyoAccount | PipelessApp]:
+        return {each.id: each for each in self.every()}
+
+    @functools.cached_property
+    def _accounts_by_hash(self) -> "Mapping[str, tuple[KlaviyoAccount, IngestKey]]":
+        return _by_hash(self.accounts)
+
+    @functools.cached_property
+    def _apps_by_hash(self) -> "Mapping[str, tuple[PipelessApp, IngestKey]]":
+        return _by_hash(self.pipeless)
 
 
 def is_site_id(text: str) -> bool:
@@ -218,9 +254,63 @@ def valid(document: bytes | str) -> Accounts:
 
 
 def read(document: bytes | str) -> StoredAccounts:
-    """Reads the accounts that are valid. A mistake in one costs no other, nor does an unknown field beside
-    them.
+    """Reads the accounts of a stored document that are valid. A mistake in one costs no other, nor does an
+    unknown field beside them.
     """
+    return _read(document, lambda entry, _: entry)
+
+
+def read_written(document: bytes | str, *, stored_keys: Collection[str] = ()) -> StoredAccounts:
+    """Reads the accounts of an operator's document, which has private keys, that are valid.
+
+    The accounts in `stored_keys`, by their ids, may be without one. The keys themselves are not returned.
+    """
+
+    def referring(entry: Any, kind: "_Kind") -> Any:
+        field = KEY_FIELDS[kind]
+        if not isinstance(entry, dict) or (field not in entry and id_of(entry) not in stored_keys):
+            return entry
+        if field in entry:
+            msgspec.convert(entry, _WRITTEN_KEYS[kind])
+        return {**entry, field: _SOME_REFERENCE}
+
+    return _read(document, referring)
+
+
+def read_edited(document: bytes | str) -> StoredAccounts:
+    """Reads the accounts of a stored document in which private keys may stand that are not stored yet."""
+
+    def referring(entry: Any, kind: "_Kind") -> Any:
+        field = KEY_FIELDS[kind]
+        if not isinstance(entry, dict) or not isinstance(entry.get(field), str):
+            return entry
+        msgspec.convert(entry, _WRITTEN_KEYS[kind])
+        return {**entry, field: _SOME_REFERENCE}
+
+    return _read(document, referring)
+
+
+type _Kind = type[KlaviyoAccount | PipelessApp]
+
+KEY_FIELDS: Final[Mapping[_Kind, str]] = {KlaviyoAccount: "private_key", PipelessApp: "api_key"}
+_SOME_REFERENCE: Final = {"secret": "klaviyo-1", "id": "0" * 32}  # stands where a key will have its own
+
+
+class _KlaviyoKey(msgspec.Struct):
+    private_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
+
+
+class _PipelessKey(msgspec.Struct):
+    api_key: Annotated[str, msgspec.Meta(pattern=_HEADER_VALUE)]
+
+
+_WRITTEN_KEYS: Final[Mapping[_Kind, type[msgspec.Struct]]] = {
+    KlaviyoAccount: _KlaviyoKey,
+    PipelessApp: _PipelessKey,
+}
+
+
+def _read(document: bytes | str, referring: Callable[[Any, _Kind], Any]) -> StoredAccounts:
     try:
         entries = msgspec.json.decode(encode_text(document) if isinstance(document, str) else document)
     except NOT_DECODED:
@@ -229,7 +319,7 @@ def read(document: bytes | str) -> StoredAccounts:
         return _unreadable("it has no list 'accounts'")
     if not isinstance(entries.get("pipeless", []), list):
         return _unreadable("'pipeless' is no list")
-    reader = _Reader()
+    reader = _Reader(referring)
     accounts = reader.read("accounts", entries["accounts"], KlaviyoAccount)
     apps = reader.read("pipeless", entries.get("pipeless", []), PipelessApp)
     unknown = sorted(entries.keys() - {"accounts", "pipeless"})
@@ -240,7 +330,8 @@ def read(document: bytes | str) -> StoredAccounts:
 class _Reader:
     """Reads entries one by one. Of two with the same id or ingest key, the later one is wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, referring: Callable[[Any, _Kind], Any]) -> None:
+        self._referring = referring
         self.flaws: list[str] = []
         self.flawed: list[str | None] = []
         self._ids: set[str] = set()
@@ -253,7 +344,7 @@ class _Reader:
         valid: list[Kind] = []
         for index, entry in enumerate(entries):
             try:
-                account = msgspec.convert(entry, kind)
+                account = msgspec.convert(self._referring(entry, kind), kind)
                 self._check(account)
             except (msgspec.ValidationError, Misconfigured) as error:
                 self.flaws.append(_flaw(f"{name}[{index}]: {error}"))
@@ -268,9 +359,9 @@ class _Reader:
         keys = [key.sha256 for key in account.keys]
         if account.id in self._ids:
             name = "site_id" if isinstance(account, KlaviyoAccount) else "app_id"
-            raise Misconfigured(f"the accounts secret has one {name} twice")
+            raise Misconfigured(f"the accounts document has one {name} twice")
         if len(set(keys)) != len(keys) or not self._keys.isdisjoint(keys):
-            raise Misconfigured("the accounts secret has one key twice")
+            raise Misconfigured("the accounts document has one key twice")
         if not _is_safe(account.base_url):
             raise Misconfigured(f"the base_url of account {account.id} must be https")
 
@@ -291,19 +382,20 @@ def _unreadable(what: str) -> StoredAccounts:
 
 
 def _flaw(what: str) -> str:
-    return f"the accounts secret is not valid: {what}"
+    return f"the accounts document is not valid: {what}"
+
+
+def _by_hash[Holder: (KlaviyoAccount, PipelessApp)](
+    holders: Iterable[Holder],
+) -> dict[str, tuple[Holder, IngestKey]]:
+    return {key.sha256: (holder, key) for holder in holders for key in holder.keys}
 
 
 def _holder[Holder: (KlaviyoAccount, PipelessApp)](
-    key: str, holders: Iterable[Holder]
+    key: str, by_hash: Mapping[str, tuple[Holder, IngestKey]]
 ) -> tuple[Holder, IngestKey] | None:
-    digest = hashlib.sha256(encode_text(key)).hexdigest()
-    found = None
-    for holder in holders:
-        for candidate in holder.keys:
-            if hmac.compare_digest(digest, candidate.sha256):
-                found = holder, candidate
-    return found
+    # How long it takes tells of the hash at most. No key can be found by that.
+    return by_hash.get(hashlib.sha256(encode_text(key)).hexdigest())
 
 
 def _is_safe(base_url: str) -> bool:

@@ -83,6 +83,10 @@ class PartPorts(Protocol):
         """Returns the accounts."""
         ...
 
+    async def load_private_keys(self, *, accounts: Sequence[KlaviyoAccount | PipelessApp]) -> Set[str]:
+        """Reads the keys that upstreams are called with; returns the ids of accounts without one."""
+        ...
+
     def is_own_message(self, *, body: str, seal: str | None, sent: datetime) -> bool:
         """Tells whether Sluice itself sent a message."""
         ...
@@ -325,6 +329,7 @@ async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outc
             case stored:
                 by_account[stored.account][number] = stored
     _keep_or_give_up(not_read, records, accounts, ports, outcome)
+    await _keep_without_private_key(by_account, by_app, accounts, ports, outcome)
     async with asyncio.TaskGroup() as group:
         for site_id, messages in by_account.items():
             work = _deliver(accounts.by_site_id(site_id), messages, records, ports, outcome)
@@ -334,6 +339,28 @@ async def dispatch_part(records: Mapping[int, Record], ports: PartPorts) -> Outc
             group.create_task(_guarded(work, batches, outcome))
         group.create_task(_read_objects(notified, accounts, ports, outcome))
     return outcome
+
+
+async def _keep_without_private_key(
+    by_account: dict[str, dict[int, StoredMessage]],
+    by_app: dict[int, dict[int, PipelessMessage]],
+    accounts: Accounts,
+    ports: PartPorts,
+    outcome: Outcome,
+) -> None:
+    """Keeps the records of accounts whose private key cannot be read, and takes them out."""
+    klaviyo = [account for site_id in by_account if (account := accounts.by_site_id(site_id))]
+    apps = [app for app_id in by_app if (app := accounts.by_app_id(app_id))]
+    missing = await ports.load_private_keys(accounts=[*klaviyo, *apps])
+    outcome.counts["AccountsLoadFailures"] += bool(missing)
+    kept: set[int] = set()
+    for account in klaviyo:
+        if account.id in missing:
+            kept |= by_account.pop(account.site_id).keys()
+    for app in apps:
+        if app.id in missing:
+            kept |= by_app.pop(app.app_id).keys()
+    outcome.retry.update(dict.fromkeys(kept, Retry()))
 
 
 def _keep_or_give_up(

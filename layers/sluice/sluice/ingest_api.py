@@ -48,6 +48,10 @@ class Ports(Protocol):
         """Returns the accounts."""
         ...
 
+    def private_key(self, *, app: PipelessApp) -> str:
+        """Returns the key that an app's upstream is called with."""
+        ...
+
     def requests(self, *, tell_rate_limit: Callable[[Mapping[str, str]], None]) -> ingest.Ports:
         """Returns the ports of accepting one request, which tell what is left of its caller's rate limit."""
         ...
@@ -156,7 +160,7 @@ class IngestApi:
     def _create_now(self, app: PipelessApp, batch: BatchDocument) -> HttpResponse:
         from sluice.pipeless import synchronous  # noqa: PLC0415 - it brings HTTP, which no other route needs
 
-        reply = synchronous.create(app, batch)
+        reply = synchronous.create(app, self._ports.private_key(app=app), batch)
         self._metrics.count("SynchronousRequests")
         self._log.info("forwarded", account=app.id, events=len(batch.events), status=reply.status)
         return _pipeless(reply.status, reply.body, reply.headers)

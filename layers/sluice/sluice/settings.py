@@ -16,7 +16,8 @@ _PREFIX: Final = "SLUICE_"
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Holds ingest's settings: where requests and rejections go, where receipts, accounts and sources are.
 
-    `sealing_secret` holds the keys by which functions know each other's messages and objects.
+    `account_secrets` is the prefix of the names of the secrets of private keys. `sealing_secret` holds the
+    keys by which functions know each other's messages and objects.
     `webhook_secrets` is the prefix of the names of all webhook sources' secrets. `allowed_origins` are the
     origins of the web pages that may call the client routes, by commas, or `*`. `client_body_bytes` is the
     most that a body may have there.
@@ -26,7 +27,7 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rejected_queue_url: str
     state_table: str
     claim_bucket: str
-    accounts_secret: str
+    account_secrets: str
     sealing_secret: str
     config_bucket: str
     webhook_secrets: str
@@ -36,9 +37,10 @@ class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds dispatch's settings: the queues it backs off on, where rejections go, and the shared state.
+    """Holds dispatch's settings: the queues it backs off on, where rejections go, accounts, shared state.
 
-    `import_buckets` are the buckets that it may read objects of, by commas.
+    `account_secrets` is the prefix of the names of the secrets of private keys. `import_buckets` are the
+    buckets that it may read objects of, by commas.
     """
 
     events_queue_url: str
@@ -46,7 +48,8 @@ class DispatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rejected_queue_url: str
     state_table: str
     claim_bucket: str
-    accounts_secret: str
+    config_bucket: str
+    account_secrets: str
     sealing_secret: str
     import_buckets: str = ""
 
@@ -64,7 +67,7 @@ class ResumeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     background_queue_url: str
     state_table: str
     claim_bucket: str
-    accounts_secret: str
+    config_bucket: str
     sealing_secret: str
 
 
@@ -87,8 +90,8 @@ class RejectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Holds operate's settings: everything that operators look at or change.
 
-    `webhook_secrets` is the prefix of the names of all webhook sources' secrets. `records_secret` and
-    `archive_days` are reject's.
+    `webhook_secrets` is the prefix of the names of all webhook sources' secrets, and `account_secrets` that
+    of private keys. `records_secret` and `archive_days` are reject's.
     """
 
     events_queue_url: str
@@ -102,7 +105,7 @@ class OperateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     claim_bucket: str
     archive_bucket: str
     config_bucket: str
-    accounts_secret: str
+    account_secrets: str
     sealing_secret: str
     webhook_secrets: str
     records_secret: str

@@ -13,6 +13,7 @@ from sluice.contract import SCOPE_EVENTS_WRITE, Surface
 from sluice.errors import Refused
 from sluice.jsonapi import Problem
 from tests.support.factories import KEY, NOON, SITE_ID
+from tests.support.stored_accounts import REFERENCE
 
 SERVER = [Surface.BULK, Surface.EVENT]
 CLIENT = [Surface.CLIENT_BULK, Surface.CLIENT_EVENT]
@@ -23,10 +24,10 @@ def key(text: str, *scopes: str) -> IngestKey:
     return IngestKey(sha256(text.encode()).hexdigest(), frozenset(scopes))
 
 
-OTHER = KlaviyoAccount("XyZ789", "pk_upstream_2", keys=(key("pk_other", SCOPE_EVENTS_WRITE),))
+OTHER = KlaviyoAccount("XyZ789", REFERENCE, keys=(key("pk_other", SCOPE_EVENTS_WRITE),))
 OURS = KlaviyoAccount(
     SITE_ID,
-    "pk_upstream_1",
+    REFERENCE,
     keys=(key(READ_ONLY_KEY, "profiles:read"), key(KEY, SCOPE_EVENTS_WRITE)),
 )
 ACCOUNTS = Accounts((OTHER, OURS))

@@ -14,6 +14,7 @@ import pytest
 from sluice.delivery import http
 from sluice.delivery.responses import Response
 from sluice.errors import Misconfigured
+from sluice.private_keys import PrivateKey
 from tests.support.factories import SITE_ID
 from tests.support.parsing import parsed_accounts
 from tests.support.pretended_time import run
@@ -182,10 +183,9 @@ def test_the_private_key_is_in_no_representation_and_no_log(caplog: pytest.LogCa
         post(lambda _: httpx2.Response(401, headers={"X": "y"}, content=b"{}")),
         post(_refuse),
     ]
-    named = parsed_accounts(f'{{"accounts": [{{"site_id": "{SITE_ID}", "private_key": "{KEY}"}}]}}')
+    kept = PrivateKey(SITE_ID, KEY, URL, 0)
 
-    assert named.accounts[0].private_key == KEY
-    for each in [*answers, *named.accounts, named, http.client()]:
+    for each in [*answers, kept, http.client()]:
         assert KEY not in repr(each)
         assert KEY not in str(each)
     assert KEY not in caplog.text

@@ -8,15 +8,16 @@ from sluice.accounts import KlaviyoAccount
 from sluice.delivery.responses import Response
 from sluice.klaviyo import api
 from tests.support.factories import SITE_ID, bulk, encoded, entry, event
+from tests.support.stored_accounts import REFERENCE
 from tests.support.upstream_client import TRANSPORT_HEADERS, Respond, slot, with_client
 
 KEY = "pk_never_to_be_said"
-ACCOUNT = KlaviyoAccount(SITE_ID, KEY)
+ACCOUNT = KlaviyoAccount(SITE_ID, REFERENCE)
 
 
 def create_job(respond: Respond, account: KlaviyoAccount = ACCOUNT, body: bytes = b"{}") -> Response:
     """Posts a job."""
-    return with_client(respond, lambda client: api.create_job(client, account, body, slot))
+    return with_client(respond, lambda client: api.create_job(client, account, KEY, body, slot))
 
 
 @pytest.mark.rule
@@ -54,7 +55,7 @@ def test_an_accounts_own_address_is_used(base: str) -> None:
         urls.append(str(request.url))
         return httpx2.Response(202)
 
-    create_job(respond, KlaviyoAccount(SITE_ID, KEY, base))
+    create_job(respond, KlaviyoAccount(SITE_ID, REFERENCE, base))
 
     assert urls == [base.rstrip("/") + "/api/event-bulk-create-jobs"]
 

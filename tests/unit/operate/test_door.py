@@ -17,7 +17,7 @@ from sluice.operate.commands import COMMANDS
 from sluice.operate.jobs import JobStore
 from sluice.operate.overview import Overview
 from sluice.operate.ports import (
-    AccountsSecret,
+    AccountsStore,
     Archive,
     Backlog,
     Events,
@@ -27,6 +27,7 @@ from sluice.operate.ports import (
     Parked,
     Pauses,
     Ports,
+    PrivateKeySecrets,
     Records,
     Slices,
     StoredDocument,
@@ -92,7 +93,8 @@ def ports_of(world: World) -> Ports:
         parked=Mock(spec_set=Parked),
         pauses=Mock(spec_set=Pauses),
         sources=world,
-        accounts=Mock(spec_set=AccountsSecret),
+        accounts=Mock(spec_set=AccountsStore),
+        private_keys=Mock(spec_set=PrivateKeySecrets),
         backlog=Mock(spec_set=Backlog),
         secrets=world,
         transfers=world,

@@ -36,6 +36,7 @@ from tests.support.factories import (
     single,
 )
 from tests.support.parsing import read as parsed
+from tests.support.stored_accounts import APP_REFERENCE, REFERENCE
 
 LATER: Final = NOON + timedelta(days=3)
 RECORD: Final = "0190000000000123456789abcdef0123"
@@ -43,7 +44,7 @@ SOURCES: Final = {"sources": {"shop": {"account": SITE_ID, "preset": "shopify", 
 
 
 def lookups(**changes: Any) -> Lookups:
-    accounts = Accounts((KlaviyoAccount(SITE_ID, "pk"),), (PipelessApp(APP_ID, "key"),))
+    accounts = Accounts((KlaviyoAccount(SITE_ID, REFERENCE),), (PipelessApp(APP_ID, APP_REFERENCE),))
     known = Lookups(accounts, lambda _: None, _no_excess)
     return msgspec.structs.replace(known, **changes)
 
@@ -169,7 +170,7 @@ class TestWhatWasGoingUpstream:
             asked.append((account, list(names), is_anonymous))
             return frozenset(asked[-1][1])
 
-        limited = Accounts((KlaviyoAccount(SITE_ID, "pk", limit_metrics=True),))
+        limited = Accounts((KlaviyoAccount(SITE_ID, REFERENCE, limit_metrics=True),))
         with pytest.raises(StillRefused, match="all the metrics"):
             again(rejected(upstream(), Surface.CLIENT_EVENT), accounts=limited, excess_metrics=excess)
         assert asked == [(SITE_ID, ["Viewed Product"], True)]
@@ -208,7 +209,7 @@ class TestWhatAnAnonymousCallerSent:
             upstream(events=[event(unique_id="anonymous/old")["attributes"]]), Surface.CLIENT_EVENT
         )
         mended = upstream(events=[event(unique_id=wish)["attributes"]])
-        sharing = Accounts((KlaviyoAccount(SITE_ID, "pk", shared_unique_ids=True),))
+        sharing = Accounts((KlaviyoAccount(SITE_ID, REFERENCE, shared_unique_ids=True),))
         assert attributes(again(sent))[0]["unique_id"] == "anonymous/old"
         assert attributes(again(sent, mended))[0]["unique_id"] == "anonymous/new"
         assert attributes(again(sent, mended, accounts=sharing))[0]["unique_id"] == wish
@@ -252,7 +253,7 @@ class TestABodyThatCouldNotBeRead:
     def test_without_an_account_is_for_the_only_one(self) -> None:
         text = encoded(single()).decode()
         assert again(self.rejected(text, account="unknown")).account == SITE_ID
-        two = Accounts((KlaviyoAccount(SITE_ID, "pk"), KlaviyoAccount("XyZ789", "pk")))
+        two = Accounts((KlaviyoAccount(SITE_ID, REFERENCE), KlaviyoAccount("XyZ789", REFERENCE)))
         with pytest.raises(StillRefused, match="'account' is needed"):
             again(self.rejected(text, account="unknown"), accounts=two)
 

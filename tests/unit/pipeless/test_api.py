@@ -6,6 +6,7 @@ import pytest
 from sluice.accounts import PipelessApp
 from sluice.delivery.responses import Response
 from sluice.pipeless import api
+from tests.support.stored_accounts import APP_REFERENCE
 from tests.support.upstream_client import TRANSPORT_HEADERS, with_client
 
 KEY = "key_never_to_be_said"
@@ -14,9 +15,9 @@ KEY = "key_never_to_be_said"
 @pytest.mark.parametrize(
     ("app", "url"),
     [
-        (PipelessApp(123, KEY), "https://api.pipeless.io/v1/apps/123/events/batch"),
+        (PipelessApp(123, APP_REFERENCE), "https://api.pipeless.io/v1/apps/123/events/batch"),
         (
-            PipelessApp(7, KEY, base_url="http://127.0.0.1:9/p/"),
+            PipelessApp(7, APP_REFERENCE, base_url="http://127.0.0.1:9/p/"),
             "http://127.0.0.1:9/p/v1/apps/7/events/batch",
         ),
     ],
@@ -28,7 +29,7 @@ def test_a_batch_is_posted_as_pipeless_documents(app: PipelessApp, url: str) -> 
         requests.append(request)
         return httpx2.Response(202, content=b"{}")
 
-    answer = with_client(respond, lambda client: api.create_events(client, app, b'{"events":[]}'))
+    answer = with_client(respond, lambda client: api.create_events(client, app, KEY, b'{"events":[]}'))
 
     [request] = requests
     assert (request.method, str(request.url), request.content) == ("POST", url, b'{"events":[]}')
@@ -45,6 +46,8 @@ def test_a_batch_that_gets_no_answer_is_an_answer_too() -> None:
     def fail(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ReadError("cut", request=request)
 
-    answer = with_client(fail, lambda client: api.create_events(client, PipelessApp(123, KEY), b"{}"))
+    answer = with_client(
+        fail, lambda client: api.create_events(client, PipelessApp(123, APP_REFERENCE), KEY, b"{}")
+    )
 
     assert answer == Response(None, failure="ReadError")

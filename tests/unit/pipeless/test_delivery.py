@@ -25,8 +25,9 @@ from sluice.errors import Retryable
 from sluice.message import PipelessEvent, PipelessMessage
 from sluice.pipeless.delivery import deliver
 from tests.support.factories import APP, APP_ID, NOON, happening
+from tests.support.stored_accounts import APP_REFERENCE
 
-OURS = PipelessApp(APP_ID, "pl_test")
+OURS = PipelessApp(APP_ID, APP_REFERENCE)
 HEADERS = {"authorization": "Bearer pl_test", "content-type": "application/json"}
 
 

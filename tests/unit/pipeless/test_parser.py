@@ -16,8 +16,9 @@ from sluice.errors import Refused
 from sluice.pipeless import parser
 from sluice.pipeless.schemas import BatchDocument
 from tests.support.factories import APP_ID, NOON, batch, encoded, happening
+from tests.support.stored_accounts import APP_REFERENCE
 
-PLAIN = PipelessApp(APP_ID, "pl_upstream")
+PLAIN = PipelessApp(APP_ID, APP_REFERENCE)
 OBJECTS = (
     "user product image comment article post video content tag category app book person skill job company"
     " account card country state film cart"
@@ -76,7 +77,7 @@ def test_every_documented_relationship_is_taken(type_: str) -> None:
 @pytest.mark.rule
 def test_an_app_may_have_names_of_its_own() -> None:
     app = PipelessApp(
-        APP_ID, "k", object_types=frozenset({"planet"}), relationship_types=frozenset({"orbits"})
+        APP_ID, APP_REFERENCE, object_types=frozenset({"planet"}), relationship_types=frozenset({"orbits"})
     )
     sent = batch({**happening(of="orbits"), "end_object": {"id": "1", "type": "planet"}})
 

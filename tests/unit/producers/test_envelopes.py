@@ -10,6 +10,7 @@ from sluice.accounts import Accounts, KlaviyoAccount, Producer
 from sluice.producers.accept import NotABody, accept
 from sluice.producers.envelopes import Body, Object, notification, unwrap
 from tests.support.factories import bulk, encoded, single
+from tests.support.stored_accounts import REFERENCE
 
 SENT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EARLIER = datetime(2026, 11, 21, 11, 59, 58, 901_000, tzinfo=UTC)
@@ -282,7 +283,7 @@ def test_envelopes_in_envelopes_end_somewhere() -> None:
     ],
 )
 def test_a_known_envelope_that_is_not_read_is_named(message: dict[str, Any], name: str) -> None:
-    accounts = Accounts((KlaviyoAccount("AbC123", "pk_x"),))
+    accounts = Accounts((KlaviyoAccount("AbC123", REFERENCE),))
 
     with pytest.raises(NotABody) as raised:
         accept(Body(json.dumps(message), SENT), "receipt", accounts, Producer())
@@ -304,7 +305,7 @@ def test_a_known_envelope_that_is_not_read_is_named(message: dict[str, Any], nam
     ],
 )
 def test_what_the_decoder_found_is_told(text: str, detail: str) -> None:
-    accounts = Accounts((KlaviyoAccount("AbC123", "pk_x"),))
+    accounts = Accounts((KlaviyoAccount("AbC123", REFERENCE),))
 
     with pytest.raises(NotABody) as raised:
         accept(Body(text, SENT), "receipt", accounts, Producer())

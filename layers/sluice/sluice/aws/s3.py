@@ -12,6 +12,7 @@ from sluice.errors import Retryable
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
 
+_VERSIONS: Final = 10  # of a key are listed, the newest first; names that only begin with it come after
 _OTHERS_WROTE: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "PreconditionFailed"})
 
@@ -134,21 +135,55 @@ def get_object_if_changed(bucket: str, key: str, etag: str | None) -> tuple[str,
 
     Both are empty if the object does not exist. Raises `Retryable` if S3 does not answer soon.
     """
+    found = get_version_if_changed(bucket, key, etag)
+    return None if found is None else (found.etag, found.content)
+
+
+class ObjectVersion(msgspec.Struct, frozen=True):
+    """Holds a version of an object: its ETag, its bytes, and when it was written (epoch seconds)."""
+
+    etag: str
+    content: bytes
+    written: float
+
+
+def get_version_if_changed(bucket: str, key: str, etag: str | None) -> ObjectVersion | None:
+    """Returns an object as it is now, or None if it still has the given ETag.
+
+    ETag and bytes are empty if the object does not exist. Raises `Retryable` if S3 does not answer soon.
+    """
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
     condition: Any = {"IfNoneMatch": etag} if etag else {}
     try:
         with clients.translating_errors("an object cannot be read"):
             answer = clients.low_latency_s3().get_object(Bucket=bucket, Key=key, **condition)
-            return answer["ETag"], answer["Body"].read()
+            return ObjectVersion(answer["ETag"], answer["Body"].read(), answer["LastModified"].timestamp())
     except Retryable as error:
         cause = error.__cause__
         code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else ""
         if code in {"304", "NotModified"}:
             return None
         if code == "NoSuchKey":
-            return "", b""
+            return ObjectVersion("", b"", 0.0)
         raise
+
+
+def get_previous_version(bucket: str, key: str) -> ObjectVersion | None:
+    """Returns the version of an object before its current one, or None if there is none.
+
+    Raises `Retryable` if S3 does not answer soon.
+    """
+    client = clients.low_latency_s3()
+    with clients.translating_errors("the versions of an object cannot be read"):
+        listed = client.list_object_versions(Bucket=bucket, Prefix=key, MaxKeys=_VERSIONS)
+        versions = [
+            each for each in listed.get("Versions", []) if each["Key"] == key and not each["IsLatest"]
+        ]
+        if not versions:
+            return None
+        answer = client.get_object(Bucket=bucket, Key=key, VersionId=versions[0]["VersionId"])
+        return ObjectVersion(answer["ETag"], answer["Body"].read(), answer["LastModified"].timestamp())
 
 
 def claim_reader(claim_bucket: str) -> Callable[[str], bytes]:

@@ -1,13 +1,12 @@
-"""Reads secrets, and replaces one."""
+"""Reads, makes and replaces secrets."""
 
 import functools
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from sluice import runtime
-from sluice.accounts_cache import CACHE_SECONDS, SecretVersion
+from sluice.accounts_cache import CACHE_SECONDS
 from sluice.aws import clients
 from sluice.errors import Retryable
 
@@ -18,6 +17,13 @@ MAX_SECRET_BYTES: Final = 65_536  # of one secret; AWS's limit
 _CURRENT: Final = "AWSCURRENT"
 _PREVIOUS: Final = "AWSPREVIOUS"
 _NEXT: Final = "SLUICE_NEXT"  # of a version that is to become the current one
+
+
+class SecretVersion(msgspec.Struct, frozen=True):
+    """Holds the text of a secret's version, and its id."""
+
+    text: str
+    id: str
 
 
 class _CachedSecret(msgspec.Struct, frozen=True):
@@ -53,12 +59,34 @@ def read_version(secret: str, otherwise: str, *, previous: bool = False) -> Secr
         found = client().get_secret_value(SecretId=secret, VersionStage=_PREVIOUS if previous else _CURRENT)
     except (BotoCoreError, ClientError) as error:
         raise Retryable(otherwise) from error
-    written = found.get("CreatedDate", datetime.fromtimestamp(0, UTC))
-    return SecretVersion(found["SecretString"], written.timestamp(), found["VersionId"])
+    return SecretVersion(found["SecretString"], found["VersionId"])
+
+
+def find_version(secret: str, otherwise: str) -> SecretVersion | None:
+    """Reads a secret's current version, or returns None if there is no such secret; raises `Retryable` with
+    `otherwise` if it cannot be read now.
+    """
+    try:
+        return read_version(secret, otherwise)
+    except Retryable as error:
+        if isinstance(error.__cause__, client().exceptions.ResourceNotFoundException):
+            return None
+        raise
 
 
 class SecretChanged(Exception):
     """Says that a secret has another current version than the one that was read."""
+
+
+def create(secret: str, text: str, otherwise: str) -> None:
+    """Makes a secret of this name; raises `SecretChanged` if there is one, and `Retryable` with `otherwise`
+    if it cannot be made now.
+    """
+    with clients.translating_errors(otherwise):
+        try:
+            client().create_secret(Name=secret, SecretString=text)
+        except client().exceptions.ResourceExistsException:
+            raise SecretChanged from None
 
 
 def replace_version(secret: str, text: str, otherwise: str, *, version: str) -> None:

@@ -9,11 +9,11 @@ from sluice.jsonapi import MEDIA_TYPE
 
 
 async def create_job(
-    client: Client, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
+    client: Client, account: KlaviyoAccount, private_key: str, body: bytes, acquire_slot: AcquireSlot
 ) -> Response:
     """Posts one bulk job for an account, in its slot; raises what `acquire_slot` raises."""
     headers = {
-        "Authorization": f"Klaviyo-API-Key {account.private_key}",
+        "Authorization": f"Klaviyo-API-Key {private_key}",
         "revision": UPSTREAM_REVISION,
         "Accept": MEDIA_TYPE,
         "Content-Type": MEDIA_TYPE,

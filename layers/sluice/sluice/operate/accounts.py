@@ -4,20 +4,21 @@ Each change is made to what is stored at that moment, and stored only if that is
 never overwrite each other. No command shows a private key.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sluice import accounts
-from sluice.accounts import StoredAccounts
-from sluice.aws.secrets import MAX_SECRET_BYTES
-from sluice.errors import Misconfigured
-from sluice.operate import accounts_document, sources
+from sluice.accounts import KeyReference, StoredAccounts
+from sluice.errors import Misconfigured, Retryable
+from sluice.operate import accounts_document, key_storage, sources
 from sluice.operate.accounts_document import AccountsDocument, Change, Entry
 from sluice.operate.command import Access, AccountId, Arguments, Command, Context, Failed, Result
+from sluice.operate.key_storage import NewKey
 from sluice.operate.ports import Conflict, StoredDocument
 
+MAX_DOCUMENT_BYTES: Final = 2_000_000  # about five thousand accounts; each process reads all of it
 _ATTEMPTS: Final = 5  # of a change, while others make theirs
 _SECRET: Final = Field(min_length=1, max_length=1_000, repr=False)
 
@@ -135,6 +136,7 @@ class RemoveResult(Result):
     parked: int
     open: int
     sources: list[str]
+    warnings: list[str]
     etag: str
 
     def counts(self) -> dict[str, int]:
@@ -262,18 +264,21 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
     except Misconfigured as error:
         raise Failed("invalid_arguments", f"The document is refused: {error}.") from None
     before, valid_before = _stored_entries(stored), accounts.read(stored.content)
-    new.keep_private_keys(before)
-    valid = accounts.read(new.content)
+    references = accounts_document.references_of(before)
+    valid = accounts.read_written(new.content, stored_keys=references.keys())
     problems = valid.flaws
+    new.keep_private_keys(before)
+    new_keys = [] if problems else _new_keys(context, before, new)
     changes = accounts_document.changes(before, new.entries())
     lost = _losses(valid_before)
     changed = not new.is_as(stored.content)
     stores = changed and not problems and not arguments.dry_run
+    warnings = accounts_document.not_alone_any_more(valid_before.accounts, valid.accounts)
     if stores:
         if not arguments.remove and (lost or any(each.how == "removed" for each in changes)):
             raise Failed("would_remove", "This would remove accounts or ingest keys. Nothing is stored.")
         try:
-            _store(context, new, stored.etag)
+            warnings += _store(context, new, new_keys, references, stored.etag)
         except Conflict:
             raise _replaced() from None
         _log(context, changes)
@@ -282,7 +287,7 @@ def _put(arguments: PutArguments, context: Context) -> PutResult:
         changed=changed,
         changes=changes,
         lost=lost,
-        warnings=accounts_document.not_alone_any_more(valid_before.accounts, valid.accounts),
+        warnings=warnings,
         problems=list(problems),
         etag=stored.etag,
     )
@@ -295,7 +300,7 @@ def _remove(arguments: RemoveArguments, context: Context) -> RemoveResult:
         raise _replaced()
     document = AccountsDocument(stored.content)
     _entry(document, id)
-    before = document.entries()
+    before, references = document.entries(), document.references()
     document.remove(id)
     changes = accounts_document.changes(before, document.entries())
     result = RemoveResult(
@@ -305,14 +310,16 @@ def _remove(arguments: RemoveArguments, context: Context) -> RemoveResult:
         parked=ports.backlog.parked(account_id=id),
         open=sum(group.open for group in ports.records.groups(id)),
         sources=sources.of_account(ports.sources.read(), id),
+        warnings=[],
         etag=stored.etag,
     )
     if result.removed:
         try:
-            _store(context, document, stored.etag)
+            warnings = _store(context, document, [], references, stored.etag)
         except Conflict:
             raise _replaced() from None
         _log(context, changes)
+        return result.model_copy(update={"warnings": warnings})
     return result
 
 
@@ -322,33 +329,104 @@ def _change(context: Context, account_id: str, edit: Callable[[AccountsDocument]
         stored = context.ports.accounts.read()
         before, after = AccountsDocument(stored.content), AccountsDocument(stored.content)
         edit(after)
-        valid = accounts.read(after.content)
+        valid = accounts.read_edited(after.content)
         problems = valid.flaws
         if len(problems) > len(before.valid.flaws):
             new = next(each for each in problems if each not in before.valid.flaws)
             raise Failed("invalid_arguments", f"Nothing is stored, because then {new}.")
+        new_keys = _new_keys(context, before.entries(), after)
         changes = accounts_document.changes(before.entries(), after.entries())
+        warnings = accounts_document.not_alone_any_more(before.valid.accounts, valid.accounts)
         try:
             if changes:
-                _store(context, after, stored.etag)
+                warnings += _store(context, after, new_keys, before.references(), stored.etag)
         except Conflict:
             continue
         _log(context, changes)
         keys = _shown_keys(after.entries().get(account_id, {}))
-        warnings = accounts_document.not_alone_any_more(before.valid.accounts, valid.accounts)
         return ChangeResult(changes=changes, keys=keys, warnings=warnings, problems=list(problems))
     raise Failed("conflict", "Others are changing the accounts document all the time. Try again.")
 
 
-def _store(context: Context, document: AccountsDocument, etag: str) -> None:
-    content = document.content
-    if len(content) > MAX_SECRET_BYTES:
+def _new_keys(context: Context, before: Mapping[str, Entry], document: AccountsDocument) -> list[NewKey]:
+    """Returns the private keys that a document brings or sends elsewhere.
+
+    In place of one that is stored already, the document refers to it afterwards.
+    """
+    reader = key_storage.Reader(context.ports.private_keys)
+    found: list[NewKey] = []
+    for id, entry in document.entries().items():
+        kind, old = accounts_document.kind_of(id), before.get(id, {})
+        given, base_url = entry.get(kind.key_field), accounts_document.base_url_of(entry, kind)
+        reference = accounts_document.reference_of(old, kind)
+        is_moved = reference is not None and base_url != accounts_document.base_url_of(old, kind)
+        if not isinstance(given, str) and not is_moved:
+            continue
+        kept = reader.find(reference) if reference else None
+        if not isinstance(given, str):
+            if kept is None:
+                raise Failed(
+                    "invalid_arguments",
+                    f"The private key of {id} is gone: sluicectl accounts rotate {id} stores one.",
+                )
+            found.append(NewKey(id, kept.key, base_url))
+        elif kept is not None and (kept.key, kept.base_url) == (given, base_url):
+            entry[kind.key_field] = old[kind.key_field]
+        else:
+            found.append(NewKey(id, given, base_url))
+    return found
+
+
+def _store(
+    context: Context,
+    document: AccountsDocument,
+    new_keys: Iterable[NewKey],
+    before: Mapping[str, KeyReference],
+    etag: str,
+) -> list[str]:
+    """Stores private keys, then the document that refers to them; returns what the operator has to know.
+
+    `before` has the references of the document that is replaced. Raises `Conflict` if that is another one.
+    """
+    if len(document.content) > MAX_DOCUMENT_BYTES:
         raise Failed(
             "too_large",
-            f"The accounts document would have {len(content):,} bytes, and a secret holds "
-            f"{MAX_SECRET_BYTES:,}.",
+            f"The accounts document would have {len(document.content):,} bytes, and may have "
+            f"{MAX_DOCUMENT_BYTES:,}.",
         )
-    context.ports.accounts.replace(content=content, etag=etag)
+    secrets = context.ports.private_keys
+    stored = key_storage.store(secrets, new_keys, before)
+    document.refer(stored.references)
+    try:
+        context.ports.accounts.replace(content=document.content, etag=etag)
+    except Conflict:
+        _remove_keys(context, stored.references, before)
+        raise
+    warnings = [
+        f"An earlier change of {account} had ended halfway and left a private key that nobody used. It is "
+        "removed."
+        for account in stored.abandoned
+    ]
+    after = document.references()
+    removed = {id: reference for id, reference in before.items() if id not in after}
+    if not _remove_keys(context, removed, after):
+        warnings.append(
+            f"The private keys of {', '.join(sorted(removed))} could not be removed now. Nobody uses them, "
+            "and a later change of private keys removes them."
+        )
+    return warnings
+
+
+def _remove_keys(
+    context: Context, unused: Mapping[str, KeyReference], used: Mapping[str, KeyReference]
+) -> bool:
+    """Removes private keys that no document refers to; returns False if that fails, which harms nobody."""
+    try:
+        key_storage.remove(context.ports.private_keys, unused.values(), used)
+    except Retryable as error:
+        context.log.warning("private keys not removed", accounts=sorted(unused), cause=str(error))
+        return False
+    return True
 
 
 def _log(context: Context, changes: Iterable[Change]) -> None:

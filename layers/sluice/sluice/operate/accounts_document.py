@@ -10,7 +10,8 @@ import msgspec
 from pydantic import BaseModel
 
 from sluice import accounts
-from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
+from sluice.accounts import Accounts, KeyReference, KlaviyoAccount, PipelessApp
+from sluice.contract import KLAVIYO_BASE_URL, PIPELESS_BASE_URL
 from sluice.errors import Misconfigured
 from sluice.validation.json_text import NOT_DECODED
 
@@ -27,10 +28,11 @@ class Kind(msgspec.Struct, frozen=True):
     list: str
     id_field: str
     key_field: str
+    base_url: str
 
 
-KLAVIYO: Final = Kind("klaviyo", "accounts", "site_id", "private_key")
-PIPELESS: Final = Kind("pipeless", "pipeless", "app_id", "api_key")
+KLAVIYO: Final = Kind("klaviyo", "accounts", "site_id", "private_key", KLAVIYO_BASE_URL)
+PIPELESS: Final = Kind("pipeless", "pipeless", "app_id", "api_key", PIPELESS_BASE_URL)
 KINDS: Final = (KLAVIYO, PIPELESS)
 
 
@@ -43,7 +45,10 @@ class Change(BaseModel):
 
 
 class AccountsDocument:
-    """Holds an accounts document that can be read as JSON; raises `Misconfigured` for another one."""
+    """Holds an accounts document that can be read as JSON; raises `Misconfigured` for another one.
+
+    Until it is stored, private keys may stand in it in place of references to them.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.valid = accounts.read(content)
@@ -84,11 +89,21 @@ class AccountsDocument:
         ]
 
     def keep_private_keys(self, stored: Mapping[str, Entry]) -> None:
-        """Gives each entry without a private key the one that its account has stored."""
+        """Gives each entry without a private key the reference to the one that its account has stored."""
         for account_id, entry in self.entries().items():
             field = kind_of(account_id).key_field
             if field not in entry and field in stored.get(account_id, {}):
                 entry[field] = stored[account_id][field]
+
+    def references(self) -> dict[str, KeyReference]:
+        """Returns where the private keys of accounts are, as far as that can be read."""
+        return references_of(self.entries())
+
+    def refer(self, references: Mapping[str, KeyReference]) -> None:
+        """Puts references in place of private keys, by account."""
+        entries = self.entries()
+        for account_id, reference in references.items():
+            entries[account_id][kind_of(account_id).key_field] = msgspec.to_builtins(reference)
 
 
 def kind_of(account_id: str) -> Kind:
@@ -102,6 +117,25 @@ def new_entry(account_id: str, private_key: str, **fields: Any) -> Entry:
     id: str | int = account_id if kind is KLAVIYO else int(account_id.removeprefix("pipeless-"))
     given = {name: value for name, value in fields.items() if value is not None}
     return {kind.id_field: id, kind.key_field: private_key, **given}
+
+
+def reference_of(entry: Entry, kind: Kind) -> KeyReference | None:
+    """Returns where the private key of a stored entry is, if it says so."""
+    try:
+        return msgspec.convert(entry.get(kind.key_field), KeyReference)
+    except msgspec.ValidationError:
+        return None
+
+
+def references_of(entries: Mapping[str, Entry]) -> dict[str, KeyReference]:
+    """Returns where the private keys of stored entries are, by account, as far as they say so."""
+    found = {id: reference_of(entry, kind_of(id)) for id, entry in entries.items()}
+    return {id: reference for id, reference in found.items() if reference is not None}
+
+
+def base_url_of(entry: Entry, kind: Kind) -> str:
+    """Returns the address that an entry's private key is sent to."""
+    return str(entry.get("base_url", kind.base_url))
 
 
 def key_id(sha256: str) -> str:

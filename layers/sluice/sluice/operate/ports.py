@@ -55,15 +55,30 @@ class SourcesDocument(Protocol):
         ...
 
 
-class AccountsSecret(Protocol):
+class AccountsStore(Protocol):
     """Keeps the accounts document. Its methods may raise `Retryable`."""
 
     def read(self) -> StoredDocument:
-        """Returns the document as it is stored now."""
+        """Returns the document as it is stored now. If there is none yet, its tag is empty."""
         ...
 
     def replace(self, *, content: bytes, etag: str) -> None:
         """Writes the document in place of the one with this tag.
+
+        Raises `Conflict` if another one is stored.
+        """
+        ...
+
+
+class PrivateKeySecrets(Protocol):
+    """Keeps private keys in secrets, named as in a `KeyReference`. Its methods may raise `Retryable`."""
+
+    def read(self, *, name: str) -> StoredDocument | None:
+        """Returns the content of a secret, or None if there is none of this name."""
+        ...
+
+    def write(self, *, name: str, content: bytes, etag: str | None) -> None:
+        """Writes a secret in place of the one with this tag; makes it if there is none.
 
         Raises `Conflict` if another one is stored.
         """
@@ -340,7 +355,8 @@ class Ports:
     parked: Parked
     pauses: Pauses
     sources: SourcesDocument
-    accounts: AccountsSecret
+    accounts: AccountsStore
+    private_keys: PrivateKeySecrets
     backlog: Backlog
     secrets: Secrets
     transfers: Transfers

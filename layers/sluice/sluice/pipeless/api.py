@@ -8,11 +8,11 @@ from sluice.delivery.responses import Response
 
 
 async def create_events(
-    client: Client, app: PipelessApp, body: bytes, seconds: float = http.TOTAL_SECONDS
+    client: Client, app: PipelessApp, private_key: str, body: bytes, seconds: float = http.TOTAL_SECONDS
 ) -> Response:
     """Posts one batch for an app. Its minutes have no windows that a request could be late for."""
     headers = {
-        "Authorization": f"Bearer {app.api_key}",
+        "Authorization": f"Bearer {private_key}",
         "Accept": "application/json",
         "Content-Type": "application/json",
     }

@@ -30,10 +30,10 @@ class Reply(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
 
 
-def create(app: PipelessApp, batch: BatchDocument) -> Reply:
+def create(app: PipelessApp, private_key: str, batch: BatchDocument) -> Reply:
     """Sends a batch to Pipeless and returns the outcome."""
     body = msgspec.json.encode(batch)
-    return reply(runner().run(api.create_events(http.client(), app, body, SECONDS)))
+    return reply(runner().run(api.create_events(http.client(), app, private_key, body, SECONDS)))
 
 
 @functools.cache

@@ -1,25 +1,74 @@
-"""Builds a process's copy of the accounts document."""
+"""Builds a process's copy of the accounts, and of the private keys that it needs."""
 
 import functools
 from collections.abc import Callable
 
-from sluice.accounts import Accounts
-from sluice.accounts_cache import AccountsCache
-from sluice.aws import secrets
+import msgspec
+
+from sluice import accounts
+from sluice.accounts import Accounts, KlaviyoAccount, PipelessApp
+from sluice.accounts_cache import AccountsCache, DocumentVersion
+from sluice.aws import s3, secrets
+from sluice.errors import Retryable
+from sluice.private_keys import PrivateKeysCache
 
 
-def load(secret: str, report: Callable[[str], None]) -> Accounts:
-    """Returns the accounts of a secret, by its name or ARN. `report` gets what is wrong with it."""
-    return _cache(secret).accounts(report)
+def load(bucket: str, report: Callable[[str], None]) -> Accounts:
+    """Returns the accounts of a configuration bucket. `report` gets what is wrong with the document."""
+    return _cache(bucket).accounts(report)
+
+
+def private_key(secrets_prefix: str, account: KlaviyoAccount | PipelessApp) -> str:
+    """Returns the key to call an account's upstream with; raises `Retryable` if it cannot be had.
+
+    `secrets_prefix` begins the names of the secrets of private keys.
+    """
+    return _private_keys(secrets_prefix).find(account)
+
+
+def read_document(bucket: str) -> DocumentVersion:
+    """Reads the document as it is now; without one there are no accounts. Raises `Retryable`."""
+    found = s3.get_object(bucket, accounts.KEY)
+    return DocumentVersion(found[1], 0.0, found[0]) if found else _NONE
 
 
 def forget() -> None:
     """Empties the copies."""
     _cache.cache_clear()
+    _private_keys.cache_clear()
+
+
+_NONE = DocumentVersion(accounts.EMPTY, 0.0)
+
+
+class _Document(msgspec.Struct, frozen=True):
+    bucket: str
+
+    def read(self, *, etag: str) -> DocumentVersion | None:
+        found = s3.get_version_if_changed(self.bucket, accounts.KEY, etag)
+        if found is None:
+            return None
+        if found.etag:
+            return DocumentVersion(found.content, found.written, found.etag)
+        if etag:
+            # Nothing of Sluice deletes it. That somebody did is no reason to know no account any more.
+            raise Retryable("the accounts document is gone")
+        return _NONE
+
+    def read_previous(self) -> DocumentVersion:
+        found = s3.get_previous_version(self.bucket, accounts.KEY)
+        if found is None:
+            raise Retryable("the accounts document has no version before")
+        return DocumentVersion(found.content, found.written, found.etag)
 
 
 @functools.cache
-def _cache(secret: str) -> AccountsCache:
-    return AccountsCache(
-        lambda previous: secrets.read_version(secret, "the accounts secret cannot be read", previous=previous)
+def _cache(bucket: str) -> AccountsCache:
+    return AccountsCache(_Document(bucket))
+
+
+@functools.cache
+def _private_keys(prefix: str) -> PrivateKeysCache:
+    return PrivateKeysCache(
+        lambda name: secrets.read_version(prefix + name, f"the secret {prefix}{name} cannot be read").text
     )

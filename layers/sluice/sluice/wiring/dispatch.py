@@ -68,7 +68,7 @@ class _BatchPorts(msgspec.Struct, frozen=True):
         sealing = Sealing(settings.sealing_secret)
         circuits = _Circuits(settings.state_table, settings.claim_bucket, sealing, log, self.is_background)
         receipts = _Receipts(settings.state_table, deadlines.last_record)
-        delivery = _DeliveryPorts(circuits, receipts, settings.state_table, deadlines.last_send)
+        delivery = _DeliveryPorts(circuits, receipts, settings, deadlines.last_send)
         reader = _ObjectReader(settings, self.queue.url, log, deadlines.last_send)
         ports = _PartPorts(delivery, settings, log, reader)
         return _event_loop().run(dispatch.dispatch_part(records, ports))
@@ -81,7 +81,10 @@ class _PartPorts(msgspec.Struct, frozen=True):
     reader: "_ObjectReader"
 
     def accounts(self) -> Accounts:
-        return accounts.load(self.settings.accounts_secret, self._report)
+        return accounts.load(self.settings.config_bucket, self._report)
+
+    async def load_private_keys(self, *, accounts: Sequence[KlaviyoAccount | PipelessApp]) -> Set[str]:
+        return await asyncio.to_thread(self._load_private_keys, accounts)
 
     def is_own_message(self, *, body: str, seal: str | None, sent: datetime) -> bool:
         return Sealing(self.settings.sealing_secret).is_own_message(body, seal, sent)
@@ -92,6 +95,16 @@ class _PartPorts(msgspec.Struct, frozen=True):
     async def read_object(self, *, object: Object, accounts: Accounts, counts: Counter[str]) -> Retry | None:
         return await self.reader.read(object, accounts, counts)
 
+    def _load_private_keys(self, wanted: Sequence[KlaviyoAccount | PipelessApp]) -> Set[str]:
+        missing: set[str] = set()
+        for account in wanted:
+            try:
+                accounts.private_key(self.settings.account_secrets, account)
+            except Retryable as error:
+                missing.add(account.id)
+                self._report(str(error))
+        return missing
+
     def _report(self, cause: str) -> None:
         self.log.critical("accounts not loaded", cause=cause)
 
@@ -99,22 +112,24 @@ class _PartPorts(msgspec.Struct, frozen=True):
 class _DeliveryPorts(msgspec.Struct, frozen=True):
     circuits: "_Circuits"
     receipts: "_Receipts"
-    table: str
+    settings: DispatchSettings
     last_send: float
 
     async def create_job(
         self, *, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
     ) -> Response:
-        return await klaviyo.create_job(http.client(), account, body, acquire_slot)
+        key = accounts.private_key(self.settings.account_secrets, account)
+        return await klaviyo.create_job(http.client(), account, key, body, acquire_slot)
 
     async def create_events(self, *, app: PipelessApp, body: bytes) -> Response:
-        return await pipeless.create_events(http.client(), app, body)
+        key = accounts.private_key(self.settings.account_secrets, app)
+        return await pipeless.create_events(http.client(), app, key, body)
 
     def rate_limiter(self, *, account: KlaviyoAccount | PipelessApp) -> RateLimiter:
         rate = rate_limiter.KLAVIYO
         if isinstance(account, PipelessApp):
             rate = rate_limiter.evenly_spaced(account.calls_per_minute)
-        return RateLimiter(self.table, account.id, self.last_send, rate=rate)
+        return RateLimiter(self.settings.state_table, account.id, self.last_send, rate=rate)
 
     def now(self) -> datetime:
         return runtime.now()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sluice import ingest, receipts, rejection, runtime, settings
-from sluice.accounts import Accounts
+from sluice.accounts import Accounts, PipelessApp
 from sluice.admission import rate_limit
 from sluice.admission.metric_quota import MetricQuota
 from sluice.aws import s3, secrets, sqs
@@ -44,13 +44,17 @@ class IngestPorts:
         return self._settings.allowed_origins
 
     def accounts(self) -> Accounts:
-        """Returns the accounts of the secret."""
+        """Returns the accounts of the configuration bucket."""
 
         def report(cause: str) -> None:
             self._metrics.count("AccountsLoadFailures")
             self._log.critical("accounts not loaded", cause=cause)
 
-        return accounts.load(self._settings.accounts_secret, report)
+        return accounts.load(self._settings.config_bucket, report)
+
+    def private_key(self, *, app: PipelessApp) -> str:
+        """Returns the key to call an app's upstream with; may raise `Retryable`."""
+        return accounts.private_key(self._settings.account_secrets, app)
 
     def requests(self, *, tell_rate_limit: Callable[[Mapping[str, str]], None]) -> ingest.Ports:
         """Returns the ports of accepting one request."""

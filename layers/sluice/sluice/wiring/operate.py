@@ -29,6 +29,7 @@ from sluice.rejection import Rejection
 from sluice.settings import OperateSettings
 from sluice.webhooks import sources
 from sluice.webhooks.sources import Sources
+from sluice.wiring import accounts as wiring
 from sluice.wiring.overview import AwsOverview
 
 LINK_SECONDS: Final = 300  # for which a presigned URL is good
@@ -54,9 +55,10 @@ def operate_ports(settings: OperateSettings, function: str) -> Ports:
         parked=_Parked(settings),
         pauses=_Pauses(settings.state_table),
         sources=_SourcesDocument(settings.config_bucket),
-        accounts=_AccountsSecret(settings.accounts_secret),
+        accounts=_AccountsStore(settings.config_bucket),
+        private_keys=_PrivateKeySecrets(settings.account_secrets),
         backlog=_Backlog((settings.events_queue_url, settings.background_queue_url), settings.claim_bucket),
-        secrets=_Secrets(settings.accounts_secret, settings.webhook_secrets),
+        secrets=_Secrets(settings.config_bucket, settings.webhook_secrets),
         transfers=_Transfers(settings.archive_bucket),
         identities=_Identities(function),
     )
@@ -160,7 +162,7 @@ def _lookups(settings: OperateSettings, *, is_plan: bool) -> Lookups:
         )
 
     return Lookups(
-        accounts=_Secrets(settings.accounts_secret, settings.webhook_secrets).accounts(),
+        accounts=_Secrets(settings.config_bucket, settings.webhook_secrets).accounts(),
         source=lambda name: all_sources().find(name),
         excess_metrics=excess,
     )
@@ -252,19 +254,38 @@ class _SourcesDocument(msgspec.Struct, frozen=True):
             raise Conflict from error
 
 
-class _AccountsSecret(msgspec.Struct, frozen=True):
-    secret: str
+class _AccountsStore(msgspec.Struct, frozen=True):
+    bucket: str
 
     def read(self) -> StoredDocument:
         # Not from a copy: it is read to be changed.
-        version = secrets.read_version(self.secret, "the accounts secret cannot be read")
-        return StoredDocument(version.text.encode(), version.id)
+        found = wiring.read_document(self.bucket)
+        return StoredDocument(found.content, found.etag)
 
     def replace(self, *, content: bytes, etag: str) -> None:
         try:
-            secrets.replace_version(
-                self.secret, content.decode(), "the accounts secret cannot be written", version=etag
-            )
+            s3.replace_object(self.bucket, accounts.KEY, content, etag=etag or None)
+        except s3.ObjectChanged as error:
+            # The first of two tries may have written it, and only its answer may have been lost.
+            if self.read().content != content:
+                raise Conflict from error
+
+
+class _PrivateKeySecrets(msgspec.Struct, frozen=True):
+    prefix: str
+
+    def read(self, *, name: str) -> StoredDocument | None:
+        found = secrets.find_version(self.prefix + name, f"the secret {self.prefix}{name} cannot be read")
+        return None if found is None else StoredDocument(found.text.encode(), found.id)
+
+    def write(self, *, name: str, content: bytes, etag: str | None) -> None:
+        full_name, text = self.prefix + name, content.decode()
+        otherwise = f"the secret {full_name} cannot be written"
+        try:
+            if etag is None:
+                secrets.create(full_name, text, otherwise)
+            else:
+                secrets.replace_version(full_name, text, otherwise, version=etag)
         except secrets.SecretChanged as error:
             raise Conflict from error
 
@@ -282,14 +303,12 @@ class _Backlog(msgspec.Struct, frozen=True):
 
 
 class _Secrets(msgspec.Struct, frozen=True):
-    accounts_secret: str
+    bucket: str
     prefix: str
 
     def accounts(self) -> Accounts:
         # Not from a copy: an operator may have written it a moment ago.
-        return accounts.valid(
-            secrets.read_version(self.accounts_secret, "the accounts secret cannot be read").text
-        )
+        return accounts.valid(wiring.read_document(self.bucket).content)
 
     def full_name(self, *, secret: str) -> str:
         return self.prefix + secret

@@ -10,12 +10,13 @@ import msgspec
 
 from sluice import accounts, runtime
 from sluice.accounts import StoredAccounts
-from sluice.aws import clients, secrets, state_table
+from sluice.aws import clients, state_table
 from sluice.delivery import circuit_breaker, parking, pause, rate_limiter
 from sluice.delivery.parking import PARKED_PREFIX, UNKNOWN_PREFIX, ParkedMessages
 from sluice.errors import Retryable
 from sluice.operate.overview import AccountState, Alarm, Hour, Queue
 from sluice.settings import OperateSettings
+from sluice.wiring import accounts as wiring
 
 HOUR: Final = timedelta(hours=1)
 _BATCH_READ: Final = 100  # keys of one BatchGetItem
@@ -43,8 +44,7 @@ class AwsOverview(msgspec.Struct, frozen=True):
     stack: str
 
     def accounts(self) -> StoredAccounts:
-        stored = secrets.read_version(self.settings.accounts_secret, "the accounts secret cannot be read")
-        return accounts.read(stored.text)
+        return accounts.read(wiring.read_document(self.settings.config_bucket).content)
 
     def states(self, *, account_ids: Collection[str]) -> Mapping[str, AccountState]:
         kinds = (state_table.CIRCUIT, state_table.PAUSE, state_table.RATE_LIMIT)
