@@ -147,7 +147,7 @@ def test_what_is_stored_and_makes_no_sense_can_be_replaced(operate: Shop, stored
 @pytest.mark.parametrize(
     ("operation", "what"),
     [
-        ("GetSecretValue", "accounts could not be looked up: the accounts document cannot be read."),
+        ("GetObject", "accounts could not be looked up: the accounts document cannot be read."),
         (
             "DescribeSecret",
             "secrets could not be looked up: the secret sluice/webhooks/pay cannot be looked up.",
@@ -157,7 +157,7 @@ def test_what_is_stored_and_makes_no_sense_can_be_replaced(operate: Shop, stored
 def test_what_may_not_be_looked_up_is_told_and_stops_nothing(
     operate: Shop, operation: str, what: str
 ) -> None:
-    operate.aws.calls.fail(operation)
+    operate.aws.calls.fail(operation, when=lambda call: call.get("Key") != "sources.json")
 
     assert operate("sources put", text=text(DOCUMENT))["result"]["warnings"] == [f"The sources' {what}"]
     assert operate.stored() == DOCUMENT

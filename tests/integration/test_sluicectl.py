@@ -230,7 +230,7 @@ def test_a_secret_without_a_value_or_on_its_way_out_is_missing(run: Deployment) 
 @pytest.mark.parametrize(
     ("operation", "warning"),
     [
-        ("GetSecretValue", "accounts could not be looked up: the accounts document cannot be read."),
+        ("GetObject", "accounts could not be looked up: the accounts document cannot be read."),
         (
             "DescribeSecret",
             "secrets could not be looked up: the secret sluice/webhooks/own cannot be looked up.",
@@ -241,7 +241,7 @@ def test_what_cannot_be_looked_up_is_told_and_stops_nothing(
     run: Deployment, operation: str, warning: str
 ) -> None:
     with_secrets(run, "own")
-    run.aws.calls.instead(operation, unavailable)
+    run.aws.calls.fail(operation, when=lambda call: call.get("Key") != "sources.json")
 
     assert warnings(run("put", "s.yaml", "--json")) == [f"The sources' {warning}"]
     assert list(sources.decode(run.stored()).sources) == ["own"]
@@ -253,7 +253,7 @@ def test_an_accounts_document_that_is_not_valid_is_told(run: Deployment) -> None
 
     [told] = warnings(run("put", "s.yaml", "--json"))
 
-    assert told.startswith("The sources' accounts could not be looked up: the accounts secret")
+    assert told.startswith("The sources' accounts could not be looked up: the accounts document")
 
 
 def test_what_is_stored_and_is_not_json_can_be_replaced(run: Deployment) -> None:

@@ -89,6 +89,10 @@ class Stack:
         record = {**news, "eventTime": "2026-07-20T12:00:00Z", "s3": where}
         self.cloud.send(json.dumps({"Records": [record]}))
 
+    def objects_read(self) -> list[str]:
+        """Returns the keys of the objects that were read, apart from the accounts document."""
+        return [each["Key"] for each in self.cloud.calls.of("GetObject") if each["Bucket"] != "configuration"]
+
     def write_keys(self, document: str) -> None:
         self.cloud.secrets.put_secret_value(SecretId="sealing", SecretString=document)
         forget_secrets()
@@ -209,11 +213,11 @@ def test_a_forged_claim_reads_no_object(stack: Stack) -> None:
 
     assert stack.dispatch() == 0
 
-    assert stack.cloud.calls.of("GetObject") == []
+    assert stack.objects_read() == []
     assert [each["reason"] for each in stack.rejections()] == ["not_sealed"]
     line = stack.archive(body.text)
     assert (line["reason"], line["payload"]) == ("dead_letter", body.text)
-    assert stack.cloud.calls.of("GetObject") == []
+    assert stack.objects_read() == []
 
 
 @pytest.mark.trust("A message, a claim check or a parked object counts as Sluice's only by its seal.")
@@ -392,7 +396,7 @@ class TestProducers:
         stack.dispatch()
         stack.dispatch()
 
-        assert [call["Key"] for call in stack.cloud.calls.of("GetObject")] == ["mine/b.jsonl"]
+        assert stack.objects_read() == ["mine/b.jsonl"]
         assert stack.delivered() == Counter(["b"])
         [told] = stack.rejections()
         assert "It was not read" in told["detail"]
@@ -406,7 +410,7 @@ class TestProducers:
 
         assert stack.dispatch() == 1
 
-        assert stack.cloud.calls.of("GetObject") == []
+        assert stack.objects_read() == []
 
     @pytest.mark.trust("A line of an object goes only to an account that names its prefix.")
     def test_a_line_goes_only_to_an_account_that_names_its_prefix(self, stack: Stack) -> None:
@@ -470,7 +474,26 @@ class _Secret:
 
 
 @pytest.mark.trust(
-    "Only operate may write the accounts document, and no function the keys of seals or webhooks' secrets."
+    "Dispatch reads private keys as it needs them. Ingest, which strangers reach, reads those of Pipeless's "
+    "apps alone, for synchronous batches."
+)
+def test_ingest_may_read_private_keys_of_apps_alone() -> None:
+    roles = {
+        name: json.dumps(each["Properties"]["Policies"])
+        for name, each in yaml_parse(Path("template.yaml").read_text())["Resources"].items()
+        if each["Type"] == "AWS::IAM::Role"
+    }
+
+    assert [name for name, policies in roles.items() if "/accounts/pipeless-*" in policies] == [
+        "IngestFunctionRole"
+    ]
+    readers = [name for name, policies in roles.items() if "/accounts/*" in policies]
+    assert readers == ["DispatchFunctionRole", "OperateFunctionRole"]
+
+
+@pytest.mark.trust(
+    "Only operate may write the accounts document and private keys, and no function the keys of seals or "
+    "webhooks' secrets."
 )
 def test_only_operate_may_write_the_accounts_document_and_no_function_another_secret() -> None:
     resources = yaml_parse(Path("template.yaml").read_text())["Resources"]

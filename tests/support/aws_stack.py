@@ -342,8 +342,20 @@ def write_accounts(document: str, *, s3: Any = None, secrets: Any = None) -> Non
             client.create_secret(Name=full_name, SecretString=text)
         else:
             both = private_keys.encode(before | private_keys.decode(text))
-            client.put_secret_value(SecretId=full_name, SecretString=both)
+            _replace(client, full_name, both)
     (s3 or aws_client("s3")).put_object(Bucket="configuration", Key="accounts.json", Body=content.encode())
+
+
+def _replace(client: Any, secret: str, text: str) -> None:
+    # As operate does it: moto loses track of the current version otherwise.
+    new = client.put_secret_value(SecretId=secret, SecretString=text, VersionStages=["OTHERS_NEXT"])
+    current = client.get_secret_value(SecretId=secret, VersionStage="AWSCURRENT")
+    client.update_secret_version_stage(
+        SecretId=secret,
+        VersionStage="AWSCURRENT",
+        RemoveFromVersionId=current["VersionId"],
+        MoveToVersionId=new["VersionId"],
+    )
 
 
 def _current(client: Any, secret: str) -> str:

@@ -19,7 +19,7 @@ _WRITTEN: Final = 4_000_000_000  # so late that none is ever old
 def split(document: str) -> tuple[str, dict[str, str]]:
     """Returns a document with references in place of private keys, and the texts of secrets by their names.
 
-    What is no private key stays as it is, valid or not. An account has each key under one and the same id.
+    All else stays as it is, valid or not. An account has each key under one and the same id.
     """
     try:
         content: Any = json.loads(document)

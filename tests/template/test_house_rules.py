@@ -28,6 +28,8 @@ WEBHOOK_SECRETS = (
     "${AWS::StackName}/webhooks/",
     "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:${AWS::StackName}/webhooks/*",
 )
+_ACCOUNT_SECRETS = WEBHOOK_SECRETS[1].replace("/webhooks/*", "/accounts/")
+ACCOUNT_SECRETS = ("${AWS::StackName}/accounts/", f"{_ACCOUNT_SECRETS}*", f"{_ACCOUNT_SECRETS}pipeless-*")
 # Of a bucket of the stack's: what is below a prefix, or one object. No function needs all.
 _OBJECTS = re.compile(r"\$\{(\w+)\.Arn\}/(?:(?:[a-z]+/)+\*|[a-z]+\.json)")
 ROLE = "AWS::IAM::Role"
@@ -72,11 +74,13 @@ def target(reference: Any) -> str:
     """Returns the logical id that a Ref, a GetAtt, or a Sub of some of a bucket's objects points to; else
     nothing.
 
-    The secrets of webhook sources count as one resource of the stack.
+    The secrets of webhook sources count as one resource of the stack, and so do those of private keys.
     """
     match reference:
         case {"Fn::Sub": text} if text in WEBHOOK_SECRETS:
             return "WebhookSecrets"
+        case {"Fn::Sub": text} if text in ACCOUNT_SECRETS:
+            return "AccountSecrets"
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
             return name
         case {"Fn::Sub": str(text)} if found := _OBJECTS.fullmatch(text):
@@ -432,8 +436,8 @@ BREACHES: list[tuple[Rule, str, Any]] = [
         {"Fn::Sub": WEBHOOK_SECRETS[1].replace("${AWS::StackName}/webhooks/", "")},
     ),
     (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.3.Action", "sqs:*"),
-    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.9.Fn::If.1.Resource", "arn:aws:s3:::*"),
-    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.10.Fn::If.1.Action", "s3:*"),
+    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.11.Fn::If.1.Resource", "arn:aws:s3:::*"),
+    (roles_are_narrow, f"{STATEMENTS.format('Dispatch')}.12.Fn::If.1.Action", "s3:*"),
     (roles_are_narrow, "Resources.RejectFunctionRole.Properties.ManagedPolicyArns", []),
     (roles_are_narrow, "Resources.RejectFunction.Properties.Role", {"Ref": "IngestFunctionRole"}),
     (policies_stay_in_roles, "Resources.Extra", {"Type": "AWS::IAM::Policy"}),

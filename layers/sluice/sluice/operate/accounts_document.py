@@ -79,7 +79,7 @@ class AccountsDocument:
 
     def add(self, account_id: str, entry: Entry) -> None:
         """Adds the entry of an account that has none."""
-        self._document.setdefault(kind_of(account_id).list, []).append(entry)
+        self._document.setdefault(kind_of(account_id).list, []).append({**entry})
 
     def remove(self, account_id: str) -> None:
         """Takes out every entry of an account."""

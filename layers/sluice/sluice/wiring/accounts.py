@@ -1,7 +1,8 @@
 """Builds a process's copy of the accounts, and of the private keys that it needs."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -28,8 +29,9 @@ def private_key(secrets_prefix: str, account: KlaviyoAccount | PipelessApp) -> s
 
 def read_document(bucket: str) -> DocumentVersion:
     """Reads the document as it is now; without one there are no accounts. Raises `Retryable`."""
-    found = s3.get_object(bucket, accounts.KEY)
-    return DocumentVersion(found[1], 0.0, found[0]) if found else _NONE
+    with _reading():
+        etag, content = s3.get_object(bucket, accounts.KEY) or ("", accounts.EMPTY)
+    return DocumentVersion(content, 0.0, etag)
 
 
 def forget() -> None:
@@ -38,25 +40,31 @@ def forget() -> None:
     _private_keys.cache_clear()
 
 
-_NONE = DocumentVersion(accounts.EMPTY, 0.0)
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Says of what cannot be read that it is the accounts document."""
+    try:
+        yield
+    except Retryable as error:
+        raise Retryable("the accounts document cannot be read") from error.__cause__
 
 
 class _Document(msgspec.Struct, frozen=True):
     bucket: str
 
     def read(self, *, etag: str) -> DocumentVersion | None:
-        found = s3.get_version_if_changed(self.bucket, accounts.KEY, etag)
+        with _reading():
+            found = s3.get_version_if_changed(self.bucket, accounts.KEY, etag)
         if found is None:
             return None
-        if found.etag:
-            return DocumentVersion(found.content, found.written, found.etag)
-        if etag:
-            # Nothing of Sluice deletes it. That somebody did is no reason to know no account any more.
-            raise Retryable("the accounts document is gone")
-        return _NONE
+        if not found.etag:
+            # Nobody has written it yet, or somebody deleted it. The latter must not turn every caller away.
+            raise Retryable("there is no accounts document: sluicectl accounts add writes one")
+        return DocumentVersion(found.content, found.written, found.etag)
 
     def read_previous(self) -> DocumentVersion:
-        found = s3.get_previous_version(self.bucket, accounts.KEY)
+        with _reading():
+            found = s3.get_previous_version(self.bucket, accounts.KEY)
         if found is None:
             raise Retryable("the accounts document has no version before")
         return DocumentVersion(found.content, found.written, found.etag)
