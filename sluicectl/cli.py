@@ -341,17 +341,16 @@ def _parked_discard(screen: Screen, account: str, target: Target, why: str, sure
     show_default=True,
     help="Port of 127.0.0.1; 0 takes any.",
 )
-@click.option("--open", "opens", is_flag=True, help="Open it in your browser.")
 @_said
 @_targeted
-def _console(screen: Screen, target: Target, port: int, opens: bool) -> int:
+def _console(screen: Screen, target: Target, port: int) -> int:
     """Serves a page on this machine, to operate the deployment with a browser.
 
     It prints the page's address, which has a token. The page does what you may do, with your credentials.
     """
     from sluicectl.console import server  # noqa: PLC0415 - no other command needs a web server
 
-    return server.run(screen, target, port=port, opens=opens)
+    return server.run(screen, target, port=port)
 
 
 @sluicectl.command("status")

@@ -4,7 +4,6 @@ import json
 import secrets
 import socket
 import sys
-import webbrowser
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -41,7 +40,7 @@ _ROUTES: Final = (  # of the page, which its modules tell apart
 )
 
 
-def run(screen: Screen, target: Target, *, port: int, opens: bool) -> int:
+def run(screen: Screen, target: Target, *, port: int) -> int:
     """Serves the console of a deployment until it is interrupted."""
     deployment = find(target)
     client = OperateClient(deployment)
@@ -53,8 +52,6 @@ def run(screen: Screen, target: Target, *, port: int, opens: bool) -> int:
         {"url": url, "deployment": deployment.name}, lambda terminal: _tell(terminal, deployment.name, url)
     )
     sys.stdout.flush()  # whoever reads it from a pipe waits for it
-    if opens:
-        webbrowser.open(url)
     config = uvicorn.Config(
         build(client, deployment.name, port=port, token=token),
         http="h11",
@@ -131,16 +128,15 @@ async def _asset(request: Request) -> Response:
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    status, detail = (
-        (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "It failed.")
-    )
-    return _json({"error": detail}, status)
+    assert isinstance(error, HTTPException)  # noqa: S101 - the application hands on no other
+    said = "The console has no such page." if error.status_code == 404 else error.detail
+    return _json({"error": said}, error.status_code)
 
 
 def _file(name: str) -> Response:
     content = files().get(name)
     if content is None:
-        raise HTTPException(404, "The console has no such page.")
+        raise HTTPException(404)
     return Response(content, headers={"content-type": _TYPES[Path(name).suffix]})
 
 
@@ -155,6 +151,7 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((ADDRESS, port))
+        listener.listen()  # before the address is printed
     except OSError as error:
         listener.close()
         raise Failure(

@@ -1,7 +1,7 @@
 // Jobs: a replay from its plan to its end.
 
 import { about, ask } from "./api.js";
-import { ago, count, counted, empty, failure, fact, fill, h, utc } from "./dom.js";
+import { ago, count, counted, empty, failure, fact, fill, h, link, utc } from "./dom.js";
 import { changing, state } from "./parts.js";
 
 const OVER = ["done", "cancelled"];
@@ -19,7 +19,16 @@ const WORDS = {
   gone: "payload not in the archive any more",
   taken: "in another state",
   repeatable: "relationships that may be there twice",
+  // of an erasure
+  archived: "refused events and dead letters in the archive",
+  records: "records whose payloads are in the archive no more",
+  parked: "parked messages",
+  imported: "lines of import files",
+  replayed: "messages that a replay has written down",
+  mends: "mends of replays",
+  not_sealed: "parked objects that cannot be read",
 };
+const NOUNS = { erase: "removal" };
 const samples = new Map();  // of plans that were made here
 
 /** Keeps the example of a plan until its page is shown. */
@@ -33,7 +42,7 @@ export async function jobs({ place, signal }) {
       h("div", { class: "grow" },
         h("p", null, h("a", { class: "strong", href: `/jobs/${each.id}` }, `${each.kind} ${each.id}`), " ", state(each.state)),
         h("p", { class: "quiet" }, "begun ", ago(each.created_at), " by ", h("bdi", null, each.who))),
-      h("p", { class: "figure" }, h("strong", null, count(each.delivered)), h("span", null, `of ${count(each.sent || each.ready)}`))))) :
+      h("p", { class: "figure" }, each.kind === "replay" && [h("strong", null, count(each.delivered)), h("span", null, `of ${count(each.sent || each.ready)}`)])))) :
       empty("There is no job.", "Replays would stand here, from their plan to their end. Send a refused event again, and it is one."));
 }
 
@@ -70,19 +79,20 @@ export async function job({ place, id, signal, go, repeat }) {
 function drawn(shown, change) {
   const isPlan = shown.state === "planned" || shown.state === "planning";
   const isRunning = !isPlan && !OVER.includes(shown.state);
+  const isReplay = shown.kind === "replay";
   return [
-    h("h1", null, isPlan ? "A plan" : "A replay", " ", state(shown.state)),
+    h("h1", null, isPlan ? `A planned ${NOUNS[shown.kind] ?? shown.kind}` : `A ${NOUNS[shown.kind] ?? shown.kind}`, " ", state(shown.state)),
     h("p", { class: "lead" }, lead(shown)),
-    isRunning || shown.state === "done" ? progress(shown) : null,
+    isReplay && (isRunning || shown.state === "done") ? progress(shown) : null,
     h("ul", { class: "counts" }, Object.entries(WORDS).filter(([name]) => shown[name]).map(([name, words]) =>
       h("li", { class: name }, h("strong", null, count(shown[name])), h("span", null, words)))),
-    shown.reasons.length ? h("section", null, h("h2", null, "Why some are not sent"), h("ul", { class: "counts reasons" }, shown.reasons.map((each) =>
+    shown.reasons.length ? h("section", null, h("h2", null, "Why some are left"), h("ul", { class: "counts reasons" }, shown.reasons.map((each) =>
       h("li", null, h("strong", null, count(each.count)), h("span", null, h("bdi", null, each.why)))))) : null,
     shown.repeatable ? h("p", { class: "warning" }, `${counted(shown.repeatable, "relationship")} not single: if Pipeless has taken them before, they will be there twice.`) : null,
     isPlan ? sample(samples.get(shown.id)) : null,
     h("div", { class: "buttons" },
-      shown.state === "planned" && shown.ready ? changing(`Send ${counted(shown.events, "event")} again`, () => change("rejections/replay/run"), { class: "main" }) : null,
-      isPlan ? changing("Do not send", () => change("jobs/cancel")) : null,
+      isReplay && shown.state === "planned" && shown.ready ? changing(`Send ${counted(shown.events, "event")} again`, () => change("rejections/replay/run"), { class: "main" }) : null,
+      isPlan ? changing(isReplay ? "Do not send" : "Give it up", () => change("jobs/cancel")) : null,
       isRunning ? changing("Cancel", () => change("jobs/cancel"), { class: "danger" }) : null),
     h("dl", { class: "facts" }, fact("Job", h("code", null, shown.id)), fact("Begun", utc(shown.created_at), " by ", shown.who),
       shown.confirmed_by && fact("Confirmed by", shown.confirmed_by), shown.cancelled_by && fact("Cancelled by", shown.cancelled_by)),
@@ -90,13 +100,16 @@ function drawn(shown, change) {
 }
 
 function lead(shown) {
+  if (shown.kind !== "replay") return shown.state === "planned" ? "It waits for its operator to confirm it on the command line." : "It goes on without anybody who waits.";
   switch (shown.state) {
     case "planning": return "The records are looked at. Nothing is sent yet.";
     case "planned":
       if (!shown.matched) return "No open rejection is meant by this, so there is nothing to send.";
       return shown.ready ? "Nothing is sent yet. This is what would be:" : "None of them can be sent as they are now.";
     case "cancelled": return shown.sent ? `It sends nothing more. The ${count(shown.sent)} that are sent stay sent.` : "Nothing was sent.";
-    case "done": return shown.rejected_again ? "It is done. What was refused again is a new rejection." : "It is done.";
+    case "done": return shown.rejected_again
+      ? ["It is done. What was refused again is a new rejection: ", h("a", { href: link("/rejections/list", { state: "open", since: shown.created_at }) }, "look at those since"), "."]
+      : "It is done.";
     default: return "It goes on if you leave this page.";
   }
 }

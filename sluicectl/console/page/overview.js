@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { chart } from "./chart.js";
-import { ago, count, counted, empty, failure, fill, h, length, link } from "./dom.js";
+import { ago, count, counted, empty, failure, fill, h, length } from "./dom.js";
 import { state } from "./parts.js";
 
 const SECONDS = 5;
@@ -98,5 +98,5 @@ function queues(status) {
       h("th", { scope: "row" }, QUEUES[queue.name] ?? queue.name),
       [queue.visible, queue.in_flight, queue.delayed].map((number) => h("td", null, count(number))),
       h("td", null, queue.oldest_seconds === null ? "–" : length(queue.oldest_seconds)))))),
-  status.jobs?.length ? h("p", { class: "quiet" }, "Running: ", status.jobs.map((job) => [h("a", { href: link(`/jobs/${job.id}`) }, `${job.kind} ${job.id}`), " "])) : null);
+  status.jobs?.length ? h("p", { class: "quiet" }, "Jobs that are not over: ", status.jobs.map((job, index) => [index ? ", " : null, h("a", { href: `/jobs/${job.id}` }, `${job.kind} ${job.id}`), ` (${job.state})`])) : null);
 }

@@ -73,15 +73,15 @@ export async function records({ place, url, signal, go }) {
     fill(place, head, empty("Whose records are meant?", "The person is not kept in the address. Give the e-mail address, phone number or id again."));
     return;
   }
-  fill(place, head,
-    h("div", { class: "bar" }, meant, h("div", { class: "buttons" },
+  const bar = h("div", { class: "bar" }, meant, h("div", { class: "buttons" },
       changing("Send again …", async () => sendAgain(changed(), go), { class: "main" }),
       changing("Discard …", async () => discard(changed(), again)),
-      changing("Restore …", async () => restore(changed(), again)))),
-    list, said, more);
+      changing("Restore …", async () => restore(changed(), again))));
+  fill(place, head, bar, list, said, more);
   tell();
   await page(null);
   if (!list.children.length) {
+    bar.remove();
     list.replaceWith(empty("No record is meant by this.", "Refused events would stand here, the last accepted ones first. Take a filter away, or look at all causes."));
   }
 }
