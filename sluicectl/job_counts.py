@@ -35,11 +35,15 @@ _WORDS: Final = {
 }
 
 
+def counted(job: JobShown, names: Iterable[str] = _WORDS) -> list[tuple[str, int, str]]:
+    """Returns those of some counts that are not 0, each with its name and what it counts."""
+    return [(name, count, _WORDS[name]) for name in names if (count := getattr(job, name))]
+
+
 def draw(console: Console, job: JobShown, names: Iterable[str]) -> None:
     """Draws those of some counts that are not 0, and the reasons."""
-    for name in names:
-        if count := getattr(job, name):
-            console.print(Text.assemble((f"{count:>9,}  ", "bold"), _WORDS[name]))
+    for _, count, words in counted(job, names):
+        console.print(Text.assemble((f"{count:>9,}  ", "bold"), words))
     for reason in job.reasons:
         console.print(plain(f"{reason.count:>9,}  {reason.why}", "dim"), soft_wrap=True)
 

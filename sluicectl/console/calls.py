@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sluice import __version__
 from sluice.operate import accounts, door, job_commands, mend, pauses, rejections, replay_commands, sources
-from sluice.operate.command import Access, AnyCommand
+from sluice.operate.command import Access, AnyCommand, Command
+from sluicectl import job_counts
 from sluicectl.console import edits
 from sluicectl.console.watch import Door, Watch
 from sluicectl.errors import Failure
@@ -23,16 +24,17 @@ MAX_TRIED: Final = 2 * 2**20  # characters of a payload that is tried
 _COMMANDS: Final[tuple[AnyCommand, ...]] = (
     rejections.GROUPS,
     rejections.LIST,
-    replay_commands.RUN,
     replay_commands.DISCARD,
     replay_commands.RESTORE,
-    job_commands.LIST,
-    job_commands.SHOW,
-    job_commands.WORK,
-    job_commands.CANCEL,
     accounts.LIST,
     pauses.PAUSE,
     pauses.RESUME,
+)
+_JOB_COMMANDS: Final[tuple[Command[Any, job_commands.JobResult], ...]] = (
+    replay_commands.RUN,
+    job_commands.SHOW,
+    job_commands.WORK,
+    job_commands.CANCEL,
 )
 _TIMES: Final = ("since", "until")  # which may be written as on the command line
 
@@ -104,6 +106,27 @@ def _command(command: AnyCommand) -> Call:
     return call
 
 
+def _job_command(command: Command[Any, job_commands.JobResult]) -> Call:
+    def call(console: Console, arguments: dict[str, Any]) -> dict[str, Any]:
+        asked = command.arguments.model_validate(arguments)
+        return {"job": _shown_job(console.door.call(command, asked).job)}
+
+    return call
+
+
+def _shown_job(job: job_commands.JobShown) -> dict[str, Any]:
+    """Returns a job with its counts in words, as the command line has them."""
+    counts = [
+        {"name": name, "count": count, "words": words} for name, count, words in job_counts.counted(job)
+    ]
+    return {**job.model_dump(mode="json"), "counts": counts, "summary": job_counts.summary(job)}
+
+
+def _jobs(console: Console, arguments: dict[str, Any]) -> dict[str, Any]:
+    asked = job_commands.ListArguments.model_validate(arguments)
+    return {"jobs": [_shown_job(job) for job in console.door.call(job_commands.LIST, asked).jobs]}
+
+
 def _with_times(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns arguments with their times read as the command line reads them, such as `12h` ago."""
     read: dict[str, Any] = {}
@@ -152,7 +175,7 @@ def _plan(console: Console, arguments: dict[str, Any]) -> dict[str, Any]:
     planned = console.door.call(replay_commands.PLAN, asked)
     sample = planned.sample
     return {
-        "job": planned.job.model_dump(mode="json"),
+        "job": _shown_job(planned.job),
         "sample": None
         if sample is None
         else {"id": sample.id, "changes": [*map(list, changes_of(sample.before, sample.after))]},
@@ -269,7 +292,9 @@ CALLS: Final[Mapping[str, Call]] = {
     "rejections/show": _show,
     "rejections/edit": _edit,
     "rejections/replay/plan": _plan,
+    "jobs/list": _jobs,
     "sources/show": _sources,
     "sources/try": _try,
     **{each.name.replace(" ", "/"): _command(each) for each in _COMMANDS},
+    **{each.name.replace(" ", "/"): _job_command(each) for each in _JOB_COMMANDS},
 }

@@ -5,30 +5,7 @@ import { ago, count, counted, empty, failure, fact, fill, h, link, utc } from ".
 import { changing, state } from "./parts.js";
 
 const OVER = ["done", "cancelled"];
-const WORDS = {
-  matched: "open and meant",
-  ready: "can be sent now",
-  events: "events in them",
-  sent: "sent",
-  delivered: "delivered",
-  rejected_again: "rejected again",
-  waiting: "outcome not known yet",
-  reopened: "open again, after a day without an outcome",
-  still_refused: "would still be refused",
-  not_addressable: "have no known place for the value",
-  gone: "payload not in the archive any more",
-  taken: "in another state",
-  repeatable: "relationships that may be there twice",
-  // of an erasure
-  archived: "refused events and dead letters in the archive",
-  records: "records whose payloads are in the archive no more",
-  parked: "parked messages",
-  imported: "lines of import files",
-  replayed: "messages that a replay has written down",
-  mends: "mends of replays",
-  not_sealed: "parked objects that cannot be read",
-};
-const NOUNS = { erase: "removal" };
+const NOUNS = { erase: "An erasure", import: "An import", replay: "A replay" };
 const samples = new Map();  // of plans that were made here
 
 /** Keeps the example of a plan until its page is shown. */
@@ -42,8 +19,8 @@ export async function jobs({ place, signal }) {
       h("div", { class: "grow" },
         h("p", null, h("a", { class: "strong", href: `/jobs/${each.id}` }, `${each.kind} ${each.id}`), " ", state(each.state)),
         h("p", { class: "quiet" }, "begun ", ago(each.created_at), " by ", h("bdi", null, each.who))),
-      h("p", { class: "figure" }, each.kind === "replay" && [h("strong", null, count(each.delivered)), h("span", null, `of ${count(each.sent || each.ready)}`)])))) :
-      empty("There is no job.", "Replays would stand here, from their plan to their end. Send a refused event again, and it is one."));
+      h("p", { class: "when" }, each.summary)))) :
+      empty("There is no job.", "Replays, imports and erasures would stand here, from their plan to their end. Send a refused event again, and it is one."));
 }
 
 export async function job({ place, id, signal, go, repeat }) {
@@ -81,18 +58,18 @@ function drawn(shown, change) {
   const isRunning = !isPlan && !OVER.includes(shown.state);
   const isReplay = shown.kind === "replay";
   return [
-    h("h1", null, isPlan ? `A planned ${NOUNS[shown.kind] ?? shown.kind}` : `A ${NOUNS[shown.kind] ?? shown.kind}`, " ", state(shown.state)),
+    h("h1", null, NOUNS[shown.kind] ?? shown.kind, " ", state(shown.state)),
     h("p", { class: "lead" }, lead(shown)),
     isReplay && (isRunning || shown.state === "done") ? progress(shown) : null,
-    h("ul", { class: "counts" }, Object.entries(WORDS).filter(([name]) => shown[name]).map(([name, words]) =>
-      h("li", { class: name }, h("strong", null, count(shown[name])), h("span", null, words)))),
+    h("ul", { class: "counts" }, shown.counts.map((each) =>
+      h("li", { class: each.name }, h("strong", null, count(each.count)), h("span", null, each.words)))),
     shown.reasons.length ? h("section", null, h("h2", null, "Why some are left"), h("ul", { class: "counts reasons" }, shown.reasons.map((each) =>
       h("li", null, h("strong", null, count(each.count)), h("span", null, h("bdi", null, each.why)))))) : null,
     shown.repeatable ? h("p", { class: "warning" }, `${counted(shown.repeatable, "relationship")} not single: if Pipeless has taken them before, they will be there twice.`) : null,
     isPlan ? sample(samples.get(shown.id)) : null,
     h("div", { class: "buttons" },
       isReplay && shown.state === "planned" && shown.ready ? changing(`Send ${counted(shown.events, "event")} again`, () => change("rejections/replay/run"), { class: "main" }) : null,
-      isPlan ? changing(isReplay ? "Do not send" : "Give it up", () => change("jobs/cancel")) : null,
+      isPlan ? changing(isReplay ? "Do not send" : "Cancel", () => change("jobs/cancel")) : null,
       isRunning ? changing("Cancel", () => change("jobs/cancel"), { class: "danger" }) : null),
     h("dl", { class: "facts" }, fact("Job", h("code", null, shown.id)), fact("Begun", utc(shown.created_at), " by ", shown.who),
       shown.confirmed_by && fact("Confirmed by", shown.confirmed_by), shown.cancelled_by && fact("Cancelled by", shown.cancelled_by)),
@@ -100,7 +77,8 @@ function drawn(shown, change) {
 }
 
 function lead(shown) {
-  if (shown.kind !== "replay") return shown.state === "planned" ? "It waits for its operator to confirm it on the command line." : "It goes on without anybody who waits.";
+  if (shown.kind === "import") return "It is sent by sluicectl import, from the machine that has the file.";
+  if (shown.kind !== "replay") return shown.state === "planned" ? "It waits to be confirmed on the command line." : "It goes on without anybody who waits.";
   switch (shown.state) {
     case "planning": return "The records are looked at. Nothing is sent yet.";
     case "planned":

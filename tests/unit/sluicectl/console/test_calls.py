@@ -270,6 +270,22 @@ def test_a_mistaken_argument_is_one_sentence(client: TestClient) -> None:
     assert ask(client, "rejections/show", id="x")["error"].startswith("id: ")
 
 
+def test_jobs_have_their_counts_in_the_words_of_the_command_line(client: TestClient, door: FakeDoor) -> None:
+    job = {**COUNTS, "sent": 2, "delivered": 1}
+    door.answers = {"jobs list": {"jobs": [job]}, "jobs work": {"job": job}}
+
+    [listed] = ask(client, "jobs/list", limit=5)["jobs"]
+    worked = ask(client, "jobs/work", job=JOB)["job"]
+
+    assert listed == worked
+    assert listed["summary"] == "2 sent, 1 delivered"
+    assert listed["counts"] == [
+        {"name": "sent", "count": 2, "words": "sent"},
+        {"name": "delivered", "count": 1, "words": "delivered"},
+    ]
+    assert door.called == [("jobs list", {"limit": 5}), ("jobs work", {"job": JOB})]
+
+
 class TestSources:
     def test_are_shown_with_their_document(self, client: TestClient) -> None:
         found = ask(client, "sources/show")
