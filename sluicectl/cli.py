@@ -658,7 +658,7 @@ def _rejection_restore(screen: Screen, target: Target, **options: Any) -> int:
 
 @sluicectl.group("jobs", short_help="Long work: replays, imports and erasures.")
 def _jobs() -> None:
-    """Shows long work: replays, imports and erasures. Replays and erasures go on without anybody who waits."""
+    """Shows long work: replays, imports and erasures. Replays and erasures go on by themselves."""
 
 
 @_jobs.command("list")
