@@ -8,7 +8,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import __version__, dispatch, message, runtime, seals, settings
-from sluice.delivery import http
+from sluice.delivery import backoff, http
 from sluice.dispatch import Deadlines, Record
 from sluice.settings import DispatchSettings
 from sluice.wiring import dispatch as wiring
@@ -28,8 +28,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     configured = settings.load(DispatchSettings)
     is_background = configured.is_background(event["Records"][0]["eventSourceARN"])
     end = runtime.time() + context.get_remaining_time_in_millis() / 1_000
-    deadlines = Deadlines(end - _WRAP_UP_SECONDS - http.TOTAL_SECONDS, end - _LAST_SECONDS, end)
-    records = dict(enumerate(map(_record, event["Records"])))
+    deadlines = Deadlines(
+        end - _WRAP_UP_SECONDS - http.TOTAL_SECONDS,
+        end - _LAST_SECONDS,
+        end,
+        dispatch.BACKGROUND_SLOT_WAIT_SECONDS if is_background else dispatch.SLOT_WAIT_SECONDS,
+    )
+    records = {number: _record(record, is_background) for number, record in enumerate(event["Records"])}
     memory_bytes = int(context.memory_limit_in_mb) * 2**20 // _MEMORY_SHARE
     ports = wiring.dispatch_ports(configured, logger, is_background=is_background)
     result = dispatch.dispatch_batch(records, ports, deadlines, memory_bytes)
@@ -46,16 +51,17 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"batchItemFailures": [{"itemIdentifier": records[number].id} for number in sorted(result.kept)]}
 
 
-def _record(record: dict[str, Any]) -> Record:
+def _record(record: dict[str, Any], is_background: bool) -> Record:
     named = record.get("messageAttributes", {})
     attributes = record["attributes"]
     receives = int(attributes["ApproximateReceiveCount"])
+    sent = datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC)
     # The words of resume are believed only in a stored message, whose seal is checked.
     said = named if message.is_stored(record["body"]) else {}
     return Record(
         record["messageId"],
         record["body"],
-        datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
+        sent,
         receives,
         record["receiptHandle"],
         account=named.get("account", {}).get("stringValue"),
@@ -65,4 +71,5 @@ def _record(record: dict[str, Any]) -> Record:
         redelivered=receives > 1 or "resumed" in said,
         is_probe="probe" in said,
         is_released="released" in said,
+        is_worn=is_background and backoff.is_worn(receives, runtime.now() - sent),
     )

@@ -1,8 +1,10 @@
 """Tests what is replayed and imported: on a queue of its own, and back on it from wherever it waits."""
 
+import asyncio
 import json
+import time
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -10,10 +12,11 @@ import pytest
 
 from sluice import message, resume
 from sluice.delivery import circuit_breaker, parking
+from sluice.delivery.rate_limiter import RateLimiter
 from sluice.settings import ResumeSettings
 from tests.integration.test_dispatch_handler import Dispatch, one
 from tests.integration.test_dispatch_handler import dispatch as dispatch  # noqa: PLC0414 - a fixture
-from tests.support.aws_stack import Cloud
+from tests.support.aws_stack import Cloud, Context, again
 from tests.support.factories import SITE_ID
 
 OTHER = "XyZ789"
@@ -120,3 +123,56 @@ def test_a_message_of_an_unknown_account_comes_back_too(dispatch: Dispatch) -> N
 def test_the_folder_tells_the_queue(key: str, expected: bool) -> None:
     assert parking.is_background(key) is expected
     assert parking.described([key]).oldest == datetime(2025, 11, 24, 16, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("receives", "age", "is_parked"),
+    [(99, timedelta(days=6), False), (100, timedelta(), True), (2, timedelta(days=7), True)],
+)
+def test_a_message_that_waits_for_slots_for_very_long_is_parked(
+    dispatch: Dispatch, receives: int, age: timedelta, is_parked: bool
+) -> None:
+    cloud = dispatch.cloud
+    fill_the_window()
+    put(dispatch, "a")
+    records = again(cloud.receive(cloud.background), receives)
+    for record in records["Records"]:
+        sent = datetime.now(UTC) - age
+        record["attributes"]["SentTimestamp"] = str(int(sent.timestamp() * 1_000))
+
+    kept = dispatch.invoke(records, Context(28.0), queue=cloud.background)
+
+    assert (len(kept), len(cloud.keys("claims", "parked/"))) == ((0, 1) if is_parked else (1, 0))
+    tick(cloud)
+    assert waiting(cloud, cloud.background) == Counter(["a"])
+
+
+def test_a_live_message_is_never_parked_for_its_age(dispatch: Dispatch) -> None:
+    fill_the_window()
+    dispatch.put(one("a"))
+
+    assert len(dispatch.invoke(again(dispatch.cloud.receive(), 400), Context(28.0))) == 1
+
+    assert dispatch.cloud.keys("claims", "parked/") == []
+
+
+def fill_the_window() -> None:
+    """Pauses the account for so long that an invocation with 28 s left, the least to send in, has no slot."""
+    limiter = RateLimiter("state", SITE_ID, time.time() + 60)
+    asyncio.run(limiter.pause(50.0))
+
+
+def test_a_429_of_a_request_that_lets_others_go_first_is_no_outage(dispatch: Dispatch) -> None:
+    """Checks that background, which waits long for its next slot, opens no circuit of live events."""
+    cloud = dispatch.cloud
+    minute = int(time.time()) // 60
+    busy = {"L": [{"N": str(number)} for number in (minute, 140, 140, 0)]}
+    item = {"pk": {"S": f"pace#{SITE_ID}"}, "slots": {"B": b""}, "paused_until": {"N": "0"}}
+    cloud.dynamodb.put_item(TableName="state", Item={**item, "use": busy, "version": {"N": "1"}})
+    dispatch.klaviyo.configure(faults=[{"kind": "throttle"}])
+    put(dispatch, "a")
+
+    kept = dispatch.invoke(again(cloud.receive(cloud.background), 10), queue=cloud.background)
+
+    assert len(kept) == 1
+    assert not circuit_breaker.is_open("state", SITE_ID)

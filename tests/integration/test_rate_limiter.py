@@ -130,6 +130,41 @@ def wait_of(error: NoSlotBeforeDeadline) -> float:
     return error.after
 
 
+def test_background_workers_take_turns_and_leave_live_events_their_slots(
+    database: Database, clock: Time
+) -> None:
+    def background() -> RateLimiter:
+        return RateLimiter(TABLE, "AbC123", clock() + 30.0, clock, clock.sleep, is_background=True)
+
+    async def scenario() -> tuple[list[int], list[int]]:
+        found = await asyncio.gather(turns(background(), 8), turns(background(), 8), live_turns())
+        return sorted(found[0] + found[1]), found[2]
+
+    async def live_turns() -> list[int]:
+        await clock.sleep(2.0)
+        return await turns(worker(clock), 8)
+
+    slots, live = clock.run(scenario())
+
+    assert live[-1] <= live[0] + 8 * 200
+    assert len(slots) == 16
+    assert not [slot for slot in slots if live[0] < slot < live[-1]]
+    assert min(later - earlier for earlier, later in itertools.pairwise(slots)) >= 390
+
+
+def test_a_background_request_is_told_when_it_may_come_again(database: Database, clock: Time) -> None:
+    async def scenario() -> float:
+        for _ in range(3):
+            await turns(worker(clock), 48)
+        busy = RateLimiter(TABLE, "AbC123", clock() + 10.0, clock, clock.sleep, is_background=True)
+        await busy.acquire()
+        with pytest.raises(NoSlotBeforeDeadline) as error:
+            await busy.acquire()
+        return wait_of(error.value)
+
+    assert 30 <= clock.run(scenario()) <= 60
+
+
 def test_what_one_worker_learned_the_others_know(database: Database, clock: Time) -> None:
     async def scenario() -> list[int]:
         slots = await one_by_one(worker(clock), 3)

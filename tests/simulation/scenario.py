@@ -146,9 +146,10 @@ class Scenario:
         queue = self.background if is_background else self.queue
         queue.send(body, stored.account, sealing.attributes(body, {}))
 
-    def send(self, body: str, **attributes: str) -> None:
-        """Puts a message on the queue."""
-        self.queue.send(body, None, sealing.attributes(body, attributes))
+    def send(self, body: str, *, is_background: bool = False, **attributes: str) -> None:
+        """Puts a message on the queue, or on BackgroundQueue."""
+        queue = self.background if is_background else self.queue
+        queue.send(body, None, sealing.attributes(body, attributes))
 
     async def sleep(self, seconds: float) -> None:
         """Lets pretended time pass."""

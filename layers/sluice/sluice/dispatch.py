@@ -28,6 +28,7 @@ from sluice.telemetry import Log
 
 CONCURRENT_CLAIMS: Final = 8
 SLOT_WAIT_SECONDS: Final = 20.0  # a longer wait would keep other accounts' events from this worker
+BACKGROUND_SLOT_WAIT_SECONDS: Final = 30.0  # so that it finds a slot after those that live events wait for
 NOT_TRIED: Final = Retry(rate_limited=True)
 # A message that fails in a way that nobody foresaw is given up only after this, and only if others succeed.
 UNFORESEEN_RECEIVES: Final = 12
@@ -53,7 +54,7 @@ class Record(msgspec.Struct, frozen=True):
 
     `seal` is what it was sent with. A `redelivered` message may be delivered in part. A probe was sent back
     to the queue to find out whether its account is processed again. A poison message has ended its process
-    each time it was received.
+    each time it was received. A worn one has waited for slots for very long.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Record(msgspec.Struct, frozen=True):
     is_probe: bool = False
     is_released: bool = False
     is_poison: bool = False
+    is_worn: bool = False
 
 
 class PartPorts(Protocol):
@@ -104,11 +106,15 @@ class PartPorts(Protocol):
 
 
 class Deadlines(msgspec.Struct, frozen=True):
-    """Holds moments in epoch seconds: the last for a request, the last for a receipt, the process's end."""
+    """Holds moments in epoch seconds: the last for a request, the last for a receipt, the process's end.
+
+    `slot_wait` is how many seconds each part of a batch waits for slots at most.
+    """
 
     last_send: float
     last_record: float
     end: float
+    slot_wait: float = SLOT_WAIT_SECONDS
 
 
 class Queue(Protocol):
@@ -209,7 +215,7 @@ def dispatch_batch(
             break
         batch = {number: records[number] for number in part}
         limits = msgspec.structs.replace(
-            deadlines, last_send=min(deadlines.last_send, runtime.time() + SLOT_WAIT_SECONDS)
+            deadlines, last_send=min(deadlines.last_send, runtime.time() + deadlines.slot_wait)
         )
         with _journaled(batch, ports.journal, deadlines.end) as is_poison:
             if is_poison:
@@ -440,6 +446,7 @@ def _account_batch[Kind: (StoredMessage, PipelessMessage)](
         probes={number for number in messages if records[number].is_probe},
         released={number for number in messages if records[number].is_released},
         long_failing={number for number in messages if records[number].receives >= backoff.FAST_RETRIES},
+        worn={number for number in messages if records[number].is_worn},
     )
 
 

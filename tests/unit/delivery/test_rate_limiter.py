@@ -5,6 +5,7 @@ import contextvars
 import random
 from collections.abc import Callable, Iterable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from devstack.fake_upstream.windows import FixedWindow, busiest
 from sluice.delivery import rate_limiter
 from sluice.delivery.rate_limiter import (
+    BACKGROUND_LEAST_MS,
+    YIELD_MS,
     LearnedLimit,
     NoSlotBeforeDeadline,
     ReportedQuota,
     SlotWindow,
+    Use,
+    background_turn,
     is_still_valid,
     next_slot,
     observe,
@@ -86,7 +91,8 @@ class TestReserve:
         _, window = reserve(SlotWindow(), NOW, 20, FOREVER)
         later = window.slots[-1] + rate_limiter.STEADY_WINDOW_MS
 
-        assert reserve(window, later, 1, FOREVER) == ([later], SlotWindow((later,)))
+        slots, window = reserve(window, later, 1, FOREVER)
+        assert (slots, window.slots) == ([later], (later,))
 
     def test_an_item_stays_small(self) -> None:
         window = SlotWindow()
@@ -518,3 +524,111 @@ def test_eight_workers_that_race_and_stall_keep_the_limits_and_use_them(
     assert busiest(sent, 1) <= 10
     assert busiest(sent, 60) <= 150
     assert sum(moment < end for moment in sent) >= used * seconds / 60 * 150
+
+
+def live_at(per_minute: int, until: int = NOW) -> SlotWindow:
+    """Returns the window of live requests that came evenly for two minutes, this many in each."""
+    window = SlotWindow()
+    for number in range(2 * per_minute, 0, -1):
+        moment = until - number * MINUTE // per_minute
+        _, window = reserve(window, moment, 1, moment + 20_000)
+    return window
+
+
+def with_background(window: SlotWindow, last: int) -> SlotWindow:
+    return msgspec.structs.replace(window, use=msgspec.structs.replace(window.use, background=last))
+
+
+class TestBackground:
+    def test_an_idle_account_is_free_at_once(self) -> None:
+        assert background_turn(SlotWindow(), NOW) == NOW
+
+    def test_alone_it_uses_nearly_all_of_the_rate_evenly(self) -> None:
+        window, slots, now = SlotWindow(), list[int](), NOW
+        while now < NOW + 5 * MINUTE:
+            now = max(now, background_turn(window, now))
+            reserved, window = reserve(window, now, 1, FOREVER, is_background=True)
+            slots += reserved
+
+        assert len(slots) >= 0.97 * 5 * 150
+        assert most_in(slots, 1_000) <= 3
+
+    @pytest.mark.parametrize("live", [15, 75, 120])
+    def test_it_gets_the_rest_of_the_rate(self, live: int) -> None:
+        window = with_background(live_at(live), NOW)
+
+        spacing = background_turn(window, NOW) - NOW
+        assert MINUTE / spacing == pytest.approx(149 - live, abs=2)
+
+    def test_above_the_bar_it_gets_one_slot_a_minute(self) -> None:
+        window = with_background(live_at(135), NOW)
+
+        assert background_turn(window, NOW) == NOW + BACKGROUND_LEAST_MS
+
+    def test_nothing_is_reserved_while_live_requests_wait(self) -> None:
+        window = with_background(SlotWindow(), NOW - 10_000)
+        _, window = reserve(window, NOW, 10, FOREVER)
+
+        assert background_turn(window, NOW) > NOW + YIELD_MS
+
+    def test_one_in_a_minute_comes_after_all_that_wait(self) -> None:
+        _, window = reserve(SlotWindow(), NOW, 40, FOREVER)
+        window = with_background(window, NOW - 50_000)
+
+        turn = background_turn(window, NOW)
+        [slot], _ = reserve(window, turn, 1, FOREVER, is_background=True)
+        assert turn == NOW
+        assert slot > window.slots[-1]
+
+    def test_it_leaves_live_requests_their_part_of_a_quota_that_others_use(self) -> None:
+        quota = ReportedQuota(NOW - 1_000, NOW + 30_000, 40)
+        window = msgspec.structs.replace(with_background(live_at(60), NOW), reported_quota=quota)
+
+        assert background_turn(window, NOW) - NOW == pytest.approx(30_000 / (40 - 30 - 1), rel=0.2)
+
+    def test_a_quota_that_live_requests_need_leaves_it_one_slot_a_minute(self) -> None:
+        quota = ReportedQuota(NOW - 1_000, NOW + 30_000, 20)
+        window = msgspec.structs.replace(with_background(live_at(60), NOW), reported_quota=quota)
+
+        assert background_turn(window, NOW) == NOW + BACKGROUND_LEAST_MS
+
+    def test_it_counts_with_the_rate_that_was_learned(self) -> None:
+        learned = LearnedLimit(500, 500, 60, NOW + MINUTE)
+        window = msgspec.structs.replace(with_background(live_at(55), NOW), learned=learned)
+
+        assert background_turn(window, NOW) == NOW + BACKGROUND_LEAST_MS
+
+    def test_a_learned_rate_that_is_tried_again_holds_it_up_no_longer(self) -> None:
+        learned = LearnedLimit(150, 150, 6, NOW - 30 * MINUTE)
+        window = msgspec.structs.replace(with_background(SlotWindow(), NOW), learned=learned)
+
+        assert background_turn(window, NOW) < NOW + 500
+
+    def test_a_slot_of_a_worker_whose_clock_is_wrong_holds_it_up_no_longer_than_a_minute(self) -> None:
+        assert background_turn(with_background(SlotWindow(), NOW + 3_600_000), NOW) == NOW
+        assert background_turn(SlotWindow(use=Use((NOW // MINUTE) + 60, 150)), NOW) == NOW
+
+    def test_an_app_is_shared_alike(self) -> None:
+        rate = rate_limiter.evenly_spaced(60)
+        _, window = reserve(SlotWindow(), NOW, 1, FOREVER, rate)
+        window = with_background(window, NOW)
+
+        assert background_turn(window, NOW, rate) - NOW == pytest.approx(1_000, abs=50)
+
+
+class TestUse:
+    def test_live_slots_of_the_last_minute_are_known(self) -> None:
+        use = live_at(60).use
+
+        for passed, expected in ((0, 60), (15_000, 45), (30_000, 30), (3 * MINUTE, 0)):
+            assert use.live_in_minute(NOW + passed) == pytest.approx(expected, abs=20)
+
+    def test_slots_ahead_in_the_next_minute_are_no_use_of_this_one(self) -> None:
+        minute = NOW // MINUTE
+        use = Use(minute, 30).with_live([NOW + MINUTE])
+
+        assert (use.minute, use.live, use.before) == (minute + 1, 1, 30)
+        assert use.live_in_minute(NOW) == 30
+
+    def test_minutes_without_a_slot_count_nothing(self) -> None:
+        assert Use(100, 50, 40).with_live([103 * MINUTE]) == Use(103, 1, 0)

@@ -1,6 +1,7 @@
 """Decides how long a message waits before it is tried again."""
 
 import random
+from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -10,6 +11,10 @@ MAX_SECONDS: Final = 900.0
 FAST_RETRIES: Final = 4  # receives until which waits double; about half a minute
 SLOT_RETRIES: Final = 6  # receives while waiting for a slot, until which waits do not grow
 GROWTH: Final = 1.1  # factor for each further receive
+# A background message that has waited for slots for so long is parked: in S3 that costs no receives, and no
+# retention ends it.
+MAX_BACKGROUND_RECEIVES: Final = 100
+MAX_BACKGROUND_AGE: Final = timedelta(days=7)
 JITTER_SECONDS: Final = 10.0  # of the longest wait; shorter waits are spread over their second half
 
 
@@ -48,6 +53,11 @@ def delay(receives: int, wait: Retry, chance: random.Random) -> int:
         jitter = step / 2 if step < MAX_SECONDS else JITTER_SECONDS
         least = max(known, step - jitter)
     return round(min(MAX_SECONDS, least + chance.uniform(0, jitter)))
+
+
+def is_worn(receives: int, age: timedelta) -> bool:
+    """Tells whether a background message should not wait for slots on its queue any longer."""
+    return receives >= MAX_BACKGROUND_RECEIVES or age >= MAX_BACKGROUND_AGE
 
 
 def _step(receives: int, wait: Retry) -> float:

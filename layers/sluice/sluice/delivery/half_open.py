@@ -81,6 +81,7 @@ async def deliver[Kind: msgspec.Struct](
     except Retryable as error:
         for number in batch.messages:
             outcome.retry.setdefault(number, Retry(error.after))
+    vendor.to_park |= {n for n in batch.worn if n in outcome.retry and outcome.retry[n].rate_limited}
     await vendor.record_progress()
     await park(account_id, {number: messages[number] for number in vendor.to_park}, circuits, outcome)
 

@@ -54,6 +54,7 @@ class AccountBatch[Kind: msgspec.Struct = StoredMessage](msgspec.Struct):
 
     `redelivered` messages may be delivered in part. `probes` were sent back to the queue to find out whether
     the account is processed again. `long_failing` ones were received `backoff.FAST_RETRIES` times or more.
+    `worn` ones are parked when they have to wait for a slot once more.
     """
 
     messages: dict[int, Kind]
@@ -61,3 +62,4 @@ class AccountBatch[Kind: msgspec.Struct = StoredMessage](msgspec.Struct):
     probes: Set[int] = frozenset()
     released: Set[int] = frozenset()
     long_failing: Set[int] = frozenset()
+    worn: Set[int] = frozenset()

@@ -6,6 +6,9 @@ always equally late. A minute's requests are spread over it in shares. If they w
 worker would then wait out the rest of the minute, although it could send other accounts' events meanwhile.
 
 A worker that misses its slot reserves a new one. Sending late could put eleven requests into one second.
+
+Background requests (of replays and imports) and those of anonymous callers let others go first. They reserve
+a slot only when the window says that others leave it.
 """
 
 import asyncio
@@ -43,8 +46,10 @@ TRIAL_MS: Final = 60_000  # the next trial follows after this
 TRIAL_STEP: Final = 0.5  # a trial multiplies the time between slots by this
 TRIAL_STEP_WITH_QUOTA: Final = 0.6  # the same, where answers report a quota
 FRESH_SECONDS: Final = 1.0  # a window read longer ago is read again
-CROWD_SLOTS: Final = 5  # reserved ahead, from which on a request that yields waits
+CROWD_SLOTS: Final = 5  # reserved ahead, from which on a request of an anonymous caller waits
 YIELD_MS: Final = 500
+BACKGROUND_MAX_LOAD: Final = 0.85  # of the limit, used by live requests; above, background gets the least
+BACKGROUND_LEAST_MS: Final = 55_000  # between background slots at most: a worker comes once in a minute
 # A later request misses its slot. The rest of the half second by which windows are longer is for the network,
 # and for workers whose clocks differ.
 SLOT_TOLERANCE_SECONDS: Final = 0.2
@@ -67,6 +72,8 @@ class RateLimit(msgspec.Struct, frozen=True):
     kept: int
 
 
+type Turn = Callable[["SlotWindow", int, RateLimit], int]
+
 KLAVIYO: Final = RateLimit(SPACING_MS, SHARE_LIMIT, SHARE_MS, STEADY_WINDOW_MS)
 
 
@@ -78,6 +85,10 @@ def evenly_spaced(per_minute: int) -> RateLimit:
 
 class NoSlotBeforeDeadline(Retryable):
     """Says that there is no slot before the deadline; `after` says when there will be one."""
+
+
+class OthersGoFirst(NoSlotBeforeDeadline):
+    """Says that a request would have had a slot, but let others go first until the deadline."""
 
 
 class ReportedQuota(msgspec.Struct, frozen=True):
@@ -102,20 +113,62 @@ class LearnedLimit(msgspec.Struct, frozen=True):
     kept_for: int = LEARNED_FOR_MS
 
 
+class Use(msgspec.Struct, frozen=True):
+    """Counts the slots of live requests in a `minute` since the epoch and in the one `before`.
+
+    `background` is the last slot of a background request, in epoch milliseconds.
+    """
+
+    minute: int = 0
+    live: int = 0
+    before: int = 0
+    background: int = 0
+
+    def with_live(self, slots: Iterable[int]) -> "Use":
+        """Returns the use when live requests have reserved these slots, too."""
+        minute, live, before = self.minute, self.live, self.before
+        for slot in slots:
+            passed = slot // _MINUTE_MS - minute
+            if passed > 0:
+                minute, live, before = minute + passed, 0, live if passed == 1 else 0
+            live += 1
+        return Use(minute, live, before, self.background)
+
+    def live_in_minute(self, now: int) -> float:
+        """Returns about how many slots of the last minute are those of live requests."""
+        minute, passed = divmod(now, _MINUTE_MS)
+        left = 1 - passed / _MINUTE_MS
+        match minute - self.minute:
+            case 0:
+                return self.live + self.before * left
+            case 1:
+                return self.live * left
+            case -1:
+                return self.before
+        return 0.0
+
+
 class SlotWindow(msgspec.Struct, frozen=True):
     """Holds an account's recent and reserved slots (ascending), its pause, and the quota left by others.
 
-    All times are epoch milliseconds.
+    `use` says whose the slots were. All times are epoch milliseconds.
     """
 
     slots: tuple[int, ...] = ()
     paused_until: int = 0
     reported_quota: ReportedQuota | None = None
     learned: LearnedLimit | None = None
+    use: Use = Use()
 
 
 def reserve(
-    window: SlotWindow, now: int, count: int, latest: int, rate: RateLimit = KLAVIYO
+    window: SlotWindow,
+    now: int,
+    count: int,
+    latest: int,
+    rate: RateLimit = KLAVIYO,
+    *,
+    is_background: bool = False,
 ) -> tuple[list[int], SlotWindow]:
     """Returns up to `count` slots from `now` on, none after `latest`, and the window with them in it."""
     window = believable(window, now)
@@ -124,7 +177,12 @@ def reserve(
     while len(reserved) < count and (slot := _next(slots, window, now, rate)) <= latest:
         slots.append(slot)
         reserved.append(slot)
-    return reserved, msgspec.structs.replace(window, slots=tuple(slots))
+    use = window.use
+    if not is_background:
+        use = use.with_live(reserved)
+    elif reserved:
+        use = msgspec.structs.replace(use, background=reserved[-1])
+    return reserved, msgspec.structs.replace(window, slots=tuple(slots), use=use)
 
 
 def next_slot(window: SlotWindow, now: int, rate: RateLimit = KLAVIYO) -> int:
@@ -140,12 +198,13 @@ def pause(window: SlotWindow, until: int) -> SlotWindow:
 
 def believable(window: SlotWindow, now: int) -> SlotWindow:
     """Returns a window without what is further ahead than anybody can have meant."""
-    quota, learned = window.reported_quota, window.learned
+    quota, learned, use = window.reported_quota, window.learned, window.use
     return SlotWindow(
         tuple(slot for slot in window.slots if slot <= now + MAX_SLOT_AHEAD_MS),
         window.paused_until if window.paused_until <= now + MAX_PAUSE_AHEAD_MS else 0,
         quota if quota is not None and quota.until <= now + MAX_QUOTA_AHEAD_MS else None,
         learned if learned is not None and learned.until <= now + MAX_LEARNED_FOR_MS + 60_000 else None,
+        use if max(use.background, use.minute * _MINUTE_MS) <= now + MAX_SLOT_AHEAD_MS else Use(),
     )
 
 
@@ -255,9 +314,47 @@ def _learned_spacing(slots: list[int], window: SlotWindow, now: int) -> int:
     return int(spacing)
 
 
-def is_crowded(window: SlotWindow, now: int) -> bool:
-    """Tells whether so many slots are reserved ahead that those who wait are more than the rate allows."""
-    return sum(slot > now for slot in window.slots) >= CROWD_SLOTS
+def anonymous_turn(window: SlotWindow, now: int, rate: RateLimit = KLAVIYO) -> int:  # noqa: ARG001
+    """Returns the moment from which a request of an anonymous caller may have a slot, by what is known `now`.
+
+    If many slots are reserved ahead, those who wait are more than the rate allows, and go first.
+    """
+    return now + 2 * YIELD_MS if sum(slot > now for slot in window.slots) >= CROWD_SLOTS else now
+
+
+def background_turn(window: SlotWindow, now: int, rate: RateLimit = KLAVIYO) -> int:
+    """Returns the moment from which a background request may have a slot, by what is known `now`.
+
+    Background slots lie evenly in what live requests leave of the rate, and none is reserved while a live
+    request waits. One in a minute is reserved in any case.
+    """
+    window = believable(window, now)
+    free = next_slot(window, now, rate)
+    at_last = window.use.background + BACKGROUND_LEAST_MS
+    if free >= at_last:
+        return now
+    turn = max(now, window.use.background + _background_spacing(window, now, rate))
+    if free > turn + YIELD_MS:  # a live request waits
+        turn = now + 2 * YIELD_MS
+    return min(turn, at_last)
+
+
+def _background_spacing(window: SlotWindow, now: int, rate: RateLimit) -> int:
+    """Returns how far apart background slots are, so that they fill what live requests leave."""
+    live = window.use.live_in_minute(now)
+    allowed = rate.share_limit * _MINUTE_MS / rate.share
+    learned = window.learned
+    if learned is not None and learned.per_minute and now < learned.until:
+        allowed = min(allowed, learned.per_minute)
+    if live > BACKGROUND_MAX_LOAD * allowed:
+        return BACKGROUND_LEAST_MS
+    spacing = _MINUTE_MS / (allowed - live)
+    quota = window.reported_quota
+    if quota is not None and quota.since <= now < quota.until:
+        rest = quota.until - now
+        left = quota.remaining - sum(sent > quota.since for sent in window.slots) - live * rest / _MINUTE_MS
+        spacing = max(spacing, rest / left) if left > 0 else BACKGROUND_LEAST_MS
+    return min(int(spacing), BACKGROUND_LEAST_MS)
 
 
 class RateLimiter:
@@ -265,7 +362,8 @@ class RateLimiter:
     invocation.
 
     `deadline` (epoch seconds) is when a request must have gone out at the latest. As many slots as coroutines
-    wait for are reserved by one read and one write.
+    wait for are reserved by one read and one write. If it `is_background`, all of its requests let live ones
+    go first.
     """
 
     def __init__(
@@ -277,6 +375,7 @@ class RateLimiter:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         *,
         rate: RateLimit = KLAVIYO,
+        is_background: bool = False,
     ) -> None:
         self._table = table
         self._key: Any = state_table.RATE_LIMIT.key(account_id)
@@ -284,6 +383,8 @@ class RateLimiter:
         self._clock = clock
         self._sleep = sleep
         self._rate = rate
+        self._is_background = is_background
+        self._yielding = asyncio.Lock()  # held by the coroutine that waits for a slot that others leave
         self._lock = asyncio.Lock()
         self._reserved: list[int] = []
         self._ahead = 0.0  # seconds that the table takes; a nearer slot would be late
@@ -295,12 +396,16 @@ class RateLimiter:
     async def acquire(self, *, yields: bool = False) -> int:
         """Waits for a slot and returns it; raises `NoSlotBeforeDeadline` if none is before the deadline.
 
-        A request that `yields` reserves no slot while others wait for theirs, in any worker.
+        A request that `yields` is an anonymous caller's. It reserves no slot while others wait for theirs, in
+        any worker.
         """
         while True:
-            if yields:
-                await self._let_others_go_first()
-            slot = await self._take_slot()
+            if self._is_background:
+                slot = await self._take_left_slot(background_turn)
+            elif yields:
+                slot = await self._take_left_slot(anonymous_turn)
+            else:
+                slot = await self._take_slot()
             await self._wait_until(slot / 1_000 - self._ahead)
             await self._refresh()
             await self._wait_until(slot / 1_000)
@@ -348,13 +453,20 @@ class RateLimiter:
         finally:
             self._waiting -= 1
 
-    async def _let_others_go_first(self) -> None:
-        await self._refresh()
-        while is_crowded(self._known, self._now()):
-            if self._now() + YIELD_MS > self._latest:
-                raise NoSlotBeforeDeadline("others wait for all slots before the deadline", YIELD_MS / 1_000)
-            await self._sleep(YIELD_MS / 1_000)
-            await self._refresh()
+    async def _take_left_slot(self, turn_of: Turn) -> int:
+        """Reserves a slot that others leave, one coroutine at a time: the next looks at what is left then."""
+        async with self._yielding:
+            while True:
+                async with self._lock:
+                    reserved, wait = await self._in_thread(self._reserve_left, turn_of)
+                if reserved:
+                    return reserved[0]
+                if not wait:
+                    after = (next_slot(self._known, self._now(), self._rate) - self._now()) / 1_000
+                    raise NoSlotBeforeDeadline("no slot before the deadline", after)
+                if self._now() + wait > self._latest:
+                    raise OthersGoFirst("others wait for all slots before the deadline", wait / 1_000)
+                await self._sleep(wait / 1_000)
 
     async def _wait_until(self, moment: float) -> None:
         await self._sleep(max(0.0, moment - self._clock()))
@@ -383,6 +495,21 @@ class RateLimiter:
             after = (next_slot(self._known, now, self._rate) - now) / 1_000
             raise NoSlotBeforeDeadline("no slot before the deadline", after)
         return slots
+
+    def _reserve_left(self, turn_of: Turn) -> tuple[list[int], int]:
+        """Returns a slot if there is one before the deadline, or the milliseconds to let others go first."""
+
+        def change(window: SlotWindow) -> tuple[tuple[list[int], int], SlotWindow | None]:
+            earliest = self._now() + int(self._ahead * 1_000)
+            turn = turn_of(window, earliest, self._rate)
+            if turn > earliest + YIELD_MS:
+                return ([], turn - earliest - YIELD_MS), None
+            slots, changed = reserve(
+                window, turn, 1, self._latest, self._rate, is_background=self._is_background
+            )
+            return (slots, 0), changed if slots else None
+
+        return self._change(change)
 
     def _now(self) -> int:
         return int(self._clock() * 1_000)
@@ -430,6 +557,7 @@ def _attributes(window: SlotWindow) -> dict[str, Any]:
     item: dict[str, Any] = {
         "slots": {"B": _pack(window.slots)},
         "paused_until": {"N": str(window.paused_until)},
+        "use": {"L": [{"N": str(number)} for number in msgspec.structs.astuple(window.use)]},
     }
     if window.reported_quota is not None:
         numbers = msgspec.structs.astuple(window.reported_quota)
@@ -442,11 +570,13 @@ def _attributes(window: SlotWindow) -> dict[str, Any]:
 def window_of(item: Mapping[str, Any]) -> SlotWindow:
     """Returns the window that an item of the state table holds."""
     numbers = [int(number["N"]) for number in item["allowance"]["L"]] if "allowance" in item else None
+    use = [int(number["N"]) for number in item["use"]["L"]] if "use" in item else ()
     return SlotWindow(
         _unpack(item["slots"]["B"]),
         int(item["paused_until"]["N"]),
         ReportedQuota(*numbers) if numbers else None,
         LearnedLimit(*(int(number["N"]) for number in item["learned"]["L"])) if "learned" in item else None,
+        Use(*use),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from sluice import contract, runtime
 from sluice.delivery.backoff import Retry
 from sluice.delivery.lone_refusals import LoneRefusal, LoneRefusals
-from sluice.delivery.rate_limiter import NoSlotBeforeDeadline
+from sluice.delivery.rate_limiter import NoSlotBeforeDeadline, OthersGoFirst
 from sluice.delivery.responses import Accepted, AccountRejected, Fault, JobRejected, Transient
 from sluice.errors import Retryable
 from sluice.klaviyo import optional_fields, packing, responses
@@ -72,7 +72,7 @@ class JobDelivery:
         try:
             reply = await self._sender.send(job)
         except NoSlotBeforeDeadline as error:
-            if not self._is_rate_limited_for_long(error.after or 0.0):
+            if isinstance(error, OthersGoFirst) or not self._is_rate_limited_for_long(error.after or 0.0):
                 self._ledger.keep(job, Retry(error.after, rate_limited=True))
                 return None
             self._sender.account_error, reply = 429, None

@@ -68,7 +68,7 @@ class _BatchPorts(msgspec.Struct, frozen=True):
         sealing = Sealing(settings.sealing_secret)
         circuits = _Circuits(settings.state_table, settings.claim_bucket, sealing, log, self.is_background)
         receipts = _Receipts(settings.state_table, deadlines.last_record)
-        delivery = _DeliveryPorts(circuits, receipts, settings, deadlines.last_send)
+        delivery = _DeliveryPorts(circuits, receipts, settings, deadlines.last_send, self.is_background)
         reader = _ObjectReader(settings, self.queue.url, log, deadlines.last_send)
         ports = _PartPorts(delivery, settings, log, reader)
         return _event_loop().run(dispatch.dispatch_part(records, ports))
@@ -114,6 +114,7 @@ class _DeliveryPorts(msgspec.Struct, frozen=True):
     receipts: "_Receipts"
     settings: DispatchSettings
     last_send: float
+    is_background: bool
 
     async def create_job(
         self, *, account: KlaviyoAccount, body: bytes, acquire_slot: AcquireSlot
@@ -129,7 +130,13 @@ class _DeliveryPorts(msgspec.Struct, frozen=True):
         rate = rate_limiter.KLAVIYO
         if isinstance(account, PipelessApp):
             rate = rate_limiter.evenly_spaced(account.calls_per_minute)
-        return RateLimiter(self.settings.state_table, account.id, self.last_send, rate=rate)
+        return RateLimiter(
+            self.settings.state_table,
+            account.id,
+            self.last_send,
+            rate=rate,
+            is_background=self.is_background,
+        )
 
     def now(self) -> datetime:
         return runtime.now()
