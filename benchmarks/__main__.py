@@ -12,7 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import bad_event_cost, cost, hotpath, rate_left, report, saturation, scale, singles
+from benchmarks import (
+    background,
+    bad_event_cost,
+    cost,
+    hotpath,
+    rate_left,
+    report,
+    saturation,
+    scale,
+    singles,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +55,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "saturation": lambda: saturation.run(*((1, 3.0) if quick else (10, 15.0))),
         "waste": bad_event_cost.run,
         "rate_left": rate_left.run,
+        "background": lambda: background.run(*(((0.85,), 10**5) if quick else ())),
         "scale": lambda: scale.run(
             *((10**5, (50_000, 10**5)) if quick else (10**6, (10**5, 3 * 10**5, 10**6)))
         ),

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from benchmarks import first_webhook
 from benchmarks.singles import ROUNDS
+from sluice.delivery.rate_limiter import BACKGROUND_MAX_LOAD
 
 type Results = dict[str, Any]
 type Bar = tuple[str, str, bool]
@@ -52,7 +53,20 @@ def bars(results: Results) -> list[Bar]:
             _at_least("requests used of those allowed, simulated backlog", 100 * backlog["used"], 98, " %"),
             _at_least("fill of the jobs, simulated backlog", 100 * backlog["fill"], 99, " %"),
         ]
-    return found + _scale_bars(results["scale"])
+    return found + _scale_bars(results["scale"]) + _background_bars(results["background"])
+
+
+def _background_bars(background: Results) -> list[Bar]:
+    what = f"while {background['imported']:,} events are imported"
+    found = []
+    for each in background["loads"]:
+        load = f"{100 * each['load']:g} % of the limit"
+        if each["load"] <= BACKGROUND_MAX_LOAD:
+            found.append(_at_most(f"{what}: live events, {load}, delivered, p99", each["live_p99"], 10, " s"))
+        else:
+            jobs = each["background_jobs_per_minute"]
+            found.append(_at_most(f"{what}: their jobs a minute with live events at {load}", jobs, 1.1))
+    return found
 
 
 def _beside_floor(name: str, ours: Results) -> Bar:
@@ -136,6 +150,7 @@ def markdown(results: Results) -> str:
         *_scale(results["scale"]),
         *_waste(results["waste"]),
         *_rate_left(results["rate_left"]),
+        *_background(results["background"]),
         *_cost(results["cost"]),
     ]
     return "\n".join(parts).rstrip() + "\n"
@@ -396,6 +411,39 @@ def _rate_left(ways: Results) -> list[str]:
         "when more is tried, and each trial may be a 429. So no client can use a rest that is another in each "
         "minute and have few 429s: it would have to meet the limit in each of them. Sluice tries again after "
         "two minutes, then ever less often, up to a quarter of an hour.",
+        "",
+    ]
+
+
+def _background(background: Results) -> list[str]:
+    return [
+        "## Live events beside an import",
+        "",
+        f"{background['imported']:,} imported events wait on BackgroundQueue, and live events come one by one, at "
+        "random times. Both are delivered by the real dispatch in simulated time, with the template's default "
+        "window of 5 s and answers after 0.3 s, for five minutes after two of warming up. A load of 100 % is 150 "
+        "full jobs a minute, which is a little more than slots allow. Seconds are from sending a live event to "
+        "its arrival at Klaviyo ([benchmarks/background.py](../benchmarks/background.py)).",
+        "",
+        *_table(
+            (
+                *("Live load", "Live events", "p50", "p99", "Live jobs a minute"),
+                *("Background jobs a minute", "Background events a minute", "Windows above the limit"),
+            ),
+            [
+                (
+                    f"{100 * each['load']:g} %",
+                    f"{each['live_events']:,}",
+                    f"{each['live_p50']:.1f} s",
+                    f"{each['live_p99']:.1f} s",
+                    f"{each['live_jobs_per_minute']:.1f}",
+                    f"{each['background_jobs_per_minute']:.1f}",
+                    f"{each['background_events_per_minute']:,.0f}",
+                    str(each["above_limit"]),
+                )
+                for each in background["loads"]
+            ],
+        ),
         "",
     ]
 
