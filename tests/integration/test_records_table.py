@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from sluice import runtime
 from sluice.errors import Retryable
+from sluice.records import items
 from sluice.records import table as module
 from sluice.records.person import hashed
 from sluice.records.record import Location, Record, State, record_of
@@ -118,6 +119,23 @@ def test_all_records_are_listed_once_the_last_accepted_first(table: RecordsTable
 
     assert listed == wanted
     assert table.page(Filter(), limit=120).next is None
+
+
+def test_a_short_page_reads_few_records_and_a_rare_one_is_found_all_the_same(
+    table: RecordsTable, cloud: Cloud
+) -> None:
+    made = [rejected(number) for number in range(600)]
+    table.add(entries(*made, rejected(600, hours=-1, metric="Rare")))
+    cloud.calls.clear()
+
+    [record] = table.page(Filter(), limit=1).records
+
+    read = [each for each in cloud.calls.of("Query") if "record#" in str(each)]
+    assert record.id == max(each.id for each in made)
+    assert len(read) == items.RECORD_SHARDS
+    assert all(each["Limit"] < 20 for each in read)
+    [rare] = table.page(Filter(metric="Rare"), limit=1).records
+    assert rare.metric == "Rare"
 
 
 MIXED = [

@@ -8,7 +8,7 @@ batch. All functions raise `Retryable` if the table cannot be used now.
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import batched, islice
+from itertools import batched, chain, islice
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ MAX_GROUPS: Final = 1_000  # of an account; strangers choose what makes a group
 MAX_ACCOUNTS: Final = 5_000
 OTHER: Final = "other"  # the group of what is above these
 _ACCOUNTS: Final = "accounts"
+_LARGE_PAGE: Final = 1_000  # items
 _BATCH_READ: Final = 100  # keys of one BatchGetItem
 _BATCH_WRITE: Final = 25  # items of one BatchWriteItem
 _ATTEMPTS: Final = 6
@@ -117,8 +118,10 @@ class RecordsTable(msgspec.Struct, frozen=True):
         found: list[Record] = []
         for day in self._days(wanted, before):
 
-            def read(shard: int, day: str = day) -> list[Record]:
-                return list(islice(self._query(day, shard, wanted, before), limit))
+            def read(shard: int, day: str = day) -> Iterator[Record]:
+                # Ids are spread evenly. The first page is read here, at the same time as those of others.
+                pages = self._query(day, shard, wanted, before, 2 * limit // items.RECORD_SHARDS + 10)
+                return chain(next(pages, []), chain.from_iterable(pages))
 
             shards = clients.map_concurrently(read, range(items.RECORD_SHARDS))
             merged = heapq.merge(*shards, key=lambda record: record.id, reverse=True)
@@ -316,7 +319,10 @@ class RecordsTable(msgspec.Struct, frozen=True):
         ]
         return sorted((day for day in days if last is None or day <= last), reverse=True)
 
-    def _query(self, day: str, shard: int, wanted: Filter, before: str | None) -> Iterator[Record]:
+    def _query(
+        self, day: str, shard: int, wanted: Filter, before: str | None, size: int
+    ) -> Iterator[list[Record]]:
+        """Yields the records of a shard in pages, the first of which reads so many; each reads twice more."""
         condition, names, values = _conditions(wanted)
         values[":pk"] = {"S": items.partition(day, shard)}
         key = "pk = :pk"
@@ -333,9 +339,8 @@ class RecordsTable(msgspec.Struct, frozen=True):
             request["FilterExpression"] = condition
         if names:
             request["ExpressionAttributeNames"] = names
-        for item in _pages(request):
-            if not _is_expired(item):
-                yield items.record_from(item)
+        for page in _pages(request, size):
+            yield [items.record_from(item) for item in page if not _is_expired(item)]
 
     def _partition(self, name: str, *, is_consistent: bool = False) -> Iterator[Item]:
         request = {
@@ -344,7 +349,7 @@ class RecordsTable(msgspec.Struct, frozen=True):
             "ExpressionAttributeValues": {":pk": {"S": name}},
             "ConsistentRead": is_consistent,
         }
-        return _pages(request)
+        return chain.from_iterable(_pages(request))
 
     def _get(self, record_ids: Sequence[str]) -> list[Record]:
         wanted: Any = {
@@ -423,12 +428,21 @@ def _is_expired(item: Mapping[str, Any]) -> bool:
     return int(item["expires_at"]["N"]) <= runtime.time()
 
 
-def _pages(request: Mapping[str, Any]) -> Iterator[Item]:
-    start: dict[str, Any] = {}
+def _pages(request: Mapping[str, Any], size: int | None = None) -> Iterator[list[Item]]:
+    """Yields pages of what a query finds: the first reads `size` items, and each twice as many as the last.
+
+    Without a size, and beyond a thousand items, a page reads as much as DynamoDB gives at once.
+    """
+    more: dict[str, Any] = {}
     while True:
+        if size is not None:
+            more |= {"Limit": size}
+            size = 2 * size if size < _LARGE_PAGE else None
+        else:
+            more.pop("Limit", None)
         with clients.translating_errors(_UNREADABLE):
-            answer = clients.dynamodb().query(**request, **start)
-        yield from answer["Items"]
+            answer = clients.dynamodb().query(**request, **more)
+        yield answer["Items"]
         if "LastEvaluatedKey" not in answer:
             return
-        start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        more |= {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
