@@ -5,7 +5,7 @@ what it did. It reads an answer by the contract's table, with code of its own.
 """
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -20,7 +20,8 @@ FAST_SECONDS = 4.0  # a message's wait after its first receive; it doubles with 
 FAST_RECEIVES, SLOW_GROWTH = 4, 1.1
 MOST_SECONDS = 900.0
 SLOT_SECONDS = 90.0  # until the next slot is free at the latest, if nothing pauses the account
-SLOT_WAIT_SECONDS = 15.0  # into its invocation, a check of the account may find no slot
+SLOT_WAIT_SECONDS = 5.0  # into its invocation, a check of the account may find no slot
+CROWD, CROWD_SECONDS = 10, 15.0  # requests of an account in a time, after which there may be none either
 SLOW_FAILURE_SECONDS, FAIL_FAST_SECONDS = 0.4, 5.0
 #: What a process keeps beside the state of deliveries, and asks for each time.
 _ASKED_EACH_TIME = ("object#",)
@@ -85,6 +86,7 @@ class Causes:
         self._doing: dict[Process, Doing] = {}
         self._asked: dict[str, float] = defaultdict(lambda: -math.inf)  # to wait until then, by account
         self._open_until: dict[str, float] = defaultdict(lambda: -math.inf)  # circuits; infinity: still
+        self._sent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=CROWD))  # when, by account
         self._failing: dict[tuple[Process, str], float] = {}  # until when calls to a service fail at once
 
     def answered(
@@ -99,6 +101,7 @@ class Causes:
         """Hears an answer that gets to the process, or that none will."""
         found = Heard(meaning_of(status, headers, body), frozenset(marks))
         doing = self._of(process)
+        self._sent[account].append(self._scheduler.now)
         doing.heard[account].append(found)
         if found.meaning is Meaning.TAKEN:
             doing.taken |= found.marks
@@ -190,6 +193,7 @@ class Causes:
             # A job is compared with one of its events, if there are several and there is a slot in time.
             asked = [each for each in heard if each.meaning in {Meaning.PERHAPS_ACCOUNT, Meaning.FAILED}]
             has_time = self._scheduler.now - process.began < SLOT_WAIT_SECONDS
+            has_time &= not self._is_crowded(account)
             could_ask = has_time and not self._failed(process, "dynamodb")
             has_cause = len(asked) > 1 or len(asked[0].marks) == 1 or not could_ask
             has_cause |= Meaning.LIMITED in meanings or self._asked[account] > self._scheduler.now
@@ -213,6 +217,11 @@ class Causes:
         heard = self._of(process).heard[account]
         if not any(each.meaning in processed for each in heard):
             self._ledger.break_("a cause", f"the circuit of {account} closes after {heard}")
+
+    def _is_crowded(self, account: str) -> bool:
+        """Tells whether so much is sent for an account that slots may be far away."""
+        since = self._scheduler.now - CROWD_SECONDS
+        return sum(each > since for each in self._sent[account]) >= CROWD
 
     def _failed(self, process: Process, service: str) -> bool:
         """Tells whether a fault of a service met an invocation, or the process remembers one."""

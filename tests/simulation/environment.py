@@ -109,6 +109,8 @@ class Environment:
         decode = message["decode"]
 
         def guarded(body: str, fetch_claim: Any) -> Any:
+            if self.function == "dispatch" and self._world.is_odd(body):
+                raise RuntimeError("nobody foresaw this")
             decoded = decode(body, fetch_claim)
             if self._world.is_poison(body):
                 assert self.process is not None

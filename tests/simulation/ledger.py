@@ -11,7 +11,7 @@ import re
 import urllib.parse
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -27,6 +27,7 @@ MOST_SOON = 12  # receives of a message before its waits grow
 PARKED = ("parked/", "unknown/")
 GZIP, GZIP_BITS = b"\x1f\x8b", 31  # how gzipped content begins, and zlib's window bits for it
 ARCHIVED = "rejections/"
+NAMES = {"first_name", "last_name"}  # attributes of profiles
 OF_EVENTS = ("events", "background")  # queues
 
 
@@ -60,6 +61,7 @@ class Event:
     route: str
     single: bool = True  # a relationship of Pipeless's that is there once, whatever is written
     accepted: bool = False
+    profile: dict[str, str] = field(default_factory=dict)  # as its caller names it
     known: bool = True  # the accounts document names its account, now or later
     queued: Counter[str] = field(default_factory=Counter)  # messages that hold it, by queue
     notices: int = 0  # of them that only tell of an object in which it is
@@ -226,7 +228,7 @@ class Ledger:
         """Hears of a write to the state table; receipts must tell the truth at once."""
         if after is None or not after["pk"]["S"].startswith("receipt#"):
             return
-        receipt = after["pk"]["S"].rpartition("#")[2]
+        *scope, receipt = after["pk"]["S"].split("#")
         if "total" in after:
             self._complete.add(receipt)
         for outcome in ("delivered", "rejected"):
@@ -235,8 +237,13 @@ class Ledger:
             self.receipts[receipt][outcome] = places
             for place in new:
                 self._check_receipt(receipt, place, outcome)
+                if (receipt, place) in self.places and scope[1:] != [self._account(receipt, place)]:
+                    self.break_("receipts", f"{after['pk']['S']} is not of the account of place {place}")
                 if outcome == "delivered" and (receipt, place) in self.places:
                     self.events[self.places[receipt, place]].recorded = True
+
+    def _account(self, receipt: str, place: int) -> str:
+        return self.events[self.places[receipt, place]].account
 
     def taken(self, account: str, identities: Iterable[tuple[int, tuple[Any, ...]]]) -> None:
         """Hears that an upstream has taken events, each under an identity."""
@@ -254,6 +261,19 @@ class Ledger:
                 event.upstream.append(name)
                 if len(event.upstream) > 1:
                     self._check_twice(event)
+
+    def named(self, profile: dict[str, str], marks: Collection[int]) -> None:
+        """Hears that an upstream takes events of a profile, which must say what each of them says of it.
+
+        Newer events say it in the place of older ones.
+        """
+        events = [self.events[mark] for mark in marks if self.events[mark].kind is Kind.GOOD]
+        for event in events:
+            for name in NAMES & event.profile.keys():
+                said = {each.profile.get(name) for each in events}
+                if profile.get(name) not in said - {None}:
+                    told = f"{name} is {profile.get(name)} upstream, not one of {said}"
+                    self.break_("profiles", told, event.mark)
 
     def disturb(self, marks: Iterable[int]) -> None:
         """Hears that a fault met whoever had these events in hand."""
@@ -367,7 +387,7 @@ class Ledger:
             told_apart.add("probably_recorded")
         if reasons - {"refused_by_upstream"} - told_apart:
             self.break_("no healthy rejection", f"it was rejected: {sorted(reasons)}", event.mark)
-        if "refused_by_upstream" in reasons and not event.refused_alone:
+        if "refused_by_upstream" in reasons and not (event.refused_alone or event.repeat_refused):
             self.break_("no healthy rejection", "nobody refused it", event.mark)
         explained = {"duplicate_unique_id"}
         if event.repeat_met_fault:
@@ -420,7 +440,7 @@ class Ledger:
 
     def marks_parked(self, packed: bytes) -> set[int]:
         """Returns the marks of the events in a parked object."""
-        return set(marks_in(_unpacked(packed)))
+        return set(marks_in(unpacked(packed)))
 
     def _archived(self, lines: bytes) -> None:
         for line in lines.splitlines():
@@ -448,9 +468,9 @@ class Ledger:
     def _content(self, body: str) -> bytes:
         """Returns the content of a message's body, with the objects it points to."""
         if body.startswith('{"sluice":1,"zstd":'):
-            return _unpacked(base64.b64decode(msgspec.json.decode(body)["zstd"]))
+            return unpacked(base64.b64decode(msgspec.json.decode(body)["zstd"]))
         if body.startswith('{"sluice":1,"claim":'):
-            return _unpacked(self.objects[f"claims/{msgspec.json.decode(body)['claim']}"])
+            return unpacked(self.objects[f"claims/{msgspec.json.decode(body)['claim']}"])
         if body.startswith('{"Records":'):
             where = msgspec.json.decode(body)["Records"][0]["s3"]
             key = urllib.parse.unquote_plus(where["object"]["key"])
@@ -485,7 +505,8 @@ def marks_in(content: bytes) -> Iterable[int]:
     return map(int, _MARK.findall(content))
 
 
-def _unpacked(content: bytes) -> bytes:
+def unpacked(content: bytes) -> bytes:
+    """Returns what was compressed by zstd."""
     return zstandard.ZstdDecompressor().decompressobj().decompress(content)
 
 

@@ -232,7 +232,7 @@ class Maker:
         words: list[tuple[str, dict[str, Any], list[int]]] = []
         for account in (*KLAVIYO, LATE):
             event, mark = calm._event(account, "last word", plain=True)
-            event["attributes"]["profile"] = {"data": calm._profile(account)}
+            calm._name(event, mark, account)
             words.append((account, {"data": event}, [mark]))
         for app in APPS:
             events, marks = calm._happenings(app, "last word", plain=True)
@@ -265,7 +265,7 @@ class Maker:
         for _ in range(self._chance.randint(1, 3)):
             account = self._account()
             event, mark = self._event(account, "event")
-            event["attributes"]["profile"] = {"data": self._profile(account)}
+            self._name(event, mark, account)
             self._request(at + self._chance.random(), _EVENT, account, {"data": event}, {0: mark})
 
     def _client_bulk(self, at: float) -> None:
@@ -276,7 +276,7 @@ class Maker:
     def _client_single(self, at: float) -> None:
         account = self._account()
         event, mark = self._event(account, "client event")
-        event["attributes"]["profile"] = {"data": self._profile(account)}
+        self._name(event, mark, account)
         self._request(at, _CLIENT_EVENT, account, {"data": event}, {0: mark}, client=True)
 
     def _batch(self, at: float, *, synchronous: bool = False) -> None:
@@ -373,7 +373,7 @@ class Maker:
             document = _bulk_document(entries)
         else:
             event, mark = self._event(account, "producer's event", plain=True)
-            event["attributes"]["profile"] = {"data": self._profile(account)}
+            self._name(event, mark, account)
             if invalid:
                 event["attributes"]["value"] = "much"
             document, marks = {"data": event}, (mark,)
@@ -388,7 +388,7 @@ class Maker:
 
     def _stored_event(self, at: float, account: str, route: str) -> tuple[Message[Any], int]:
         event, mark = self._event(account, route, plain=True)
-        event["attributes"]["profile"] = {"data": self._profile(account)}
+        self._name(event, mark, account)
         body, accepted = msgspec.json.encode({"data": event}), datetime.fromtimestamp(START + at, UTC)
         read = parser.read(Surface.EVENT, body, _REVISION, accepted)
         return Message(f"{mark:032x}", account, Surface.EVENT, accepted, read.entries), mark
@@ -441,7 +441,7 @@ class Maker:
                 lines.append(f"this is no JSON <{marks[-1]}>".encode())
                 continue
             event, mark = self._event(account, "object's line", plain=True)
-            event["attributes"]["profile"] = {"data": self._profile(account)}
+            self._name(event, mark, account)
             if self._chance.random() < 0.1:
                 event["attributes"]["value"] = "much"
                 self._spoil((mark,))
@@ -517,6 +517,8 @@ class Maker:
                 profile["attributes"]["email"] = f"{_REFUSED}{profile['attributes']['email']}"
                 for event in events:  # one reason is enough, and no event may end a process by the way
                     event["attributes"]["properties"].pop("note", None)
+            for position in range(size):
+                self._load.events[places[number * 1_000 + position]].profile = profile["attributes"]
             attributes = {"profile": {"data": profile}, "events": {"data": events}}
             entries.append({"type": "event-bulk-create", "attributes": attributes})
         return entries, places
@@ -601,7 +603,15 @@ class Maker:
         attributes: dict[str, Any] = {"email": self._person()}
         if self._chance.random() < 0.3:
             attributes["first_name"] = self._chance.choice(("Ann", "Bob", "Cy"))
+        if self._chance.random() < 0.5:
+            attributes["last_name"] = self._chance.choice(("Ash", "Birch"))
         return {"type": "profile", "attributes": attributes}
+
+    def _name(self, event: dict[str, Any], mark: int, account: str) -> None:
+        """Gives an event that has none beside it a profile."""
+        profile = self._profile(account)
+        event["attributes"]["profile"] = {"data": profile}
+        self._load.events[mark].profile = profile["attributes"]
 
     def _person(self) -> str:
         return f"c{self._chance.randrange(40)}@mail.example"

@@ -11,6 +11,7 @@ import ast
 import itertools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -18,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.simulation.faults import UNEXPLAINED
 from tests.simulation.image import ROOT, TREE
 from tests.simulation.reach import Lines, Reach
 from tests.simulation.runner import simulate
@@ -32,7 +34,7 @@ from tests.simulation.world import Plan, plan
 MUTATIONS = Path(__file__).with_name("mutations")
 GENERATED = 50
 SEEDS = 40  # that a mutant must survive, of those that get to what it changes
-SURVEYED = 240  # seeds of which it is known what they get to
+SURVEYED = 200  # seeds of which it is known what they get to
 DRAWN = 4_000  # seeds, of which the most eventful are chosen
 PROCESSOR_SECONDS = (
     90  # that the seeds of a mutant may take: several times as long as those of the code as it is
@@ -58,7 +60,18 @@ _FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Is: ast.IsNot,
     ast.IsNot: ast.Is,
 }
-_SAID_ONLY = ("logger", "metrics", "counts")  # what is logged or counted changes nothing
+#: Two moments are equal by chance only, so to change `<` to `<=` would change nothing: it is turned round.
+_TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Gt,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+}
+_MOMENT = re.compile(
+    r"\b(now|time\(\)|_clock\(\)|\w*until|\w*since|latest|last_\w+|slot|sent|\w*_at|reset|end)\b"
+)
+_PAUSES = ("uniform", "sleep")  # how long jitter and a pause between attempts take changes nothing
+_SAID_ONLY = ("log", "logger", "metrics", "counts")  # what is logged or counted changes nothing
 
 
 @dataclass(frozen=True)
@@ -84,11 +97,12 @@ def reverted() -> Iterator[Mutant]:
         yield Mutant(f"{path.stem}: {said['subject']}", said["file"], changed, lines)
 
 
-def generated(count: int, seed: int = 0) -> Iterator[Mutant]:
-    """Yields so many mutants, drawn evenly from the modules."""
+def generated(count: int, ran: Lines, seed: int = 0) -> Iterator[Mutant]:
+    """Yields so many mutants, drawn evenly from the modules' functions of which any line `ran`."""
     chance = random.Random(seed)
     sources = {file: (ROOT / file).read_text() for file in MODULES}
-    changes = {file: list(_changes(ast.parse(source))) for file, source in sources.items()}
+    lines_run = {file: {line for path, line in ran if path == ROOT / file} for file in MODULES}
+    changes = {file: list(_changes(ast.parse(sources[file]), lines_run[file])) for file in MODULES}
     for number in range(count):
         file = MODULES[number % len(MODULES)]
         what, index, which = changes[file].pop(chance.randrange(len(changes[file])))
@@ -100,13 +114,21 @@ def generated(count: int, seed: int = 0) -> Iterator[Mutant]:
         yield Mutant(f"{file.removeprefix(PACKAGE + '/')}:{lines.start} {what}", file, source, lines)
 
 
-def _changes(tree: ast.Module) -> Iterator[tuple[str, int, int]]:
-    """Yields every change of a module: what it is, the index of its node, and which change of that it is."""
-    annotations = {
-        id(part) for node in ast.walk(tree) for held in _said_about(node) for part in ast.walk(held)
-    }
+def _changes(tree: ast.Module, ran: Set[int]) -> Iterator[tuple[str, int, int]]:
+    """Yields every change of a module: what it is, the index of its node, and which change of that it is.
+
+    Functions that only functions of Lambda call that are not simulated are left out, by the lines that `ran`.
+    """
+    idle = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and ran.isdisjoint(range(node.body[0].lineno, (node.end_lineno or 0) + 1))
+    )
+    said = (held for node in ast.walk(tree) for held in _said_about(node))
+    left_out = {id(part) for whole in itertools.chain(idle, said) for part in ast.walk(whole)}
     for index, node in enumerate(ast.walk(tree)):
-        if id(node) not in annotations:
+        if id(node) not in left_out:
             for what, which in _possible(node):
                 yield what, index, which
 
@@ -125,8 +147,18 @@ def _lines(node: ast.AST, which: int) -> range:
 
 
 def _said_about(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields the parts of a node that decide nothing: types, defaults, constants of a module or a struct."""
+    """Yields the parts of a node that decide nothing.
+
+    These are types, defaults, constants of a module or struct, texts, jitter, how well something is
+    compressed, and what is counted or logged.
+    """
     match node:
+        case ast.JoinedStr() | ast.keyword(arg="counts" | "level"):
+            yield node
+        case ast.Call(func=ast.Attribute(attr=name)) if name in _PAUSES:
+            yield node
+        case ast.Expr() | ast.AugAssign() if _is_said_only(node):
+            yield node
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             yield node.args
             yield from [node.returns] if node.returns else []
@@ -143,7 +175,8 @@ def _possible(node: ast.AST) -> Iterator[tuple[str, int]]:
     """Yields the changes that a node allows, each with a number that `_change` knows."""
     match node:
         case ast.Compare(ops=[operator]):
-            yield f"{ast.unparse(node)}: {type(operator).__name__} flipped", 0
+            how = "turned round" if _is_of_moments(node) else "flipped"
+            yield f"{ast.unparse(node)}: {type(operator).__name__} {how}", 0
         case ast.If() | ast.While() | ast.IfExp() if not isinstance(node.test, ast.Compare):
             yield f"condition {ast.unparse(node.test)} negated", 0
         case ast.BoolOp():
@@ -167,15 +200,31 @@ def _matters(statement: ast.stmt) -> bool:
     """Tells whether a statement does something that can be left out."""
     if not isinstance(statement, ast.Expr | ast.AugAssign | ast.Delete):
         return False
-    if isinstance(statement, ast.Expr) and not isinstance(statement.value, ast.Call | ast.Await):
-        return False
-    return not any(name in ast.unparse(statement) for name in _SAID_ONLY)
+    match statement:
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name))) if name in _PAUSES:
+            return False
+        case ast.Expr(value=value) if not isinstance(value, ast.Call | ast.Await):
+            return False
+    return not _is_said_only(statement)
+
+
+def _is_said_only(statement: ast.stmt) -> bool:
+    names = {
+        each.attr if isinstance(each, ast.Attribute) else each.id
+        for each in ast.walk(statement)
+        if isinstance(each, ast.Attribute | ast.Name)
+    }
+    return not names.isdisjoint(_SAID_ONLY)
+
+
+def _is_of_moments(node: ast.Compare) -> bool:
+    return type(node.ops[0]) in _TURNED and _MOMENT.search(ast.unparse(node)) is not None
 
 
 def _change(node: ast.AST, number: int) -> None:
     match node:
         case ast.Compare(ops=[operator]):
-            node.ops = [_FLIPPED[type(operator)]()]
+            node.ops = [(_TURNED if _is_of_moments(node) else _FLIPPED)[type(operator)]()]
         case ast.If() | ast.While() | ast.IfExp():
             node.test = ast.UnaryOp(ast.Not(), node.test)
         case ast.BoolOp(op=operator):
@@ -202,6 +251,11 @@ class Survey:
         for seed in _drawn(count):
             self._reached[seed] = reach.of(partial(self._run, seed))
         reach.close()
+
+    @property
+    def ran(self) -> Lines:
+        """Returns the lines that any of the seeds gets to."""
+        return frozenset().union(*self._reached.values())
 
     def seeds_for(self, mutant: Mutant, count: int) -> list[int]:
         """Returns seeds for a mutant: those that get to what is changed, or any if all run it on import."""
@@ -270,7 +324,8 @@ def _eventfulness(drawn: Plan) -> int:
             bool(weather.outages),
             mix.refused >= 0.05,
             mix.spoiled > 0,
-            drawn.attribution != "none",
+            drawn.attribution != "all",
+            any(outage.fault in UNEXPLAINED for outage in weather.outages),
             drawn.limits_hold,
             len(drawn.knobs) >= 3,
         )
@@ -292,10 +347,10 @@ def main() -> int:
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts is a part of the run.
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})
-    mutants = [
-        each for each in (*reverted(), *generated(arguments.generated)) if arguments.match in each.name
-    ]
-    survey = Survey({each.file for each in mutants}, SURVEYED)
+    taken_back = list(reverted())
+    survey = Survey({*MODULES, *(each.file for each in taken_back)}, SURVEYED)
+    made_up = generated(arguments.generated, survey.ran)
+    mutants = [each for each in (*taken_back, *made_up) if arguments.match in each.name]
     if survey.broken:
         print(f"the code as it is breaks an invariant, so mutants say nothing: {survey.broken}")
         return 1

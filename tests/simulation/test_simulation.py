@@ -1,5 +1,6 @@
 """Tests the simulator itself: a seed decides everything, and a broken invariant would be seen."""
 
+import random
 import subprocess
 import sys
 from functools import cache
@@ -8,12 +9,14 @@ from typing import Any
 import pytest
 
 from tests.simulation.aws.sqs import Queue
+from tests.simulation.causes import Causes, Meaning, meaning_of
 from tests.simulation.environment import Environment
 from tests.simulation.faults import LASTING, Faults, Outage, Weather, possible
 from tests.simulation.image import PURE, Image
 from tests.simulation.ledger import Event, Kind, Ledger
 from tests.simulation.load import EVENTS
 from tests.simulation.runner import PLACES, environments, simulate
+from tests.simulation.scheduler import Process, Scheduler, Strand
 from tests.simulation.world import WORKERS
 
 SEEDS, CHUNK = 200, 10  # here; make simulate runs as many as one likes
@@ -196,11 +199,28 @@ def test_a_healthy_event_must_not_be_archived_for_nothing(
 def test_a_receipt_must_not_say_delivered_of_what_is_not(ledger: Ledger) -> None:
     ledger.name_places("r", {0: 1, 1: 2})
     ledger.taken("AbC123", [(1, ("a",))])
-    item: Any = {"pk": {"S": "receipt#r"}, "delivered": {"NS": ["0"]}}
+    item: Any = {"pk": {"S": "receipt#AbC123#r"}, "delivered": {"NS": ["0"]}}
     ledger.item_changed("state", None, item)
     assert ledger.broken is None
     ledger.item_changed("state", item, {**item, "delivered": {"NS": ["0", "1"]}})
     assert broken(ledger) == "receipts"
+
+
+def test_a_receipt_must_not_be_shared_by_accounts(ledger: Ledger) -> None:
+    ledger.name_places("r", {0: 1})
+    ledger.taken("AbC123", [(1, ("a",))])
+    item: Any = {"pk": {"S": "receipt#XyZ789#r"}, "delivered": {"NS": ["0"]}}
+    ledger.item_changed("state", None, item)
+    assert broken(ledger) == "receipts"
+
+
+def test_a_profile_must_say_what_its_events_say_of_it(ledger: Ledger) -> None:
+    ledger.events[1].profile, ledger.events[2].profile = {"last_name": "Ash"}, {"last_name": "Birch"}
+    ledger.named({"last_name": "Birch"}, [1, 2])
+    ledger.named({"last_name": "Ash"}, [1])
+    assert ledger.broken is None
+    ledger.named({"email": "a@mail.example"}, [1])
+    assert broken(ledger) == "profiles"
 
 
 def test_a_message_that_comes_again_and_again_spins(ledger: Ledger) -> None:
@@ -218,3 +238,112 @@ def test_what_waits_at_the_end_is_not_at_rest(ledger: Ledger) -> None:
     ledger.accept([1])
     ledger.check_rest()
     assert broken(ledger) == "rest"
+
+
+@pytest.fixture
+def process(ledger: Ledger) -> Process:
+    scheduler = Scheduler(random.Random(0))
+    process = Process(scheduler, "dispatch-0.1")
+    scheduler.current = Strand(process, lambda: None)
+    ledger.message_of |= {mark: f"message {mark}" for mark in ledger.events}
+    return process
+
+
+@pytest.fixture
+def causes(ledger: Ledger, process: Process) -> Causes:
+    return Causes(ledger, process.scheduler, skew=0.0)
+
+
+_CIRCUIT: Any = {"pk": {"S": "circuit#AbC123"}, "status": {"N": "0"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "form", "body", "meaning"),
+    [
+        (None, "", b"", Meaning.FAILED),
+        (202, "", b"", Meaning.TAKEN),
+        (200, "text/html", b"<html>", Meaning.FAILED),
+        (400, "text/html", b"<html>", Meaning.FAILED),
+        (413, "text/html", b"<html>", Meaning.UNEXPLAINED),
+        (400, "application/json", b'{"parameter": "revision"}', Meaning.PERHAPS_ACCOUNT),
+        (403, "application/json", b"{}", Meaning.PERHAPS_ACCOUNT),
+        (410, "", b"", Meaning.ACCOUNT),
+        (400, "", b"/data/attributes/events-bulk-create/data/0", Meaning.NAMED),
+    ],
+)
+def test_an_answer_means_what_the_contract_says(
+    status: int | None, form: str, body: bytes, meaning: Meaning
+) -> None:
+    assert meaning_of(status, {"Content-Type": form}, body) is meaning
+
+
+def test_a_circuit_must_not_open_for_the_faults_of_one_message(
+    ledger: Ledger, causes: Causes, process: Process
+) -> None:
+    causes.answered(process, "AbC123", 500, {}, b"", [1])
+    causes.answered(process, "AbC123", 500, {}, b"", [2])
+    causes.item_changed(None, _CIRCUIT)
+    assert ledger.broken is None
+    process.began = 1.0
+    causes.answered(process, "AbC123", 500, {}, b"", [1])
+    causes.item_changed(None, _CIRCUIT)
+    assert broken(ledger) == "a cause"
+
+
+def test_a_circuit_must_not_open_before_a_job_is_compared_with_an_event(
+    ledger: Ledger, causes: Causes, process: Process
+) -> None:
+    causes.answered(process, "AbC123", 404, {}, b"", [1, 2])
+    causes.item_changed(None, _CIRCUIT)
+    assert broken(ledger) == "a cause"
+
+
+def test_a_circuit_must_not_close_unless_something_was_looked_at(
+    ledger: Ledger, causes: Causes, process: Process
+) -> None:
+    causes.answered(process, "AbC123", 202, {}, b"", [1])
+    causes.item_changed(_CIRCUIT, None)
+    assert ledger.broken is None
+    process.began = 1.0
+    causes.answered(process, "AbC123", 500, {}, b"", [2])
+    causes.item_changed(_CIRCUIT, None)
+    assert broken(ledger) == "a cause"
+
+
+def test_nothing_is_parked_while_its_circuit_is_closed(ledger: Ledger, causes: Causes) -> None:
+    causes.parked("Nobody", [1], is_known=False)
+    assert ledger.broken is None
+    causes.parked("AbC123", [1], is_known=True)
+    assert broken(ledger) == "a cause"
+
+
+def test_no_message_is_kept_that_is_done(ledger: Ledger, causes: Causes, process: Process) -> None:
+    events = queue(ledger)
+    message = events.send('{"x": "<1>"}', None, {})
+    causes.kept(process, message, 4.0)
+    assert ledger.broken is None
+    causes.answered(process, "AbC123", 202, {}, b"", [1])
+    causes.kept(process, message, 4.0)
+    assert broken(ledger) == "a cause"
+
+
+def test_no_message_waits_for_too_long(ledger: Ledger, causes: Causes, process: Process) -> None:
+    message = queue(ledger).send('{"x": "<1>"}', None, {})
+    message.receives = 6
+    causes.kept(process, message, 60.0)
+    causes.answered(process, "AbC123", 429, {"Retry-After": "300"}, b"", [1])
+    causes.kept(process, message, 300.0)
+    assert ledger.broken is None
+    causes.kept(process, message, 400.0)
+    assert broken(ledger) == "waits"
+
+
+def test_a_table_that_failed_slowly_is_not_asked_at_once(
+    ledger: Ledger, causes: Causes, process: Process
+) -> None:
+    causes.ends(process, "dynamodb.get_item", "pace#AbC123", -1.0, failed=False)
+    causes.begins(process, "dynamodb.get_item", "pace#AbC123")
+    assert ledger.broken is None
+    causes.ends(process, "dynamodb.get_item", "pace#AbC123", -1.0, failed=True)
+    causes.begins(process, "dynamodb.get_item", "pace#AbC123")
+    assert broken(ledger) == "fails fast"

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import random
+import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from tests.simulation.faults import (
     Outage,
     Weather,
 )
-from tests.simulation.ledger import PARKED, Broken, Kind, Ledger, marks_in
+from tests.simulation.ledger import PARKED, Broken, Kind, Ledger, marks_in, unpacked
 from tests.simulation.load import (
     APPS,
     BULK,
@@ -63,16 +64,20 @@ from tests.support import sealing, stored_accounts
 from tests.support.stored_accounts import ACCOUNT_SECRETS
 
 HOUR = 3_600.0
+_LESS_PRECISE = ("entry", "events")  # manners of pointing at what is refused
+ODD_SECONDS = 1_800.0  # after an hour such a message may be given up
 #: Limits of the package that some runs set low, so that little is enough to reach them.
 KNOBS: dict[tuple[str, str], Any] = {
     ("klaviyo.packing", "MAX_EVENTS_PER_REQUEST"): 3,
     ("delivery.parking", "OBJECT_MESSAGES"): 2,
+    ("delivery.parking", "OBJECT_BYTES"): 2_000,
     ("producers.s3_objects", "GROUP_LINES"): 4,
     ("producers.s3_objects", "LINES_TOGETHER"): 3,
     ("message", "PLAIN_BYTES"): 300,
     ("message", "MESSAGE_BYTES"): 700,
     ("receipts", "_BATCH"): 2,
 }
+PARKED_AT_MOST = {"OBJECT_MESSAGES": 500, "OBJECT_BYTES": 16 * 2**20}  # in one object
 ASKED = 0.3  # of the bulk requests
 SLOT_BYTES = 6
 SLOT_MS = 202  # after its beginning, in which a request of a slot has to leave
@@ -122,6 +127,7 @@ class Plan:
     attributed: bool
     duplicates: str
     failing_until: float
+    odd: float  # of the messages, with which dispatch fails in a way that nobody foresaw, for a while
     knobs: dict[tuple[str, str], Any]
 
     @property
@@ -169,10 +175,11 @@ def plan(seed: int) -> Plan:
         loses=0.0 if calm else chance.choice((0.0, 0.01)),
         cold=chance.choice((0.0, 0.02)),
         inbound_limits=chance.choice(("off", "documented")),
-        attribution=chance.choice(("all", "all", "first", "none")),
+        attribution=chance.choice(("all", "all", "first", "none", *_LESS_PRECISE)),
         attributed=chance.random() < 0.7,
         duplicates=chance.choice(("fail", "fail", "ignore")),
         failing_until=until,
+        odd=chance.choice((0.0, 0.0, 0.03)),
         knobs={name: value for name, value in KNOBS.items() if chance.random() < 0.3},
     )
 
@@ -229,7 +236,7 @@ class World:
         self.scheduler = Scheduler(self._chance("order"))
         self.faults = Faults(plan.seed, plan.weather, **limits)
         self.outside = Outside(self.scheduler, self.faults, self.trace, self._chance("latency"))
-        self.ledger = Ledger(requests_a_receive=150 if plan.attribution == "first" else 20)
+        self.ledger = Ledger(requests_a_receive=20 if plan.attribution in {"all", "none"} else 150)
         self._maker = Maker(self._chance("load"), plan.mix, plan.load_seconds)
         self.load: Load = self._maker.make()
         self._actions = len(self.load.actions)
@@ -631,6 +638,11 @@ class World:
             self._poison[body] = any(self.load.events[mark].kind is Kind.POISON for mark in marks)
         return self._poison[body]
 
+    def is_odd(self, body: str) -> bool:
+        """Tells whether dispatch fails with a message now, in a way that nobody foresaw."""
+        lot = zlib.crc32(body.encode("utf-8", "surrogatepass")) / 2**32
+        return lot < self.plan.odd and self.scheduler.now < min(self.plan.weather.until, ODD_SECONDS)
+
     # Hearing.
 
     def _queue_changed(self, what: str, queue: Queue, message: Message) -> None:
@@ -661,8 +673,19 @@ class World:
         self.ledger.object_changed(bucket, key, before, after)
         if key.startswith(PARKED) and after is not None:
             folder, account, *_ = key.split("/")
+            self._check_size(after)
             marks = self.ledger.marks_parked(after)
             self.causes.parked(account, marks, is_known=f"{folder}/" == PARKED[0])
+
+    def _check_size(self, packed: bytes) -> None:
+        """Checks that a parked object is small: a function with little memory reads it whole."""
+        messages = unpacked(packed).split(b"\n")
+        names = ("OBJECT_MESSAGES", "OBJECT_BYTES")
+        most, most_bytes = (
+            self.plan.knobs.get(("delivery.parking", name), PARKED_AT_MOST[name]) for name in names
+        )
+        if len(messages) > most or (len(messages) > 1 and sum(map(len, messages)) > most_bytes):
+            self.ledger.break_("parked objects are small", f"one has {len(messages)} messages")
 
     def _kept(self, environment: Environment, message: Message, handle: str) -> None:
         """Hears of a message that stays on the queue, unless another worker has received it meanwhile."""
@@ -751,10 +774,14 @@ class World:
         vendor = self.pipeless if account.startswith("pipeless-") else self.klaviyo
         answer = vendor.handle("POST", path, headers, body)
         content = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
-        self._count_arrival(account, answer.status, body, named=b"/events-bulk-create/data/" in content)
+        # A pointer at an entry or its list of events does not say that a unique_id is there already.
+        is_named = self.plan.attribution not in _LESS_PRECISE and b"/events-bulk-create/data/" in content
+        self._count_arrival(account, answer.status, body, named=is_named)
         if 200 <= answer.status < 300:
             identities = _pipeless_identities if vendor is self.pipeless else _klaviyo_identities
             self.ledger.taken(account, identities(body))
+            for profile, marks in _profiles(body) if vendor is self.klaviyo else ():
+                self.ledger.named(profile, marks)
         return http.Answer(answer.status, {**answer.headers}, content)
 
     def _refuse_names(self, body: bytes) -> http.Answer:
@@ -765,7 +792,10 @@ class World:
             for number, entry in enumerate(entries)
             if entry["attributes"]["profile"]["data"]["attributes"].get("last_name") == SPOILED
         ]
-        told = {"all": pointers, "first": pointers[:1], "none": ["/data"]}[self.plan.attribution]
+        of_entries = [pointer.partition("/attributes/profile")[0] for pointer in pointers]
+        told = {"all": pointers, "first": pointers[:1], "none": ["/data"]}.get(
+            self.plan.attribution, of_entries
+        )
         errors = [
             {"code": "invalid", "detail": "Invalid name.", "source": {"pointer": pointer}} for pointer in told
         ]
@@ -877,6 +907,13 @@ def _klaviyo_identities(body: bytes) -> Iterable[tuple[int, tuple[Any, ...]]]:
             mark = int(attributes["properties"]["mark"][1:-1])
             metric = attributes["metric"]["data"]["attributes"]["name"]
             yield mark, (profile, metric, attributes["unique_id"])
+
+
+def _profiles(body: bytes) -> Iterable[tuple[dict[str, str], list[int]]]:
+    for entry in msgspec.json.decode(body)["data"]["attributes"]["events-bulk-create"]["data"]:
+        events = entry["attributes"]["events"]["data"]
+        marks = [int(event["attributes"]["properties"]["mark"][1:-1]) for event in events]
+        yield entry["attributes"]["profile"]["data"]["attributes"], marks
 
 
 def _pipeless_identities(body: bytes) -> Iterable[tuple[int, tuple[Any, ...]]]:
