@@ -261,7 +261,7 @@ def test_what_cannot_be_found_out_costs_nothing_else(cloud: Cloud, operation: st
 
     found = json.loads(CliRunner().invoke(sluicectl, ["status", "--json"]).stdout)
 
-    assert len(found["queues"]) == 4
+    assert len(found["queues"]) == 6
     assert account(found, SITE_ID)["circuit"] == "closed"
     assert found["not_known"]
 
