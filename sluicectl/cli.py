@@ -27,6 +27,7 @@ from sluicectl import (
     probe,
     rejections,
     replays,
+    smoke,
     sources,
     status,
 )
@@ -688,6 +689,26 @@ def _job_show(screen: Screen, job_id: str, target: Target) -> int:
 def _job_cancel(screen: Screen, job_id: str, target: Target) -> int:
     """Cancels a job: it does nothing more. Its events that are sent stay sent, and erased ones erased."""
     return jobs.cancel(screen, target, job_id)
+
+
+@sluicectl.command("smoke", short_help="Send one event the whole way, to see that it comes through.")
+@click.argument("account")
+@click.option("--profile", required=True, metavar="EMAIL", help="The profile that the event is of.")
+@click.option("--api", envvar="SLUICE_API", metavar="URL", help="The stack's output ApiUrl.")
+@click.option("--yes", "-y", "sure", is_flag=True, help="Send without being asked.")
+@_said
+@_targeted
+def _smoke(screen: Screen, account: str, target: Target, **options: Any) -> int:
+    """Sends one event to an account, and follows it step by step: accepted, on the queue, delivered.
+
+    The event is marked: its metric is 'Sluice smoke test', and it starts no flow. It creates a profile at
+    Klaviyo, so the command asks first. The ingest key that it makes is revoked at the end, and expires by
+    itself.
+
+    \b
+    sluicectl smoke AbC123 --profile you@example.com --api "$(output ApiUrl)"
+    """
+    return smoke.smoke(screen, target, account, **options)
 
 
 @sluicectl.command("erase", short_help="Remove what is stored of a person.")

@@ -18,7 +18,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from sluicectl.errors import Unreachable
+from sluicectl.errors import Failure, Unreachable
 
 # The file that `make up` writes. The emulator takes this key for the account root's.
 LOCAL: Final = Path(__file__).parents[1] / ".local" / "stack.json"
@@ -81,11 +81,24 @@ def reaching() -> Iterator[None]:
         raise Unreachable(f"AWS cannot be reached: {error}") from None
 
 
-def _local() -> Deployment:
+def api_of(target: Target) -> str:
+    """Returns the URL of a deployment's API, as far as this machine knows it."""
+    if not target.local:
+        raise Failure("Say where the API is: --api with the stack's output ApiUrl.")
+    url: str = _local_state()["api"]
+    return url
+
+
+def _local_state() -> dict[str, Any]:
     try:
-        state = json.loads(LOCAL.read_text())
+        state: dict[str, Any] = json.loads(LOCAL.read_text())
     except FileNotFoundError:
         raise Unreachable("No local stack is running. make up starts one.") from None
+    return state
+
+
+def _local() -> Deployment:
+    state = _local_state()
     if (function := state["outputs"].get("OperateFunctionName")) is None:
         raise Unreachable("The local stack is of an older version. make up brings it up to date.")
     session = boto3.Session(_LOCAL_KEY, _LOCAL_KEY, region_name=state["region"])

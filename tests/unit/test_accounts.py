@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice import accounts
+from sluice import accounts, runtime
 from sluice.errors import Misconfigured, Retryable
 from tests.support.factories import KEY, SITE_ID
 from tests.support.parsing import parsed_accounts
@@ -230,3 +230,12 @@ def test_only_an_account_that_has_a_key_may_be_written_without() -> None:
     document = json.dumps({"accounts": [{"site_id": SITE_ID}, {"site_id": "XyZ789"}]})
 
     assert accounts.read_written(document, stored_keys={SITE_ID}).flawed == ("XyZ789",)
+
+
+def test_a_key_that_expires_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = parsed(account(keys=[{"sha256": DIGEST, "expires": 1_000}]))
+
+    monkeypatch.setattr(runtime, "time", lambda: 999.9)
+    assert document.by_key(KEY) is not None
+    monkeypatch.setattr(runtime, "time", lambda: 1_000.0)
+    assert document.by_key(KEY) is None

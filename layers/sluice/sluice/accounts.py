@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from sluice import runtime
 from sluice.contract import (
     CALLS_PER_MINUTE,
     KLAVIYO_BASE_URL,
@@ -57,10 +58,14 @@ class Producer(msgspec.Struct, frozen=True):
 
 
 class IngestKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds a key with which callers authenticate, only by its SHA-256 (hex)."""
+    """Holds a key with which callers authenticate, only by its SHA-256 (hex).
+
+    `expires` is when it ends by itself, in epoch seconds.
+    """
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     scopes: frozenset[str] = frozenset()
+    expires: int | None = None
 
 
 class KeyReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -395,7 +400,10 @@ def _holder[Holder: (KlaviyoAccount, PipelessApp)](
     key: str, by_hash: Mapping[str, tuple[Holder, IngestKey]]
 ) -> tuple[Holder, IngestKey] | None:
     # How long it takes tells of the hash at most. No key can be found by that.
-    return by_hash.get(hashlib.sha256(encode_text(key)).hexdigest())
+    found = by_hash.get(hashlib.sha256(encode_text(key)).hexdigest())
+    if found is not None and found[1].expires is not None and found[1].expires <= runtime.time():
+        return None
+    return found
 
 
 def _is_safe(base_url: str) -> bool:

@@ -87,11 +87,15 @@ class RotateArguments(Arguments):
 
 
 class AddKeyArguments(Arguments):
-    """Names an account, and the hash of a new ingest key that its maker alone knows."""
+    """Names an account, and the hash of a new ingest key that its maker alone knows.
+
+    With `seconds` it ends by itself after so many.
+    """
 
     account: AccountId
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: frozenset[Scope]
+    seconds: Annotated[int, Field(ge=1, le=3_600)] | None = None
 
 
 class RevokeKeyArguments(Arguments):
@@ -234,11 +238,15 @@ def _rotate(arguments: RotateArguments, context: Context) -> ChangeResult:
 
 
 def _add_key(arguments: AddKeyArguments, context: Context) -> ChangeResult:
-    key = {"sha256": arguments.sha256, "scopes": sorted(arguments.scopes)}
+    now = int(context.now.timestamp())
+    key: Entry = {"sha256": arguments.sha256, "scopes": sorted(arguments.scopes)}
+    if arguments.seconds is not None:
+        key["expires"] = now + arguments.seconds
 
     def add(document: AccountsDocument) -> None:
         entry = _entry(document, arguments.account)
-        entry["keys"] = [*accounts_document.listed_keys(entry), key]
+        live = [each for each in accounts_document.listed_keys(entry) if not _is_over(each, now)]
+        entry["keys"] = [*live, key]
 
     return _change(context, arguments.account, add)
 
@@ -458,6 +466,14 @@ def _entry(document: AccountsDocument, account_id: str) -> Entry:
     if entry is None:
         raise Failed("unknown_account", f"The accounts document has no account {account_id}.")
     return entry
+
+
+def _is_over(key: object, now: int) -> bool:
+    match key:
+        case {"expires": int(expires)}:
+            return expires <= now
+        case _:
+            return False
 
 
 def _has_id(key: object, key_id: str) -> bool:
