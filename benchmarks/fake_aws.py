@@ -83,6 +83,11 @@ def stored_sources() -> bytes:
     return sources.to_store(json.dumps(SOURCES).encode())
 
 
+def stored_object(key: str) -> bytes:
+    """Returns an object of the configuration bucket, of which there are two."""
+    return json.dumps(ACCOUNTS).encode() if key == accounts.KEY else stored_sources()
+
+
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """Serves for the length of a `with` block, whose value is the URL."""
@@ -140,9 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps(answer).encode(), "application/x-amz-json-1.0")
 
     def do_GET(self) -> None:
-        """Answers S3's GetObject, of which there are two objects."""
-        is_accounts = self.path.partition("?")[0].endswith(f"/{accounts.KEY}")
-        self._answer(json.dumps(ACCOUNTS).encode() if is_accounts else stored_sources(), "application/json")
+        """Answers S3's GetObject."""
+        key = self.path.partition("?")[0].rpartition("/")[2]
+        self._answer(stored_object(key), "application/json")
 
     def _answer(self, content: bytes, media_type: str) -> None:
         self.send_response(200)

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ def warm(count: int) -> dict[str, Any]:
     with (
         _replaced(clients.sqs(), "send_message", lambda **_: {"MessageId": "1"}),
         _replaced(clients.low_latency_dynamodb(), "put_item", lambda **_: {}),
-        _replaced(clients.low_latency_s3(), "get_object", _sources),
+        _replaced(clients.low_latency_s3(), "get_object", _get_object),
     ):
         return rows | _rounds({f"{name}{WITHOUT_AWS}": work for name, work in works.items()})
 
@@ -110,8 +111,12 @@ def _replaced(client: Any, name: str, call: Callable[..., Any]) -> Iterator[None
         setattr(client, name, real)
 
 
-def _sources(**_: Any) -> dict[str, Any]:
-    return {"ETag": "1", "Body": io.BytesIO(fake_aws.stored_sources())}
+def _get_object(**given: Any) -> dict[str, Any]:
+    return {
+        "ETag": "1",
+        "Body": io.BytesIO(fake_aws.stored_object(given["Key"])),
+        "LastModified": datetime(2026, 11, 1, tzinfo=UTC),
+    }
 
 
 def _send_message() -> object:

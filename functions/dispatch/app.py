@@ -26,7 +26,7 @@ metrics = Metrics()
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Delivers a batch of EventsQueue or BackgroundQueue and returns the messages that stay on it."""
     configured = settings.load(DispatchSettings)
-    is_background = configured.is_background(event["Records"][0]["eventSourceARN"])
+    is_background = any(configured.is_background(each["eventSourceARN"]) for each in event["Records"][:1])
     end = runtime.time() + context.get_remaining_time_in_millis() / 1_000
     deadlines = Deadlines(
         end - _WRAP_UP_SECONDS - http.TOTAL_SECONDS,

@@ -12,6 +12,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 from devstack.fake_upstream import Klaviyo, Settings, transport
+from sluice import accounts
 from sluice.aws import sqs
 from sluice.delivery import http
 from sluice.producers import line_reader, s3_objects
@@ -185,7 +186,8 @@ def test_reading_goes_on_where_time_was_up(
     assert drops.delivered() == Counter(f"e{n}" for n in range(6))
     assert drops.bad_lines() == [("7", "malformed_message")]
     if not packed:
-        ranges = [call.get("Range") for call in drops.cloud.calls.of("GetObject")]
+        read = [call for call in drops.cloud.calls.of("GetObject") if call["Key"] != accounts.KEY]
+        ranges = [call.get("Range") for call in read]
         assert ranges[0] is None
         assert all(ranges[1:4])
 

@@ -132,9 +132,11 @@ def test_documents_that_say_the_same_are_the_same_in_any_form() -> None:
 
 
 def test_what_is_shown_has_no_private_key_and_can_be_put_again() -> None:
+    account = KLAVIYO | {"private_key": {"secret": "klaviyo-1", "id": "0" * 32}}
+    app = PIPELESS | {"api_key": {"secret": "pipeless-1", "id": "1" * 32}}
     written = {
-        "accounts": [KLAVIYO | {"shared_unique_ids": True}, KLAVIYO | {"privat_key": "pk_misplaced"}],
-        "pipeless": [PIPELESS | {"object_types": ["recipe", "book"]}],
+        "accounts": [account | {"shared_unique_ids": True}, account | {"privat_key": "pk_misplaced"}],
+        "pipeless": [app | {"object_types": ["recipe", "book"]}],
     }
 
     shown = accounts_document.without_private_keys(accounts.read(json.dumps(written)).accounts)
