@@ -71,7 +71,8 @@ class Stack:
             for each in s3.list_objects_v2(Bucket=bucket, Prefix="rejections/").get("Contents", [])
         ]
         lines = [s3.get_object(Bucket=bucket, Key=key)["Body"].read().splitlines() for key in keys]
-        return [json.loads(line) for several in lines for line in several]
+        # Blanks are in place of lines of people who were erased.
+        return [json.loads(line) for several in lines for line in several if line.strip()]
 
     def claims(self) -> list[str]:
         """Returns the keys of all claim checks of requests."""
